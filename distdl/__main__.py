@@ -1,0 +1,7 @@
+"""`python -m distdl` is the `distdl` command."""
+
+import sys
+
+from distdl.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,54 @@
+"""What a checkpoint folder looks like. It knows nothing of the layout that wrote it.
+
+    runs/NAME/checkpoints/step_00000100/
+      manifest.json                      format, family, every file with its size and xxh3-64, every tensor with its file
+      state.json                         step, data position, optimizer steps, hooks; plain JSON
+      tensors-00000-00000.safetensors    rank-part; tensors in full shape under their one-process names:
+                                         weights/NAME (fp32), buffers/NAME, optimizer/KEY/NAME
+
+No pickle: nothing in it can run. A folder is published by one rename, so a visible one is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+FORMAT, VERSION = "distdl-checkpoint", 1
+MANIFEST, STATE = "manifest.json", "state.json"
+_NAME = re.compile(r"^step_(\d{8,})$")
+
+
+def step_folder(step: int) -> str:
+    """Folder name of the checkpoint after `step` optimizer steps."""
+    return f"step_{step:08d}"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every published checkpoint in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+    return sorted(found)
+
+
+def checksum(path: Path) -> str:
+    """xxh3-64 of a file, in hexadecimal."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes and flushes to the disk itself."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())

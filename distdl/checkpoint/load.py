@@ -1,0 +1,104 @@
+"""Reads a checkpoint, written on any layout, after checking every byte of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum
+from distdl.errors import DataCorrupt, InputError
+
+
+class Checkpoint:
+    """An opened checkpoint. Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = _read_manifest(path)
+        self.tensors: dict[str, dict[str, Any]] = self.manifest["tensors"]
+        self._open: dict[str, Any] = {}
+        self.verify()
+        self.state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+    def verify(self) -> None:
+        """Compares size and checksum of every file with the manifest."""
+        for name, meta in self.manifest["files"].items():
+            file = self.path / name
+            if file.parent != self.path:
+                raise InputError(f"{self.path / MANIFEST} names a file outside its folder: {name}")
+            if not file.is_file():
+                raise DataCorrupt(f"the checkpoint {self.path} is not whole: {name} is missing")
+            if file.stat().st_size != meta["bytes"] or checksum(file) != meta["xxh3"]:
+                raise DataCorrupt(
+                    f"the checkpoint {self.path} is damaged: {name} is not what was written (its checksum differs)"
+                )
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in its full shape, on the CPU."""
+        meta = self.tensors[name]
+        if meta["file"] not in self._open:
+            self._open[meta["file"]] = safe_open(str(self.path / meta["file"]), framework="pt")
+        return self._open[meta["file"]].get_tensor(name)  # type: ignore[no-any-return]
+
+    def load_weights(self, learner: nn.Module) -> None:
+        """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""
+        wanted = {f"weights/{n}": p for n, p in learner.named_parameters()}
+        wanted |= {f"buffers/{n}": b for n, b in learner.named_buffers()}
+        have = {name for name in self.tensors if not name.startswith("optimizer/")}
+        problems = [f"the model has no {n}" for n in sorted(have - wanted.keys())]
+        problems += [f"the checkpoint has no {n}" for n in sorted(wanted.keys() - have)]
+        for name in sorted(have & wanted.keys()):
+            shape = self.tensors[name]["shape"]
+            if shape != list(wanted[name].shape):
+                problems.append(f"{name} is {shape} in the checkpoint and {list(wanted[name].shape)} in the model")
+        if problems:
+            more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+            what = f"the checkpoint {self.path} holds another model: {'; '.join(problems[:5])}{more}"
+            raise InputError(what, fix="use the config that it was trained with, or train afresh with --fresh")
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(self.read(name))
+
+
+def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint of a run, and a warning for every newer one that is damaged.
+
+    Raises DataCorrupt where there are checkpoints and none is sound.
+    """
+    warnings: list[str] = []
+    found = checkpoints(folder)
+    for _, path in reversed(found):
+        try:
+            return Checkpoint(path), warnings
+        except (DataCorrupt, InputError) as error:
+            warnings.append(str(error))
+    if found:
+        raise DataCorrupt("\n".join([*warnings, "no sound checkpoint is left in this run; start afresh with --fresh"]))
+    return None, warnings
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        what = f"{path} is not a checkpoint of distdl: it has no {MANIFEST}" if path.exists() else f"there is no {path}"
+        raise InputError(what, fix="give a folder such as runs/NAME/checkpoints/step_00000100")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is not a manifest of distdl", fix="give a folder that distdl wrote") from None
+    if not known:
+        raise InputError(f"{file} is of the format {manifest['format']!r}, not {FORMAT!r}")
+    if manifest["version"] > VERSION:
+        what = f"{file} has version {manifest['version']}, and this distdl reads up to {VERSION}"
+        raise InputError(what, fix="upgrade distdl")
+    return manifest  # type: ignore[no-any-return]

@@ -1,0 +1,136 @@
+"""Writes a checkpoint: every rank a part, one rename at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, step_folder, write_json
+from distdl.engine.base import Engine
+from distdl.errors import TrainingFailed
+
+FILE_BYTES = 256 * 2**20
+"""A rank starts a new file beyond this; it is also what a rank holds in memory at a time."""
+
+
+def save(folder: Path, engine: Engine, state: dict[str, Any]) -> tuple[Path, int]:
+    """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes.
+
+    Raises TrainingFailed on every rank if any rank cannot write (a full disk); older checkpoints stay as they are.
+    """
+    final = folder / step_folder(state["step"])
+    draft = folder / f".writing-{final.name}"
+    if engine.rank == 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    _barrier(engine)
+    part = _Part(draft, engine.rank)
+    for index, (name, tensor) in enumerate(engine.tensors()):  # collective: no rank may leave this loop early
+        if index % engine.plan.world == engine.rank:
+            part.add(name, tensor)
+    part.flush()
+    parts = _everyones(engine, (part.error, part.files, part.tensors))
+    errors = [f"rank {rank}: {error}" for rank, (error, _, _) in enumerate(parts) if error]
+    if not errors and engine.rank == 0:
+        errors = _publish(draft, final, engine, state, parts)
+    errors = _everyones(engine, errors)[0] or errors
+    if errors:
+        if engine.rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise TrainingFailed(
+            f"the checkpoint of step {state['step']} could not be written: {'; '.join(errors)}\n"
+            f"    older checkpoints in {folder} are untouched\n    fix: free space or rights there, then start again"
+        )
+    return final, sum(meta["bytes"] for _, files, _ in parts for meta in files.values())
+
+
+class _Part:
+    """One rank's files. Remembers an error instead of raising it, since the other ranks wait in collectives."""
+
+    def __init__(self, draft: Path, rank: int) -> None:
+        self.draft, self.rank = draft, rank
+        self.files: dict[str, dict[str, Any]] = {}
+        self.tensors: dict[str, dict[str, Any]] = {}
+        self.error = ""
+        self._held: dict[str, Tensor] = {}
+        self._held_bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self._held[name] = tensor.detach().cpu().clone().contiguous()
+        self._held_bytes += tensor.nbytes
+        if self._held_bytes >= FILE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._held or self.error:
+            return
+        file = f"tensors-{self.rank:05d}-{len(self.files):05d}.safetensors"
+        try:
+            _write(self.draft / file, to_safetensors(self._held))
+            self.files[file] = {"bytes": (self.draft / file).stat().st_size, "xxh3": checksum(self.draft / file)}
+        except OSError as error:
+            self.error = f"{error.strerror or error}"
+        for name, tensor in self._held.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            self.tensors[name] = {"file": file, "shape": list(tensor.shape), "dtype": dtype}
+        self._held, self._held_bytes = {}, 0
+
+
+def _publish(draft: Path, final: Path, engine: Engine, state: dict[str, Any], parts: list[Any]) -> list[str]:
+    """Writes state and manifest and renames the folder. Returns what went wrong."""
+    try:
+        write_json(draft / STATE, state)
+        files = {name: meta for _, part, _ in parts for name, meta in part.items()}
+        files[STATE] = {"bytes": (draft / STATE).stat().st_size, "xxh3": checksum(draft / STATE)}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": engine.plan.model.family,
+            "model": engine.plan.config["model"],
+            "step": state["step"],
+            "files": files,
+            "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
+        }
+        write_json(draft / MANIFEST, manifest)
+        if final.exists():  # the same step again, after a restart from an older checkpoint
+            shutil.rmtree(final)
+        os.rename(draft, final)
+        _sync_folder(final.parent)
+    except OSError as error:
+        return [f"rank 0: {error.strerror or error}"]
+    return []
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _barrier(engine: Engine) -> None:
+    if engine.plan.world > 1:
+        dist.barrier()
+
+
+def _everyones(engine: Engine, value: Any) -> list[Any]:
+    """Every rank's value, on every rank. Only our own processes' objects travel here, never a file's content."""
+    if engine.plan.world == 1:
+        return [value]
+    values: list[Any] = [None] * engine.plan.world
+    dist.all_gather_object(values, value)
+    return values

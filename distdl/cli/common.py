@@ -1,0 +1,41 @@
+"""What several commands share: how a config is named on the command line, and how its data set comes to be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distdl.config import Config
+from distdl.config_load import Loaded, load_config
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG and key=value."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of the run")
+    add_override_arguments(parser)
+
+
+def add_override_arguments(parser: argparse.ArgumentParser) -> None:
+    """key=value arguments, the last word on any key of the config."""
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="overrides a key of the YAML, such as train.epochs=3"
+    )
+
+
+def loaded(args: argparse.Namespace, *more: str) -> Loaded:
+    """The checked config of the command line."""
+    return load_config(args.config, [*args.overrides, *more])
+
+
+def prepare_if_missing(config: Config) -> None:
+    """Writes the data set that `data.prepare` describes, if `data.path` does not exist yet."""
+    recipe, path = config.data.prepare, config.data.path
+    if recipe is None or "://" in path or Path(path).exists():
+        return
+    from distdl.data.prepare import prepare_dataset
+
+    print(f"preparing {recipe.source} in {path} …", flush=True)
+    options = {key: value if isinstance(value, str) else str(value) for key, value in recipe.options.items()}
+    manifest = prepare_dataset(recipe.source, path, options)
+    rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
+    print(f"prepared {path}: {rows}", flush=True)

@@ -1,0 +1,120 @@
+"""`distdl data`: prepare a data set, look into it, check its bytes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from distdl.errors import InputError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register `data` with `prepare`, `inspect` and `verify` on the main parser's subparsers."""
+    parser = subparsers.add_parser("data", help="prepare, inspect and verify data sets")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+
+    prepare = commands.add_parser("prepare", help="convert raw data into Arrow shards")
+    prepare.add_argument("source", metavar="SOURCE", help="the raw format: digits, stdlib, text, csv, idx, ...")
+    prepare.add_argument("target", metavar="TARGET", help="folder or URI to create")
+    prepare.add_argument(
+        "options", metavar="key=value", nargs="*", help="options of the source, such as path=raw/train.csv"
+    )
+    prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+    prepare.set_defaults(run=run_prepare)
+
+    inspect = commands.add_parser("inspect", help="print columns, splits, sizes and the first row")
+    inspect.add_argument("path", metavar="PATH", help="folder or URI of a data set")
+    inspect.add_argument("--json", action="store_true", help="print the facts as JSON")
+    inspect.set_defaults(run=run_inspect)
+
+    verify = commands.add_parser("verify", help="hash everything again and list all damage")
+    verify.add_argument("path", metavar="PATH", help="folder or URI of a data set")
+    verify.set_defaults(run=run_verify)
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Exit code 0; bad input raises InputError."""
+    from distdl.data.prepare import prepare_dataset
+
+    options = {}
+    for argument in args.options:
+        key, equals, value = argument.partition("=")
+        if not (key and equals):
+            raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
+        options[key] = value
+    manifest = prepare_dataset(args.source, args.target, options, args.overwrite)
+    parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
+    print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
+    return 0
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Exit code 0; InputError where there is no data set, DataCorrupt where its first rows are damaged."""
+    facts = _facts(args.path)
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    columns = Table("column", "dtype", "shape", "first row", title=f"{args.path} (from {facts['source']})")
+    for name, column in facts["columns"].items():
+        columns.add_row(name, column["dtype"], str(tuple(column["shape"])), column["first_row"])
+    splits = Table("split", "rows", "shards", "bytes")
+    for name, split in facts["splits"].items():
+        splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
+    console.print(columns, splits)
+    console.print(f"fingerprint {facts['fingerprint']}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Exit code 0 where every byte is as it was written, 1 where not; InputError where there is no data set."""
+    from distdl.data.verify import verify_dataset
+
+    problems = verify_dataset(args.path)
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(
+            f"{args.path}: {len(problems)} problems\n"
+            "    fix: copy the data set again, or prepare it again with --overwrite"
+        )
+        return 1
+    print(f"{args.path}: all bytes are as they were written")
+    return 0
+
+
+def _facts(path: str) -> dict[str, Any]:
+    from distdl.data.manifest import read_manifest
+    from distdl.data.read import Dataset
+
+    manifest = read_manifest(path)
+    first_split = "train" if "train" in manifest.splits else min(manifest.splits)
+    first_row = Dataset(path, first_split).gather([0])
+    return {
+        "source": manifest.source,
+        "options": dict(manifest.options),
+        "fingerprint": manifest.fingerprint,
+        "rows_per_batch": manifest.rows_per_batch,
+        "columns": {
+            name: {"dtype": column.dtype, "shape": list(column.shape), "first_row": _summary(first_row[name][0])}
+            for name, column in manifest.columns.items()
+        },
+        "splits": {
+            name: {"rows": split.rows, "shards": len(split.shards), "bytes": sum(s.bytes for s in split.shards)}
+            for name, split in manifest.splits.items()
+        },
+        "info": dict(manifest.info),
+    }
+
+
+def _summary(value: Any) -> str:
+    """A value in a few words: itself where it is small, else its range."""
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes: {value[:16]!r}"
+    if value.size <= 4:
+        return str(value.tolist())
+    return f"{value.min():g} to {value.max():g}, mean {value.mean():.4g}"

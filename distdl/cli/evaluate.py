@@ -1,0 +1,37 @@
+"""`distdl evaluate RUN`: the held-out metrics of a checkpoint, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("evaluate", help="evaluate a run's checkpoint on its held-out split")
+    parser.add_argument("name", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--which", default="latest", metavar="latest|best|FOLDER", help="checkpoint to evaluate")
+    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from distdl.run_folder import find_run, saved_config
+
+    folder = find_run(args.name, args.runs)
+    config = saved_config(folder)
+    single = {"kind": "local", "workers": 1}
+    config = config.model_copy(update={"runtime": type(config).model_validate({**config.model_dump(), "runtime": single}).runtime})
+
+    from distdl.survey import survey
+    from distdl.worker import evaluate_checkpoint
+
+    step, metrics = evaluate_checkpoint(survey(config), folder, args.which)
+    if args.json:
+        print(json.dumps({"step": step, "metrics": metrics}))
+    else:
+        print(f"{folder.path.name}, checkpoint of step {step:,}, split {config.data.eval_split}:")
+        for name, value in metrics.items():
+            print(f"  {name:<12} {value:.6g}")
+    return 0

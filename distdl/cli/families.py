@@ -1,0 +1,50 @@
+"""`distdl families`: what there is to train, and what its config says."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from distdl.errors import InputError, did_you_mean
+from distdl.family_schema import FamilySchema, family_names, family_schema
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("families", help="the architecture families, or the config fields of one")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a family")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.name is None:
+        return _list()
+    if args.name not in family_names():
+        raise InputError(f"there is no family {args.name!r}", fix=did_you_mean(args.name, family_names()))
+    _describe(family_schema(args.name))
+    return 0
+
+
+def _list() -> int:
+    import torch
+
+    from distdl.families import load_family
+
+    for name in family_names():
+        family = load_family(name)
+        with torch.device("meta"):
+            learner = family(family.Config())
+        parameters = sum(p.numel() for p in learner.parameters())
+        how = f"{len(family.players)} players" if family.players else "loss"
+        print(f"{name:<10} {family_schema(name).summary}")
+        print(f"{'':<10} {parameters:,} parameters by default, learns by {how}, {', '.join(sorted(family.layouts))}")
+    print("\ndistdl families NAME lists the fields of its model: section")
+    return 0
+
+
+def _describe(schema: FamilySchema) -> None:
+    print(f"{schema.summary}\n\nmodel:\n  family: {schema.name}")
+    for field in dataclasses.fields(schema.config):
+        default = "" if field.default is dataclasses.MISSING else json.dumps(field.default)
+        print(f"  {field.name}: {default}\n      {schema.docs.get(field.name, '')}")

@@ -1,0 +1,89 @@
+"""`distdl plan`: what would run, decided and checked, without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
+from distdl.config_load import apply_override, config_from_dict
+from distdl.errors import InputError
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("plan", help="what would run: world, batches, steps, memory, DeepSpeed JSON")
+    add_config_arguments(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="plan for this many workers")
+    parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.workers is not None:
+        args.overrides.append(f"runtime.workers={args.workers}")
+    config = _of_run(args) if (Path(args.config) / "config.json").is_file() else loaded(args).config
+    if not args.json:
+        prepare_if_missing(config)
+
+    from distdl.survey import survey
+
+    plan = survey(config)
+    if args.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        print_plan(plan)
+    return 0
+
+
+def _of_run(args: argparse.Namespace) -> Any:
+    """The config of an existing run, with the overrides on top."""
+    values = json.loads((Path(args.config) / "config.json").read_text(encoding="utf-8"))
+    problems = [p for p in (apply_override(values, {}, text) for text in args.overrides) if p]
+    if problems:
+        raise InputError(*problems)
+    return config_from_dict(values)
+
+
+def print_plan(plan: Any) -> None:
+    """The plan as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    config, model, data = plan.config, plan.model, plan.data
+    batch = f"{plan.global_batch:,} = {plan.world} workers × {plan.accumulate} accumulated × {plan.micro_batch} per forward"
+    memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
+    rows = [
+        ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
+        ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
+        ("fingerprint", data.fingerprint[:16]),
+        ("workers", f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each"),
+        ("layout", f"{plan.layout}, {plan.world}-way data parallel, {config['train']['precision']}"),
+        ("global batch", batch),
+        ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
+        ("evaluate", _every(plan.evaluate_every_steps)),
+        ("checkpoint", _every(plan.checkpoint_every_steps)),
+        ("memory/worker", f"{memory} (activations not counted)"),
+    ]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in rows:
+        table.add_row(name, text)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for note in plan.notes:
+        console.print(f"note: {note}", markup=False)
+    if plan.deepspeed:
+        console.print(f"DeepSpeed: {json.dumps(plan.deepspeed)}", markup=False)
+
+
+def _every(steps: int) -> str:
+    return f"every {steps:,} steps and at the end" if steps else "at the end"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.1f} {unit}" if unit != "B" else f"{size} B"
+        size = size / 1000  # type: ignore[assignment]
+    raise AssertionError

@@ -1,0 +1,130 @@
+"""`distdl train`: config → plan → workers → summary. The same command again continues the run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from distdl.cli.common import add_override_arguments, prepare_if_missing
+from distdl.config import Config
+from distdl.config_load import apply_override, config_from_dict, load_config
+from distdl.errors import DistdlError, InputError
+from distdl.run_folder import RunFolder, find_run, open_run
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("train", help="train a config, or continue its run")
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file of the run")
+    add_override_arguments(parser)
+    parser.add_argument("--resume", metavar="RUN", help="continue this run (a name or a folder) with its own config")
+    parser.add_argument("--fresh", action="store_true", help="start a new run beside earlier ones of the same name")
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of a live progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    asked = time.time()
+    if args.resume:
+        config, folder = _resumed(args)
+        yaml_path = None
+    else:
+        if not args.config or "=" in args.config:
+            raise InputError("no config is given", fix="distdl train configs/quickstart.yaml, or --resume RUN")
+        config, folder, yaml_path = load_config(args.config, args.overrides).config, None, args.config
+    prepare_if_missing(config)
+
+    from distdl.survey import survey
+
+    plan = survey(config)
+    folder = folder or open_run(config, yaml_path, fresh=args.fresh)
+    if _nothing_left(folder, plan.steps):
+        _print_summary(folder, folder.read("summary.json"), "", heading=f"{folder.path.name} is finished already")
+        return 0
+    folder.write("launch.json", {"asked": asked})
+    folder.write("plan.json", plan.to_dict())
+    return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
+
+
+def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
+    """The config that a run was started with, with what is overridden now."""
+    overrides = [*([args.config] if args.config else []), *args.overrides]
+    if args.config and "=" not in args.config:
+        raise InputError(f"--resume takes the run's own config; {args.config} cannot be given beside it")
+    for default in ("runs",):
+        folder = find_run(args.resume, default)
+    values = folder.read("config.json")
+    problems = [p for p in (apply_override(values, {}, text) for text in overrides) if p]
+    if problems:
+        raise InputError(*problems)
+    config = config_from_dict(values)
+    from distdl.run_folder import refuse_other
+
+    refuse_other(folder, config)
+    folder.write("config.json", config.model_dump(mode="json"))
+    return config, folder
+
+
+def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir: Path | None) -> int:
+    from distdl.cli.display import Display
+    from distdl.runtime.launch import launch
+    from distdl.track.client import Tracker
+
+    track = config.track
+    tracker = Tracker(
+        folder.path,
+        track.uri,
+        track.experiment,
+        folder.path.name,
+        enabled=track.enabled,
+        system_metrics_interval_s=track.system_metrics_interval_s,
+        source_dir=source_dir,
+    )
+    workers = f"{plan.world} {config.runtime.kind} worker{'s' if plan.world > 1 else ''}"
+    title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's request to end: the same as Ctrl-C
+    tracker.start()
+    try:
+        with Display(folder.path, plan.steps, title, plain=True if plain else None):
+            summary = launch(config, plan, folder)
+    except KeyboardInterrupt:
+        statement = tracker.finish("KILLED", "interrupted")
+        print(f"interrupted; the same command continues from the last checkpoint\n{statement}")
+        return 130
+    except DistdlError as error:
+        statement = tracker.finish("FAILED", str(error))
+        print(statement)
+        raise
+    except BaseException as error:
+        tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+        raise
+    statement = tracker.finish("FINISHED", summary=summary)
+    _print_summary(folder, summary, statement)
+    return 0
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _nothing_left(folder: RunFolder, steps: int) -> bool:
+    summary = folder.read("summary.json")
+    return bool(summary and summary.get("finished") and (summary["steps"] >= steps or summary.get("stopped_early")))
+
+
+def _print_summary(folder: RunFolder, summary: dict[str, Any], tracking: str, heading: str = "") -> None:
+    from distdl.cli.display import print_summary
+
+    if heading:
+        print(heading)
+    shown = os.path.relpath(folder.path)
+    again = [
+        (f"distdl ui --runs {os.path.relpath(folder.path.parent)}", "look at it in the browser"),
+        (f"distdl evaluate {shown} --which best", "evaluate a checkpoint again"),
+        (f"distdl train --resume {shown} train.epochs=30", "train it further"),
+        (f"distdl plan {shown} --workers 8", "what the same run would be on 8 workers"),
+    ]
+    print_summary({**summary, "run_dir": shown, "next": again}, tracking)

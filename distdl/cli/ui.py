@@ -1,0 +1,75 @@
+"""`distdl ui`: look at the runs in MLflow's pages, or send what a run could not send."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the command to the `distdl` command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "ui", help="look at the tracked runs in a browser",
+        description="Starts MLflow's pages over the runs of this project, on this machine only. Ctrl-C ends it.")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR",
+                        help="the folder that holds the runs (default: runs)")
+    parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--sync", type=Path, metavar="RUN",
+                        help="send what still waits in this run folder to its MLflow store, and exit")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until Ctrl-C (exit code 0), or syncs one run (1 if something still waits).
+
+    Raises InputError for a folder without a store, a taken port or a folder that is no tracked run.
+    """
+    return _sync(args.sync) if args.sync else _serve(args.runs, args.host, args.port)
+
+
+def _sync(run_dir: Path) -> int:
+    from distdl.track.uploader import upload_pending
+
+    upload = upload_pending(run_dir)
+    plural = "" if upload.sent == 1 else "s"
+    print(f"sent {upload.sent} event{plural} of {run_dir}")
+    if upload.waiting or upload.reason:
+        print(f"{upload.waiting} still wait: {upload.reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(runs_dir: Path, host: str, port: int) -> int:
+    from distdl.errors import DistdlError
+    from distdl.track.server import UiServer
+
+    if host not in LOCAL_HOSTS:
+        print(f"warning: everyone who can reach {host}:{port} can read and change these runs: MLflow's pages have no "
+              "password", file=sys.stderr)
+    server = UiServer(runs_dir, host, port)
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal must not leave a server behind either
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    try:
+        print("starting the MLflow UI ...", flush=True)
+        server.start()
+        print(f"MLflow UI of {runs_dir}: {server.url}   (Ctrl-C ends it)", flush=True)
+        code = server.wait()
+        raise DistdlError(f"the MLflow UI ended by itself (exit code {code}):\n{server.output()}")
+    except KeyboardInterrupt:
+        print("\nending the MLflow UI", flush=True)
+        return 0
+    finally:
+        server.stop()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,349 @@
+"""The typed schema of a run: one class per section of the YAML, a sentence under each field.
+
+`config_load.py` fills it (defaults < YAML < key=value) and explains every mistake. The `model:` section is not described
+here: its schema is the `Config` dataclass of the family that it names (see `family_schema.py`).
+Numbers that follow from these (micro-batch, steps, DeepSpeed JSON) are computed once, in `plan/`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Betas = Annotated[tuple[Fraction, Fraction], Field()]
+
+
+class Section(BaseModel):
+    """A section of the YAML: frozen, and closed to keys that nothing reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
+
+
+class Prepare(Section):
+    """How the data set is written if `data.path` does not exist yet: `distdl data prepare SOURCE PATH key=value ...`."""
+
+    source: str
+    """Name of a raw format: digits, stdlib, text, csv, parquet, idx, images, jsonl."""
+    options: dict[str, Any] = {}
+    """Options of that source, as on the command line of `distdl data prepare`."""
+
+
+class Data(Section):
+    """Where the samples come from and in which order."""
+
+    path: str
+    """Folder or URI of Arrow shards with a manifest.json, written by `distdl data prepare`."""
+    prepare: Prepare | None = None
+    """How to write the data set when `path` does not exist yet; null: it must exist."""
+    train_split: str = "train"
+    """Split that is learned from."""
+    eval_split: str | None = "test"
+    """Split that is evaluated on; null: no evaluation."""
+    shuffle: Literal["global", "none"] = "global"
+    """global: a keyed permutation of all samples, new each epoch; none: in stored order."""
+    last_batch: Literal["wrap", "drop", "pad"] = "wrap"
+    """wrap: epochs run on, a batch may straddle two; drop: an epoch's tail is left out; pad: it is filled up."""
+    verify: Literal["first_touch", "open", "off"] = "first_touch"
+    """When checksums are compared: as a record batch is first read, all at the start, or never."""
+    cache: str | None = None
+    """Folder that remote shards are downloaded to; null: the user's cache folder."""
+    threads: Natural = 1
+    """Threads that read ahead; 0: read in the training thread."""
+
+
+class Train(Section):
+    """How much is learned, from how many samples at once, in which precision."""
+
+    global_batch: Positive
+    """Samples per optimizer step over all workers. It does not change when the number of workers does."""
+    micro_batch: Positive | None = None
+    """Samples per worker per forward; null: all of a worker's share, without gradient accumulation."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training split; give either epochs or steps."""
+    steps: Positive | None = None
+    """Optimizer steps; give either epochs or steps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass. bf16 keeps fp32 master weights."""
+    clip_norm: PositiveFloat | None = None
+    """Largest global L2 norm of the gradient; null: no clipping."""
+    l1: NonNegative = 0.0
+    """Weight of the sum of absolute weights added to the loss (matrices only, not biases or gains)."""
+    l2: NonNegative = 0.0
+    """Weight of half the sum of squared weights added to the loss (matrices only, not biases or gains)."""
+    deterministic: bool = True
+    """Use deterministic kernels only, so that the same run gives the same bits again."""
+    threads_per_worker: Natural = 0
+    """CPU threads of one worker's arithmetic; 0: the machine's cores shared out over its workers."""
+
+
+class SGD(Section):
+    """Stochastic gradient descent (Robbins & Monro 1951), momentum as in Sutskever et al. 2013."""
+
+    name: Literal["sgd"]
+    lr: PositiveFloat
+    """Learning rate at its peak; the schedule scales it."""
+    momentum: Fraction = 0.0
+    """Share of the last update that is kept."""
+    nesterov: bool = False
+    """Look ahead along the momentum."""
+    weight_decay: NonNegative = 0.0
+    """Decay of the weights, per unit of learning rate, matrices only."""
+
+
+class Adam(Section):
+    """Adam (Kingma & Ba 2015)."""
+
+    name: Literal["adam"]
+    lr: PositiveFloat
+    """Learning rate at its peak; the schedule scales it."""
+    betas: Betas = (0.9, 0.999)
+    """Decay of the first and of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegative = 0.0
+    """L2 term added to the gradient, matrices only."""
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    name: Literal["adamw"]
+    lr: PositiveFloat
+    """Learning rate at its peak; the schedule scales it."""
+    betas: Betas = (0.9, 0.999)
+    """Decay of the first and of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegative = 0.01
+    """Decay of the weights, per unit of learning rate, matrices only."""
+
+
+class RMSprop(Section):
+    """RMSprop (Tieleman & Hinton 2012)."""
+
+    name: Literal["rmsprop"]
+    lr: PositiveFloat
+    """Learning rate at its peak; the schedule scales it."""
+    alpha: Fraction = 0.99
+    """Decay of the mean square."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the mean square."""
+    momentum: Fraction = 0.0
+    """Share of the last update that is kept."""
+    weight_decay: NonNegative = 0.0
+    """L2 term added to the gradient, matrices only."""
+
+
+class Adagrad(Section):
+    """Adagrad (Duchi, Hazan & Singer 2011)."""
+
+    name: Literal["adagrad"]
+    lr: PositiveFloat
+    """Learning rate at its peak; the schedule scales it."""
+    eps: PositiveFloat = 1e-10
+    """Added to the root of the sum of squares."""
+    weight_decay: NonNegative = 0.0
+    """L2 term added to the gradient, matrices only."""
+
+
+class Lion(Section):
+    """Lion, the sign of an interpolated momentum (Chen et al. 2023)."""
+
+    name: Literal["lion"]
+    lr: PositiveFloat
+    """Learning rate at its peak, usually 3-10 times smaller than AdamW's."""
+    betas: Betas = (0.9, 0.99)
+    """Interpolation of the update and decay of the momentum."""
+    weight_decay: NonNegative = 0.0
+    """Decay of the weights, per unit of learning rate, matrices only."""
+
+
+Optimizer = Annotated[SGD | Adam | AdamW | RMSprop | Adagrad | Lion, Field(discriminator="name")]
+
+
+class Constant(Section):
+    """The peak learning rate, after the warm-up."""
+
+    name: Literal["constant"] = "constant"
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate rises linearly from 0."""
+
+
+class Linear(Section):
+    """From the peak in a straight line to `final` times the peak at the last step."""
+
+    name: Literal["linear"]
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the last step, as a share of the peak."""
+
+
+class Cosine(Section):
+    """From the peak along half a cosine to `final` times the peak at the last step (Loshchilov & Hutter 2017)."""
+
+    name: Literal["cosine"]
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the last step, as a share of the peak."""
+
+
+class Step(Section):
+    """Multiplied by `gamma` every `every_steps` steps after the warm-up."""
+
+    name: Literal["step"]
+    every_steps: Positive
+    """Steps between two drops."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each drop."""
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate rises linearly from 0."""
+
+
+class OneCycle(Section):
+    """Up along half a cosine, then down along another, momentum untouched (Smith & Topin 2018)."""
+
+    name: Literal["one_cycle"]
+    warmup_steps: Positive
+    """Steps on the way up."""
+    initial: Annotated[float, Field(gt=0, le=1)] = 0.04
+    """Learning rate at the first step, as a share of the peak."""
+    final: Annotated[float, Field(ge=0, le=1)] = 4e-6
+    """Learning rate at the last step, as a share of the peak."""
+
+
+Schedule = Annotated[Constant | Linear | Cosine | Step | OneCycle, Field(discriminator="name")]
+
+
+class Parallel(Section):
+    """How the work is laid over the workers. Data parallelism is what is left of the world."""
+
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """deepspeed: the product; torch: one process or DistributedDataParallel, the reference."""
+    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage: what is sharded (0 nothing, 1 optimizer, 2 and gradients, 3 and weights)."""
+    deepspeed: dict[str, Any] = {}
+    """Further keys of DeepSpeed's own JSON, checked strictly; keys that distdl derives are refused."""
+
+
+class Evaluate(Section):
+    """When the held-out split is evaluated."""
+
+    every_steps: Natural | None = None
+    """Steps between evaluations; null: once an epoch; 0: only at the end. The last step is always evaluated."""
+    batch: Positive | None = None
+    """Samples per worker per forward; null: the training micro-batch."""
+
+
+class EarlyStopping(Section):
+    """Stop when the family's primary metric has not improved for some evaluations."""
+
+    patience: Positive
+    """Evaluations without improvement after which training stops."""
+    min_delta: NonNegative = 0.0
+    """Smallest change that counts as an improvement, in the metric's unit."""
+
+
+class Checkpoint(Section):
+    """When the state of the run is written, and what is kept."""
+
+    every_steps: Natural | None = None
+    """Steps between checkpoints; null: once an epoch; 0: only at the end. The last step is always written."""
+    keep_last: Positive = 2
+    """Newest checkpoints that are kept."""
+    keep_best: Natural = 1
+    """Checkpoints with the best primary metric that are kept beside them."""
+
+
+class Guard(Section):
+    """Checks that the run is sound, on by default."""
+
+    nonfinite: bool = True
+    """Stop at the first loss or gradient that is not a number, naming the step, the tensor and the samples."""
+    parity_every_steps: Natural = 100
+    """Steps between comparisons of a hash of the weights across workers; 0: never."""
+
+
+class Track(Section):
+    """What MLflow remembers."""
+
+    enabled: bool = True
+    """Track the run in MLflow."""
+    uri: str | None = None
+    """MLflow tracking URI; null: an embedded SQLite store in the runs folder."""
+    experiment: str = "distdl"
+    """MLflow experiment that the run belongs to."""
+    every_steps: Positive = 10
+    """Steps between two points of the training metrics (each is the mean since the last)."""
+    system_metrics_interval_s: NonNegative = 10.0
+    """Seconds between samples of CPU, memory, network and GPU use; 0: none."""
+
+
+class Local(Section):
+    """Worker processes on this machine, started by torch's elastic launcher; one worker runs in this process."""
+
+    kind: Literal["local"]
+    workers: Positive = 1
+    """Worker processes."""
+    max_restarts: Natural = 0
+    """Times the workers are restarted from the latest checkpoint after one of them failed."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds after which a collective that has not completed is an error."""
+
+
+class Ray(Section):
+    """Workers placed by Ray Train. Starts an embedded Ray when no address is given."""
+
+    kind: Literal["ray"] = "ray"
+    workers: Positive = 1
+    """Ray Train workers."""
+    address: str | None = None
+    """Address of a running Ray cluster (`auto` finds it); null: start an embedded one."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs that Ray reserves for a worker."""
+    gpus_per_worker: Natural | None = None
+    """GPUs that Ray reserves for a worker; null: one where this machine has any, else none."""
+    max_restarts: Natural = 2
+    """Times the workers are restarted from the latest checkpoint after one of them failed."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds after which a collective that has not completed is an error."""
+
+
+Runtime = Annotated[Local | Ray, Field(discriminator="kind")]
+
+
+class Config(Section):
+    """One run, as its YAML says it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the run: its folder below `runs` and its name in MLflow."""
+    model: dict[str, Any]
+    """The family and its own fields; `distdl families NAME` lists them."""
+    data: Data
+    train: Train
+    optimizer: Optimizer
+    schedule: Schedule = Constant()
+    parallel: Parallel = Parallel()
+    evaluate: Evaluate = Evaluate()
+    early_stopping: EarlyStopping | None = None
+    """Null: train to the last step."""
+    checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
+    track: Track = Track()
+    runtime: Runtime = Ray()
+    seed: Natural = 0
+    """Seed of the initial weights, the sample order and all noise."""
+    runs: str = "runs"
+    """Folder that holds the run folders and the embedded MLflow store."""
+
+    @property
+    def family(self) -> str:
+        """Name of the architecture family."""
+        return str(self.model["family"])

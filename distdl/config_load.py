@@ -1,0 +1,295 @@
+"""Loads a config: defaults < YAML < key=value, and finds every mistake at once.
+
+1. The YAML is read into plain values and, beside them, the line of every key (`origins`).
+2. `key=value` arguments are put on top.
+3. The schema checks the whole: each mistake becomes a Problem with file:line, the value, what is allowed and the
+   nearest valid key. All of them are raised together, before torch, ray or mlflow is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+import yaml
+
+from distdl.config import Config, Optimizer, Runtime, Schedule
+from distdl.errors import InputError, Problem, did_you_mean, nearest
+from distdl.family_schema import family_names, family_schema
+
+KeyPath = tuple[str, ...]
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A valid config, and where each of its values came from."""
+
+    config: Config
+    origins: dict[KeyPath, str]
+    """Key path -> `file:line` or `argument 'key=value'`; keys that are absent have their default."""
+    path: str
+    """The YAML file."""
+
+    def origin(self, path: KeyPath) -> str:
+        """`file:line`, `argument`, or `default`."""
+        return next((self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), DEFAULT)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
+    """Reads a YAML file and puts `key=value` arguments on top. Raises InputError with all problems."""
+    values, origins = read_yaml(path)
+    problems = [p for p in (apply_override(values, origins, text) for text in overrides) if p]
+    checker = _Checker(origins, path)
+    config = checker.check(values)
+    problems += checker.problems
+    if problems or config is None:
+        raise InputError(*problems)
+    return Loaded(config, origins, path)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A config that was resolved before (a run folder's config.json). Raises InputError."""
+    checker = _Checker({}, "config.json")
+    config = checker.check(dict(values))
+    if config is None:
+        raise InputError(*checker.problems)
+    return config
+
+
+def flatten(values: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every leaf of nested mappings as (key path, value), in order."""
+    for key, value in values.items():
+        path = (*above, str(key))
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `1e-3` is a number, `no` and `on` are words, dates stay text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN"),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf)$|^\.nan$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+
+
+def read_yaml(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The values of a YAML file and the `file:line` of every key. Raises InputError."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = nearest(file.name, (p.name for p in file.parent.glob("*.y*ml"))) if file.parent.is_dir() else None
+        fix = f"did you mean {file.parent / near}?" if near else "give the path of a YAML file, such as configs/mlp.yaml"
+        raise InputError(f"there is no config file {path}", fix=fix) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the config file {path} cannot be read: {error}") from None
+    origins: dict[KeyPath, str] = {}
+    problems: list[Problem] = []
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        values = _construct(loader, node, (), path, origins, problems) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"this is not valid YAML: {error.problem or error.context}", where=f"{path}{line}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"this is not valid YAML: {error}", where=path) from None
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict):
+        problems.append(Problem("a config is a mapping of sections", f"{path}:1", "name:, model:, data:, train:, …"))
+    if problems:
+        raise InputError(*problems)
+    return values, origins
+
+
+def _construct(
+    loader: _Loader, node: yaml.Node, at: KeyPath, file: str, origins: dict[KeyPath, str], problems: list[Problem]
+) -> Any:
+    """Plain values of a node; notes the line of every key and refuses keys that are given twice."""
+    where = f"{file}:{node.start_mark.line + 1}"
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node, deep=True)
+    out: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(loader.construct_object(key_node))
+        path = (*at, key)
+        where = f"{file}:{key_node.start_mark.line + 1}"
+        if key in out:
+            problems.append(Problem(f"{'.'.join(path)} is given twice", where, fix=f"first given at {origins[path]}"))
+        origins[path] = where
+        out[key] = _construct(loader, value_node, path, file, origins, problems)
+    return out
+
+
+def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: str) -> Problem | None:
+    """Puts one `key=value` argument on top of `values`, in place. Returns what is wrong with it, if anything."""
+    where = f"argument '{text}'"
+    key, equals, raw = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)*", key):
+        return Problem("an override is written key=value", where, fix="for example train.epochs=3")
+    try:
+        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError:
+        return Problem("the value is not valid YAML", where, fix="quote it: 'key=\"value\"'")
+    path = tuple(key.split("."))
+    section = values
+    for part in path[:-1]:
+        if not isinstance(section.get(part), dict):
+            section[part] = {}
+        section = section[part]
+    for old in [p for p in origins if p[: len(path)] == path]:
+        del origins[old]
+    section[path[-1]] = value
+    origins[path] = where
+    return None
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+class _Checker:
+    """Checks values against the schema and collects the problems, each with its place."""
+
+    def __init__(self, origins: dict[KeyPath, str], file: str) -> None:
+        self.origins, self.file, self.problems = origins, file, []  # type: ignore[var-annotated]
+
+    def check(self, values: dict[str, Any]) -> Config | None:
+        """The config, or None where `problems` says why not."""
+        model = self._model(values.get("model"))
+        try:
+            config: Config | None = Config.model_validate_json(json.dumps({**values, "model": model or {}}))
+        except pydantic.ValidationError as error:
+            config = None
+            self._explain(error, (), values)
+        if config is not None:
+            self._cross_check(config)
+        return config if not self.problems else None
+
+    def where(self, path: KeyPath) -> str:
+        """`file:line` of the key, or of the nearest section above it."""
+        return next((self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), self.file)
+
+    def _model(self, section: Any) -> dict[str, Any] | None:
+        """The `model:` section with the family's defaults filled in."""
+        if section is None:
+            return None  # reported as a missing key by the schema
+        names = ", ".join(family_names())
+        if not isinstance(section, dict) or not isinstance(section.get("family"), str):
+            fix = "write model: {family: NAME, …}"
+            self.problems.append(Problem("model.family is missing", self.where(("model", "family")), names, fix))
+            return None
+        family = section["family"]
+        if family not in family_names():
+            at = self.where(("model", "family"))
+            self.problems.append(
+                Problem(f"model.family = {family!r} is not a family", at, names, did_you_mean(family, family_names()))
+            )
+            return None
+        schema = family_schema(family)
+        fields = {k: v for k, v in section.items() if k != "family"}
+        try:
+            built = schema.adapter.validate_json(json.dumps(fields))
+        except pydantic.ValidationError as error:
+            self._explain(error, ("model",), fields, [f.name for f in dataclasses.fields(schema.config)])
+            return None
+        return {"family": family, **json.loads(json.dumps(dataclasses.asdict(built)))}
+
+    def _explain(
+        self, error: pydantic.ValidationError, above: KeyPath, values: Any, keys: list[str] | None = None
+    ) -> None:
+        for item in error.errors():
+            loc = tuple(str(part) for part in item["loc"])
+            if above == () and loc[:1] == ("model",) and self.problems:
+                continue  # already explained by the family's own schema
+            known = keys
+            if above == ():
+                loc, known = _without_tags(loc)
+            path = (*above, *loc)
+            self.problems.append(self._problem(path, item, known))
+
+    def _problem(self, path: KeyPath, item: Any, known: list[str] | None) -> Problem:
+        name, where, kind = ".".join(path), self.where(path), item["type"]
+        value = item.get("input")
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+            owner = f"the section {'.'.join(path[:-1])}" if len(path) > 1 else "a config"
+            match = nearest(path[-1], known or [])
+            fix = f"did you mean '{'.'.join((*path[:-1], match))}'?" if match else "remove it"
+            return Problem(f"{name} = {value!r}: {owner} has no such key", where, ", ".join(sorted(known or [])), fix)
+        if kind in ("missing", "missing_argument", "union_tag_not_found"):
+            tag = ".name" if kind == "union_tag_not_found" and path[-1] != "runtime" else ""
+            tag = ".kind" if kind == "union_tag_not_found" and path[-1] == "runtime" else tag
+            allowed = str(item.get("ctx", {}).get("expected_tags", ""))
+            return Problem(f"{name}{tag} is missing", where, allowed, f"add it: {name}{tag}: …")
+        context = {k: v for k, v in (item.get("ctx") or {}).items() if k != "error"}
+        if kind == "union_tag_invalid":
+            name, value = f"{name}.{context['discriminator'].strip(chr(39))}", context["tag"]
+            options = [t.strip(" '") for t in str(context["expected_tags"]).split(",")]
+            where = self.where((*path, context["discriminator"].strip("'")))
+            return Problem(f"{name} = {value!r} is unknown", where, ", ".join(options), did_you_mean(value, options))
+        if kind in ("value_error", "string_pattern_mismatch"):
+            reason = item["msg"].removeprefix("Value error, ").replace("String should match pattern", "must match")
+            return Problem(f"{name}: {reason}", where)
+        allowed = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        fix = did_you_mean(str(value), re.findall(r"'([^']+)'", allowed)) if kind == "literal_error" else ""
+        return Problem(f"{name} = {value!r}", where, allowed, fix if fix.startswith("did") else "")
+
+    def _cross_check(self, config: Config) -> None:
+        """What one section says about another; a key that nothing would read stops the run."""
+        train, parallel = config.train, config.parallel
+        if (train.epochs is None) == (train.steps is None):
+            given = "neither is given" if train.epochs is None else "both are given"
+            at = self.where(("train", "steps") if train.steps is not None else ("train",))
+            self.problems.append(Problem(f"train needs either epochs or steps; {given}", at, fix="give one of them"))
+        if parallel.engine == "torch":
+            for key in ("zero", "deepspeed"):
+                if ("parallel", key) in self.origins:
+                    what = f"parallel.{key} is not read by the torch engine"
+                    fix = f"remove it, or set parallel.engine: deepspeed (argument 'parallel.{key}=…' counts too)"
+                    self.problems.append(Problem(what, self.where(("parallel", key)), fix=fix))
+        if config.early_stopping and config.data.eval_split is None:
+            at = self.where(("early_stopping",))
+            self.problems.append(
+                Problem("early_stopping needs evaluations, and data.eval_split is null", at, fix="name a split")
+            )
+        if config.optimizer.name == "sgd" and config.optimizer.nesterov and not config.optimizer.momentum:
+            at = self.where(("optimizer", "nesterov"))
+            self.problems.append(Problem("optimizer.nesterov needs a momentum above 0", at, fix="optimizer.momentum: 0.9"))
+
+
+def _without_tags(loc: KeyPath) -> tuple[KeyPath, list[str]]:
+    """A location without pydantic's union tags, and the keys of the section that it ends in."""
+    unions = {"optimizer": Optimizer, "schedule": Schedule, "runtime": Runtime}
+    if loc and loc[0] in unions and len(loc) > 1:
+        tag = "kind" if loc[0] == "runtime" else "name"
+        variants = get_args(get_args(unions[loc[0]])[0])
+        for variant in variants:
+            if loc[1] in get_args(variant.model_fields[tag].annotation):
+                return (loc[0], *loc[2:]), list(variant.model_fields)
+    section: Any = Config
+    for part in loc[:-1]:
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+        section = next((a for a in candidates if issubclass(a, pydantic.BaseModel)), section)
+    return loc, list(section.model_fields)

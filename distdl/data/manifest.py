@@ -1,0 +1,289 @@
+"""What is in a data set: columns, splits, shards and checksums, in one `manifest.json` beside the shards.
+
+    folder/
+      manifest.json
+      train-00000.arrow  train-00001.arrow ...      Arrow IPC files, uncompressed
+      test-00000.arrow ...
+
+Every record batch holds the same power-of-two number of rows R, except the last one of a split, so row i lives in
+record batch `i >> log2(R)`. Reading a manifest of a local folder needs neither pyarrow nor torch: the plan reads it
+too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from distdl.data.store import read_bytes
+from distdl.errors import InputError, Problem, did_you_mean
+
+FORMAT = "distdl-arrow"
+VERSION = 1
+FILE_NAME = "manifest.json"
+VARIABLE = "bytes"
+ITEM_BYTES = {
+    "uint8": 1,
+    "int8": 1,
+    "uint16": 2,
+    "int16": 2,
+    "float16": 2,
+    "uint32": 4,
+    "int32": 4,
+    "float32": 4,
+    "uint64": 8,
+    "int64": 8,
+    "float64": 8,
+}
+RESERVED = ("id", "position")  # columns that the batch source adds
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SHARD_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.arrow")
+_CHECKSUM = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """The type of one column: every row has the same dtype and shape, or is a string of bytes of any length."""
+
+    dtype: str
+    """A NumPy name such as `uint8`, or `bytes` for records of varying length."""
+    shape: tuple[int, ...] = ()
+    """Shape of one row; () is a scalar."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; 0 for `bytes`, whose rows vary."""
+        return ITEM_BYTES.get(self.dtype, 0) * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Arrow IPC file."""
+
+    file: str
+    """Name inside the data set's folder; never a path."""
+    rows: int
+    bytes: int
+    """Size of the file."""
+    checksum: str
+    """xxh3-64 of the whole file, 16 hex digits."""
+    batches: tuple[str, ...]
+    """xxh3-64 over the column buffers of each record batch, in column order."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data set, such as `train`; its rows are numbered through all its shards."""
+
+    rows: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`."""
+
+    source: str
+    """The format it was prepared from, such as `idx`."""
+    options: Mapping[str, Any]
+    """The options of that preparation."""
+    columns: dict[str, Column]
+    rows_per_batch: int
+    splits: dict[str, Split]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Anything worth knowing that is not data, such as the names of the classes."""
+
+    def split(self, name: str) -> Split:
+        """The split of that name; InputError that names the splits there are."""
+        if name not in self.splits:
+            raise InputError(
+                f"the data set has no split '{name}'",
+                allowed=", ".join(sorted(self.splits)),
+                fix=did_you_mean(name, self.splits),
+            )
+        return self.splits[name]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what the samples are: columns, rows and the checksums of all record batches in order.
+
+        The sample order depends on it, so it leaves out everything that may differ between two preparations of the same
+        samples: paths, file names, where one shard ends and the next begins, bytes that the Arrow version adds.
+        """
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "columns": [[name, c.dtype, list(c.shape)] for name, c in self.columns.items()],
+            "rows_per_batch": self.rows_per_batch,
+            "splits": {
+                name: [s.rows, [b for shard in s.shards for b in shard.batches]] for name, s in self.splits.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of `manifest.json`."""
+    record = {"format": FORMAT, "version": VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
+    record["columns"] = [{"name": name, **asdict(column)} for name, column in manifest.columns.items()]
+    return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+
+def read_manifest(path_or_uri: str | os.PathLike[str]) -> Manifest:
+    """The manifest of the data set in that folder. InputError: there is none, or not one this version can read."""
+    location = os.fspath(path_or_uri)
+    try:
+        text = read_bytes(location, FILE_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{location} holds no data set: there is no {FILE_NAME}",
+            fix=f"prepare one: distdl data prepare SOURCE {location} [key=value ...]",
+        ) from None
+    except OSError as error:
+        raise InputError(f"the {FILE_NAME} of {location} cannot be read: {error}") from error
+    return from_json(text, where=f"{location.rstrip('/')}/{FILE_NAME}")
+
+
+def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
+    """The manifest in `text`; `where` names it in errors. Unknown keys, wrong types and bad numbers are InputErrors."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"not valid JSON: {error}", where=where, fix="prepare the data set again") from None
+    read = _Reader(where)
+    read.need(isinstance(raw, dict) and raw.get("format") == FORMAT, f"this is not the manifest of a {FORMAT} data set")
+    version = raw.get("version")
+    read.need(type(version) is int and version >= 1, f"version {version!r} is not a version number")
+    if version > VERSION:
+        raise InputError(
+            f"the data set has format version {version}, this distdl reads up to {VERSION}",
+            where=where,
+            fix="update distdl, or prepare the data set again with this version",
+        )
+    read.keys(
+        raw,
+        "the manifest",
+        {"format", "version", "fingerprint", "source", "options", "columns", "rows_per_batch", "splits", "info"},
+    )
+    rows_per_batch = read.count(raw["rows_per_batch"], "rows_per_batch")
+    read.need(
+        rows_per_batch > 0 and rows_per_batch & (rows_per_batch - 1) == 0,
+        f"rows_per_batch is {rows_per_batch}, which is not a power of two",
+    )
+    splits = read.typed(raw["splits"], dict, "splits")
+    manifest = Manifest(
+        source=read.typed(raw["source"], str, "source"),
+        options=read.typed(raw["options"], dict, "options"),
+        columns=read.columns(raw["columns"]),
+        rows_per_batch=rows_per_batch,
+        splits={name: read.split(name, value, rows_per_batch) for name, value in splits.items()},
+        info=read.typed(raw["info"], dict, "info"),
+    )
+    read.need(
+        raw["fingerprint"] == manifest.fingerprint, "the fingerprint does not match the rest: it was edited by hand"
+    )
+    return manifest
+
+
+def check_columns(columns: Mapping[str, Column], where: str = "") -> None:
+    """InputError for names, dtypes or shapes that a data set cannot hold."""
+    problems = [] if columns else [Problem("a data set needs at least one column", where)]
+    for name, column in columns.items():
+        if not _NAME.fullmatch(name):
+            problems.append(Problem(f"column name {name!r}", where, "letters, digits, _ and -"))
+        if name in RESERVED:
+            problems.append(
+                Problem(f"the column name '{name}' is reserved for the batch source", where, fix="rename it")
+            )
+        if column.dtype != VARIABLE and column.dtype not in ITEM_BYTES:
+            problems.append(
+                Problem(f"column '{name}' has dtype {column.dtype!r}", where, ", ".join([*ITEM_BYTES, VARIABLE]))
+            )
+        if any(size < 1 for size in column.shape) or (column.dtype == VARIABLE and column.shape):
+            problems.append(
+                Problem(f"column '{name}' has shape {column.shape}", where, "sizes of at least 1; () for bytes")
+            )
+    if problems:
+        raise InputError(*problems)
+
+
+def check_split_name(name: str, where: str = "") -> None:
+    """InputError for a split name that could not be part of a file name."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"split name {name!r}", where=where, allowed="letters, digits, _ and -")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Strict reading of decoded JSON: every failure names the file and the key."""
+
+    where: str
+
+    def need(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise InputError(what, where=self.where, fix="prepare the data set again")
+
+    def typed(self, value: Any, kind: type, key: str) -> Any:
+        self.need(type(value) is kind, f"{key} is {value!r:.80}, not a {kind.__name__}")
+        return value
+
+    def count(self, value: Any, key: str) -> int:
+        self.need(type(value) is int and 0 <= value < 1 << 62, f"{key} is {value!r:.80}, not a count")
+        return int(value)
+
+    def keys(self, record: Any, what: str, known: set[str]) -> None:
+        self.typed(record, dict, what)
+        for key in sorted(record.keys() - known):
+            self.need(False, f"{what} has the unknown key '{key}', {did_you_mean(key, known)}")
+        for key in sorted(known - record.keys()):
+            self.need(False, f"{what} lacks the key '{key}'")
+
+    def columns(self, raw: Any) -> dict[str, Column]:
+        columns = {}
+        for record in self.typed(raw, list, "columns"):
+            self.keys(record, "a column", {"name", "dtype", "shape"})
+            name = self.typed(record["name"], str, "a column's name")
+            self.need(name not in columns, f"there are two columns '{name}'")
+            shape = tuple(
+                self.count(size, f"the shape of '{name}'") for size in self.typed(record["shape"], list, "shape")
+            )
+            columns[name] = Column(self.typed(record["dtype"], str, "dtype"), shape)
+        check_columns(columns, self.where)
+        return columns
+
+    def split(self, name: str, raw: Any, rows_per_batch: int) -> Split:
+        check_split_name(name, self.where)
+        self.keys(raw, f"split '{name}'", {"rows", "shards"})
+        shards = tuple(self.shard(record, rows_per_batch) for record in self.typed(raw["shards"], list, "shards"))
+        rows = self.count(raw["rows"], f"rows of '{name}'")
+        self.need(rows == sum(shard.rows for shard in shards), f"the shards of '{name}' do not add up to {rows} rows")
+        for shard in shards[:-1]:
+            self.need(
+                shard.rows % rows_per_batch == 0, f"{shard.file} does not hold whole batches of {rows_per_batch} rows"
+            )
+        return Split(rows, shards)
+
+    def shard(self, raw: Any, rows_per_batch: int) -> Shard:
+        self.keys(raw, "a shard", {"file", "rows", "bytes", "checksum", "batches"})
+        file = self.typed(raw["file"], str, "a shard's file")
+        # A manifest may come from a stranger: it must not make this process open a file outside the data set.
+        self.need(
+            bool(_SHARD_FILE.fullmatch(file)), f"the shard file {file!r} is not a plain file name inside the data set"
+        )
+        rows = self.count(raw["rows"], f"rows of {file}")
+        hashes = [raw["checksum"], *self.typed(raw["batches"], list, f"batches of {file}")]
+        self.need(
+            all(isinstance(h, str) and _CHECKSUM.fullmatch(h) for h in hashes), f"{file} has a malformed checksum"
+        )
+        self.need(
+            rows > 0 and len(hashes) - 1 == -(-rows // rows_per_batch),
+            f"{file} lists {len(hashes) - 1} batches for {rows} rows",
+        )
+        return Shard(file, rows, self.count(raw["bytes"], f"bytes of {file}"), hashes[0], tuple(hashes[1:]))

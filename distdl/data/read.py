@@ -1,0 +1,232 @@
+"""Read one split of a data set: memory-mapped shards, one NumPy gather per call, checksums on first touch.
+
+A fixed-shape column is a constant-stride run of bytes in every record batch. Per column there is one NumPy view that
+spans the address range of all mapped buffers; a gather is one fancy index into it, one copy per row and no Python per
+row. Only addresses of real rows are ever indexed, so the gaps between two maps are never touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from distdl.data.manifest import VARIABLE, Column, Manifest, Shard, Split, read_manifest
+from distdl.data.store import cached_shard, is_remote
+from distdl.data.write import arrow_schema
+from distdl.errors import DataCorrupt, InputError
+
+VERIFY = ("first_touch", "open", "off")
+MAX_VIEW_BYTES = 1 << 62  # NumPy refuses arrays, even overlapping views, whose elements add up to more
+
+
+def shard_path(location: str | os.PathLike[str], shard: Shard, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The local file of a shard, in the folder or the cached copy of a remote one. DataCorrupt: a wrong size."""
+    if is_remote(location):
+        cache = Path(cache_dir) if cache_dir is not None else None
+        return cached_shard(os.fspath(location), shard.file, shard.bytes, shard.checksum, cache)
+    path = Path(location) / shard.file
+    if not path.is_file():
+        raise DataCorrupt(f"the shard {path} is missing{_cure(location)}")
+    size_bytes = path.stat().st_size
+    if size_bytes != shard.bytes:  # before the map: touching a map beyond the end of its file kills the process
+        kind = "truncated" if size_bytes < shard.bytes else "too long"
+        raise DataCorrupt(
+            f"the shard {path} is {kind}: it has {size_bytes:,} bytes, the manifest says {shard.bytes:,}"
+            f"{_cure(location)}"
+        )
+    return path
+
+
+def _cure(location: str | os.PathLike[str]) -> str:
+    return (
+        f"\n    fix: `distdl data verify {os.fspath(location)}` lists all damage; copy the data set again or "
+        "prepare it again with `distdl data prepare ... --overwrite`"
+    )
+
+
+class MappedShard:
+    """One memory-mapped shard: per record batch the buffers of its columns. DataCorrupt: it is not what was written."""
+
+    def __init__(self, path: Path, shard: Shard, manifest: Manifest, location: str):
+        self.shard, self.location, self.rows_per_batch = shard, location, manifest.rows_per_batch
+        self._map = pa.memory_map(str(path)).read_buffer()
+        try:
+            reader = pa.ipc.open_file(pa.BufferReader(self._map))
+            if not reader.schema.equals(arrow_schema(manifest.columns)):
+                raise DataCorrupt(f"the columns in the shard {path} are not those of the manifest{_cure(location)}")
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise DataCorrupt(f"the shard {path} is corrupt, Arrow cannot read it: {error}{_cure(location)}") from error
+        expected = [self._rows(i) for i in range(len(shard.batches))]
+        if [batch.num_rows for batch in batches] != expected:
+            raise DataCorrupt(
+                f"the record batches in the shard {path} have other sizes than the manifest says{_cure(location)}"
+            )
+        self.buffers = [self._checked_buffers(i, batch, manifest.columns) for i, batch in enumerate(batches)]
+        self._batches = batches  # the buffers' owners
+
+    def _rows(self, i: int) -> int:
+        return min(self.rows_per_batch, self.shard.rows - i * self.rows_per_batch)
+
+    def _checked_buffers(self, i: int, batch: pa.RecordBatch, columns: dict[str, Column]) -> dict[str, list[pa.Buffer]]:
+        """The buffers of a batch's columns, cut to the bytes that count and proven to lie inside the map."""
+        result: dict[str, list[pa.Buffer]] = {}
+        for (name, column), array in zip(columns.items(), batch.columns, strict=True):
+            storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+            used = storage.buffers()[1:] if column.dtype == VARIABLE else storage.buffers()[-1:]
+            sizes = [8 * (self._rows(i) + 1)] if column.dtype == VARIABLE else [self._rows(i) * column.row_bytes]
+            for buffer, size_bytes in zip(used, sizes, strict=False):
+                if buffer is None or buffer.size < size_bytes:
+                    raise self.corrupt(i, f"the column '{name}' is too short")
+            buffers = [used[0].slice(0, sizes[0])]
+            if (
+                column.dtype == VARIABLE
+            ):  # the last offset is the number of bytes; checked where records are cut out, too
+                total = int(np.frombuffer(buffers[0], np.int64)[-1])
+                available = used[1].size if used[1] is not None else 0
+                if not 0 <= total <= available:
+                    raise self.corrupt(i, f"the column '{name}' points outside its data")
+                buffers.append(used[1].slice(0, total) if used[1] is not None else pa.py_buffer(b""))
+            for buffer in buffers:
+                inside = (
+                    self._map.address <= buffer.address
+                    and buffer.address + buffer.size <= self._map.address + self._map.size
+                )
+                if buffer.size and not inside:
+                    raise self.corrupt(i, f"the column '{name}' lies outside the file")
+            result[name] = buffers
+        return result
+
+    def verify(self, i: int) -> None:
+        """Compare record batch i with its checksum. DataCorrupt."""
+        digest = xxhash.xxh3_64()
+        for buffers in self.buffers[i].values():
+            for buffer in buffers:
+                digest.update(buffer)
+        if digest.hexdigest() != self.shard.batches[i]:
+            raise self.corrupt(i, f"its checksum is {digest.hexdigest()}, the manifest says {self.shard.batches[i]}")
+
+    def corrupt(self, i: int, what: str) -> DataCorrupt:
+        first = i * self.rows_per_batch
+        return DataCorrupt(
+            f"the shard {self.shard.file} of {self.location} is corrupt in record batch {i} (rows {first:,} to "
+            f"{first + self._rows(i) - 1:,} of that shard): {what}{_cure(self.location)}"
+        )
+
+
+class _FixedColumn:
+    """A gather over all record batches of one fixed-shape column."""
+
+    def __init__(self, column: Column, buffers: list[pa.Buffer]):
+        self.column = column
+        addresses = np.array([buffer.address for buffer in buffers], np.int64)
+        row_bytes = column.row_bytes
+        step = math.gcd(8, row_bytes, *(addresses - addresses[0]).tolist())  # coarser steps allow a wider address range
+        low, high = int(addresses.min()), max(buffer.address + buffer.size for buffer in buffers)
+        span_bytes = high - low
+        self._step, self._offsets = step, addresses - low
+        self._view: np.ndarray | None = None
+        if span_bytes // step * row_bytes < MAX_VIEW_BYTES:
+            memory = (ctypes.c_uint8 * span_bytes).from_address(low)
+            self._view = np.ndarray(((span_bytes - row_bytes) // step + 1,), f"V{row_bytes}", memory, strides=(step,))
+        else:  # maps too far apart for one view: one view per record batch
+            self._parts = [np.frombuffer(buffer, f"V{row_bytes}") for buffer in buffers]
+
+    def gather(self, batches: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self._view is not None:
+            found = self._view[(self._offsets[batches] + rows * self.column.row_bytes) // self._step]
+        else:
+            found = np.empty(len(rows), f"V{self.column.row_bytes}")
+            for batch in np.unique(batches).tolist():
+                found[batches == batch] = self._parts[batch][rows[batches == batch]]
+        return found.view(self.column.dtype).reshape(len(rows), *self.column.shape)
+
+
+class _VariableColumn:
+    """Records of varying length: offsets and bytes per record batch, cut out one by one."""
+
+    def __init__(self, buffers: list[list[pa.Buffer]]):
+        self._offsets = [np.frombuffer(offsets, np.int64) for offsets, _ in buffers]
+        self._data = [memoryview(data) for _, data in buffers]
+
+    def gather(self, batches: np.ndarray, rows: np.ndarray) -> list[bytes]:
+        found = []
+        for batch, row in zip(batches.tolist(), rows.tolist(), strict=True):
+            start, end = self._offsets[batch][row : row + 2].tolist()
+            found.append(bytes(self._data[batch][start:end]))
+        return found
+
+
+class Dataset:
+    """One split of a data set, read by row number. Safe to use from several threads.
+
+    `path_or_uri`: the folder of the data set. `split`: such as "train". `verify`: "first_touch" compares the checksum
+    of a record batch before its first row is handed out, "open" compares all of them now, "off" none. `cache_dir`:
+    where remote shards are copied to, by default $DISTDL_CACHE or ~/.cache/distdl. InputError: no such data set or
+    split. DataCorrupt: a file is missing, has a wrong size or wrong bytes.
+    """
+
+    def __init__(
+        self,
+        path_or_uri: str | os.PathLike[str],
+        split: str,
+        verify: str = "first_touch",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        if verify not in VERIFY:
+            raise InputError(f"verify is {verify!r}", allowed=", ".join(VERIFY))
+        self.location, self.split = os.fspath(path_or_uri), split
+        self.manifest: Manifest = read_manifest(self.location)
+        part: Split = self.manifest.split(split)
+        self.rows, self.columns, self.fingerprint = part.rows, self.manifest.columns, self.manifest.fingerprint
+        self._shards = [
+            MappedShard(shard_path(self.location, shard, cache_dir), shard, self.manifest, self.location)
+            for shard in part.shards
+        ]
+        self._batches = [(shard, i) for shard in self._shards for i in range(len(shard.buffers))]
+        self._shift = self.manifest.rows_per_batch.bit_length() - 1
+        self._readers = {name: self._reader(name, column) for name, column in self.columns.items()}
+        self._verified = np.full(len(self._batches), verify == "off")
+        self._lock = threading.Lock()
+        if verify == "open":
+            self._verify(range(len(self._batches)))
+        self._unverified = int((~self._verified).sum())
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def gather(self, indices: np.ndarray | list[int]) -> dict[str, Any]:
+        """The rows with these numbers, (n,) integers in any order: per column an array (n, *shape) of its own, or a
+        list of n `bytes`. IndexError: a number outside the split. DataCorrupt: the stored bytes are damaged."""
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= self.rows):
+            raise IndexError(f"row numbers {indices.min()} to {indices.max()} of a split of {self.rows} rows")
+        batches = indices >> self._shift
+        if self._unverified:
+            self._verify(np.unique(batches).tolist())
+        rows = indices & (self.manifest.rows_per_batch - 1)
+        return {name: reader.gather(batches, rows) for name, reader in self._readers.items()}
+
+    def _reader(self, name: str, column: Column) -> _FixedColumn | _VariableColumn:
+        buffers = [shard.buffers[i][name] for shard, i in self._batches]
+        return _VariableColumn(buffers) if column.dtype == VARIABLE else _FixedColumn(column, [b for (b,) in buffers])
+
+    def _verify(self, batches: Iterable[int]) -> None:
+        for batch in batches:
+            if self._verified[batch]:
+                continue
+            with self._lock:  # a second thread that needs the same batch waits here, then finds it verified
+                if not self._verified[batch]:
+                    shard, i = self._batches[batch]
+                    shard.verify(i)
+                    self._verified[batch] = True
+                    self._unverified = int((~self._verified).sum())

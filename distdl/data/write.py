@@ -1,0 +1,315 @@
+"""Write a data set: chunks of rows in, checksummed Arrow shards and a manifest out, published by one rename.
+
+Everything is written to a temporary folder beside the target (for a URI: in this machine's temporary folder). A
+failure, a full disk or an interrupt removes that folder, so there is never half a data set and an older one stays
+until the new is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from distdl.data.manifest import (
+    FILE_NAME,
+    VARIABLE,
+    Column,
+    Manifest,
+    Shard,
+    Split,
+    check_columns,
+    check_split_name,
+    to_json,
+)
+from distdl.data.store import hash_file, is_remote, remote_file
+from distdl.errors import DistdlError, InputError
+
+BATCH_BYTES = 8 << 20  # record batches of 4-16 MiB were the fastest to verify and to fetch
+MAX_BATCH_ROWS = 1 << 16
+VARIABLE_ROW_BYTES = 16 << 10  # the guess for one row of a `bytes` column: a small JPEG, a page of text
+
+
+def choose_rows_per_batch(columns: Mapping[str, Column]) -> int:
+    """The largest power of two of rows that stays within 8 MiB and 65,536 rows."""
+    row_bytes = sum(column.row_bytes or VARIABLE_ROW_BYTES for column in columns.values())
+    return 1 << int(math.log2(min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))))
+
+
+def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:
+    """The Arrow schema of the shards: primitives, `arrow.fixed_shape_tensor` lists, and large_binary."""
+    return pa.schema([pa.field(name, _arrow_type(column), nullable=False) for name, column in columns.items()])
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    if column.dtype == VARIABLE:
+        return pa.large_binary()
+    item = pa.from_numpy_dtype(np.dtype(column.dtype))
+    return pa.fixed_shape_tensor(item, column.shape) if column.shape else item
+
+
+class DatasetWriter:
+    """A context manager that turns chunks of rows into a data set; nothing is visible before it leaves without an
+    error.
+
+    `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
+    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard
+    begins. `info`: goes into the manifest. After the block, `manifest` is what was published. InputError: the target
+    exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        columns: Mapping[str, Column],
+        source: str,
+        options: Mapping[str, Any],
+        rows_per_batch: int | None = None,
+        shard_bytes: int = 128 << 20,
+        *,
+        info: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ):
+        check_columns(columns)
+        if rows_per_batch is not None and (rows_per_batch < 1 or rows_per_batch & (rows_per_batch - 1)):
+            raise InputError(f"rows_per_batch is {rows_per_batch}", allowed="a power of two")
+        self.target, self.columns, self.overwrite = os.fspath(target), dict(columns), overwrite
+        self.shard_bytes, self.rows_per_batch = shard_bytes, rows_per_batch or choose_rows_per_batch(columns)
+        self.manifest: Manifest | None = None
+        about = {"source": source, "options": dict(options), "info": dict(info or {})}
+        self._about: dict[str, Any] = json.loads(json.dumps(about))  # as the manifest will be read again
+        self._splits: dict[str, _SplitWriter] = {}
+        check_target(self.target, overwrite)
+
+    def __enter__(self) -> DatasetWriter:
+        try:
+            if is_remote(self.target):
+                self._folder = Path(tempfile.mkdtemp(prefix="distdl-prepare-"))
+            else:
+                target = Path(self.target).absolute()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+                self._folder.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the data set from other users
+        except OSError as error:
+            raise InputError(f"cannot write to {self.target}: {error}") from error
+        return self
+
+    def write(self, split: str, rows: Mapping[str, np.ndarray | Sequence[bytes]]) -> None:
+        """Append rows to a split: every column as an array (n, *shape), or n strings of bytes for a `bytes` column."""
+        if split not in self._splits:
+            check_split_name(split)
+            self._splits[split] = _SplitWriter(self, self._folder, split)
+        try:
+            self._splits[split].append(self._checked(rows))
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            for split in self._splits.values():
+                split.abandon()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _failed(self, error: OSError) -> DistdlError:
+        return DistdlError(f"writing the data set {self.target} failed, nothing was published: {error}")
+
+    def _checked(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        if rows.keys() != self.columns.keys():
+            raise InputError(
+                f"rows with the columns {sorted(rows)} do not fit the data set", allowed=str(sorted(self.columns))
+            )
+        checked: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            if column.dtype == VARIABLE:
+                checked[name] = list(rows[name])
+                continue
+            array = np.asarray(rows[name])
+            if array.shape[1:] != column.shape or array.ndim == 0 or not np.can_cast(array.dtype, column.dtype, "safe"):
+                raise InputError(
+                    f"column '{name}' got {array.dtype} values of shape {array.shape}",
+                    allowed=f"{column.dtype} of shape (rows, {', '.join(map(str, column.shape))})",
+                )
+            checked[name] = array
+        if len({len(values) for values in checked.values()}) > 1:
+            raise InputError(f"columns of unequal length: { ({k: len(v) for k, v in checked.items()}) }")
+        return checked
+
+    def _finish(self) -> None:
+        splits = {name: split.finish() for name, split in sorted(self._splits.items())}
+        splits = {name: split for name, split in splits.items() if split.rows}
+        if not splits:
+            raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
+        self.manifest = Manifest(columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, **self._about)
+        with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
+            file.write(to_json(self.manifest))
+            _flush_to_disk(file)
+        if is_remote(self.target):
+            _upload(self._folder, self.target, self.manifest)
+        else:
+            check_target(self.target, self.overwrite)  # again: preparing may have taken hours
+            _publish(self._folder, Path(self.target).absolute())
+
+
+class _SplitWriter:
+    """Collects the rows of one split into record batches and the batches into shards."""
+
+    def __init__(self, writer: DatasetWriter, folder: Path, name: str):
+        self.columns, self.rows_per_batch, self.shard_bytes = writer.columns, writer.rows_per_batch, writer.shard_bytes
+        self.folder, self.name, self.schema = folder, name, arrow_schema(writer.columns)
+        self.shards: list[Shard] = []
+        self._pending: dict[str, Any] = {
+            key: [] if c.dtype == VARIABLE else np.empty((self.rows_per_batch, *c.shape), c.dtype)
+            for key, c in self.columns.items()
+        }
+        self._filled = 0
+        self._file: Any = None
+
+    def append(self, rows: Mapping[str, Any]) -> None:
+        count, start = len(next(iter(rows.values()))), 0
+        while start < count:
+            take = min(count - start, self.rows_per_batch - self._filled)
+            for key, pending in self._pending.items():
+                if isinstance(pending, list):
+                    pending.extend(rows[key][start : start + take])
+                else:
+                    pending[self._filled : self._filled + take] = rows[key][start : start + take]
+            self._filled += take
+            start += take
+            if self._filled == self.rows_per_batch:
+                self._write_batch()
+
+    def finish(self) -> Split:
+        self._write_batch()
+        self._close_shard()
+        return Split(sum(shard.rows for shard in self.shards), tuple(self.shards))
+
+    def abandon(self) -> None:
+        """Let go of an open file; what it holds is about to be removed."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write_batch(self) -> None:
+        if not self._filled:
+            return
+        if self._file is None:
+            self._file = open(self.folder / self._file_name(), "wb")  # noqa: SIM115 - it spans many calls
+            self._arrow = pa.ipc.new_file(self._file, self.schema)
+            self._batches: list[str] = []
+            self._rows = 0
+        arrays, digest = [], xxhash.xxh3_64()
+        for key, pending in self._pending.items():
+            array, buffers = _arrow_array(self.columns[key], pending, self._filled)
+            arrays.append(array)
+            for buffer in buffers:
+                digest.update(buffer)
+            if isinstance(pending, list):
+                pending.clear()
+        self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self._batches.append(digest.hexdigest())
+        self._rows += self._filled
+        self._filled = 0
+        if self._file.tell() >= self.shard_bytes:
+            self._close_shard()
+
+    def _file_name(self) -> str:
+        return f"{self.name}-{len(self.shards):05d}.arrow"
+
+    def _close_shard(self) -> None:
+        if self._file is None:
+            return
+        self._arrow.close()
+        _flush_to_disk(self._file)
+        self._file.close()
+        self._file = None
+        size_bytes, checksum = hash_file(self.folder, self._file_name())
+        self.shards.append(Shard(self._file_name(), self._rows, size_bytes, checksum, tuple(self._batches)))
+
+
+def _arrow_array(column: Column, pending: Any, rows: int) -> tuple[pa.Array, list[Any]]:
+    """The Arrow array of the pending rows, without a copy, and the buffers that its checksum covers."""
+    if column.dtype == VARIABLE:
+        array = pa.array(pending, pa.large_binary())
+        return array, [array.buffers()[1], array.buffers()[2] or b""]
+    values = pending[:rows].reshape(-1)
+    item = pa.from_numpy_dtype(values.dtype)
+    flat = pa.Array.from_buffers(item, len(values), [None, pa.py_buffer(values)])
+    if not column.shape:
+        return flat, [values]
+    storage = pa.FixedSizeListArray.from_arrays(flat, math.prod(column.shape))
+    return pa.ExtensionArray.from_storage(_arrow_type(column), storage), [values]
+
+
+def check_target(target: str, overwrite: bool) -> None:
+    """InputError where the target is taken, or where overwriting it would destroy something that is no data set."""
+    if is_remote(target):
+        filesystem, manifest_path = remote_file(target, FILE_NAME)
+        if filesystem.get_file_info(manifest_path).is_file and not overwrite:
+            raise InputError(f"{target} already holds a data set", fix="choose another target, or pass --overwrite")
+        return
+    path = Path(target)
+    if not path.exists():
+        return
+    contents = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name]
+    if not path.is_dir() or (contents and not overwrite):
+        raise InputError(
+            f"{target} already exists",
+            fix="choose another target" + (", or pass --overwrite to replace it" if FILE_NAME in contents else ""),
+        )
+    strange = [name for name in contents if name != FILE_NAME and not name.endswith(".arrow")]
+    if contents and (FILE_NAME not in contents or strange):
+        raise InputError(
+            f"{target} is not only a data set, so it is not overwritten: it holds "
+            f"{', '.join(sorted(strange or contents)[:5])}",
+            fix="choose another target",
+        )
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Move the finished folder into place; an older data set is set aside first and removed last."""
+    aside = folder.with_name(folder.name.replace(".tmp-", ".old-"))
+    if target.exists():
+        os.rename(target, aside)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _upload(folder: Path, target: str, manifest: Manifest) -> None:
+    """Copy the shards and last the manifest; an old manifest goes first, so that a mixture is never read as one."""
+    filesystem, manifest_path = remote_file(target, FILE_NAME)
+    filesystem.create_dir(os.path.dirname(manifest_path), recursive=True)
+    if filesystem.get_file_info(manifest_path).is_file:
+        filesystem.delete_file(manifest_path)
+    files = [shard.file for split in manifest.splits.values() for shard in split.shards]
+    for name in [*files, FILE_NAME]:
+        with open(folder / name, "rb") as source, filesystem.open_output_stream(remote_file(target, name)[1]) as sink:
+            shutil.copyfileobj(source, sink, 8 << 20)
+
+
+def _flush_to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,138 @@
+"""What every engine does the same way: feed micro-batches, guard the loss, name the tensors of a checkpoint.
+
+An engine turns losses into steps. A learner sees three verbs (`forward`, `minimize`, `all_sum`); the worker, the hooks and
+the checkpoint see the rest of this class. Collective methods must be called by every rank in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distdl.config_load import config_from_dict
+from distdl.engine import nonfinite
+from distdl.engine.schedules import learning_rate
+from distdl.learner import Batch, Learner
+from distdl.metrics import Metrics
+from distdl.nn import noise
+from distdl.plan.plan import Plan
+
+
+class Engine(ABC):
+    """Trains a learner as the plan says, on this rank's device."""
+
+    def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
+        self.learner, self.plan, self.rank = learner, plan, rank
+        self.config = config_from_dict(plan.config)
+        local_rank = rank % max(1, torch.cuda.device_count()) if plan.device == "cuda" else 0
+        self.device = torch.device(plan.device, local_rank) if plan.device == "cuda" else torch.device("cpu")
+        learner.to(self.device)
+        self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
+        if not learner.players and any(p.requires_grad for p in learner.parameters()):
+            self.bare["learner"] = learner
+        if self.config.train.precision == "bf16":
+            for net in self.bare.values():
+                net.forward = torch.autocast(plan.device, torch.bfloat16)(net.forward)  # type: ignore[method-assign]
+        self.optimizer_steps = dict.fromkeys(self.bare, 0)
+        self.grad_norm: float | Tensor | None = None
+        self.data_s = 0.0
+        self.learning_rate = learning_rate(self.config, plan.steps)
+        self._guard = self.config.guard.nonfinite
+        self._last_micro = True
+        self.batch: Batch = {}
+        self._step = 0
+
+    # -- the three verbs -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """The learner's loss and metrics, through the wrapped module."""
+
+    def minimize(self, loss: Tensor, player: str = "learner") -> None:
+        """Backward; once all micro-batches of the step are in, a step of the player's optimizer."""
+        if self._guard and not math.isfinite(loss.item()):
+            nonfinite.stop(self.learner, self.plan, self.batch, self._step, float(loss))
+        self._minimize(loss, player)
+        if self._last_micro:
+            self.optimizer_steps[player] += 1
+            if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
+                nonfinite.stop_gradient(self.bare[player], self.batch, self._step, float(loss))
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.plan.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    # -- for the loop ----------------------------------------------------------------------------------------------------
+
+    def feed(self, source: Iterator[Mapping[str, Tensor]], step: int) -> Iterator[Batch]:
+        """This rank's micro-batches of one optimizer step, on the device, with their noise and learning rate set."""
+        self._step = step
+        self._set_lr(self.learning_rate(step))
+        for micro in range(self.plan.accumulate):
+            begin = time.perf_counter()
+            batch = self.to_device(next(source))
+            self.data_s += time.perf_counter() - begin
+            self._last_micro = micro == self.plan.accumulate - 1
+            self._before_micro_batch()
+            self.batch = batch
+            noise.begin(self.config.seed, batch["position"])
+            # Families that draw from torch's generator get the same stream after a restart, without any saved state.
+            draw = (step * self.plan.accumulate + micro) * self.plan.world + self.rank
+            torch.default_generator.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + draw) & (2**63 - 1))
+            yield batch
+        noise.begin(0, None)
+
+    def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
+        """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
+        with torch.no_grad():
+            return self._evaluate(self.to_device(batch))
+
+    def to_device(self, batch: Mapping[str, Tensor]) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    # -- for the checkpoint ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Collective. Every tensor of the run's state in its full shape under its one-process name, on every rank:
+        `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time, so that memory stays small."""
+
+    @abstractmethod
+    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
+        """Restores the optimizer from `read("optimizer/KEY/NAME")`, and fp32 weights where the engine keeps such."""
+
+    def named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """(player, one-process name, parameter) of every parameter, in one order on every rank."""
+        for player, net in self.bare.items():
+            prefix = "" if player == "learner" else f"{player}."
+            for name, parameter in net.named_parameters():
+                yield player, prefix + name, parameter
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers under their one-process names (those outside every player too)."""
+        for name, buffer in self.learner.named_buffers():
+            yield name.replace(".module.", "."), buffer
+
+    # -- what an engine fills in -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _minimize(self, loss: Tensor, player: str) -> None: ...
+
+    @abstractmethod
+    def _evaluate(self, batch: Batch) -> Metrics: ...
+
+    @abstractmethod
+    def _set_lr(self, lr: float) -> None: ...
+
+    def _before_micro_batch(self) -> None:
+        """Called before each micro-batch's forward."""

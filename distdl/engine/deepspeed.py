@@ -1,0 +1,184 @@
+"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. The only file that imports deepspeed.
+
+What DeepSpeed 0.19 makes necessary here:
+- `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;
+  it is switched off.
+- Clipping defaults to 1.0 when left out of the JSON: the plan always writes it.
+- The optimizer's state exists only after the first step; a resume creates it and links it by hand.
+- ZeRO-3's own setter of a full value fails where a parameter does not divide by the world; the local one is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distdl.engine.base import Engine
+from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.learner import Batch, Learner
+from distdl.metrics import Metrics
+from distdl.plan.plan import Plan
+
+
+def _import_deepspeed(device: str) -> Any:
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\.")
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if device == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+class DeepSpeedEngine(Engine):
+    """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
+
+    def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
+        super().__init__(learner, plan, rank)
+        assert plan.deepspeed is not None
+        deepspeed = _import_deepspeed(plan.device)
+        self.zero: int = plan.deepspeed["zero_optimization"]["stage"]
+        self.engines: dict[str, Any] = {}
+        self._gathered = deepspeed.zero.GatheredParameters
+        for player, net in self.bare.items():
+            add_penalties(self.config, net, plan.accumulate)
+            optimizer = make_optimizer(self.config, net)
+            parameters = [p for p in net.parameters() if p.requires_grad]
+            self.engines[player] = deepspeed.initialize(
+                model=net, model_parameters=parameters, optimizer=optimizer, config=dict(plan.deepspeed)
+            )[0]
+            if player != "learner":
+                setattr(learner, player, self.engines[player])
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        return self.engines["learner"](batch, step)  # type: ignore[no-any-return]
+
+    def _minimize(self, loss: Tensor, player: str) -> None:
+        engine = self.engines[player]
+        engine.backward(loss)
+        if self.zero == 0 and self._guard and self._last_micro:  # stage 0 in fp32 reports no norm of its own
+            gradients = [p.grad for p in self.bare[player].parameters() if p.grad is not None]
+            self.grad_norm = nn.utils.get_total_norm(gradients)
+            if not bool(torch.isfinite(self.grad_norm)):
+                return  # the weights stay as they were; minimize() stops the run
+        engine.step()
+        if self.zero and self._last_micro:
+            self.grad_norm = engine.get_global_grad_norm()
+
+    def _evaluate(self, batch: Batch) -> Metrics:
+        if "learner" in self.engines:
+            return self.engines["learner"](batch, -1, evaluate=True)  # type: ignore[no-any-return]
+        return self.learner.evaluate(batch)
+
+    def _set_lr(self, lr: float) -> None:
+        for engine in self.engines.values():
+            for group in engine.optimizer.param_groups:
+                group["lr"] = lr
+
+    # -- checkpoint ------------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        for player in self.engines:
+            self._link_state(player)
+        for player, name, parameter in self.named():
+            if not parameter.requires_grad or self.zero == 0:
+                with self._gathered([parameter], enabled=self.zero == 3):
+                    yield f"weights/{name}", parameter.detach()
+            else:
+                yield f"weights/{name}", safe_get_full_fp32_param(parameter)
+            if parameter.requires_grad:
+                for key in self._state_keys(player, parameter):
+                    if self.zero == 0:
+                        yield f"optimizer/{key}/{name}", self._inner(player).state[parameter][key]
+                    else:
+                        yield f"optimizer/{key}/{name}", safe_get_full_optimizer_state(parameter, key)
+        for name, buffer in self.named_buffers():
+            yield f"buffers/{name}", buffer
+
+    def _inner(self, player: str) -> torch.optim.Optimizer:
+        """The torch optimizer inside DeepSpeed's."""
+        optimizer = self.engines[player].optimizer
+        return optimizer.optimizer if self.zero else optimizer  # type: ignore[no-any-return]
+
+    def _flat_weights(self, player: str) -> list[Tensor]:
+        """This rank's flat fp32 shards, which are what the inner optimizer steps."""
+        optimizer = self.engines[player].optimizer
+        return list(optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups)
+
+    def _state_keys(self, player: str, parameter: nn.Parameter) -> list[str]:
+        state = self._inner(player).state
+        owners = [parameter] if self.zero == 0 else self._flat_weights(player)
+        keys = {
+            key
+            for owner in owners
+            for key, value in state.get(owner, {}).items()
+            if isinstance(value, Tensor) and value.shape == owner.shape and key != "step"
+        }
+        return sorted(keys)
+
+    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
+        self.optimizer_steps.update(steps)
+        keys = sorted({n.split("/")[1] for n in names if n.startswith("optimizer/")})
+        for player in self.engines:
+            self._create_state(player, keys)
+        for player, name, parameter in self.named():
+            if not parameter.requires_grad:
+                continue
+            if self.config.train.precision == "bf16" and self.zero:
+                # The bf16 working copy was rounded from these very weights before the engine was built.
+                self._set(parameter, read(f"weights/{name}"), None)
+            for key in keys:
+                if f"optimizer/{key}/{name}" in names:
+                    value = read(f"optimizer/{key}/{name}")
+                    if self.zero == 0:
+                        self._inner(player).state[parameter][key].copy_(value)
+                    else:
+                        self._set(parameter, value, key)
+
+    def _create_state(self, player: str, keys: list[str]) -> None:
+        """Optimizer state as the first step would have made it, so that it can be filled."""
+        if not keys:
+            return
+        inner, taken = self._inner(player), torch.tensor(float(self.optimizer_steps[player]))
+        trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
+        for owner in trainable if self.zero == 0 else self._flat_weights(player):
+            inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
+            inner.state[owner]["step"] = taken.clone()
+        self._link_state(player)
+
+    def _link_state(self, player: str) -> None:
+        """Links each weight to its part of the flat optimizer state, which stages 1 and 2 do once only: after the first
+        step of the first parameter group, when the other groups have no state yet."""
+        if self.zero in (1, 2):
+            optimizer = self.engines[player].optimizer
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Puts this rank's part of a full tensor into its fp32 shard of the weights (key None) or of a state."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        value = value.to(self.device, torch.float32)
+        if self.zero < 3:
+            if key is None:
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, key)
+            return
+        optimizer: Any = parameter._z3_optimizer  # type: ignore[attr-defined]
+        shard, _ = optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+        begin = shard.numel() * self.rank
+        part = value.flatten()[begin : begin + shard.numel()]  # the last rank's shard may end in padding
+        shard.data[: part.numel()].copy_(part)

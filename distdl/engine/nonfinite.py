@@ -1,0 +1,72 @@
+"""Says where a number stopped being one: the step, the first bad tensor and the samples, before anything is spoiled."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from distdl.errors import TrainingFailed
+from distdl.learner import Batch, Learner
+from distdl.plan.plan import Plan
+
+ADVICE = "lower optimizer.lr, lengthen schedule.warmup_steps, set train.clip_norm, or look at these samples"
+
+
+def stop(learner: Learner, plan: Plan, batch: Batch, step: int, loss: float) -> NoReturn:
+    """Raises TrainingFailed for a loss that is not finite; the weights are still those of the step before."""
+    first = first_bad(learner, plan, batch, step)
+    raise TrainingFailed(
+        f"the loss of step {step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
+        f"    samples of this rank's micro-batch (row numbers): {_ids(batch)}\n"
+        f"    nothing was learned from it; the last checkpoint is sound\n    fix: {ADVICE}"
+    )
+
+
+def stop_gradient(module: nn.Module, batch: Batch, step: int, loss: float) -> NoReturn:
+    """Raises TrainingFailed for a gradient that is not finite while the loss was."""
+    bad = next((name for name, p in module.named_parameters() if _bad(p.grad) or _bad(p)), "a sharded gradient")
+    raise TrainingFailed(
+        f"the gradient of step {step + 1} is not finite (the loss was {loss:.6g}): the first bad tensor is that of {bad}.\n"
+        f"    samples of this rank's micro-batch (row numbers): {_ids(batch)}\n"
+        f"    no checkpoint holds it; the last one is sound\n    fix: {ADVICE}"
+    )
+
+
+def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
+    """The first non-finite tensor of the forward pass, in order: a column, a weight, a module's output, the loss."""
+    for name, column in batch.items():
+        if _bad(column):
+            return f"the column {name!r} of the batch"
+    for name, parameter in learner.named_parameters():
+        if _bad(parameter):
+            return f"the weight {name}"
+    if plan.layout == "zero3" and plan.world > 1:
+        return "inside the forward pass (its modules cannot be run again by one rank alone under ZeRO-3)"
+    found: list[str] = []
+    handles = [m.register_forward_hook(_watch(name, found)) for name, m in learner.named_modules() if name]
+    try:
+        with torch.no_grad():
+            learner.loss(batch, step)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the loss itself, with every module's output finite"
+
+
+def _watch(name: str, found: list[str]) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not found and any(_bad(t) for t in (output if isinstance(output, tuple | list) else (output,))):
+            found.append(f"the output of {name} ({type(module).__name__})")
+
+    return hook
+
+
+def _bad(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+
+
+def _ids(batch: Batch) -> str:
+    ids = batch["id"].tolist() if "id" in batch else []
+    return ", ".join(map(str, ids[:32])) + (f", … ({len(ids)} in all)" if len(ids) > 32 else "")

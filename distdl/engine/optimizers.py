@@ -1,0 +1,87 @@
+"""The optimizers of the config, as torch optimizers: the same objects under every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distdl.config import Config
+
+
+class Lion(torch.optim.Optimizer):
+    """Lion (Chen et al. 2023, algorithm 2): u = sign(b1 m + (1-b1) g);  w -= lr (u + wd w);  m = b2 m + (1-b2) g."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | list[dict[str, Any]],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(p)
+                m = state["exp_avg"]
+                update = m.lerp(p.grad, 1 - beta1).sign_()
+                p.mul_(1 - lr * decay).add_(update, alpha=-lr)
+                m.lerp_(p.grad, 1 - beta2)
+        return loss
+
+
+_CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "lion": Lion,
+    "sgd": torch.optim.SGD,
+}
+
+
+def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer over the trainable parameters; weight decay for matrices only (not biases, gains)."""
+    options = config.optimizer.model_dump(exclude={"name", "weight_decay"})
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.optimizer.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return _CLASSES[config.optimizer.name]([g for g in groups if g["params"]], **options)
+
+
+def add_penalties(config: Config, module: nn.Module, accumulate: int) -> None:
+    """Adds the gradient of l1*sum|w| + l2/2*sum w^2 over matrices to each micro-batch's gradient.
+
+    As a gradient hook it is the same under every engine and sharding: autograd calls it with the weight present, before
+    anything is reduced, and clipping sees it. Each of `accumulate` micro-batches adds its share.
+    """
+    l1, l2 = config.train.l1 / accumulate, config.train.l2 / accumulate
+    if not l1 and not l2:
+        return
+    for p in module.parameters():
+        if p.requires_grad and p.ndim >= 2:
+            p.register_hook(_penalty(p, l1, l2))
+
+
+def _penalty(p: Tensor, l1: float, l2: float) -> Callable[[Tensor], Tensor]:
+    def hook(grad: Tensor) -> Tensor:
+        weight = p.detach()
+        return grad + l1 * weight.sign() + l2 * weight
+
+    return hook

@@ -1,0 +1,37 @@
+"""Learning-rate schedules: pure functions of the step, so that a resume needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from distdl.config import Config
+
+
+def lr_factor(schedule: Any, step: int, steps: int) -> float:
+    """Share of the peak learning rate at `step` (0-based) of `steps`."""
+    warmup = schedule.warmup_steps
+    if schedule.name == "one_cycle":
+        if step < warmup:
+            return _cosine(schedule.initial, 1.0, step / warmup)
+        return _cosine(1.0, schedule.final, (step - warmup) / max(1, steps - 1 - warmup))
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))  # 0 at the peak, 1 at the last step
+    if schedule.name == "linear":
+        return 1.0 + (schedule.final - 1.0) * done
+    if schedule.name == "cosine":
+        return _cosine(1.0, schedule.final, done)
+    if schedule.name == "step":
+        return float(schedule.gamma ** ((step - warmup) // schedule.every_steps))
+    return 1.0
+
+
+def learning_rate(config: Config, steps: int) -> Callable[[int], float]:
+    """step (0-based) -> learning rate."""
+    return lambda step: config.optimizer.lr * lr_factor(config.schedule, step, steps)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, done))) / 2

@@ -1,0 +1,85 @@
+"""The reference engine: plain PyTorch, one process or DistributedDataParallel. The others are tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distdl.engine.base import Engine
+from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.learner import Batch, Learner
+from distdl.metrics import Metrics
+from distdl.plan.plan import Plan
+
+
+class TorchEngine(Engine):
+    """One optimizer per player; gradients are averaged over ranks by DistributedDataParallel."""
+
+    def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
+        super().__init__(learner, plan, rank)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.wrapped: dict[str, nn.Module] = {}
+        for player, net in self.bare.items():
+            self.optimizers[player] = make_optimizer(self.config, net)
+            add_penalties(self.config, net, plan.accumulate)
+            self.wrapped[player] = self._wrap(net)
+            if player != "learner":
+                setattr(learner, player, self.wrapped[player])
+
+    def _wrap(self, net: nn.Module) -> nn.Module:
+        if self.plan.world == 1:
+            return net
+        return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        return self.wrapped["learner"](batch, step)  # type: ignore[no-any-return]
+
+    def _before_micro_batch(self) -> None:
+        for net in self.wrapped.values():  # DDP reduces gradients with the last micro-batch only
+            net.require_backward_grad_sync = self._last_micro  # type: ignore[assignment]
+
+    def _minimize(self, loss: Tensor, player: str) -> None:
+        (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        if not self._last_micro:
+            return
+        optimizer, clip = self.optimizers[player], self.config.train.clip_norm
+        parameters = [p for p in self.bare[player].parameters() if p.grad is not None]
+        if clip:
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, clip)
+        elif self._guard:
+            self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._guard and self.grad_norm is not None and not bool(torch.isfinite(torch.as_tensor(self.grad_norm))):
+            return  # the weights stay as they were; minimize() stops the run
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _evaluate(self, batch: Batch) -> Metrics:
+        if "learner" in self.bare:
+            return self.learner(batch, -1, evaluate=True)  # type: ignore[no-any-return]
+        return self.learner.evaluate(batch)
+
+    def _set_lr(self, lr: float) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for player, name, parameter in self.named():
+            yield f"weights/{name}", parameter.detach()
+            for key, value in self.optimizers[player].state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
+                    yield f"optimizer/{key}/{name}", value
+        for name, buffer in self.named_buffers():
+            yield f"buffers/{name}", buffer
+
+    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
+        self.optimizer_steps.update(steps)
+        for player, name, parameter in self.named():
+            keys = sorted(n.split("/")[1] for n in names if n.startswith("optimizer/") and n.split("/", 2)[2] == name)
+            if keys:
+                state = self.optimizers[player].state[parameter]
+                state.update({key: read(f"optimizer/{key}/{name}").to(parameter) for key in keys})
+                state["step"] = torch.tensor(float(self.optimizer_steps[player]))

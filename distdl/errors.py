@@ -1,0 +1,68 @@
+"""Errors for people: what is wrong and where, what is allowed, how to fix it.
+
+The command line prints `str(error)` and exits with `error.exit_code`: 2 for bad input (the user can fix it), 1 for an
+operational failure (the last checkpoint stays loadable). A traceback is never shown for either.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class DistdlError(Exception):
+    """A failure with a message meant for a person. `exit_code` is what the command exits with."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input."""
+
+    what: str
+    """What is wrong, in one sentence: `model.hiden is not a key of the family mlp`."""
+    where: str = ""
+    """`file:line`, or the command-line argument, that holds it."""
+    allowed: str = ""
+    """What would be accepted."""
+    fix: str = ""
+    """The change that most likely cures it."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        lines += [f"    allowed: {self.allowed}"] if self.allowed else []
+        lines += [f"    fix: {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+class InputError(DistdlError):
+    """Bad input: a config, an argument, a data set or a checkpoint that cannot be used as it is. Exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: Problem | str, fix: str = "", where: str = "", allowed: str = "") -> None:
+        self.problems = [p if isinstance(p, Problem) else Problem(p, where, allowed, fix) for p in problems]
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class DataCorrupt(DistdlError):
+    """Stored bytes are not the bytes that were written: a checksum or a size does not match. Exit code 1."""
+
+
+class TrainingFailed(DistdlError):
+    """A run that cannot go on (not-a-number, diverged replicas, a lost worker). Exit code 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` most likely meant, or None."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the whole list where nothing is near."""
+    known = sorted(known)
+    match = nearest(word, known)
+    return f"did you mean '{match}'?" if match else "one of: " + ", ".join(known)

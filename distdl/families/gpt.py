@@ -1,0 +1,116 @@
+"""GPT, a decoder-only Transformer language model (Radford et al. 2018, 2019: GPT-2).
+
+    h = wte[token] + wpe[position];   h += attn(ln(h));   h += mlp(ln(h))   (pre-norm, L times);   logits = ln(h) wte^T
+
+Causal self-attention (Vaswani et al. 2017, eq. 1), GELU (tanh form), residual projections initialised with std
+0.02/sqrt(2L). With the default config it is GPT-2 small: 124,439,808 parameters, the head tied to the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Learner
+from distdl.metrics import Metrics, mean
+from distdl.nn.noise import Dropout
+
+
+@dataclass(frozen=True)
+class Config:
+    vocabulary: Annotated[int, Field(gt=1)] = 50257
+    """Number of different tokens; 256 for bytes."""
+    context: Annotated[int, Field(gt=0)] = 1024
+    """Tokens the model looks back on; a sample holds one more, the last target."""
+    layers: Annotated[int, Field(gt=0)] = 12
+    """Transformer blocks."""
+    heads: Annotated[int, Field(gt=0)] = 12
+    """Attention heads of a block; must divide `width`."""
+    width: Annotated[int, Field(gt=0)] = 768
+    """Size of the residual stream."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping in the embedding and the residual branches."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D/H)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))  # (B, T, D)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each on a residual branch."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.ln1, self.attn = nn.LayerNorm(config.width), Attention(config)
+        self.ln2 = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attn(self.ln1(x)))
+        return x + self.drop(self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh")))  # (B, T, D)
+
+
+class GPT(Learner):
+    Config = Config
+    primary, better = "loss", "lower"  # nats per token
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocabulary, config.width)
+        self.wpe = nn.Embedding(config.context, config.width)
+        self.drop = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln = nn.LayerNorm(config.width)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 2:
+                residual = name.endswith(("attn.out.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5 if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        return {"tokens": Column((config.context + 1,))}
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        position = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
+        x = self.drop(self.wte(tokens) + self.wpe(position))  # (B, T, D)
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.ln(x), self.wte.weight)  # (B, T, V)
+
+    def losses(self, batch: Batch) -> Tensor:
+        tokens = batch["tokens"].long()  # (B, T+1)
+        logits = self.logits(tokens[:, :-1])  # (B, T, V)
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")  # (B*T,)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        return self.losses(batch).mean(), {}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        return {"loss": mean(self.losses(batch))}

@@ -1,0 +1,48 @@
+"""Training metrics to the tracker: the mean over all ranks and all steps since the last point."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from distdl.hooks.hook import Hook, Run
+from distdl.metrics import Metrics, add
+
+
+class Log(Hook):
+    """Every `every_steps` steps: one small sum over ranks, one event."""
+
+    def __init__(self, run: Run, every_steps: int) -> None:
+        self.run, self.every_steps = run, every_steps
+        self._sums: Metrics = {}
+        self._since, self._steps = time.perf_counter(), 0
+        self._paused_s = 0.0
+
+    def after_step(self, step: int, metrics: Metrics) -> None:
+        add(self._sums, metrics)
+        self._steps += 1
+        if not self.run.due(step, self.every_steps):
+            return
+        names = sorted(self._sums)
+        device = self.run.engine.device
+        totals = torch.stack([self._sums[n].total.double().to(device) for n in names])
+        counts = torch.tensor([self._sums[n].count for n in names], dtype=torch.float64, device=device)
+        totals, counts = self.run.engine.all_sum(torch.stack([totals, counts])).unbind()
+        if self.run.spool is not None:
+            self.run.event("metrics", step=step, values=dict(zip(names, (totals / counts).tolist())) | self._rates(step))
+        self._sums = {}
+        self._since, self._steps = time.perf_counter(), 0
+        self._paused_s = sum(self.run.seconds.values())
+
+    def _rates(self, step: int) -> dict[str, float]:
+        plan, engine = self.run.plan, self.run.engine
+        seconds = time.perf_counter() - self._since - (sum(self.run.seconds.values()) - self._paused_s)
+        rates = {
+            "lr": engine.learning_rate(step - 1),
+            "epoch": step / plan.steps_per_epoch if plan.steps_per_epoch else 0.0,
+            "samples_per_s": self._steps * plan.global_batch / max(seconds, 1e-9),
+        }
+        if engine.grad_norm is not None:
+            rates["grad_norm"] = float(engine.grad_norm)
+        return rates

@@ -1,0 +1,31 @@
+"""Where the run is, a few times a second, for the display."""
+
+from __future__ import annotations
+
+import time
+
+from distdl.hooks.hook import Hook, Run
+from distdl.metrics import Metrics
+
+
+class Progress(Hook):
+    """Event `progress` at most every `interval_s` seconds, from the first rank; costs a clock reading in between."""
+
+    def __init__(self, run: Run, interval_s: float = 0.25) -> None:
+        self.run, self.interval_s = run, interval_s
+        self._last_s, self._last_step = time.perf_counter(), -1
+
+    def after_step(self, step: int, metrics: Metrics) -> None:
+        now = time.perf_counter()
+        if self.run.spool is None or (now - self._last_s < self.interval_s and not self.run.last(step)):
+            return
+        rate = (step - self._last_step) * self.run.plan.global_batch / (now - self._last_s) if self._last_step >= 0 else None
+        loss = metrics.get("loss")
+        self.run.event(
+            "progress",
+            step=step,
+            steps=self.run.plan.steps,
+            loss=float(loss.total) / loss.count if loss else None,
+            samples_per_s=rate,
+        )
+        self._last_s, self._last_step = now, step

@@ -1,0 +1,77 @@
+"""The interface of a family: how it learns from one batch.
+
+    learner.update(batch, engine, step)          most families inherit this one:
+        loss, metrics = engine.forward(batch, step)    # runs learner.loss inside the wrapped module
+        engine.minimize(loss)                          # backward, and a step when all micro-batches are in
+
+Override `loss` and nothing else for one scalar and one optimizer. Override `update` when a step is more than that: two
+players, no gradient, phases. A family is written as if there were one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from distdl.metrics import Mean, Metrics, mean
+
+Batch = Mapping[str, Tensor]
+"""Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a family asks of a column of the data set: the shape of one sample, leading dimensions (None: any length)."""
+
+    shape: tuple[int | None, ...]
+
+
+class Verbs(Protocol):
+    """What a learner may ask of an engine."""
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]: ...
+    def minimize(self, loss: Tensor, player: str = "learner") -> None: ...
+    def all_sum(self, tensor: Tensor) -> Tensor: ...
+
+
+class Learner(nn.Module):
+    """A model and how it learns. One subclass per file in `families/`."""
+
+    Config: ClassVar[type]
+    """Frozen dataclass: the `model:` section of the YAML, and the only schema of the family."""
+    players: ClassVar[tuple[str, ...]] = ()
+    """Attributes with an optimizer of their own; () = the learner itself."""
+    primary: ClassVar[str] = "loss"
+    """The evaluation metric that early stopping and keep-best look at."""
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    """Which way the primary metric improves."""
+    layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    """Layouts that a test has proven equal to the one-process reference; the plan refuses the others."""
+
+    @staticmethod
+    def columns(config: Any) -> dict[str, Column]:
+        """The columns that this family reads from the data set, checked before the run starts."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """Scalar mean loss over the batch, and metrics that add up."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
+        """Learns from one micro-batch; returns what is to be logged, `loss` among it."""
+        loss, metrics = engine.forward(batch, step)
+        engine.minimize(loss)
+        return {"loss": mean(loss), **metrics}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """Metrics of one held-out batch (B may differ between calls); totals and counts are per sample."""
+        loss, metrics = self.loss(batch, -1)
+        n = len(batch["id"])
+        return {"loss": Mean(loss.detach() * n, float(n)), **metrics}
+
+    def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
+        """What an engine wraps: everything in the gradient path happens inside this call."""
+        return self.evaluate(batch) if evaluate else self.loss(batch, step)

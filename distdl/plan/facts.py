@@ -1,0 +1,45 @@
+"""What the plan must know about the model, the data and the machine. Gathered by `survey.py`; the plan itself looks at nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A family with its config, counted on the meta device."""
+
+    family: str
+    parameters: int
+    trainable: int
+    matrices: int
+    """Trainable elements in tensors of two or more dimensions (those that decay)."""
+    primary: str
+    better: Literal["higher", "lower"]
+    layouts: tuple[str, ...]
+    players: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set, as its manifest says."""
+
+    path: str
+    fingerprint: str
+    train_rows: int
+    eval_rows: int
+    """0: no evaluation."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one worker runs on."""
+
+    device: Literal["cpu", "cuda"]
+    cores: int
+    """CPU cores of the machine."""
+    gpus: int
+    """GPUs of the machine."""
+    gpu_memory_bytes: int | None = None
+    """Memory of the smallest GPU."""

@@ -1,0 +1,116 @@
+"""A run's folder: runs/NAME/ with the config, the plan, the events, the checkpoints and, at the end, the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distdl.config import Config
+from distdl.config_load import config_from_dict, flatten
+from distdl.errors import InputError, Problem
+
+MAY_CHANGE = ("checkpoint", "evaluate", "early_stopping", "guard", "name", "parallel", "runs", "runtime", "track")
+"""Sections that a continued run may change: they decide how and where it runs, not what is learned."""
+MAY_CHANGE_KEYS = (
+    ("train", "epochs"),
+    ("train", "steps"),
+    ("train", "micro_batch"),
+    ("train", "threads_per_worker"),
+    ("data", "path"),
+    ("data", "prepare"),
+    ("data", "cache"),
+    ("data", "threads"),
+    ("data", "verify"),
+)
+
+
+class RunFolder:
+    """Paths of a run, and its small JSON files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.events = self.path / "events.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.failures = self.path / "failures"
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the folder, or None where it has none."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def write(self, name: str, value: Any) -> None:
+        """Replaces a JSON file of the folder in one step."""
+        file = self.path / name
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        os.replace(draft, file)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        summary = self.read("summary.json")
+        return bool(summary and summary.get("finished"))
+
+
+def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> RunFolder:
+    """The folder that a config's run continues in, or a new one. Raises InputError where it holds another experiment."""
+    root = Path(config.runs)
+    taken = _numbered(root, config.name)
+    if fresh or not taken:
+        name = config.name if not taken else f"{config.name}-{max(n for n, _ in taken) + 1}"
+        folder = RunFolder(root / name)
+        folder.path.mkdir(parents=True)
+    else:
+        folder = RunFolder(max(taken)[1])
+        refuse_other(folder, config)
+    folder.write("config.json", config.model_dump(mode="json"))
+    if yaml_path and Path(yaml_path).is_file():
+        shutil.copyfile(yaml_path, folder.path / "config.yaml")
+    return folder
+
+
+def find_run(name: str, runs: str) -> RunFolder:
+    """An existing run by its folder or its name below `runs`. Raises InputError."""
+    for path in (Path(name), Path(runs) / name):
+        if (path / "config.json").is_file():
+            return RunFolder(path)
+    have = sorted(p.parent.name for p in Path(runs).glob("*/config.json"))
+    allowed = "runs there are: " + ", ".join(have) if have else f"there is no run in {runs}/ yet"
+    raise InputError(f"there is no run {name!r}", allowed=allowed, fix="give the name of a run or its folder")
+
+
+def saved_config(folder: RunFolder) -> Config:
+    """The config that a run was last started with."""
+    return config_from_dict(folder.read("config.json"))
+
+
+def refuse_other(folder: RunFolder, config: Config) -> None:
+    """Raises InputError where the folder's run learns something else than `config` says."""
+    old = dict(flatten(folder.read("config.json") or {}))
+    new = dict(flatten(config.model_dump(mode="json")))
+    changed = [
+        path
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path) and path[0] not in MAY_CHANGE and path[:2] not in MAY_CHANGE_KEYS
+    ]
+    if old and changed:
+        lines = [f"{'.'.join(p)}: {old.get(p)!r} there, {new.get(p)!r} now" for p in changed[:8]]
+        raise InputError(
+            Problem(
+                f"the run in {folder.path} was started with another config: {'; '.join(lines)}",
+                fix="--fresh starts a new run beside it; name=OTHER gives the new run its own name",
+            )
+        )
+
+
+def _numbered(root: Path, name: str) -> list[tuple[int, Path]]:
+    """(number, folder) of NAME (1) and NAME-2, NAME-3, … that exist."""
+    found = [(1, root / name)] if (root / name / "config.json").is_file() else []
+    for path in root.glob(f"{name}-*"):
+        number = path.name.removeprefix(f"{name}-")
+        if number.isdigit() and int(number) > 1 and (path / "config.json").is_file():
+            found.append((int(number), path))
+    return found

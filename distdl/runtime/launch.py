@@ -1,0 +1,53 @@
+"""Starts the workers where the config says, and turns whatever ends them into one clear error."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from distdl.config import Config
+from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.plan.plan import Plan
+from distdl.run_folder import RunFolder
+
+
+def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    """Runs the plan to its end on the config's runtime and returns the summary. Raises a DistdlError that says why not."""
+    shutil.rmtree(folder.failures, ignore_errors=True)
+    (folder.path / "summary.json").unlink(missing_ok=True)
+    folder.write("plan.json", plan.to_dict())
+    folder.write("launch.json", {"started": (folder.read("launch.json") or {}).get("asked", time.time())})
+    try:
+        if config.runtime.kind == "ray":
+            from distdl.runtime.ray import start
+        else:
+            from distdl.runtime.local import start
+        start(config, plan, folder)
+    except DistdlError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise first_failure(folder, error) from error
+    summary = folder.read("summary.json")
+    if summary is None:
+        raise first_failure(folder, RuntimeError("the workers ended without a summary"))
+    return summary  # type: ignore[no-any-return]
+
+
+def first_failure(folder: RunFolder, error: Exception) -> DistdlError:
+    """The error of the worker that failed first; the others only lost their connection to it."""
+    records = [folder.read(f"failures/{path.name}") for path in folder.failures.glob("rank-*.json")]
+    if not records:
+        text = str(error).strip().splitlines()
+        why = text[-1] if text else type(error).__name__
+        hint = "a worker died without a word: out of memory and a kill from outside are the usual causes"
+        return TrainingFailed(f"{hint}.\n    {why}\n    the last checkpoint is in {folder.checkpoints}")
+    first = min(records, key=lambda r: (not r["known"], r["time"]))
+    if first["exit_code"] == 2:
+        return InputError(first["message"])
+    if first["known"]:
+        return TrainingFailed(first["message"])
+    where = folder.failures / f"rank-{first['rank']}.json"
+    return TrainingFailed(f"worker {first['rank']} failed: {first['message']}\n    its traceback is in {where}")

@@ -1,0 +1,73 @@
+"""Looks at the family, the data set and the machine once, so that the plan can stay a pure function of what was found."""
+
+from __future__ import annotations
+
+import os
+
+from distdl.config import Config
+from distdl.errors import InputError, Problem
+from distdl.plan.facts import DataFacts, Hardware, ModelFacts
+from distdl.plan.plan import Plan, make_plan
+
+
+def survey(config: Config) -> Plan:
+    """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
+    data = data_facts(config)
+    return make_plan(config, model_facts(config), data, hardware())
+
+
+def model_facts(config: Config) -> ModelFacts:
+    """Counts the parameters on the meta device: nothing is allocated, whatever the size."""
+    import torch
+
+    from distdl.families import build
+
+    with torch.device("meta"):
+        learner = build(config.model)
+    parameters = list(learner.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    return ModelFacts(
+        family=config.family,
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in trainable),
+        matrices=sum(p.numel() for p in trainable if p.ndim >= 2),
+        primary=learner.primary,
+        better=learner.better,
+        layouts=tuple(sorted(learner.layouts)),
+        players=learner.players,
+    )
+
+
+def data_facts(config: Config) -> DataFacts:
+    """Reads the manifest and checks that the columns are what the family reads."""
+    from distdl.data.manifest import read_manifest
+    from distdl.families import load_family, model_config
+
+    manifest = read_manifest(config.data.path)
+    train = manifest.split(config.data.train_split)
+    evaluation = manifest.split(config.data.eval_split) if config.data.eval_split else None
+    problems = []
+    for name, column in load_family(config.family).columns(model_config(config.model)).items():
+        where = f"{config.data.path}"
+        if name not in manifest.columns:
+            have = ", ".join(f"{n} {list(c.shape)}" for n, c in manifest.columns.items())
+            what = f"the family {config.family} reads a column {name!r}, and the data set has none"
+            problems.append(Problem(what, where, f"the columns of the data set: {have}"))
+            continue
+        shape = manifest.columns[name].shape
+        if len(shape) != len(column.shape) or any(b is not None and a != b for a, b in zip(shape, column.shape)):
+            what = f"the family {config.family} expects {name!r} of shape {list(column.shape)} for a sample"
+            fix = f"change the model's shape to {list(shape)}, or prepare the data in the expected shape"
+            problems.append(Problem(f"{what}; the data set has {list(shape)}", where, fix=fix))
+    if problems:
+        raise InputError(*problems)
+    return DataFacts(config.data.path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0)
+
+
+def hardware() -> Hardware:
+    """The machine that this runs on; a cluster's nodes are taken to be like it."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    memory = min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus)), default=None)
+    return Hardware("cuda" if gpus else "cpu", len(os.sched_getaffinity(0)), gpus, memory)

@@ -1,0 +1,94 @@
+"""The driver's side of tracking: start the uploader with the run, end it with the run, say what became of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from distdl.track import uploader
+from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update
+from distdl.track.spool import SpoolWriter, count_events
+
+
+class Tracker:
+    """Tracks one run folder in one MLflow run, through every restart and continuation.
+
+    `tracking_uri` None means the project's own store, `mlflow.db` in the runs folder. `source_dir` is the folder of the
+    config (its git commit becomes a tag). Raises InputError for a URI that cannot be used or holds a password.
+    """
+
+    def __init__(self, run_dir: str | Path, tracking_uri: str | None, experiment: str, run_name: str,
+                 enabled: bool = True, system_metrics_interval_s: float = 10.0,
+                 source_dir: str | Path | None = None) -> None:
+        self.run_dir = Path(run_dir)
+        self.tracking_uri = check_tracking_uri(tracking_uri or default_tracking_uri(self.run_dir.resolve().parent))
+        self.experiment = experiment
+        self.run_name = run_name
+        self.enabled = enabled
+        self.system_metrics_interval_s = system_metrics_interval_s
+        self.source_dir = source_dir
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Writes tracking.json and starts the uploader.
+
+        Raises DistdlError for a tracking.json that is damaged. A machine that cannot start one more process is only
+        warned about: the events wait in the spool.
+        """
+        if not self.enabled:
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        arguments = ["--parent", str(os.getpid()), "--session-offset", str(self._spool_bytes())]
+        if self.source_dir is not None:
+            arguments += ["--source-dir", str(Path(self.source_dir).resolve())]
+        try:
+            update(self.run_dir, tracking_uri=self.tracking_uri, experiment=self.experiment, run_name=self.run_name,
+                   system_metrics_interval_s=float(self.system_metrics_interval_s), last_error="")
+            self._process = uploader.spawn(self.run_dir, *arguments)
+        except OSError as error:
+            print(f"distdl: tracking could not be started ({error}); events are kept in {self.run_dir / SPOOL_NAME}",
+                  file=sys.stderr)
+
+    def finish(self, status: str, error: str | None = None, summary: dict[str, Any] | None = None,
+               drain_timeout_s: float = 30.0) -> str:
+        """Writes the `end` event, waits for the uploader at most `drain_timeout_s`, and says in one line what is where.
+
+        `status` is FINISHED, FAILED or KILLED. Call it when the workers have stopped writing. Never raises for a store
+        that is down.
+        """
+        began_s = time.monotonic()
+        writer = SpoolWriter(self.run_dir / SPOOL_NAME)
+        writer.write("end", status=status, error=error, summary=summary or {}, drain_timeout_s=drain_timeout_s)
+        writer.close()
+        if not self.enabled:
+            return f"not tracked in MLflow; the events are in {self.run_dir / SPOOL_NAME}"
+        code = 1
+        if self._process is not None:
+            # The uploader stops by itself at the deadline; the second is for it to notice the event.
+            code = uploader.wait_or_kill(self._process, drain_timeout_s + 1.0)
+            self._process = None
+        left_s = drain_timeout_s - (time.monotonic() - began_s)
+        if code and left_s > 1.0:  # the uploader had died, or never started: one more attempt in the time that is left
+            code = uploader.upload_pending(self.run_dir, left_s).waiting
+        return self._statement(code)
+
+    def _statement(self, code: int) -> str:
+        info = load(self.run_dir)
+        waiting = count_events(self.run_dir / SPOOL_NAME, info.spool_offset if info else 0)
+        if info is not None and info.mlflow_run_id and not waiting and not code:
+            return f"tracked in MLflow run {info.mlflow_run_id}"
+        reason = f" ({info.last_error})" if info is not None and info.last_error else ""
+        what = "1 event waits" if waiting == 1 else f"{waiting} events wait" if waiting else "the end state waits"
+        return (f"{what} in {self.run_dir / SPOOL_NAME}{reason}; sent when the run is continued or with "
+                f"`distdl ui --sync {shlex.quote(str(self.run_dir))}`")
+
+    def _spool_bytes(self) -> int:
+        try:
+            return (self.run_dir / SPOOL_NAME).stat().st_size
+        except OSError:
+            return 0

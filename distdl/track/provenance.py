@@ -1,0 +1,157 @@
+"""Where a run came from, in a form that MLflow takes: params, tags and texts, without secrets.
+
+Nothing here imports what it reports on: versions come from the installed metadata, so no torch or ray is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import distdl
+
+PARAM_VALUE_CHARS = 6000
+"""What MLflow takes for one param."""
+TAG_VALUE_CHARS = 5000
+KEY_CHARS = 250
+PLAN_TAGS = 80
+"""Most plan numbers shown as tags; the whole plan is an artifact."""
+PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
+TEXT_ARTIFACTS = ("config.yaml", "config.json", "plan.json", "environment.txt")
+
+_SECRET_NAME = (r"(?:password|passwd|secret(?:_key)?|api_key|access_key|credentials?"
+                r"|(?:auth|access|api|hf|bearer)_?token)")
+_SECRET_KEY = re.compile(rf"(?:^|[._\-/]){_SECRET_NAME}$", re.IGNORECASE)
+_SECRET_LINE = re.compile(rf'(?im)^(\s*(?:-\s+)?["\']?[\w.\-]*{_SECRET_NAME}["\']?\s*[:=]\s*)[^\s{{\[].*?(,?)$')
+_URL_SECRET = re.compile(r"(\w+://)[^/\s@\"']+@")
+
+
+def redact(text: str) -> str:
+    """The text without passwords: the user part of URLs and the values of keys like `api_key`."""
+    return _SECRET_LINE.sub(r"\1'***'\2", _URL_SECRET.sub(r"\1***@", text))
+
+
+def artifact_text(path: Path) -> str:
+    """The text of a file of the run, without secrets. May raise OSError."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".json":
+        tree = read_json(path)
+        if tree is not None:
+            return json.dumps(_redact_tree(tree), indent=2) + "\n"
+    return redact(text)
+
+
+def _redact_tree(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: "***" if _SECRET_KEY.search(str(key)) and isinstance(value, (str, int)) else _redact_tree(value)
+                for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_redact_tree(item) for item in tree]
+    return _URL_SECRET.sub(r"\1***@", tree) if isinstance(tree, str) else tree
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {'a.b.c': leaf}; a list of plain values is one leaf."""
+    if isinstance(tree, dict) and tree:
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list) and any(isinstance(item, (dict, list)) for item in tree):
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def config_params(config: Any) -> dict[str, str]:
+    """The config as MLflow params: flattened, without secrets, long values cut with a note."""
+    params = {}
+    for key, value in flatten(config).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        text = "***" if _SECRET_KEY.search(key) and value is not None else redact(text)
+        params[key[:KEY_CHARS]] = cut(text, PARAM_VALUE_CHARS)
+    return params
+
+
+def cut(text: str, limit_chars: int) -> str:
+    """The text, or its beginning and a note of how long it was."""
+    if len(text) <= limit_chars:
+        return text
+    note = f" ... [cut: {len(text):,} characters in all]"
+    return text[: limit_chars - len(note)] + note
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def gather_tags(run_dir: Path, source_dir: Path | None) -> dict[str, str]:
+    """Tags that say where the run came from. `source_dir` is the folder of the config, looked at for its git commit."""
+    tags = {"distdl.version": str(getattr(distdl, "__version__", "") or _version("distdl") or "unknown")}
+    for package in PACKAGES:
+        if version := _version(package):
+            tags[f"version.{package}"] = version
+    tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
+    tags["distdl.hostname"] = socket.gethostname()
+    tags["distdl.run_dir"] = f"{run_dir.parent.name}/{run_dir.name}"  # relative: no path of this machine leaves it
+    tags["mlflow.source.name"] = "distdl train"
+    tags.update(_git_tags(source_dir))
+    tags.update(_plan_tags(read_json(run_dir / "plan.json")))
+    return {key[:KEY_CHARS]: cut(redact(value), TAG_VALUE_CHARS) for key, value in tags.items()}
+
+
+def environment_text() -> str:
+    """The installed distributions, one `name==version` a line, as `pip freeze` would list them."""
+    found = {(d.metadata["Name"] or "").strip(): d.version for d in importlib.metadata.distributions()}
+    return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower) if name)
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
+def _plan_tags(plan: Any) -> dict[str, str]:
+    tags = {}
+    for key, value in flatten(plan).items() if isinstance(plan, dict) else ():
+        if key.rpartition(".")[2] in ("fingerprint", "dataset_fingerprint"):
+            tags["distdl.dataset_fingerprint"] = str(value)
+        elif isinstance(value, (int, float)) and len(tags) < PLAN_TAGS:
+            tags[f"plan.{key}"] = str(value)
+    return tags
+
+
+def _git_tags(source_dir: Path | None) -> dict[str, str]:
+    if source_dir is None:
+        return {}
+    commit = _git(source_dir, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changes = _git(source_dir, "status", "--porcelain", "--untracked-files=no")
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"distdl.git_commit": commit, "distdl.git_dirty": dirty, "mlflow.source.git.commit": commit}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # fsmonitor off: a repository's own config must not make us start a program
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False,
+                                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,182 @@
+"""What a run folder knows about its MLflow run: `<run_dir>/tracking.json`, and where the store is.
+
+The file has two writers: the driver sets what is wanted (store, experiment, name), the uploader what has happened (run
+id, how far the spool was sent). Both go through `update`, which changes only the named fields, under a short lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from distdl.errors import DistdlError, InputError
+
+SPOOL_NAME = "events.jsonl"
+INFO_NAME = "tracking.json"
+LOG_NAME = "tracking.log"
+STORE_NAME = "mlflow.db"
+ARTIFACTS_NAME = "mlartifacts"
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+SECRET_QUERY_KEYS = ("password", "passwd", "pwd", "token", "secret", "api_key")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The tracking record of one run folder. One MLflow run for the life of the job."""
+
+    tracking_uri: str
+    experiment: str
+    run_name: str
+    run_key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Also a tag of the MLflow run: finds the run again if we crash between creating it and writing its id down."""
+    system_metrics_interval_s: float = 10.0
+    """0 turns the sampling of CPU, GPU, memory and network off."""
+    mlflow_run_id: str | None = None
+    experiment_id: str | None = None
+    spool_offset: int = 0
+    """Bytes of the spool that MLflow has accepted."""
+    last_steps: dict[str, int] = field(default_factory=dict)
+    """Last step sent of every metric: a restart replays steps, and they must not be doubled."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Where the run came from, gathered when it started: it may be sent much later, from another machine."""
+    last_error: str = ""
+    """Why the store could not be reached last time; empty when all is well."""
+
+
+def load(run_dir: Path) -> RunInfo | None:
+    """The record of this run folder, or None if it was never tracked.
+
+    Raises DistdlError when the file is not readable as a record.
+    """
+    path = Path(run_dir) / INFO_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(RunInfo)}
+        return RunInfo(**{key: value for key, value in record.items() if key in known})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DistdlError(f"{path} is not a tracking record ({error}).\n"
+                          "    fix: delete it; the spool is sent again then, to a new MLflow run") from error
+
+
+def save(run_dir: Path, info: RunInfo) -> None:
+    """Writes the record in one step: a reader sees the old file or the new one, never half. May raise OSError."""
+    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=f".{INFO_NAME}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(info), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, Path(run_dir) / INFO_NAME)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def update(run_dir: Path, **changes: Any) -> RunInfo:
+    """Changes fields of the record and returns it; a new one needs tracking_uri, experiment and run_name."""
+    with file_lock(Path(run_dir) / f".{INFO_NAME}.lock"):
+        old = load(run_dir)
+        info = replace(old, **changes) if old else RunInfo(**changes)
+        save(run_dir, info)
+    return info
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds an advisory lock between processes; yields False if `wait` is off and another process has it.
+
+    A file system without locks (some NFS mounts) yields True: everything that is locked here is also safe, if slower,
+    when two do it at once.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        got = _try_lock(file, wait)
+        try:
+            yield got
+        finally:
+            if got:
+                _unlock(file)
+
+
+def _try_lock(file: IO[str], wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _unlock(file: IO[str]) -> None:
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def default_tracking_uri(runs_dir: Path) -> str:
+    """The project's own store: an SQLite file in the runs folder."""
+    return f"sqlite:///{(Path(runs_dir).resolve() / STORE_NAME).as_posix()}"
+
+
+def artifact_location(tracking_uri: str, runs_dir: Path) -> str | None:
+    """Where a new experiment keeps its files, as a URI; None leaves it to the server."""
+    if urlsplit(tracking_uri).scheme in ("http", "https", "databricks"):
+        return None
+    return (Path(runs_dir).resolve() / ARTIFACTS_NAME).as_uri()
+
+
+def check_tracking_uri(uri: str) -> str:
+    """Returns `uri` if it can be used and holds no secret.
+
+    Raises InputError for an unknown kind of store, and for a password or token in the URI: it would end up in
+    tracking.json and in logs. The message does not repeat the secret.
+    """
+    where = "track.tracking_uri"
+    try:
+        parts = urlsplit(uri)
+        password, user = parts.password, parts.username
+    except ValueError as error:
+        raise InputError("the tracking URI is not a valid URI", where=where, fix="http://HOST:PORT") from error
+    scheme = parts.scheme.split("+")[0]
+    secret_in_query = any(key.lower() in SECRET_QUERY_KEYS for key, _ in parse_qsl(parts.query))
+    if password or secret_in_query or (user and scheme in ("http", "https")):
+        raise InputError(
+            "the tracking URI holds a password or a token", where=where, allowed="a URI without credentials",
+            fix="take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN "
+                "(for a database, its own means, like PGPASSFILE)")
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"'{scheme or uri}' is not a kind of MLflow store", where=where,
+            allowed=", ".join(f"{name}:" for name in SCHEMES),
+            fix="leave tracking_uri out: the run is tracked in mlflow.db in the runs folder "
+                "(MLflow itself no longer takes plain folders)")
+    return uri
+
+
+def tracking_url(info: RunInfo, server: str | None = None) -> str | None:
+    """The page of this run in the MLflow UI; `server` is the address of a UI (default: the store, if it is one).
+
+    None when no run exists yet, or the store has no pages of its own (SQLite: see `distdl ui`).
+    """
+    base = server or info.tracking_uri
+    if not base.startswith(("http://", "https://")) or not info.mlflow_run_id:
+        return None
+    return f"{base.rstrip('/')}/#/experiments/{info.experiment_id}/runs/{info.mlflow_run_id}"

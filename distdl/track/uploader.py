@@ -1,0 +1,279 @@
+"""The process that sends a run's spool to MLflow: `python -m distdl.track.uploader RUN_DIR --parent PID`.
+
+Training and tracking never meet: training appends lines to a file, this process reads them. If MLflow is down it tries
+again, for as long as the run lasts. It ends when the driver has written the `end` event and everything is sent, or when
+the driver is gone without a word: then the run ends as KILLED. What could not be sent stays in the spool for next time.
+
+    spool ──► read ──► points (no step twice) ──► log_batch ──► note the offset in tracking.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distdl.errors import InputError
+from distdl.track import provenance, store
+from distdl.track.run import LOG_NAME, SPOOL_NAME, file_lock, load, update
+from distdl.track.spool import Event, SpoolReader, count_events
+
+POLL_INTERVAL_S = 1.0
+BACKOFF_MAX_S = 30.0
+DRAIN_TIMEOUT_S = 30.0
+QUIET_S = 2.0
+"""After the driver has vanished, workers may still write for a moment: this long without news is the end."""
+READ_BYTES = 1 << 20
+MONITOR_RETRY_S = 30.0
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+VANISHED = "the driver process ended without a word (killed, or its machine went down)"
+
+
+class Upload(NamedTuple):
+    """What an `upload_pending` did."""
+
+    sent: int
+    """Events that MLflow has now and had not before."""
+    waiting: int
+    """Events that are still only in the spool."""
+    reason: str
+    """Why some wait; empty when none does."""
+
+
+def spawn(run_dir: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Starts an uploader in a session of its own: Ctrl-C in the terminal does not reach it. May raise OSError."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(run_dir / LOG_NAME, "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distdl.track.uploader", str(run_dir.resolve()), *arguments],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
+
+
+def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
+    """Sends what still waits in a run's spool and sets the end state of its MLflow run. Takes at most `timeout_s`.
+
+    Raises InputError when the folder is not a tracked run. A store that cannot be reached is no error: see `Upload`.
+    """
+    run_dir = Path(run_dir)
+    before = load(run_dir)
+    if before is None:
+        raise InputError(f"{run_dir} is not a tracked run: it holds no tracking.json", where="RUN",
+                         allowed="the folder of a run that was started with tracking")
+    waiting_before = count_events(run_dir / SPOOL_NAME, before.spool_offset)
+    process = spawn(run_dir, "--drain", "--drain-timeout-s", str(timeout_s))
+    code = wait_or_kill(process, timeout_s)
+    after = load(run_dir) or before
+    waiting = count_events(run_dir / SPOOL_NAME, after.spool_offset)
+    reason = ""
+    if waiting or code:
+        reason = "another uploader is at work on this run" if code == 3 else after.last_error or f"see {LOG_NAME}"
+    return Upload(max(0, waiting_before - waiting), waiting, reason)
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """Waits for an uploader, at most `timeout_s`; then ends it. Its exit code: 0 is 'all sent'."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()  # safe at any moment: offsets are noted only for what MLflow has accepted
+        return process.wait()
+
+
+class Uploader:
+    """Follows one spool until the end of the session, or (drain) only to its present end."""
+
+    def __init__(self, run_dir: Path, parent_pid: int, session_offset: int, drain: bool,
+                 drain_timeout_s: float) -> None:
+        self.run_dir = run_dir
+        self._parent_pid = parent_pid
+        self._session_offset = session_offset
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
+        self._store = store.Store(run_dir, log)
+        self._scout = SpoolReader(run_dir / SPOOL_NAME)  # runs ahead of what is sent, only to see the end coming
+        self._last_news_s = time.monotonic()
+        self._end: Event | None = None
+        self._deadline_s: float | None = None
+        self._next_try_s = 0.0
+        self._backoff_s = 0.0
+        self._system = _SystemMetrics()
+
+    def follow(self) -> int:
+        """Runs to the end. 0: everything sent and the run closed; 1: something waits in the spool."""
+        while True:
+            self._look_ahead()
+            all_sent = self._try_to_send()
+            if all_sent and self._ending() and self._try_to_close():
+                return 0
+            if self._deadline_s is not None and time.monotonic() > self._deadline_s:
+                log("time is up; what was not sent stays in the spool")
+                return 1
+            time.sleep(POLL_INTERVAL_S if self._deadline_s is None else 0.2)
+
+    def _look_ahead(self) -> None:
+        while found := self._scout.poll_with_offsets(READ_BYTES):
+            self._last_news_s = time.monotonic()
+            for offset, event in found:
+                if event["kind"] == "end" and offset > self._session_offset:
+                    self._end = event
+                elif self._drain and event["kind"] in ("phase", "metrics"):
+                    self._end = None  # the run was continued after that end
+        if self._deadline_s is not None:
+            return
+        if self._end is not None or self._drain or self._parent_is_gone():
+            limit_s = self._drain_timeout_s
+            if self._end is not None and not self._drain:
+                limit_s = float(self._end.get("drain_timeout_s", limit_s))
+            self._deadline_s = time.monotonic() + limit_s
+            self._next_try_s = 0.0  # a last try now, whatever the backoff says
+
+    def _ending(self) -> bool:
+        if self._end is not None or self._drain:
+            return True
+        return self._parent_is_gone() and time.monotonic() - self._last_news_s > QUIET_S
+
+    def _parent_is_gone(self) -> bool:
+        # A process whose parent dies gets another one at once, even while the dead one still waits to be reaped.
+        return self._parent_pid > 0 and os.getppid() != self._parent_pid
+
+    def _try_to_send(self) -> bool:
+        """Sends what is there. True when nothing is left to send."""
+        if time.monotonic() < self._next_try_s:
+            return False
+        try:
+            if not self._store.connected:
+                self._store.connect()
+                self._recovered()
+            while True:
+                reader = SpoolReader(self.run_dir / SPOOL_NAME, self._store.info().spool_offset)
+                events = reader.poll_with_offsets(READ_BYTES)
+                if not events:
+                    break
+                self._store.send(events)
+                self._recovered()
+            self._system.keep_running(self._store)
+            return True
+        except store.RunGone:
+            raise
+        except Exception as error:
+            self._failed(error)
+            return False
+
+    def _try_to_close(self) -> bool:
+        end = self._end or {}
+        status = end.get("status") if end.get("status") in STATUSES else "KILLED"
+        try:
+            self._system.stop()
+            self._store.finish(str(status), end.get("error") if self._end else VANISHED)
+            log(f"the MLflow run ended as {status}")
+            return True
+        except Exception as error:
+            self._failed(error)
+            return False
+
+    def _failed(self, error: Exception) -> None:
+        text = store.describe(error)
+        if not self._backoff_s:
+            log(f"MLflow does not take the events, trying again: {text}")
+            update_quietly(self.run_dir, last_error=text)
+        self._backoff_s = min(BACKOFF_MAX_S, 2 * self._backoff_s or 1.0)
+        self._next_try_s = time.monotonic() + self._backoff_s
+
+    def _recovered(self) -> None:
+        if self._backoff_s:
+            log("MLflow takes the events again")
+            update_quietly(self.run_dir, last_error="")
+        self._backoff_s = 0.0
+
+
+class _SystemMetrics:
+    """MLflow's own sampler of CPU, GPU, memory, disk and network, started again when an outage has ended it."""
+
+    def __init__(self) -> None:
+        self._monitor: Any = None
+        self._next_start_s = 0.0
+
+    def keep_running(self, run: store.Store) -> None:
+        interval_s = run.info().system_metrics_interval_s
+        thread = getattr(self._monitor, "_process", None)
+        if interval_s <= 0 or (thread is not None and thread.is_alive()) or time.monotonic() < self._next_start_s:
+            return
+        self._next_start_s = time.monotonic() + MONITOR_RETRY_S
+        try:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(run.run_id, sampling_interval=interval_s, resume_logging=True,
+                                                 tracking_uri=run.info().tracking_uri)
+            self._monitor.start()
+        except Exception as error:  # a missing psutil, a GPU library that fails: the run is tracked without them
+            log(f"no system metrics: {store.describe(error)}")
+
+    def stop(self) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+
+
+def log(text: str) -> None:
+    """One line in tracking.log, which is where this process's output goes."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def update_quietly(run_dir: Path, **changes: Any) -> None:
+    """As `run.update`; a full disk is only noted."""
+    try:
+        update(run_dir, **changes)
+    except OSError as error:
+        log(f"cannot write the tracking record: {error}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 all sent, 1 something waits, 3 another uploader has this run."""
+    parser = argparse.ArgumentParser(prog="distdl.track.uploader", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--parent", type=int, default=0, help="process id of the driver; when it is gone the run ends")
+    parser.add_argument("--session-offset", type=int, default=0, help="size of the spool when this session began")
+    parser.add_argument("--source-dir", type=Path, help="folder of the config: its git commit becomes a tag")
+    parser.add_argument("--drain", action="store_true", help="send what is there and exit")
+    parser.add_argument("--drain-timeout-s", type=float, default=DRAIN_TIMEOUT_S)
+    options = parser.parse_args(arguments)
+    # The driver decides when the run ends: by an `end` event, or by being gone.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
+    store.set_environment()
+    with file_lock(options.run_dir / ".uploader.lock", wait=not options.drain) as alone:
+        if not alone:
+            return 3
+        if not options.drain:
+            _write_origin(options.run_dir, options.source_dir)
+        uploader = Uploader(options.run_dir, options.parent, options.session_offset, options.drain,
+                            options.drain_timeout_s)
+        try:
+            return uploader.follow()
+        except store.RunGone as error:
+            log(str(error))
+            update_quietly(options.run_dir, last_error=str(error))
+            return 1
+
+
+def _write_origin(run_dir: Path, source_dir: Path | None) -> None:
+    """Notes where the run comes from now, on this machine: the store may only be reachable much later."""
+    try:
+        (run_dir / "environment.txt").write_text(provenance.environment_text(), encoding="utf-8")
+        update(run_dir, tags=provenance.gather_tags(run_dir, source_dir))
+    except OSError as error:
+        log(f"cannot note where the run comes from: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""One worker of a run: builds everything from the plan, calls the loop, writes the summary. The only file that knows everyone.
+
+`run` is the same function under every runtime. torch.distributed must be initialised before it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.prune import best
+from distdl.config import Config
+from distdl.config_load import config_from_dict
+from distdl.data.read import Dataset
+from distdl.data.source import BatchSource, EvalSource
+from distdl.engine.base import Engine
+from distdl.errors import DistdlError, TrainingFailed
+from distdl.families import build
+from distdl.hooks.checkpoint import CheckpointHook
+from distdl.hooks.early_stopping import EarlyStopping
+from distdl.hooks.evaluate import Evaluate
+from distdl.hooks.hook import Hook, Run
+from distdl.hooks.log import Log
+from distdl.hooks.parity import ReplicaParity
+from distdl.hooks.progress import Progress
+from distdl.loop import evaluate, train
+from distdl.plan.plan import Plan
+from distdl.run_folder import RunFolder
+from distdl.track.spool import SpoolWriter
+
+
+def run(plan: Plan, folder: RunFolder, rank: int) -> None:
+    """Trains from the latest checkpoint (or from the start) to the end, and leaves summary.json.
+
+    Whatever goes wrong is written to failures/rank-N.json, for the process that started the workers to tell.
+    """
+    spool = SpoolWriter(folder.events) if rank == 0 else None
+    try:
+        _train(plan, folder, rank, spool)
+    except BaseException as error:
+        _note_failure(folder, rank, error)
+        raise
+    finally:
+        if spool:
+            spool.close()
+
+
+def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:
+    config = config_from_dict(plan.config)
+    set_up_torch(plan, config)
+    checkpoint, warnings = latest(folder.checkpoints)
+    learner = build_learner(config, checkpoint)
+    engine = make_engine(learner, plan, rank)
+    source = _source(plan, config, rank)
+    run_ = Run(plan, rank, learner, engine, source, spool)
+    for text in warnings:
+        run_.event("message", level="warning", text=text)
+    hooks = _hooks(run_, config, folder)
+    start = _restore(run_, hooks, checkpoint)
+    begin = time.time()
+    clock = time.perf_counter()
+    run_.event("phase", name="training", text=f"from step {start}" if start else "")
+    stopped_before = bool(checkpoint and checkpoint.state["stopped"])
+    end = start if stopped_before else train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
+    source.close()
+    if rank == 0:
+        _write_summary(run_, folder, start, end, begin, time.perf_counter() - clock)
+
+
+def set_up_torch(plan: Plan, config: Config) -> None:
+    """Threads and determinism of this process."""
+    torch.set_num_threads(plan.threads_per_worker)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling every new buffer with NaN finds reads of unwritten memory; it does not make anything more deterministic.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
+    """A learner with the checkpoint's weights, or with fresh ones that depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    learner = build(config.model)
+    if checkpoint:
+        checkpoint.load_weights(learner)
+    return learner
+
+
+def make_engine(learner: Any, plan: Plan, rank: int) -> Engine:
+    """The engine that the plan names."""
+    if plan.deepspeed is not None:
+        from distdl.engine.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(learner, plan, rank)
+    from distdl.engine.torch import TorchEngine
+
+    return TorchEngine(learner, plan, rank)
+
+
+def _source(plan: Plan, config: Config, rank: int) -> BatchSource:
+    return BatchSource(
+        _dataset(config, config.data.train_split, plan.data.path),
+        seed=config.seed,
+        global_batch=plan.global_batch,
+        micro_batch=plan.micro_batch,
+        accumulate=plan.accumulate,
+        rank=rank,
+        world=plan.world,
+        shuffle=config.data.shuffle,
+        last_batch=config.data.last_batch,
+        threads=min(1, config.data.threads),
+    )
+
+
+def _dataset(config: Config, split: str, path: str) -> Dataset:
+    return Dataset(path, split, verify=config.data.verify, cache_dir=config.data.cache)
+
+
+def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
+    """The hooks in the order of their effects."""
+    plan = run_.plan
+    hooks: dict[str, Hook] = {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
+    if config.guard.parity_every_steps:
+        hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
+    if config.data.eval_split:
+        held_out = _dataset(config, config.data.eval_split, plan.data.path)
+        source = EvalSource(held_out, batch=plan.eval_batch, rank=run_.rank, world=plan.world)
+        hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
+    if config.early_stopping:
+        stopping = config.early_stopping
+        hooks["early_stopping"] = EarlyStopping(run_, stopping.patience, stopping.min_delta)
+    saved = dict(hooks)
+    hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
+    return hooks
+
+
+def _restore(run_: Run, hooks: dict[str, Hook], checkpoint: Checkpoint | None) -> int:
+    """Puts optimizer, data and hooks where the checkpoint says. Returns the steps already done."""
+    if checkpoint is None:
+        return 0
+    state = checkpoint.state
+    run_.engine.load_optimizer(checkpoint.read, set(checkpoint.tensors), state["optimizer_steps"])
+    run_.source.load_state_dict(state["data"])
+    for name, hook in hooks.items():
+        if name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][name])
+    run_.event("restart", step=checkpoint.step)
+    return checkpoint.step
+
+
+def _write_summary(run_: Run, folder: RunFolder, start: int, end: int, began: float, train_s: float) -> None:
+    launch = folder.read("launch.json") or {"started": began}
+    plan, spent = run_.plan, run_.seconds
+    seconds = {
+        "start-up": max(0.0, began - launch["started"]),
+        "data": run_.engine.data_s,
+        "compute": max(0.0, train_s - run_.engine.data_s - sum(spent.values())),
+        **spent,
+    }
+    folder.write(
+        "summary.json",
+        {
+            "finished": True,
+            "steps": end,
+            "steps_this_time": end - start,
+            "stopped_early": end < plan.steps,
+            "metrics": run_.evaluation[1] if run_.evaluation else {},
+            "primary": plan.model.primary,
+            "samples_per_s": (end - start) * plan.global_batch / max(seconds["data"] + seconds["compute"], 1e-9),
+            "seconds": seconds,
+        },
+    )
+
+
+def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
+    """Evaluates the latest or the best checkpoint of a run in this process. Returns its step and the metrics."""
+    config = config_from_dict(plan.config)
+    set_up_torch(plan, config)
+    if which == "best":
+        ranked = best(folder.checkpoints, plan.model.better)
+        checkpoint = Checkpoint(ranked[0]) if ranked else None
+    elif which == "latest":
+        checkpoint, _ = latest(folder.checkpoints)
+    else:
+        checkpoint = Checkpoint(Path(which))
+    if checkpoint is None or not config.data.eval_split:
+        missing = "no checkpoint yet" if checkpoint is None else "no data.eval_split"
+        raise TrainingFailed(f"the run in {folder.path} has {missing}; train it first")
+    learner = build_learner(config, checkpoint)
+    from distdl.engine.torch import TorchEngine
+
+    engine = TorchEngine(learner, plan, 0)
+    source = EvalSource(_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1)
+    return checkpoint.step, evaluate(learner, engine, source)
+
+
+def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
+    """Joins the run's process group (env:// as torch's launcher sets it), or makes one of a single process."""
+    from datetime import timedelta
+
+    backend = "nccl" if plan.device == "cuda" else "gloo"
+    if plan.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if plan.world == 1:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, rank=rank, world_size=plan.world, timeout=timedelta(seconds=timeout_s))
+
+
+def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
+    known = isinstance(error, DistdlError)
+    folder.failures.mkdir(exist_ok=True)
+    record = {
+        "rank": rank,
+        "time": time.time(),
+        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, DistdlError) else 1,
+        "known": known,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    folder.write(f"failures/rank-{rank}.json", record)

@@ -1,0 +1,70 @@
+"""`distdl ui`: it serves the project's store, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import spool
+
+from distdl.errors import InputError
+from distdl.track.run import default_tracking_uri, update
+from distdl.track.server import UiServer, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = ("import argparse, sys; from distdl.cli import ui; parser = argparse.ArgumentParser();"
+           "ui.add_parser(parser.add_subparsers()); args = parser.parse_args(); sys.exit(args.run(args))")
+
+
+def start_ui(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", COMMAND, "ui", *arguments], stdout=subprocess.PIPE, text=True,
+                            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+def test_the_pages_are_served_and_ctrl_c_ends_every_process(runs_dir: Path) -> None:
+    port = free_port("127.0.0.1", 20000 + os.getpid() % 20000)
+    command = start_ui("--runs", str(runs_dir), "--port", str(port))
+    try:
+        assert command.stdout is not None
+        lines = [command.stdout.readline(), command.stdout.readline()]
+        assert f"http://127.0.0.1:{port}" in lines[1], lines
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read().decode()
+        assert "<title>MLflow</title>" in page
+        tree = psutil.Process(command.pid).children(recursive=True)
+        assert len(tree) >= 2, "the server and its worker"
+        with pytest.raises(InputError, match=f"port {port} .* is in use") as caught:
+            UiServer(runs_dir, port=port).start()
+        assert f"--port {port + 1}" in str(caught.value) or "--port" in caught.value.problems[0].fix
+    finally:
+        command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=20) == 0
+    deadline = time.monotonic() + 5
+    while (left := [process for process in tree if process.is_running()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_folder_without_a_store_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing was tracked there") as caught:
+        UiServer(tmp_path).start()
+    assert caught.value.exit_code == 2 and "--runs" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_sync_sends_what_waits(run_dir: Path) -> None:
+    update(run_dir, tracking_uri=default_tracking_uri(run_dir.parent), experiment="e", run_name="r")
+    spool(run_dir, range(3))
+    command = start_ui("--sync", str(run_dir))
+    output, _ = command.communicate(timeout=120)
+    assert command.returncode == 0 and "sent 4 events" in output
