@@ -99,7 +99,9 @@ def read_yaml(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = nearest(file.name, (p.name for p in file.parent.glob("*.y*ml"))) if file.parent.is_dir() else None
-        fix = f"did you mean {file.parent / near}?" if near else "give the path of a YAML file, such as configs/mlp.yaml"
+        fix = (
+            f"did you mean {file.parent / near}?" if near else "give the path of a YAML file, such as configs/mlp.yaml"
+        )
         raise InputError(f"there is no config file {path}", fix=fix) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the config file {path} cannot be read: {error}") from None
@@ -275,7 +277,9 @@ class _Checker:
             )
         if config.optimizer.name == "sgd" and config.optimizer.nesterov and not config.optimizer.momentum:
             at = self.where(("optimizer", "nesterov"))
-            self.problems.append(Problem("optimizer.nesterov needs a momentum above 0", at, fix="optimizer.momentum: 0.9"))
+            self.problems.append(
+                Problem("optimizer.nesterov needs a momentum above 0", at, fix="optimizer.momentum: 0.9")
+            )
 
 
 def _without_tags(loc: KeyPath) -> tuple[KeyPath, list[str]]:

@@ -80,4 +80,3 @@ def field_docs(node: ast.ClassDef) -> dict[str, str]:
 def _adapter(config: type) -> pydantic.TypeAdapter[Any]:
     strict = pydantic.ConfigDict(extra="forbid", strict=True)
     return pydantic.TypeAdapter(pydantic.dataclasses.dataclass(config, config=strict, frozen=True))
-

@@ -35,9 +35,7 @@ def train(
     return steps
 
 
-def evaluate(
-    learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[str, Tensor], bool]]
-) -> dict[str, float]:
+def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[str, Tensor], bool]]) -> dict[str, float]:
     """Means over the whole split, exact whatever the number of ranks. Collective."""
     learner.eval()
     sums: dict[str, Tensor] = {}  # name -> (total, count)

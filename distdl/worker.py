@@ -68,7 +68,9 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     clock = time.perf_counter()
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopped_before = bool(checkpoint and checkpoint.state["stopped"])
-    end = start if stopped_before else train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
+    end = (
+        start if stopped_before else train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
+    )
     source.close()
     if rank == 0:
         _write_summary(run_, folder, start, end, begin, time.perf_counter() - clock)
@@ -197,7 +199,9 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
     from distdl.engine.torch import TorchEngine
 
     engine = TorchEngine(learner, plan, 0)
-    source = EvalSource(_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1)
+    source = EvalSource(
+        _dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
+    )
     return checkpoint.step, evaluate(learner, engine, source)
 
 

@@ -29,8 +29,15 @@ class Display:
     `plain` None decides by whether the output is a terminal. `file` is stdout unless given.
     """
 
-    def __init__(self, run_dir: str | Path, total_steps: int | None, title: str, plain: bool | None = None,
-                 file: IO[str] | None = None, plain_interval_s: float = PLAIN_INTERVAL_S) -> None:
+    def __init__(
+        self,
+        run_dir: str | Path,
+        total_steps: int | None,
+        title: str,
+        plain: bool | None = None,
+        file: IO[str] | None = None,
+        plain_interval_s: float = PLAIN_INTERVAL_S,
+    ) -> None:
         from rich.console import Console
 
         self.run_dir = Path(run_dir)
@@ -55,8 +62,9 @@ class Display:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join(timeout=5.0)
         self._poll()  # what was written while the thread was ending
@@ -100,8 +108,12 @@ class Display:
 
         grid = Table.grid(padding=(0, 1))
         total = self._state.steps
-        grid.add_row(ProgressBar(total=total or 1, completed=self._state.step, width=24, pulse=not total or
-                                 self._state.step == 0), Text(self._state.line(), overflow="ellipsis", no_wrap=True))
+        grid.add_row(
+            ProgressBar(
+                total=total or 1, completed=self._state.step, width=24, pulse=not total or self._state.step == 0
+            ),
+            Text(self._state.line(), overflow="ellipsis", no_wrap=True),
+        )
         return grid
 
 

@@ -72,7 +72,9 @@ def _memory() -> Iterator[Finding]:
     if Path("/dev/shm").is_dir():
         shared = shutil.disk_usage("/dev/shm").total / 2**30
         level = GOOD if shared >= 1 else BAD
-        cure = "" if level == GOOD else "; Ray's object store and NCCL need more: docker run --shm-size=8g, or an emptyDir"
+        cure = (
+            "" if level == GOOD else "; Ray's object store and NCCL need more: docker run --shm-size=8g, or an emptyDir"
+        )
         yield level, f"{shared:.2f} GiB of shared memory in /dev/shm{cure}"
 
 
@@ -80,7 +82,10 @@ def _disk(runs: Path) -> Iterator[Finding]:
     place = next(p for p in (runs.absolute(), *runs.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free / 2**30
     yield (GOOD if free > 5 else BAD, f"{free:.0f} GiB of disk free for {runs}/")
-    yield (GOOD if os.access(place, os.W_OK) else BAD, f"{place} is {'' if os.access(place, os.W_OK) else 'not '}writable")
+    yield (
+        GOOD if os.access(place, os.W_OK) else BAD,
+        f"{place} is {'' if os.access(place, os.W_OK) else 'not '}writable",
+    )
 
 
 def _ports() -> Iterator[Finding]:

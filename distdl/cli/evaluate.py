@@ -22,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     folder = find_run(args.name, args.runs)
     config = saved_config(folder)
     single = {"kind": "local", "workers": 1}
-    config = config.model_copy(update={"runtime": type(config).model_validate({**config.model_dump(), "runtime": single}).runtime})
+    config = config.model_copy(
+        update={"runtime": type(config).model_validate({**config.model_dump(), "runtime": single}).runtime}
+    )
 
     from distdl.survey import survey
     from distdl.worker import evaluate_checkpoint

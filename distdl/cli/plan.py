@@ -52,13 +52,18 @@ def print_plan(plan: Any) -> None:
     from rich.table import Table
 
     config, model, data = plan.config, plan.model, plan.data
-    batch = f"{plan.global_batch:,} = {plan.world} workers × {plan.accumulate} accumulated × {plan.micro_batch} per forward"
+    batch = (
+        f"{plan.global_batch:,} = {plan.world} workers × {plan.accumulate} accumulated × {plan.micro_batch} per forward"
+    )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
         ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
         ("fingerprint", data.fingerprint[:16]),
-        ("workers", f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each"),
+        (
+            "workers",
+            f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each",
+        ),
         ("layout", f"{plan.layout}, {plan.world}-way data parallel, {config['train']['precision']}"),
         ("global batch", batch),
         ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),

@@ -15,14 +15,21 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the command to the `distdl` command line."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "ui", help="look at the tracked runs in a browser",
-        description="Starts MLflow's pages over the runs of this project, on this machine only. Ctrl-C ends it.")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR",
-                        help="the folder that holds the runs (default: runs)")
+        "ui",
+        help="look at the tracked runs in a browser",
+        description="Starts MLflow's pages over the runs of this project, on this machine only. Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder that holds the runs (default: runs)"
+    )
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
-    parser.add_argument("--sync", type=Path, metavar="RUN",
-                        help="send what still waits in this run folder to its MLflow store, and exit")
+    parser.add_argument(
+        "--sync",
+        type=Path,
+        metavar="RUN",
+        help="send what still waits in this run folder to its MLflow store, and exit",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -52,8 +59,11 @@ def _serve(runs_dir: Path, host: str, port: int) -> int:
     from distdl.track.server import UiServer
 
     if host not in LOCAL_HOSTS:
-        print(f"warning: everyone who can reach {host}:{port} can read and change these runs: MLflow's pages have no "
-              "password", file=sys.stderr)
+        print(
+            f"warning: everyone who can reach {host}:{port} can read and change these runs: MLflow's pages have no "
+            "password",
+            file=sys.stderr,
+        )
     server = UiServer(runs_dir, host, port)
     for name in ("SIGTERM", "SIGHUP"):  # a closed terminal must not leave a server behind either
         if hasattr(signal, name):

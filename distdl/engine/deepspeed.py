@@ -115,7 +115,9 @@ class DeepSpeedEngine(Engine):
     def _flat_weights(self, player: str) -> list[Tensor]:
         """This rank's flat fp32 shards, which are what the inner optimizer steps."""
         optimizer = self.engines[player].optimizer
-        return list(optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups)
+        return list(
+            optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
+        )
 
     def _state_keys(self, player: str, parameter: nn.Parameter) -> list[str]:
         state = self._inner(player).state

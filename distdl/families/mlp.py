@@ -76,4 +76,3 @@ class MLP(Learner):
         logits, label = self.logits(batch), batch["label"]
         losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
         return {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}
-

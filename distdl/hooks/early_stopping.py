@@ -28,7 +28,9 @@ class EarlyStopping(Hook):
         self.waited += 1
         if self.waited >= self.patience and step < self.run.plan.steps:
             self.wants_stop = self.run.stopping = True
-            text = f"stopped early: {primary} has not improved for {self.waited} evaluations (best {sign * self.best:.4f})"
+            text = (
+                f"stopped early: {primary} has not improved for {self.waited} evaluations (best {sign * self.best:.4f})"
+            )
             self.run.event("message", level="info", text=text)
 
     def state_dict(self) -> dict[str, Any]:

@@ -30,7 +30,9 @@ class Log(Hook):
         counts = torch.tensor([self._sums[n].count for n in names], dtype=torch.float64, device=device)
         totals, counts = self.run.engine.all_sum(torch.stack([totals, counts])).unbind()
         if self.run.spool is not None:
-            self.run.event("metrics", step=step, values=dict(zip(names, (totals / counts).tolist())) | self._rates(step))
+            self.run.event(
+                "metrics", step=step, values=dict(zip(names, (totals / counts).tolist())) | self._rates(step)
+            )
         self._sums = {}
         self._since, self._steps = time.perf_counter(), 0
         self._paused_s = sum(self.run.seconds.values())

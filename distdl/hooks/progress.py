@@ -19,7 +19,11 @@ class Progress(Hook):
         now = time.perf_counter()
         if self.run.spool is None or (now - self._last_s < self.interval_s and not self.run.last(step)):
             return
-        rate = (step - self._last_step) * self.run.plan.global_batch / (now - self._last_s) if self._last_step >= 0 else None
+        rate = (
+            (step - self._last_step) * self.run.plan.global_batch / (now - self._last_s)
+            if self._last_step >= 0
+            else None
+        )
         loss = metrics.get("loss")
         self.run.event(
             "progress",

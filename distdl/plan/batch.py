@@ -1,6 +1,6 @@
 """Batch arithmetic: the user gives the global batch; what one worker takes at a time follows.
 
-    global_batch = world x accumulate x micro_batch
+global_batch = world x accumulate x micro_batch
 """
 
 from __future__ import annotations

@@ -22,9 +22,16 @@ class Tracker:
     config (its git commit becomes a tag). Raises InputError for a URI that cannot be used or holds a password.
     """
 
-    def __init__(self, run_dir: str | Path, tracking_uri: str | None, experiment: str, run_name: str,
-                 enabled: bool = True, system_metrics_interval_s: float = 10.0,
-                 source_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: str | Path,
+        tracking_uri: str | None,
+        experiment: str,
+        run_name: str,
+        enabled: bool = True,
+        system_metrics_interval_s: float = 10.0,
+        source_dir: str | Path | None = None,
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.tracking_uri = check_tracking_uri(tracking_uri or default_tracking_uri(self.run_dir.resolve().parent))
         self.experiment = experiment
@@ -47,15 +54,28 @@ class Tracker:
         if self.source_dir is not None:
             arguments += ["--source-dir", str(Path(self.source_dir).resolve())]
         try:
-            update(self.run_dir, tracking_uri=self.tracking_uri, experiment=self.experiment, run_name=self.run_name,
-                   system_metrics_interval_s=float(self.system_metrics_interval_s), last_error="")
+            update(
+                self.run_dir,
+                tracking_uri=self.tracking_uri,
+                experiment=self.experiment,
+                run_name=self.run_name,
+                system_metrics_interval_s=float(self.system_metrics_interval_s),
+                last_error="",
+            )
             self._process = uploader.spawn(self.run_dir, *arguments)
         except OSError as error:
-            print(f"distdl: tracking could not be started ({error}); events are kept in {self.run_dir / SPOOL_NAME}",
-                  file=sys.stderr)
+            print(
+                f"distdl: tracking could not be started ({error}); events are kept in {self.run_dir / SPOOL_NAME}",
+                file=sys.stderr,
+            )
 
-    def finish(self, status: str, error: str | None = None, summary: dict[str, Any] | None = None,
-               drain_timeout_s: float = 30.0) -> str:
+    def finish(
+        self,
+        status: str,
+        error: str | None = None,
+        summary: dict[str, Any] | None = None,
+        drain_timeout_s: float = 30.0,
+    ) -> str:
         """Writes the `end` event, waits for the uploader at most `drain_timeout_s`, and says in one line what is where.
 
         `status` is FINISHED, FAILED or KILLED. Call it when the workers have stopped writing. Never raises for a store
@@ -84,8 +104,10 @@ class Tracker:
             return f"tracked in MLflow run {info.mlflow_run_id}"
         reason = f" ({info.last_error})" if info is not None and info.last_error else ""
         what = "1 event waits" if waiting == 1 else f"{waiting} events wait" if waiting else "the end state waits"
-        return (f"{what} in {self.run_dir / SPOOL_NAME}{reason}; sent when the run is continued or with "
-                f"`distdl ui --sync {shlex.quote(str(self.run_dir))}`")
+        return (
+            f"{what} in {self.run_dir / SPOOL_NAME}{reason}; sent when the run is continued or with "
+            f"`distdl ui --sync {shlex.quote(str(self.run_dir))}`"
+        )
 
     def _spool_bytes(self) -> int:
         try:

@@ -27,8 +27,10 @@ PLAN_TAGS = 80
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
 TEXT_ARTIFACTS = ("config.yaml", "config.json", "plan.json", "environment.txt")
 
-_SECRET_NAME = (r"(?:password|passwd|secret(?:_key)?|api_key|access_key|credentials?"
-                r"|(?:auth|access|api|hf|bearer)_?token)")
+_SECRET_NAME = (
+    r"(?:password|passwd|secret(?:_key)?|api_key|access_key|credentials?"
+    r"|(?:auth|access|api|hf|bearer)_?token)"
+)
 _SECRET_KEY = re.compile(rf"(?:^|[._\-/]){_SECRET_NAME}$", re.IGNORECASE)
 _SECRET_LINE = re.compile(rf'(?im)^(\s*(?:-\s+)?["\']?[\w.\-]*{_SECRET_NAME}["\']?\s*[:=]\s*)[^\s{{\[].*?(,?)$')
 _URL_SECRET = re.compile(r"(\w+://)[^/\s@\"']+@")
@@ -51,8 +53,10 @@ def artifact_text(path: Path) -> str:
 
 def _redact_tree(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: "***" if _SECRET_KEY.search(str(key)) and isinstance(value, (str, int)) else _redact_tree(value)
-                for key, value in tree.items()}
+        return {
+            key: "***" if _SECRET_KEY.search(str(key)) and isinstance(value, (str, int)) else _redact_tree(value)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list):
         return [_redact_tree(item) for item in tree]
     return _URL_SECRET.sub(r"\1***@", tree) if isinstance(tree, str) else tree
@@ -150,8 +154,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
     # fsmonitor off: a repository's own config must not make us start a program
     command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False,
-                                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10.0,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

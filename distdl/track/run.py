@@ -65,8 +65,10 @@ def load(run_dir: Path) -> RunInfo | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
-        raise DistdlError(f"{path} is not a tracking record ({error}).\n"
-                          "    fix: delete it; the spool is sent again then, to a new MLflow run") from error
+        raise DistdlError(
+            f"{path} is not a tracking record ({error}).\n"
+            "    fix: delete it; the spool is sent again then, to a new MLflow run"
+        ) from error
 
 
 def save(run_dir: Path, info: RunInfo) -> None:
@@ -159,15 +161,20 @@ def check_tracking_uri(uri: str) -> str:
     secret_in_query = any(key.lower() in SECRET_QUERY_KEYS for key, _ in parse_qsl(parts.query))
     if password or secret_in_query or (user and scheme in ("http", "https")):
         raise InputError(
-            "the tracking URI holds a password or a token", where=where, allowed="a URI without credentials",
+            "the tracking URI holds a password or a token",
+            where=where,
+            allowed="a URI without credentials",
             fix="take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN "
-                "(for a database, its own means, like PGPASSFILE)")
+            "(for a database, its own means, like PGPASSFILE)",
+        )
     if scheme not in SCHEMES:
         raise InputError(
-            f"'{scheme or uri}' is not a kind of MLflow store", where=where,
+            f"'{scheme or uri}' is not a kind of MLflow store",
+            where=where,
             allowed=", ".join(f"{name}:" for name in SCHEMES),
             fix="leave tracking_uri out: the run is tracked in mlflow.db in the runs folder "
-                "(MLflow itself no longer takes plain folders)")
+            "(MLflow itself no longer takes plain folders)",
+        )
     return uri
 
 

@@ -43,16 +43,26 @@ class UiServer:
         Raises InputError for a runs folder without a store or a port that is taken, DistdlError if it does not come up.
         """
         if not (self.runs_dir / STORE_NAME).is_file():
-            raise InputError(f"{self.runs_dir} holds no {STORE_NAME}: nothing was tracked there yet", where="--runs",
-                             fix="name the folder that holds your runs (`--runs DIR`), or train something first")
+            raise InputError(
+                f"{self.runs_dir} holds no {STORE_NAME}: nothing was tracked there yet",
+                where="--runs",
+                fix="name the folder that holds your runs (`--runs DIR`), or train something first",
+            )
         if not _is_free(self.host, self.port):
-            raise InputError(f"port {self.port} of {self.host} is in use", where="--port",
-                             fix=f"--port {free_port(self.host, self.port + 1)}")
+            raise InputError(
+                f"port {self.port} of {self.host} is in use",
+                where="--port",
+                fix=f"--port {free_port(self.host, self.port + 1)}",
+            )
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
-            self._command(), stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+            self._command(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
             start_new_session=True,  # a group of its own: killing only the parent would leave its workers behind
-            env={**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+            env={**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )
         self._wait_until_it_answers()
 
     def wait(self) -> int:
@@ -88,9 +98,23 @@ class UiServer:
 
     def _command(self) -> list[str]:
         artifacts = (self.runs_dir.resolve() / ARTIFACTS_NAME).as_uri()
-        return [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port),
-                "--workers", "1", "--backend-store-uri", default_tracking_uri(self.runs_dir),
-                "--serve-artifacts", "--artifacts-destination", artifacts]
+        return [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            self.host,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            default_tracking_uri(self.runs_dir),
+            "--serve-artifacts",
+            "--artifacts-destination",
+            artifacts,
+        ]
 
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
@@ -131,8 +155,11 @@ def _is_free(host: str, port: int) -> bool:
         except PermissionError as error:
             raise InputError(f"port {port} needs special rights", where="--port", fix="--port 5000") from error
         except (socket.gaierror, OverflowError) as error:
-            raise InputError(f"{host}:{port} is not an address to listen on", where="--host", fix="--host 127.0.0.1",
-                             ) from error
+            raise InputError(
+                f"{host}:{port} is not an address to listen on",
+                where="--host",
+                fix="--host 127.0.0.1",
+            ) from error
         except OSError:
             return False
     return True

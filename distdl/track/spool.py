@@ -144,8 +144,12 @@ class SpoolWriter:
         self.error = error
         if not self._warned:
             self._warned = True
-            print(f"distdl: cannot write {self.path}: {error.strerror or error}. Training goes on; the newest "
-                  f"{self._max_pending:,} events are kept in memory and tried again.", file=sys.stderr, flush=True)
+            print(
+                f"distdl: cannot write {self.path}: {error.strerror or error}. Training goes on; the newest "
+                f"{self._max_pending:,} events are kept in memory and tried again.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class SpoolReader:
@@ -206,8 +210,14 @@ def _encode(t: float, kind: str, fields: dict[str, Any]) -> bytes:
         try:
             text = json.dumps(_json_safe(event), separators=(",", ":"))
         except Exception as error:  # an event that cannot be written must not stop those that can
-            text = json.dumps({"t": t, "kind": "message", "level": "warning",
-                               "text": f"an event of kind {kind} could not be written: {type(error).__name__}"})
+            text = json.dumps(
+                {
+                    "t": t,
+                    "kind": "message",
+                    "level": "warning",
+                    "text": f"an event of kind {kind} could not be written: {type(error).__name__}",
+                }
+            )
     return text.encode("utf-8", "replace") + b"\n"
 
 

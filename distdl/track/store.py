@@ -159,8 +159,9 @@ class Store:
         """Ends the run as FINISHED, FAILED or KILLED; the tag `distdl.error` tells why (empty when it went well)."""
         if not self._artifacts_sent:
             self._send_artifacts()
-        self._client.set_tag(self._run_id, "distdl.error",
-                             provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS))
+        self._client.set_tag(
+            self._run_id, "distdl.error", provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS)
+        )
         self._client.set_terminated(self._run_id, status=status)
         update(self.run_dir, last_error="")
 
@@ -206,8 +207,11 @@ class Store:
         known = run.data.params
         new = [Param(key, value) for key, value in wanted.items() if key not in known]
         # MLflow params never change; a continuation with another value (more steps, say) is told in a tag.
-        changed = {key: [provenance.cut(text, CHANGE_CHARS) for text in (known[key], value)]
-                   for key, value in wanted.items() if known.get(key, value) != value}
+        changed = {
+            key: [provenance.cut(text, CHANGE_CHARS) for text in (known[key], value)]
+            for key, value in wanted.items()
+            if known.get(key, value) != value
+        }
         tags = dict(info.tags)
         if changed:
             tags["distdl.config_changed"] = provenance.cut(json.dumps(changed), provenance.TAG_VALUE_CHARS)
@@ -232,8 +236,11 @@ class Store:
     def _send_points(self, points: list[Point]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points
-                   if point.key not in self._refused_keys]
+        metrics = [
+            Metric(point.key, point.value, point.time_ms, point.step)
+            for point in points
+            if point.key not in self._refused_keys
+        ]
         for batch in _batches(metrics, METRICS_PER_BATCH):
             self._offer(lambda part: self._client.log_batch(self._run_id, metrics=part), batch, "metric")
 

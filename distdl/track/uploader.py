@@ -52,8 +52,12 @@ def spawn(run_dir: Path, *arguments: str) -> subprocess.Popen[bytes]:
     with open(run_dir / LOG_NAME, "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "distdl.track.uploader", str(run_dir.resolve()), *arguments],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        )
 
 
 def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
@@ -64,8 +68,11 @@ def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
     run_dir = Path(run_dir)
     before = load(run_dir)
     if before is None:
-        raise InputError(f"{run_dir} is not a tracked run: it holds no tracking.json", where="RUN",
-                         allowed="the folder of a run that was started with tracking")
+        raise InputError(
+            f"{run_dir} is not a tracked run: it holds no tracking.json",
+            where="RUN",
+            allowed="the folder of a run that was started with tracking",
+        )
     waiting_before = count_events(run_dir / SPOOL_NAME, before.spool_offset)
     process = spawn(run_dir, "--drain", "--drain-timeout-s", str(timeout_s))
     code = wait_or_kill(process, timeout_s)
@@ -89,8 +96,9 @@ def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int:
 class Uploader:
     """Follows one spool until the end of the session, or (drain) only to its present end."""
 
-    def __init__(self, run_dir: Path, parent_pid: int, session_offset: int, drain: bool,
-                 drain_timeout_s: float) -> None:
+    def __init__(
+        self, run_dir: Path, parent_pid: int, session_offset: int, drain: bool, drain_timeout_s: float
+    ) -> None:
         self.run_dir = run_dir
         self._parent_pid = parent_pid
         self._session_offset = session_offset
@@ -209,8 +217,9 @@ class _SystemMetrics:
         try:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(run.run_id, sampling_interval=interval_s, resume_logging=True,
-                                                 tracking_uri=run.info().tracking_uri)
+            self._monitor = SystemMetricsMonitor(
+                run.run_id, sampling_interval=interval_s, resume_logging=True, tracking_uri=run.info().tracking_uri
+            )
             self._monitor.start()
         except Exception as error:  # a missing psutil, a GPU library that fails: the run is tracked without them
             log(f"no system metrics: {store.describe(error)}")
@@ -256,8 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 3
         if not options.drain:
             _write_origin(options.run_dir, options.source_dir)
-        uploader = Uploader(options.run_dir, options.parent, options.session_offset, options.drain,
-                            options.drain_timeout_s)
+        uploader = Uploader(
+            options.run_dir, options.parent, options.session_offset, options.drain, options.drain_timeout_s
+        )
         try:
             return uploader.follow()
         except store.RunGone as error:

@@ -50,8 +50,12 @@ def run_dir(runs_dir: Path) -> Path:
 def make_run(runs: Path, name: str) -> Path:
     folder = runs / name
     folder.mkdir(parents=True)
-    config = {"model": {"family": "mlp", "sizes": [4, 2]}, "data": {"api_key": "hunter2", "path": "s3://me:pw@host/x"},
-              "text": "x" * 7000, "many": {f"key{i}": i for i in range(150)}}
+    config = {
+        "model": {"family": "mlp", "sizes": [4, 2]},
+        "data": {"api_key": "hunter2", "path": "s3://me:pw@host/x"},
+        "text": "x" * 7000,
+        "many": {f"key{i}": i for i in range(150)},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "config.yaml").write_text("model:\n  family: mlp\ndata:\n  api_key: hunter2\n")
     (folder / "plan.json").write_text(json.dumps({"mesh": {"data": 2}, "dataset": {"fingerprint": "ff00"}}))
@@ -77,8 +81,13 @@ def drain(folder: Path, status: str | None = None, error: str | None = None) -> 
         writer.write("end", status=status, error=error, summary={})
         writer.close()
     if load(folder) is None:
-        update(folder, tracking_uri=default_tracking_uri(folder.parent), experiment="e", run_name="r",
-               system_metrics_interval_s=0)
+        update(
+            folder,
+            tracking_uri=default_tracking_uri(folder.parent),
+            experiment="e",
+            run_name="r",
+            system_metrics_interval_s=0,
+        )
     return Uploader(folder, 0, 0, True, 30.0).follow()
 
 

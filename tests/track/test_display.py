@@ -62,12 +62,27 @@ def test_summary_says_where_the_time_went_and_what_is_next() -> None:
     from rich.console import Console
 
     output = io.StringIO()
-    summary = {"metrics": {"accuracy": 0.9812}, "samples_per_s": 45678.0, "steps": 1000, "run_dir": "runs/mlp",
-               "seconds": {"start-up": 1.0, "data": 1.0, "compute": 2.0},
-               "next": [("distdl ui", "look at the curves"), ("distdl evaluate runs/mlp", "test it")]}
+    summary = {
+        "metrics": {"accuracy": 0.9812},
+        "samples_per_s": 45678.0,
+        "steps": 1000,
+        "run_dir": "runs/mlp",
+        "seconds": {"start-up": 1.0, "data": 1.0, "compute": 2.0},
+        "next": [("distdl ui", "look at the curves"), ("distdl evaluate runs/mlp", "test it")],
+    }
     print_summary(summary, "tracked in MLflow run 1234", Console(file=output, width=100))
     text = output.getvalue()
-    for part in ("0.9812", "45,678 samples/s", "1,000", "time: compute", "50 %", "25 %", "runs/mlp",
-                 "tracked in MLflow run 1234", "distdl ui", "look at the curves"):
+    for part in (
+        "0.9812",
+        "45,678 samples/s",
+        "1,000",
+        "time: compute",
+        "50 %",
+        "25 %",
+        "runs/mlp",
+        "tracked in MLflow run 1234",
+        "distdl ui",
+        "look at the curves",
+    ):
         assert part in text, part
     print_summary({}, "", Console(file=output))  # a run that failed at once still gets a summary

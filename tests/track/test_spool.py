@@ -25,8 +25,11 @@ def write_all(path: Path, *events: tuple[str, dict]) -> None:
 def test_events_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     before = time.time()
-    write_all(path, ("metrics", {"step": 3, "values": {"loss": 0.1, "größe": 2}}),
-              ("end", {"status": "FAILED", "error": "line\nbreak", "summary": {"a": [1, 2.5, None, True]}}))
+    write_all(
+        path,
+        ("metrics", {"step": 3, "values": {"loss": 0.1, "größe": 2}}),
+        ("end", {"status": "FAILED", "error": "line\nbreak", "summary": {"a": [1, 2.5, None, True]}}),
+    )
     first, second = SpoolReader(path).poll()
     assert first["values"] == {"loss": 0.1, "größe": 2} and first["step"] == 3 and first["kind"] == "metrics"
     assert before <= first["t"] <= time.time()
@@ -48,8 +51,11 @@ def test_non_finite_numbers_survive_in_valid_json(tmp_path: Path) -> None:
 def test_scalars_of_numpy_become_numbers_and_odd_values_text(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     path = tmp_path / "events.jsonl"
-    write_all(path, ("metrics", {"step": 0, "values": {"a": numpy.float32(0.5), "nan": numpy.float32("nan")}}),
-              ("message", {"level": "info", "text": Path("x"), "many": numpy.zeros(3), (1, 2).__repr__(): object}))
+    write_all(
+        path,
+        ("metrics", {"step": 0, "values": {"a": numpy.float32(0.5), "nan": numpy.float32("nan")}}),
+        ("message", {"level": "info", "text": Path("x"), "many": numpy.zeros(3), (1, 2).__repr__(): object}),
+    )
     first, second = SpoolReader(path).poll()
     assert first["values"]["a"] == 0.5 and math.isnan(first["values"]["nan"])
     assert second["text"] == "x"
@@ -110,7 +116,8 @@ def test_offsets_point_behind_each_event_in_small_reads(tmp_path: Path) -> None:
 
 
 def test_a_refusing_disk_never_raises_and_loses_nothing_when_it_recovers(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "events.jsonl"
     writer = SpoolWriter(path, flush_interval_s=60)
     writer.write("restart", step=0)
@@ -154,18 +161,25 @@ def test_a_disk_that_refuses_for_long_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_the_end_of_the_process_writes_what_is_left(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    code = ("import sys; from distdl.track.spool import SpoolWriter\n"
-            "SpoolWriter(sys.argv[1], flush_interval_s=60).write('restart', step=7); raise SystemExit(3)")
+    code = (
+        "import sys; from distdl.track.spool import SpoolWriter\n"
+        "SpoolWriter(sys.argv[1], flush_interval_s=60).write('restart', step=7); raise SystemExit(3)"
+    )
     root = Path(__file__).resolve().parents[2]
-    result = subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": str(root)},
-                            timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": str(root)}, timeout=60
+    )
     assert result.returncode == 3
     assert [event["step"] for event in SpoolReader(path).poll()] == [7]
 
 
 def test_training_does_not_import_mlflow() -> None:
-    code = ("import sys, distdl.track.spool, distdl.track.run, distdl.track.client, distdl.cli.ui, distdl.cli.display\n"
-            "raise SystemExit(any(name.split('.')[0] in ('mlflow', 'torch', 'ray', 'rich') for name in sys.modules))")
+    code = (
+        "import sys, distdl.track.spool, distdl.track.run, distdl.track.client, distdl.cli.ui, distdl.cli.display\n"
+        "raise SystemExit(any(name.split('.')[0] in ('mlflow', 'torch', 'ray', 'rich') for name in sys.modules))"
+    )
     root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)},
-                          timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, timeout=60).returncode
+        == 0
+    )

@@ -20,13 +20,20 @@ from distdl.track.run import default_tracking_uri, update
 from distdl.track.server import UiServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = ("import argparse, sys; from distdl.cli import ui; parser = argparse.ArgumentParser();"
-           "ui.add_parser(parser.add_subparsers()); args = parser.parse_args(); sys.exit(args.run(args))")
+COMMAND = (
+    "import argparse, sys; from distdl.cli import ui; parser = argparse.ArgumentParser();"
+    "ui.add_parser(parser.add_subparsers()); args = parser.parse_args(); sys.exit(args.run(args))"
+)
 
 
 def start_ui(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", COMMAND, "ui", *arguments], stdout=subprocess.PIPE, text=True,
-                            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "ui", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.mark.slow

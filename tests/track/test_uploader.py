@@ -132,14 +132,17 @@ def test_a_crash_before_the_offset_was_noted_doubles_nothing(run_dir: Path) -> N
 
 
 def test_a_killed_driver_ends_the_run_as_killed(run_dir: Path) -> None:
-    code = ("import sys, time\nfrom distdl.track.client import Tracker\nfrom distdl.track.spool import SpoolWriter\n"
-            "Tracker(sys.argv[1], None, 'e', 'r', system_metrics_interval_s=0).start()\n"
-            "writer = SpoolWriter(sys.argv[1] + '/events.jsonl')\n"
-            "for step in range(20):\n    writer.write('metrics', step=step, values={'loss': 1.0})\n"
-            "writer.flush(); print('written', flush=True); time.sleep(600)")
+    code = (
+        "import sys, time\nfrom distdl.track.client import Tracker\nfrom distdl.track.spool import SpoolWriter\n"
+        "Tracker(sys.argv[1], None, 'e', 'r', system_metrics_interval_s=0).start()\n"
+        "writer = SpoolWriter(sys.argv[1] + '/events.jsonl')\n"
+        "for step in range(20):\n    writer.write('metrics', step=step, values={'loss': 1.0})\n"
+        "writer.flush(); print('written', flush=True); time.sleep(600)"
+    )
     root = Path(__file__).resolve().parents[2]
-    driver = subprocess.Popen([sys.executable, "-c", code, str(run_dir)], stdout=subprocess.PIPE,
-                              env={**os.environ, "PYTHONPATH": str(root)})
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_dir)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}
+    )
     try:
         assert driver.stdout is not None and driver.stdout.readline() == b"written\n"
         info = load(run_dir)
@@ -201,8 +204,15 @@ def test_two_runs_that_start_at_once_share_a_new_store(tmp_path: Path) -> None:
         assert "trying again" not in (run.run_dir / "tracking.log").read_text()
 
 
-@pytest.mark.parametrize("uri", ["http://me:hunter2@host:5000", "https://hunter2@host",
-                                 "postgresql://me:hunter2@host/db", "https://host/?token=hunter2"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:hunter2@host:5000",
+        "https://hunter2@host",
+        "postgresql://me:hunter2@host/db",
+        "https://host/?token=hunter2",
+    ],
+)
 def test_a_password_in_the_uri_is_refused_and_not_repeated(tmp_path: Path, uri: str) -> None:
     with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD") as caught:
         Tracker(tmp_path / "run", uri, "e", "r")
@@ -228,7 +238,12 @@ def test_without_tracking_only_the_end_is_written(tmp_path: Path) -> None:
 def test_secrets_are_taken_out_and_ordinary_words_stay() -> None:
     config = {"a": {"password": "p1", "hf_token": "t1", "max_tokens": 5, "tokenizer": "bpe", "secret": None}}
     assert provenance.config_params(config) == {
-        "a.password": "***", "a.hf_token": "***", "a.max_tokens": "5", "a.tokenizer": "bpe", "a.secret": "null"}
+        "a.password": "***",
+        "a.hf_token": "***",
+        "a.max_tokens": "5",
+        "a.tokenizer": "bpe",
+        "a.secret": "null",
+    }
     text = 'a:\n  password: p1\n  "api_key": p2,\n  tokens: 5\n  uri: http://me:p3@host/x\n'
     safe = provenance.redact(text)
     assert not any(secret in safe for secret in ("p1", "p2", "p3")) and "tokens: 5" in safe and "@host/x" in safe
