@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import typing
 from dataclasses import dataclass
 from functools import cache
@@ -69,10 +70,11 @@ def family_schema(name: str) -> FamilySchema:
 def field_docs(node: ast.ClassDef) -> dict[str, str]:
     """Field name -> the string literal that follows it in the class body."""
     docs: dict[str, str] = {}
-    for field, text in zip(node.body, node.body[1:]):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-                docs[field.target.id] = " ".join(text.value.value.split())
+    for field, text in itertools.pairwise(node.body):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+            docs[field.target.id] = " ".join(text.value.value.split())
     return docs
 
 

@@ -10,6 +10,7 @@ players, no gradient, phases. A family is written as if there were one device.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -41,7 +42,7 @@ class Learner(nn.Module):
     """A model and how it learns. One subclass per file in `families/`."""
 
     Config: ClassVar[type]
-    """Frozen dataclass: the `model:` section of the YAML, and the only schema of the family."""
+    """The file's dataclass `Config`: the `model:` section of the YAML, and the only schema of the family."""
     players: ClassVar[tuple[str, ...]] = ()
     """Attributes with an optimizer of their own; () = the learner itself."""
     primary: ClassVar[str] = "loss"
@@ -50,6 +51,11 @@ class Learner(nn.Module):
     """Which way the primary metric improves."""
     layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
     """Layouts that a test has proven equal to the one-process reference; the plan refuses the others."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        module = sys.modules[cls.__module__]
+        cls.Config = getattr(module, "Config", cls.Config if hasattr(cls, "Config") else object)
 
     @staticmethod
     def columns(config: Any) -> dict[str, Column]:

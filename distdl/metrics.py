@@ -17,7 +17,7 @@ class Mean(NamedTuple):
 
     total: Tensor
     """Sum of the values, a detached scalar."""
-    count: float
+    count: float  # type: ignore[assignment]
     """Number of the values."""
 
 

@@ -1,4 +1,4 @@
-"""Looks at the family, the data set and the machine once, so that the plan can stay a pure function of what was found."""
+"""Looks at the family, the data set and the machine once, so that the plan can stay a pure function of that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker of a run: builds everything from the plan, calls the loop, writes the summary. The only file that knows everyone.
+"""One worker of a run: builds everything from the plan, calls the loop, writes the summary. It alone knows everyone.
 
 `run` is the same function under every runtime. torch.distributed must be initialised before it is called.
 """
@@ -82,7 +82,7 @@ def set_up_torch(plan: Plan, config: Config) -> None:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Filling every new buffer with NaN finds reads of unwritten memory; it does not make anything more deterministic.
+        # Filling every new buffer with NaN finds reads of unwritten memory; it makes nothing more deterministic.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

@@ -134,5 +134,5 @@ class Engine(ABC):
     @abstractmethod
     def _set_lr(self, lr: float) -> None: ...
 
-    def _before_micro_batch(self) -> None:
+    def _before_micro_batch(self) -> None:  # noqa: B027 - most engines have nothing to do here
         """Called before each micro-batch's forward."""

@@ -74,7 +74,6 @@ class Block(nn.Module):
 
 
 class GPT(Learner):
-    Config = Config
     primary, better = "loss", "lower"  # nats per token
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 

@@ -37,7 +37,6 @@ class Config:
 
 
 class LeNet(Learner):
-    Config = Config
     primary, better = "accuracy", "higher"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 

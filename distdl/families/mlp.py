@@ -8,6 +8,7 @@ parameters, 784-512-512-10 has 669,706.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -44,7 +45,6 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
 class MLP(Learner):
-    Config = Config
     primary, better = "accuracy", "higher"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
@@ -53,7 +53,7 @@ class MLP(Learner):
         self.config = config
         sizes = [math.prod(config.inputs), *config.hidden]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes, sizes[1:]):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers.append(nn.Linear(n_in, n_out))
             layers += [nn.LayerNorm(n_out)] if config.layer_norm else []
             layers.append(ACTIVATIONS[config.activation]())

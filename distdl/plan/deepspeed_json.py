@@ -31,23 +31,46 @@ DERIVED = {
 DEEPSPEED_BUCKET = 500_000_000
 """Elements of DeepSpeed's default communication buckets."""
 
-ALLOWED = (
-    "communication_data_type prescale_gradients gradient_predivide_factor sparse_gradients "
-    "data_types graph_harvesting dump_state wall_clock_breakdown memory_breakdown "
-    "comms_logger flops_profiler activation_checkpointing aio seq_parallel_communication_data_type compile"
-).split()
+ALLOWED = [
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "sparse_gradients",
+    "data_types",
+    "graph_harvesting",
+    "dump_state",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "comms_logger",
+    "flops_profiler",
+    "activation_checkpointing",
+    "aio",
+    "seq_parallel_communication_data_type",
+    "compile",
+]
 """Further top-level keys of DeepSpeed 0.19 that may be given under `parallel.deepspeed`."""
 
-ZERO_DEEPSPEED_BUCKET = 500_000_000
-"""Elements of DeepSpeed's default communication buckets."""
-
-ALLOWED = (
-    "contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
-    "allgather_bucket_size overlap_comm sub_group_size stage3_max_live_parameters stage3_max_reuse_distance "
-    "stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_model_persistence_threshold "
-    "stage3_module_granularity_threshold round_robin_gradients zero_hpz_partition_size memory_efficient_linear "
-    "ignore_unused_parameters log_trace_cache_warnings"
-).split()
+ZERO_ALLOWED = [
+    "contiguous_gradients",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "use_multi_rank_bucket_allreduce",
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "overlap_comm",
+    "sub_group_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_model_persistence_threshold",
+    "stage3_module_granularity_threshold",
+    "round_robin_gradients",
+    "zero_hpz_partition_size",
+    "memory_efficient_linear",
+    "ignore_unused_parameters",
+    "log_trace_cache_warnings",
+]
 """Keys of `zero_optimization` that may be given; `stage` comes from `parallel.zero`."""
 
 

@@ -56,7 +56,8 @@ class Plan:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
-        model = ModelFacts(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["model"].items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["model"].items()}
+        model = ModelFacts(**fields)
         data = DataFacts(**values["data"])
         return Plan(**{**values, "model": model, "data": data, "notes": tuple(values["notes"])})
 

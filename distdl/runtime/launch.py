@@ -13,7 +13,7 @@ from distdl.run_folder import RunFolder
 
 
 def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """Runs the plan to its end on the config's runtime and returns the summary. Raises a DistdlError that says why not."""
+    """Runs the plan to its end on the config's runtime; returns the summary. Raises a DistdlError that says why not."""
     shutil.rmtree(folder.failures, ignore_errors=True)
     (folder.path / "summary.json").unlink(missing_ok=True)
     folder.write("plan.json", plan.to_dict())

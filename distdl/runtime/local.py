@@ -1,5 +1,7 @@
-"""Workers as processes of this machine, started by torch's elastic launcher. One worker runs in this very process, so that
-a debugger works."""
+"""Workers as processes of this machine, started by torch's elastic launcher.
+
+One worker runs in this very process, so that a debugger works.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Workers placed by Ray Train. The only file that imports ray.
 
-Ray Train makes the process group, restarts the workers after a failure and keeps them placed; the state of the run is in
-our own checkpoints, so a restart is the same function again.
+Ray Train makes the process group, restarts the workers after a failure and keeps them placed; the state of the run is
+in our own checkpoints, so a restart is the same function again.
 """
 
 from __future__ import annotations
