@@ -38,8 +38,8 @@ class Loaded:
     """The YAML file."""
 
     def origin(self, path: KeyPath) -> str:
-        """`file:line`, `argument`, or `default`."""
-        return next((self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), DEFAULT)
+        """`file:line`, `argument 'key=value'`, or `default`."""
+        return self.origins.get(path, DEFAULT)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
@@ -90,6 +90,9 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))  # 010 is ten
+for _tag in ("binary", "timestamp", "set", "omap", "pairs"):  # a config holds what JSON can hold
+    del _Loader.yaml_constructors[f"tag:yaml.org,2002:{_tag}"]
 
 
 def read_yaml(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
@@ -115,7 +118,7 @@ def read_yaml(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(f"this is not valid YAML: {error.problem or error.context}", where=f"{path}{line}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # `!!int word`, or an alias of itself
         raise InputError(f"this is not valid YAML: {error}", where=path) from None
     finally:
         loader.dispose()
@@ -153,18 +156,20 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
         return Problem("an override is written key=value", where, fix="for example train.epochs=3")
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return Problem("the value is not valid YAML", where, fix="quote it: 'key=\"value\"'")
     path = tuple(key.split("."))
     section = values
-    for part in path[:-1]:
+    for depth, part in enumerate(path[:-1], 1):
         if not isinstance(section.get(part), dict):
-            section[part] = {}
+            section[part], origins[path[:depth]] = {}, where
         section = section[part]
     for old in [p for p in origins if p[: len(path)] == path]:
         del origins[old]
     section[path[-1]] = value
     origins[path] = where
+    if isinstance(value, dict):
+        origins.update({(*path, *below[:n]): where for below, _ in flatten(value) for n in range(1, len(below) + 1)})
     return None
 
 
@@ -181,7 +186,8 @@ class _Checker:
         """The config, or None where `problems` says why not."""
         model = self._model(values.get("model"))
         try:
-            config: Config | None = Config.model_validate_json(json.dumps({**values, "model": model or {}}))
+            given = values if values.get("model") is None else {**values, "model": model or {}}
+            config: Config | None = Config.model_validate_json(json.dumps(given))
         except pydantic.ValidationError as error:
             config = None
             self._explain(error, (), values)
@@ -223,8 +229,6 @@ class _Checker:
     ) -> None:
         for item in error.errors():
             loc = tuple(str(part) for part in item["loc"])
-            if above == () and loc[:1] == ("model",) and self.problems:
-                continue  # already explained by the family's own schema
             known = keys
             if above == ():
                 loc, known = _without_tags(loc)

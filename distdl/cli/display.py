@@ -138,7 +138,7 @@ class ProgressState:
         elif kind == "phase":
             self.phase = str(event.get("name", ""))
             self._recent.clear()  # the time of an evaluation is not the speed of training
-            return f"{self.phase}: {event['text']}" if event.get("text") else self.phase
+            return ""  # the live line names the phase; what came out of it has a line of its own
         elif kind == "evaluation":
             self._evaluation = _values(event.get("values"))
             split = f" ({event['split']})" if event.get("split") else ""
@@ -146,7 +146,7 @@ class ProgressState:
         elif kind == "checkpoint":
             took = f" in {event['seconds']:.1f} s" if isinstance(event.get("seconds"), (int, float)) else ""
             size = f", {event['bytes'] / 1e6:,.1f} MB" if isinstance(event.get("bytes"), (int, float)) else ""
-            return f"checkpoint at step {_count(event.get('step'))}{took}{size}: {event.get('path', '')}"
+            return f"checkpoint at step {_count(event.get('step'))}{took}{size}"
         elif kind == "message":
             level = event.get("level", "info")
             return f"{'' if level == 'info' else f'{level}: '}{event.get('text', '')}"

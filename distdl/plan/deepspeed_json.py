@@ -82,7 +82,7 @@ def deepspeed_json(config: Config, split: BatchSplit, trainable: int) -> dict[st
     bf16 = config.train.precision == "bf16"
     zero_extra = extra.get("zero_optimization", {})
     # DeepSpeed allocates whole buckets of 5e8 elements (2 GB) whatever the model's size; none need be larger than it.
-    bucket = min(DEEPSPEED_BUCKET, max(trainable, 1))
+    bucket = min(DEEPSPEED_BUCKET, -(-max(trainable, 1) // 1024) * 1024)  # it insists on an even number
     return {
         **{key: value for key, value in extra.items() if key != "zero_optimization"},
         "train_batch_size": split.global_batch,

@@ -1,0 +1,285 @@
+"""Microseconds that a training step costs under distdl, under bare loops and under its peers. See README.md.
+
+    python benchmarks/overhead.py [--steps N] [--rounds R] [--only a,b] [--output benchmarks/results/overhead.json]
+
+Every contender lives in a process of its own, so that none changes the settings of another. They take turns: a round is
+one training run of each, and the order rotates from round to round. A run's figure is the time from the start of one
+forward pass to the start of a later one over the steps between, so everything that is not once per run counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS, INPUTS, HIDDEN, CLASSES, BATCH = 4096, 64, 64, 10, 32
+WARMUP_STEPS = 200
+RUN_TIMEOUT_S = 300.0
+TARGETS_US = {"distdl deepspeed, telemetry off": 50.0, "distdl deepspeed, everything on": 150.0}
+"""Most microseconds that a step may cost over bare DeepSpeed."""
+BASES = ("bare torch", "bare deepspeed", "bare deepspeed + distdl data")
+PACKAGES = ("torch", "deepspeed", "mlflow", "lightning", "accelerate", "transformers", "numpy")
+CONFIG = f"""\
+name: overhead
+model: {{family: mlp, inputs: [{INPUTS}], column: image, hidden: [{HIDDEN}], classes: {CLASSES}}}
+data: {{path: FOLDER/data, eval_split: null}}
+train: {{global_batch: {BATCH}, steps: 1, threads_per_worker: 1}}
+optimizer: {{name: adamw, lr: 1e-3}}
+evaluate: {{every_steps: 0}}
+checkpoint: {{every_steps: 0}}
+runtime: {{kind: local, workers: 1}}
+runs: FOLDER/runs
+"""
+
+
+@dataclass
+class Row:
+    """A contender's figures, or why it has none."""
+
+    name: str
+    wall_us: list[float] = field(default_factory=list)
+    """Microseconds a step by the clock, one figure a round."""
+    cpu_us: list[float] = field(default_factory=list)
+    """CPU microseconds a step of the whole process: what a busy machine changes less."""
+    reason: str = ""
+    """Why it was skipped or failed."""
+    failed: bool = False
+
+
+# -- the process of a contender ------------------------------------------------------------------------------------------
+
+
+def serve(name: str, folder: Path, steps: int, pipe: Connection) -> None:
+    """Trains once for each message that comes, and answers with microseconds a step or with a reason."""
+    _be_quiet(folder / f"{name.replace(' ', '-')}.log")
+    import torch
+    from contenders import CONTENDERS, STAMPS, Task
+
+    torch.set_num_threads(1)
+    while pipe.recv():
+        STAMPS.clear()
+        gc.collect()
+        try:
+            CONTENDERS[name](Task(folder, steps))
+            if len(STAMPS) != steps:
+                raise RuntimeError(f"{len(STAMPS)} steps were done, {steps} were asked for")
+            spent_s = [end - start for start, end in zip(STAMPS[WARMUP_STEPS], STAMPS[-1])]
+            pipe.send(([1e6 * s / (steps - 1 - WARMUP_STEPS) for s in spent_s], "", False))
+        except ModuleNotFoundError as error:
+            pipe.send((None, f"{error.name} is not installed", False))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send((None, f"{type(error).__name__}: {error}"[:300], True))
+
+
+def _be_quiet(log: Path) -> None:
+    """Sends whatever this process prints to a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    warnings.filterwarnings("ignore")
+    for library in ("lightning", "lightning.pytorch", "lightning.fabric", "DeepSpeed", "transformers", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+# -- the measurement -----------------------------------------------------------------------------------------------------
+
+
+def measure(names: list[str], folder: Path, steps: int, rounds: int) -> list[Row]:
+    """All rounds of all contenders, interleaved."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    context = multiprocessing.get_context("spawn")
+    rows, pipes, processes = {name: Row(name) for name in names}, {}, {}
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        processes[name] = context.Process(target=serve, args=(name, folder, steps, theirs))
+        processes[name].start()
+        theirs.close()
+    try:
+        for turn in range(rounds):
+            for i in range(len(names)):
+                row = rows[names[(i + turn) % len(names)]]
+                if not row.reason:
+                    _run_once(row, pipes[row.name], f"round {turn + 1} of {rounds}")
+    finally:
+        for name, process in processes.items():
+            _end(process, pipes[name])
+    return list(rows.values())
+
+
+def _run_once(row: Row, pipe: Connection, where: str) -> None:
+    try:
+        pipe.send(True)
+        if not pipe.poll(RUN_TIMEOUT_S):
+            raise TimeoutError(f"no answer within {RUN_TIMEOUT_S:.0f} s")
+        figures, row.reason, row.failed = pipe.recv()
+    except (OSError, EOFError) as error:
+        figures, row.reason, row.failed = None, f"its process ended: {error or type(error).__name__}", True
+    if figures is not None:
+        row.wall_us.append(figures[0])
+        row.cpu_us.append(figures[1])
+    said = row.reason or "{:.1f} us a step, {:.1f} us of CPU".format(*figures)
+    print(f"{where}: {row.name}: {said}", file=sys.stderr, flush=True)
+
+
+def _end(process: Any, pipe: Connection) -> None:
+    try:
+        pipe.send(False)
+    except OSError:
+        pass
+    process.join(20)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def prepare(folder: Path) -> None:
+    """The data set and the config that every contender trains."""
+    from distdl.data.manifest import Column
+    from distdl.data.write import DatasetWriter
+
+    draw = np.random.default_rng(0)
+    columns = {"image": Column("float32", (INPUTS,)), "label": Column("int64")}
+    with DatasetWriter(folder / "data", columns, source="overhead", options={}) as writer:
+        for split, rows in (("train", ROWS), ("test", BATCH)):
+            image = draw.standard_normal((rows, INPUTS), np.float32)
+            writer.write(split, {"image": image, "label": draw.integers(0, CLASSES, rows)})
+    (folder / "config.yaml").write_text(CONFIG.replace("FOLDER", str(folder)), encoding="utf-8")
+
+
+# -- the report ----------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: microseconds a step, the differences and ratios between minima."""
+    base = {row.name: (min(row.wall_us), min(row.cpu_us)) for row in rows if row.wall_us}
+    header = ["us a step", "min", "median", "CPU min"]
+    header += [f"over {name}" for name in BASES] + [f"CPU over {BASES[1]}", *(f"x {name}" for name in BASES[:2])]
+    cells = []
+    for row in rows:
+        if not row.wall_us:
+            cells.append([row.name, f"skipped: {row.reason}", *[""] * (len(header) - 2)])
+            continue
+        wall, cpu = base[row.name]
+        over = [f"{wall - base[name][0]:+.0f}" if name in base else "" for name in BASES]
+        over.append(f"{cpu - base[BASES[1]][1]:+.0f}" if BASES[1] in base else "")
+        ratio = [f"{wall / base[name][0]:.2f}" if name in base else "" for name in BASES[:2]]
+        cells.append([row.name, f"{wall:.0f}", f"{statistics.median(row.wall_us):.0f}", f"{cpu:.0f}", *over, *ratio])
+    return header, cells
+
+
+def verdicts(rows: list[Row]) -> list[str]:
+    """One sentence for each target and base."""
+    best = {row.name: (min(row.wall_us), min(row.cpu_us)) for row in rows if row.wall_us}
+    said = []
+    for name, target in TARGETS_US.items():
+        for base in BASES[1:]:
+            if name in best and base in best:
+                wall, cpu = (mine - theirs for mine, theirs in zip(best[name], best[base]))
+                met = "met" if wall <= target else "MISSED"
+                said.append(f"{name}: {wall:+.0f} us ({cpu:+.0f} us CPU) over {base}, at most {target:.0f}: {met}")
+    return said
+
+
+def circumstances(command: str, began: float, load_before: tuple[float, ...]) -> dict[str, Any]:
+    """What someone needs to know to believe the figures, or to get them again."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "command": command,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
+        "took_s": round(time.time() - began),
+        "versions": {"python": platform.python_version(), **versions},
+        "cpu": f"{cpu[0].split(':')[1].strip() if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "load_before": [round(x, 2) for x in load_before],
+        "load_after": [round(x, 2) for x in os.getloadavg()],
+    }
+
+
+def markdown(rows: list[Row], about: dict[str, Any]) -> str:
+    """The table as a Markdown page."""
+    header, cells = table(rows)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        "# Overhead of a training step",
+        "",
+        f"`{about['command']}`, {about['date']}, {about['took_s']} s",
+        f"\nCPU: {about['cpu']}; load average {about['load_before']} before, {about['load_after']} after",
+        f"\nVersions: {versions}",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + " --- |" + " ---: |" * (len(header) - 1),
+        *("| " + " | ".join(line) + " |" for line in cells),
+        "",
+        *(f"- {verdict}" for verdict in verdicts(rows)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def show(rows: list[Row]) -> None:
+    """The table in the terminal."""
+    header, cells = table(rows)
+    widths = [max(len(line[i]) for line in [header, *(c for c in cells if c[2])]) for i in range(len(header))]
+    for line in [header, *cells]:
+        first, *rest = (text.rjust(width) for text, width in zip(line, widths))
+        print("  ".join([first.strip().ljust(widths[0]), *rest]))
+    print("", *verdicts(rows), sep="\n")
+
+
+def main() -> int:
+    from contenders import CONTENDERS
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4000, help="steps of one training run")
+    parser.add_argument("--rounds", type=int, default=7, help="training runs of every contender")
+    parser.add_argument(
+        "--only", default="", help="contenders whose name holds one of these texts, with commas between"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
+    options = parser.parse_args()
+    if options.steps < 2 * WARMUP_STEPS or options.rounds < 1:
+        parser.error(f"--steps is at least {2 * WARMUP_STEPS}, --rounds at least 1")
+    names = [name for name in CONTENDERS if any(part in name for part in options.only.split(","))]
+    if not names:
+        parser.error(f"--only names none of: {'; '.join(CONTENDERS)}")
+    command = f"python benchmarks/overhead.py --steps {options.steps} --rounds {options.rounds}"
+    command += f" --only '{options.only}'" if options.only else ""
+    began, load_before = time.time(), os.getloadavg()
+    with tempfile.TemporaryDirectory(prefix="distdl-overhead-") as folder:
+        prepare(Path(folder))
+        rows = measure(names, Path(folder), options.steps, options.rounds)
+    about = circumstances(command, began, load_before)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    record = {**about, "targets_us": TARGETS_US, "rows": [asdict(row) for row in rows]}
+    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.output.with_suffix(".md").write_text(markdown(rows, about), encoding="utf-8")
+    show(rows)
+    return 1 if any(row.failed for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

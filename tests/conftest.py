@@ -1,0 +1,83 @@
+"""Data sets that many tests read, and the real command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def distdl(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
+    """`python -m distdl ARGS`, as a user would run it in the folder `cwd`."""
+    return python("-m", "distdl", *args, cwd=cwd, timeout_s=timeout_s)
+
+
+def python(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
+    """A fresh interpreter that finds this checkout."""
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    command = [sys.executable, *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout_s)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The same command line inside this process: without the seconds of importing torch once more."""
+    from distdl.cli.main import main
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main() sets it for good otherwise
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args: object) -> Result:
+        capsys.readouterr()
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as end:  # argparse's way out
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """scikit-learn's 1,797 digits as a data set: 1,438 training and 359 test images of (1, 8, 8)."""
+    from distdl.data.prepare import prepare_dataset
+
+    path = str(tmp_path_factory.mktemp("data") / "digits")
+    prepare_dataset("digits", path, {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """40 kB of the standard library's source as samples of 17 bytes."""
+    from distdl.data.prepare import prepare_dataset
+
+    path = str(tmp_path_factory.mktemp("data") / "text")
+    prepare_dataset("stdlib", path, {"context": "16", "max_bytes": "40000"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder in $DISTDL_DATA with real raw data."""
+    folder = os.environ.get("DISTDL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("DISTDL_DATA does not name a folder of raw data")
+    return Path(folder)

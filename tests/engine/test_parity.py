@@ -1,0 +1,95 @@
+"""Invariant 1: the same numbers on every layout. Real gloo processes against the one-process plain-PyTorch reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.ranks import run_ranks
+from tests.small import MODELS, curves, layout, small_config
+
+LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "adam": {"name": "adam", "lr": 1e-2},
+    "rmsprop": {"name": "rmsprop", "lr": 3e-3, "momentum": 0.5},
+    "adagrad": {"name": "adagrad", "lr": 5e-2},
+    "lion": {"name": "lion", "lr": 1e-3, "weight_decay": 0.1},
+}
+
+
+def family_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
+    """Every family, clipping on (and biting), two accumulated micro-batches at each world size."""
+    return {family: small_config(family, digits, text) for family in MODELS}
+
+
+def option_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
+    """What else enters the numbers: each optimizer (plain SGD shows a wrong scale, Adam hides it), penalties, bf16."""
+    cases = {name: small_config("mlp", digits, text) | {"optimizer": o} for name, o in OPTIMIZERS.items()}
+    plain = {"name": "sgd", "lr": 0.2}
+    cases["no clipping"] = small_config("gpt", digits, text, train__clip_norm=None) | {"optimizer": plain}
+    cases["l1 and l2"] = small_config("mlp", digits, text, train__l1=1e-3, train__l2=1e-2) | {"optimizer": plain}
+    cases["bf16"] = small_config("gpt", digits, text, train__precision="bf16", optimizer__lr=3e-3)
+    return cases
+
+
+def laid_out(cases: dict[str, dict[str, Any]], world: int, accumulate: int) -> dict[str, dict[str, Any]]:
+    out = {}
+    for name, values in cases.items():
+        for layout_name in LAYOUTS:
+            case = layout(values, layout_name, world)
+            case["train"]["micro_batch"] = case["train"]["global_batch"] // world // accumulate
+            out[f"{name}/{layout_name}"] = case
+    return out
+
+
+def largest_difference(a: list[float], b: list[float]) -> float:
+    assert len(a) == len(b) == 20
+    return max(abs(x - y) for x, y in zip(a, b))
+
+
+def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    """Loss within 1e-5 (bf16 5e-3) over 20 steps, gradient norm likewise relative to its size, the same evaluation."""
+    for case in ranks[0]:
+        name = case.split("/")[0]
+        want, got = reference[name], ranks[0][case]
+        bf16 = name == "bf16"
+        assert want["loss"][-1] < want["loss"][0] - 0.05, f"{name}: the reference does not learn"
+        assert largest_difference(want["loss"], got["loss"]) < (5e-3 if bf16 else 1e-5), case
+        assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-4), case
+        assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
+        assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
+
+
+@pytest.fixture(scope="module")
+def reference(digits: str, text: str) -> dict[str, Any]:
+    """One process, plain PyTorch, the whole batch at once."""
+    cases = family_cases(digits, text) | option_cases(digits, text)
+    return run_ranks(curves, 1, cases)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_family_on_every_layout(world: int, reference: dict[str, Any], digits: str, text: str) -> None:
+    ranks = run_ranks(curves, world, laid_out(family_cases(digits, text), world, accumulate=2))
+    assert len(ranks[0]) == len(MODELS) * len(LAYOUTS)
+    compare(reference, ranks)
+    last_batch = [p for rank in ranks for p in rank["mlp/zero1"]["positions"]]
+    assert (
+        len(last_batch) == len(set(last_batch)) == 20 * 16 // 2
+    )  # the second micro-batch of each step, no sample twice
+
+
+@pytest.mark.slow
+def test_every_optimizer_and_precision_on_every_layout(reference: dict[str, Any], digits: str, text: str) -> None:
+    ranks = run_ranks(curves, 2, laid_out(option_cases(digits, text), 2, accumulate=2))
+    assert len(ranks[0]) == 8 * len(LAYOUTS)
+    compare(reference, ranks)
+
+
+@pytest.mark.slow
+def test_deepspeed_on_one_process(reference: dict[str, Any], digits: str, text: str) -> None:
+    """The accumulation alone, without other ranks."""
+    ranks = run_ranks(curves, 1, laid_out({"mlp": family_cases(digits, text)["mlp"]}, 1, accumulate=4))
+    compare(reference, ranks)

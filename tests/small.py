@@ -1,0 +1,127 @@
+"""Small configs of every family, and one function that trains them on any layout and tells the whole story in numbers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"family": "mlp", "inputs": [1, 8, 8], "hidden": [24, 17], "dropout": 0.1, "layer_norm": True},
+    "lenet": {"family": "lenet", "image": [1, 8, 8]},
+    "gpt": {
+        "family": "gpt",
+        "vocabulary": 256,
+        "context": 16,
+        "layers": 2,
+        "heads": 2,
+        "width": 16,
+        "dropout": 0.1,
+    },
+}
+
+
+def small_config(family: str, digits: str, text: str, **changes: Any) -> dict[str, Any]:
+    """A complete config as plain values; `changes` are `section__key=value`."""
+    values: dict[str, Any] = {
+        "name": family,
+        "model": copy.deepcopy(MODELS[family]),
+        "data": {"path": text if family == "gpt" else digits, "threads": 0},
+        "train": {"global_batch": 16, "steps": 20, "clip_norm": 0.5, "deterministic": True},
+        "optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.05},
+        "schedule": {"name": "cosine", "warmup_steps": 3},
+        "parallel": {"engine": "torch"},
+        "guard": {"parity_every_steps": 5},
+        "runtime": {"kind": "local", "workers": 1},
+        "track": {"enabled": False, "every_steps": 5},
+        "seed": 3,
+    }
+    for path, value in changes.items():
+        section, key = path.split("__")
+        values[section][key] = value
+    return values
+
+
+def layout(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:
+    """The same run on another layout."""
+    values = copy.deepcopy(values)
+    values["runtime"]["workers"] = world
+    values["parallel"] = {"engine": "torch"} if name == "torch" else {"engine": "deepspeed", "zero": int(name[-1])}
+    return values
+
+
+def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Trains in this process group; loss and gradient norm of every step (means over ranks), samples seen, evaluation."""
+    import torch
+
+    from distdl import worker
+    from distdl.config_load import config_from_dict
+    from distdl.data.source import EvalSource
+    from distdl.hooks.hook import Hook, Run
+    from distdl.hooks.parity import ReplicaParity
+    from distdl.loop import evaluate, train
+    from distdl.survey import survey
+
+    config = config_from_dict(values)
+    plan = survey(config)
+    worker.set_up_torch(plan, config)
+    torch.set_num_threads(1)
+    learner = worker.build_learner(config, None)
+    engine = worker.make_engine(learner, plan, rank)
+    source = worker._source(plan, config, rank)
+    out: dict[str, Any] = {"loss": [], "norm": [], "positions": []}
+
+    class Record(Hook):
+        def after_step(self, step: int, metrics: Any) -> None:
+            total, count = metrics["loss"]
+            pair = torch.tensor([float(total), count], dtype=torch.float64)
+            total_count = engine.all_sum(pair).tolist()
+            out["loss"].append(total_count[0] / total_count[1])
+            out["norm"].append(None if engine.grad_norm is None else float(engine.grad_norm))
+            out["positions"] += engine.batch["position"].tolist()
+
+    parity = ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps)
+    train(learner, engine, source, [Record(), parity], start=0, steps=plan.steps)
+    held_out = worker._dataset(config, "test", plan.data.path)
+    out["evaluation"] = evaluate(learner, engine, EvalSource(held_out, batch=10, rank=rank, world=plan.world))
+    source.close()
+    return out
+
+
+def curves(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`curve` of several configs, one after the other, in one process group."""
+    return {name: curve(rank, values) for name, values in cases.items()}
+
+
+def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """`worker.run` for several runs: name -> {values, folder, die_after}. Returns what ended each run ('' = its end)."""
+    from pathlib import Path
+
+    import torch
+
+    from distdl import worker
+    from distdl.config_load import config_from_dict
+    from distdl.hooks.log import Log
+    from distdl.run_folder import RunFolder
+    from distdl.survey import survey
+
+    ended = {}
+    whole = Log.after_step
+    for name, run in runs.items():
+        plan = survey(config_from_dict(run["values"]))
+
+        def after_step(self: Any, step: int, metrics: Any, die_after: int = run.get("die_after", 0)) -> None:
+            if step == die_after:
+                raise RuntimeError("power cut")
+            whole(self, step, metrics)
+
+        Log.after_step = after_step  # type: ignore[method-assign]
+        folder = RunFolder(Path(run["folder"]))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        torch.distributed.barrier()
+        try:
+            worker.run(plan, folder, rank)
+            ended[name] = ""
+        except Exception as error:
+            ended[name] = str(error)
+        torch.set_num_threads(1)
+    return ended

@@ -1,0 +1,107 @@
+"""Invariant 4, and bit-exact resume: interrupted and resumed equals never interrupted, on the same layout to the bit and
+on any other within 1e-5, with exactly the samples that would have come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distdl.checkpoint.layout import checkpoints
+from distdl.checkpoint.load import Checkpoint
+from tests.ranks import run_ranks
+from tests.small import MODELS, layout, small_config, trained
+
+LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
+
+
+def prepared(family: str, digits: str, text: str, **changes: Any) -> dict[str, Any]:
+    values = small_config(family, digits, text, **changes)
+    values["checkpoint"] = {"every_steps": 5}
+    values["train"]["micro_batch"] = 4
+    return values
+
+
+def last(folder: Path) -> Checkpoint:
+    return Checkpoint(checkpoints(folder / "checkpoints")[-1][1])
+
+
+def differing(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Names of the tensors that are not the same bits."""
+    assert a.step == b.step == 20
+    assert a.tensors.keys() == b.tensors.keys()
+    return [name for name in a.tensors if not torch.equal(a.read(name), b.read(name))]
+
+
+def metrics(folder: Path) -> dict[int, float]:
+    """Step -> logged loss, the last word on every step."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {e["step"]: e["values"]["loss"] for e in events if e["kind"] == "metrics"}
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_bit_identical(digits: str, text: str, tmp_path: Path) -> None:
+    """Every family on every layout, two ranks, dropout on, killed after step 13 with the checkpoint of step 10 behind it;
+    every optimizer's state on one."""
+    cases = {f"{f}-{name}": layout(prepared(f, digits, text), name, 2) for f in MODELS for name in LAYOUTS}
+    for optimizer in (
+        {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+        {"name": "adagrad", "lr": 0.05},
+        {"name": "rmsprop", "lr": 3e-3, "momentum": 0.5},
+        {"name": "lion", "lr": 1e-3},
+    ):
+        cases[f"{optimizer['name']}-zero2"] = layout(prepared("mlp", digits, text), "zero2", 2) | {
+            "optimizer": optimizer
+        }
+    cases["bf16-zero1"] = layout(prepared("gpt", digits, text, train__precision="bf16"), "zero1", 2)
+    cases["bf16-zero3"] = layout(prepared("gpt", digits, text, train__precision="bf16"), "zero3", 2)
+    whole = {f"{n}/whole": {"values": v, "folder": str(tmp_path / n / "whole")} for n, v in cases.items()}
+    cut = {f"{n}/cut": {"values": v, "folder": str(tmp_path / n / "cut"), "die_after": 13} for n, v in cases.items()}
+    ended = run_ranks(trained, 2, whole | cut)[0]
+    assert {ended[n] for n in whole} == {""} and {ended[n] for n in cut} == {"power cut"}
+    assert all(last(Path(run["folder"])).step == 10 for run in cut.values())
+
+    again = {name: run | {"die_after": 0} for name, run in cut.items()}
+    assert set(run_ranks(trained, 2, again)[0].values()) == {""}
+    for name in cases:
+        assert differing(last(tmp_path / name / "whole"), last(tmp_path / name / "cut")) == [], name
+
+
+@pytest.mark.slow
+def test_a_checkpoint_continues_on_any_other_layout(digits: str, text: str, tmp_path: Path) -> None:
+    """Twelve ordered pairs of layouts and world sizes; the loss stays that of the uninterrupted reference."""
+    sources = [("torch", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)]
+    targets = [("torch", 2), ("zero0", 1), ("zero1", 4), ("zero3", 4)]
+    base = prepared("gpt", digits, text)
+    base["train"]["micro_batch"] = None
+    base["track"]["every_steps"] = 1
+    reference = {"values": layout(base, "torch", 1), "folder": str(tmp_path / "reference")}
+    by_world: dict[int, dict[str, Any]] = {1: {"reference": reference}, 2: {}, 4: {}}
+    for name, world in sources:
+        run = {"values": layout(base, name, world), "die_after": 13}
+        by_world[world] |= {
+            f"{name}x{world}-{i}": run | {"folder": str(tmp_path / f"{name}x{world}-{i}")} for i in range(4)
+        }
+    for world in (1, 2):
+        run_ranks(trained, world, by_world[world])
+    pairs: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    for name, world in sources:
+        for i, (target, target_world) in enumerate(targets):
+            folder = tmp_path / f"{name}x{world}-{i}"
+            pairs[target_world][f"{folder.name} to {target}x{target_world}"] = {
+                "values": layout(base, target, target_world),
+                "folder": str(folder),
+            }
+    wanted = metrics(tmp_path / "reference")
+    assert len(wanted) == 20
+    count = 0
+    for world, runs in pairs.items():
+        assert set(run_ranks(trained, world, runs)[0].values()) == {""}
+        for pair, run in runs.items():
+            got = metrics(Path(run["folder"]))
+            assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, pair
+            count += 1
+    assert count == 16
