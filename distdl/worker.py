@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +207,7 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
 
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
-    """Joins the run's process group (env:// as torch's launcher sets it), or makes one of a single process."""
-    from datetime import timedelta
-
+    """Joins the run's process group at the address that torch's launcher gave, or makes one of a single process."""
     backend = "nccl" if plan.device == "cuda" else "gloo"
     if plan.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -216,7 +215,18 @@ def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
         os.environ.setdefault("LOCAL_RANK", "0")
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        dist.init_process_group(backend, rank=rank, world_size=plan.world, timeout=timedelta(seconds=timeout_s))
+        timeout = timedelta(seconds=timeout_s)
+        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        server = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=not agents and rank == 0,
+            timeout=timeout,
+        )
+        # The launcher's store outlives the workers. Without a prefix of its own, a restarted worker finds the addresses of
+        # the dead: the first group connects, and the next one that DeepSpeed makes is refused.
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout)
 
 
 def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:

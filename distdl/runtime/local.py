@@ -5,6 +5,7 @@ One worker runs in this very process, so that a debugger works.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -19,8 +20,13 @@ def start(config: Config, plan: Plan, folder: RunFolder) -> None:
     if plan.world == 1:
         in_process(plan, folder)
         return
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # A worker that fails leaves its error in the run folder; the launcher's own report of it is a traceback of ours.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn", *logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(plan.threads_per_worker))
     launch = LaunchConfig(
         min_nodes=1,
@@ -33,7 +39,10 @@ def start(config: Config, plan: Plan, folder: RunFolder) -> None:
         monitor_interval=0.2,
         local_addr="127.0.0.1",
     )
-    elastic_launch(launch, worker_process)(str(folder.path), config.runtime.timeout_s)
+    try:
+        elastic_launch(launch, worker_process)(str(folder.path), config.runtime.timeout_s)
+    except SignalException as signal:  # the launcher's own handlers: it has ended the workers
+        raise KeyboardInterrupt from signal
 
 
 def in_process(plan: Plan, folder: RunFolder) -> None:

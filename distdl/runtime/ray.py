@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +83,33 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan, gpus: int) -> None:
     }
     address = runtime.address or os.environ.get("RAY_ADDRESS")
     if address:
+        _probe(address)
         try:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise TrainingFailed(
-                f"no Ray cluster answers at {address}: {why}\n"
-                "    fix: `ray start --head` there, or runtime.address=null for an embedded Ray"
-            ) from error
+            raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
         return
     cores = len(os.sched_getaffinity(0))
     needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
     ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+
+
+def _probe(address: str, timeout_s: float = 5.0) -> None:
+    """Raises at once where nothing listens: Ray itself tries for many minutes before it says so."""
+    host, colon, port = address.split("://")[-1].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto`, or another word that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _no_cluster(address: str, why: str) -> TrainingFailed:
+    return TrainingFailed(
+        f"no Ray cluster answers at {address}: {why}\n"
+        "    fix: `ray start --head` there, or runtime.address=null for an embedded Ray"
+    )
 
 
 def _quiet() -> None:
