@@ -19,6 +19,7 @@ from typing import Any, get_args
 import pydantic
 import yaml
 
+from distdl import deepspeed_keys
 from distdl.config import Config, Optimizer, Runtime, Schedule
 from distdl.errors import InputError, Problem, did_you_mean, nearest
 from distdl.family_schema import family_names, family_schema
@@ -176,6 +177,19 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
 # -- checking ----------------------------------------------------------------------------------------------------------
 
 
+IN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid array": "a list, such as [3, 4]",
+    "a valid tuple": "a list, such as [3, 4]",
+    "an object": "a mapping of keys",
+    "a valid dictionary": "a mapping of keys",
+}
+"""What pydantic calls the kinds of values, in the words of a YAML file."""
+
+
 class _Checker:
     """Checks values against the schema and collects the problems, each with its place."""
 
@@ -241,7 +255,8 @@ class _Checker:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             owner = f"the section {'.'.join(path[:-1])}" if len(path) > 1 else "a config"
             match = nearest(path[-1], known or [])
-            fix = f"did you mean '{'.'.join((*path[:-1], match))}'?" if match else "remove it"
+            meant = ".".join((*path[:-1], match)) if match else _home(path[-1])
+            fix = f"did you mean '{meant}'?" if meant else "remove it"
             return Problem(f"{name} = {value!r}: {owner} has no such key", where, ", ".join(sorted(known or [])), fix)
         if kind in ("missing", "missing_argument", "union_tag_not_found"):
             tag = ".name" if kind == "union_tag_not_found" and path[-1] != "runtime" else ""
@@ -257,7 +272,8 @@ class _Checker:
         if kind in ("value_error", "string_pattern_mismatch"):
             reason = item["msg"].removeprefix("Value error, ").replace("String should match pattern", "must match")
             return Problem(f"{name}: {reason}", where)
-        allowed = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        allowed = item["msg"].removeprefix("Input should be ")
+        allowed = IN_WORDS.get(allowed, allowed)
         fix = did_you_mean(str(value), re.findall(r"'([^']+)'", allowed)) if kind == "literal_error" else ""
         return Problem(f"{name} = {value!r}", where, allowed, fix if fix.startswith("did") else "")
 
@@ -265,15 +281,20 @@ class _Checker:
         """What one section says about another; a key that nothing would read stops the run."""
         train, parallel = config.train, config.parallel
         if (train.epochs is None) == (train.steps is None):
-            given = "neither is given" if train.epochs is None else "both are given"
+            neither = train.epochs is None
+            given = "neither is given" if neither else "both are given"
+            fix = "give one of them" if neither else "take one out: train.epochs=null or train.steps=null"
             at = self.where(("train", "steps") if train.steps is not None else ("train",))
-            self.problems.append(Problem(f"train needs either epochs or steps; {given}", at, fix="give one of them"))
+            self.problems.append(Problem(f"train needs either epochs or steps; {given}", at, fix=fix))
         if parallel.engine == "torch":
             for key in ("zero", "deepspeed"):
                 if ("parallel", key) in self.origins:
                     what = f"parallel.{key} is not read by the torch engine"
                     fix = f"remove it, or set parallel.engine: deepspeed (argument 'parallel.{key}=…' counts too)"
                     self.problems.append(Problem(what, self.where(("parallel", key)), fix=fix))
+        for path, problem in deepspeed_keys.check(parallel.deepspeed):
+            at = self.where(("parallel", "deepspeed", *path))
+            self.problems.append(dataclasses.replace(problem, where=at))
         if config.early_stopping and config.data.eval_split is None:
             at = self.where(("early_stopping",))
             self.problems.append(
@@ -284,6 +305,25 @@ class _Checker:
             self.problems.append(
                 Problem("optimizer.nesterov needs a momentum above 0", at, fix="optimizer.momentum: 0.9")
             )
+
+
+def _home(key: str, section: Any = Config, above: str = "") -> str | None:
+    """Where the schema has a key of this name: `parallel.zero` for `zero`."""
+    for name, field in section.model_fields.items():
+        if name == key and above:
+            return above + name
+        for inner in _sections(field.annotation):
+            if found := _home(key, inner, f"{above}{name}."):
+                return found
+    return None
+
+
+def _sections(annotation: Any) -> Iterator[Any]:
+    """The sections that an annotation may hold, those of a union included."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
 
 
 def _without_tags(loc: KeyPath) -> tuple[KeyPath, list[str]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from distdl.engine.base import Engine
-from distdl.hooks.hook import Hook
 from distdl.learner import Learner
 from distdl.metrics import Metrics, add
+
+if TYPE_CHECKING:
+    from distdl.hooks.hook import Hook
 
 
 def train(

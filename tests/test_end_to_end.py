@@ -74,7 +74,7 @@ def worker_pids(process: subprocess.Popen[str]) -> list[int]:
 
 
 def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Path) -> None:
-    """Two Ray Train workers under ZeRO-1 reach 97 % and leave everything behind; two local processes end on the same bits."""
+    """Two Ray Train workers under ZeRO-1 reach 97 % and leave everything behind; two local processes end alike."""
     code, out, error = distdl("train", str(CONFIGS / "quickstart.yaml"), cwd=tmp_path)
     assert code == 0, out + error
     accuracy = float(re.search(r"accuracy\s+([0-9.]+)", out[out.rindex("throughput") - 400 :])[1])  # type: ignore[index]
@@ -162,7 +162,7 @@ def test_a_killed_ray_worker_is_restarted(tmp_path: Path) -> None:
 
 
 def test_not_a_number_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
-    """A learning rate that blows up: exit code 1, step and tensor and samples named, FAILED in MLflow, a sound checkpoint."""
+    """A learning rate that blows up: exit code 1; step, tensor and samples named; FAILED in MLflow; a sound checkpoint."""
     config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "runtime.workers=1", "checkpoint.every_steps=1"]
     blow_up = ["optimizer={name: sgd, lr: 1e+30}", "schedule={name: constant, warmup_steps: 0}", "train.clip_norm=null"]
     code, out, error = distdl("train", *config, *blow_up, cwd=tmp_path)

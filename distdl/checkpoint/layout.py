@@ -1,7 +1,7 @@
 """What a checkpoint folder looks like. It knows nothing of the layout that wrote it.
 
     runs/NAME/checkpoints/step_00000100/
-      manifest.json                      format, family, every file with its size and xxh3-64, every tensor with its file
+      manifest.json                      format, family, its own xxh3-64, that of every file, the file of every tensor
       state.json                         step, data position, optimizer steps, hooks; plain JSON
       tensors-00000-00000.safetensors    rank-part; tensors in full shape under their one-process names:
                                          weights/NAME (fp32), buffers/NAME, optimizer/KEY/NAME
@@ -44,6 +44,12 @@ def checksum(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """xxh3-64 of a manifest's content, which the manifest itself carries as `xxh3`."""
+    content = {key: value for key, value in manifest.items() if key != "xxh3"}
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def write_json(path: Path, value: Any) -> None:

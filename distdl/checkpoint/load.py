@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, seal
 from distdl.errors import DataCorrupt, InputError
 
 
@@ -41,6 +41,10 @@ class Checkpoint:
                 raise DataCorrupt(
                     f"the checkpoint {self.path} is damaged: {name} is not what was written (its checksum differs)"
                 )
+
+        unchecked = {meta["file"] for meta in self.tensors.values()} | {STATE}
+        if unchecked := unchecked - self.manifest["files"].keys():
+            raise InputError(f"{self.path / MANIFEST} names files without a checksum: {', '.join(sorted(unchecked))}")
 
     def read(self, name: str) -> Tensor:
         """One tensor in its full shape, on the CPU."""
@@ -98,7 +102,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not a manifest of distdl", fix="give a folder that distdl wrote") from None
     if not known:
         raise InputError(f"{file} is of the format {manifest['format']!r}, not {FORMAT!r}")
+    if missing := {"version", "step", "files", "tensors"} - manifest.keys():
+        raise DataCorrupt(f"the checkpoint {path} is damaged: {MANIFEST} lacks {', '.join(sorted(missing))}")
     if manifest["version"] > VERSION:
         what = f"{file} has version {manifest['version']}, and this distdl reads up to {VERSION}"
         raise InputError(what, fix="upgrade distdl")
+    if manifest.get("xxh3") != seal(manifest):
+        raise DataCorrupt(
+            f"the checkpoint {path} is damaged: {MANIFEST} is not what was written (its checksum differs)"
+        )
     return manifest  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, step_folder, write_json
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, seal, step_folder, write_json
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
 
@@ -26,11 +26,14 @@ def save(folder: Path, engine: Engine, state: dict[str, Any]) -> tuple[Path, int
     """
     final = folder / step_folder(state["step"])
     draft = folder / f".writing-{final.name}"
+    part = _Part(draft, engine.rank)
     if engine.rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        try:
+            draft.mkdir(parents=True)
+        except OSError as error:
+            part.error = f"{error.strerror or error}"
     _barrier(engine)
-    part = _Part(draft, engine.rank)
     for index, (name, tensor) in enumerate(engine.tensors()):  # collective: no rank may leave this loop early
         if index % engine.plan.world == engine.rank:
             part.add(name, tensor)
@@ -97,7 +100,7 @@ def _publish(draft: Path, final: Path, engine: Engine, state: dict[str, Any], pa
             "files": files,
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
         }
-        write_json(draft / MANIFEST, manifest)
+        write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
         if final.exists():  # the same step again, after a restart from an older checkpoint
             shutil.rmtree(final)
         os.rename(draft, final)

@@ -30,12 +30,15 @@ def loaded(args: argparse.Namespace, *more: str) -> Loaded:
 def prepare_if_missing(config: Config) -> None:
     """Writes the data set that `data.prepare` describes, if `data.path` does not exist yet."""
     recipe, path = config.data.prepare, config.data.path
-    if recipe is None or "://" in path or Path(path).exists():
+    if recipe is None:
         return
-    from distdl.data.prepare import prepare_dataset
+    from distdl.data.prepare import parse_options, prepare_dataset
 
-    print(f"preparing {recipe.source} in {path} …", flush=True)
     options = {key: value if isinstance(value, str) else str(value) for key, value in recipe.options.items()}
+    parse_options(recipe.source, options)  # a wrong option is an error even while the data set is there
+    if "://" in path or Path(path).exists():
+        return
+    print(f"preparing {recipe.source} in {path} …", flush=True)
     manifest = prepare_dataset(recipe.source, path, options)
     rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
     print(f"prepared {path}: {rows}", flush=True)

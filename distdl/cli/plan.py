@@ -48,9 +48,6 @@ def _of_run(args: argparse.Namespace) -> Any:
 
 def print_plan(plan: Any) -> None:
     """The plan as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
     config, model, data = plan.config, plan.model, plan.data
     batch = (
         f"{plan.global_batch:,} = {plan.world} workers × {plan.accumulate} accumulated × {plan.micro_batch} per forward"
@@ -71,15 +68,12 @@ def print_plan(plan: Any) -> None:
         ("checkpoint", _every(plan.checkpoint_every_steps)),
         ("memory/worker", f"{memory} (activations not counted)"),
     ]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in rows:
-        table.add_row(name, text)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+        print(f"{name:<15}{text}")
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False)
+        print(f"note: {note}")
     if plan.deepspeed:
-        console.print(f"DeepSpeed: {json.dumps(plan.deepspeed)}", markup=False)
+        print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
 
 
 def _every(steps: int) -> str:
