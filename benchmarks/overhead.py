@@ -271,7 +271,7 @@ def show(rows: list[Row]) -> None:
     widths = [max(len(line[i]) for line in [header, *(c for c in cells if c[2])]) for i in range(len(header))]
     for line in [header, *cells]:
         first, *rest = (text.rjust(width) for text, width in zip(line, widths))
-        print("  ".join([first.strip().ljust(widths[0]), *rest]))
+        print("  ".join([first.strip().ljust(widths[0]), *rest]).rstrip())
     print("", *verdicts(rows), sep="\n")
 
 

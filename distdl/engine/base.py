@@ -56,13 +56,13 @@ class Engine(ABC):
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
         """Backward; once all micro-batches of the step are in, a step of the player's optimizer."""
-        if self._guard and not math.isfinite(loss.item()):
-            nonfinite.stop(self.learner, self.plan, self.batch, self._step, float(loss))
+        if self._guard and not math.isfinite(loss.detach().item()):
+            nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._minimize(loss, player)
         if self._last_micro:
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
-                nonfinite.stop_gradient(self.bare[player], self.batch, self._step, float(loss))
+                nonfinite.stop_gradient(self.bare[player], self.batch, self._step, loss.detach().item())
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""

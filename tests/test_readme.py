@@ -1,0 +1,131 @@
+"""Every command of the README and every config is executed, and counted, so that none slips by."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, distdl, python
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.split("#")[0].strip()
+]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+BY_ITSELF = {"make quickstart", "make test", "make bench"}
+
+
+@pytest.mark.slow
+def test_every_config_is_executed(tmp_path: Path, digits: str) -> None:
+    """Shortened, by two workers; what a config is worth in full is asserted in test_end_to_end.py."""
+    executed = 0
+    for path in CONFIGS:
+        short = ["train.steps=6", "train.epochs=null", "runtime.kind=local", "track.enabled=false"]
+        if path.stem == "lenet":  # MNIST itself is not part of a clone; its form on it is planned in test_families.py
+            short += [f"data.path={digits}", "data.prepare=null", "model.image=[1, 8, 8]"]
+        result = distdl("train", str(path), *short, cwd=tmp_path)
+        assert result.code == 0, f"{path}\n{result.stdout}{result.stderr}"
+        assert (tmp_path / "runs" / path.stem / "summary.json").is_file()
+        executed += 1
+    assert executed == len(CONFIGS) == 4
+
+
+@pytest.mark.slow
+def test_every_readme_command_is_executed(tmp_path: Path) -> None:
+    """In the order of the README, in a folder that has what a clone has."""
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    executed = 0
+    for command in COMMANDS:
+        if command in BY_ITSELF:
+            continue
+        words = shlex.split(command)
+        if words[:2] == ["distdl", "ui"]:
+            serve(words[1:], tmp_path)
+        else:
+            assert words[0] == "distdl", command
+            result = distdl(*words[1:], cwd=tmp_path)
+            assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
+        executed += 1
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 15
+
+
+def serve(words: list[str], folder: Path) -> None:
+    """Starts the page, reads it, ends it with Ctrl-C."""
+    port = words[words.index("--port") + 1]
+    process = subprocess.Popen([sys.executable, "-m", "distdl", *words], cwd=folder, start_new_session=True)
+    try:
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                    assert b"MLflow" in page.read()
+                break
+            except OSError:
+                assert process.poll() is None, "distdl ui ended"
+                time.sleep(0.25)
+        else:
+            raise AssertionError("distdl ui served no page in a minute")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_make_quickstart(tmp_path: Path) -> None:
+    """The very command, in a copy of the checkout, with the environment that is running this."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    environment = Path(sys.prefix)
+    if not (environment / ".installed").is_file():
+        pytest.skip("this interpreter's environment was not made by `make install`")
+    done = subprocess.run(
+        ["make", "quickstart", f"VENV={environment}", "-o", str(environment / ".installed")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracy = re.findall(r"^accuracy +([0-9.]+)", done.stdout, re.MULTILINE)
+    assert float(accuracy[-1]) >= 0.97
+    assert (tmp_path / "runs" / "quickstart" / "summary.json").is_file()
+
+
+def test_make_test_and_check_run_the_tests() -> None:
+    for target, words in {
+        "test": ["pytest tests"],
+        "check": ["ruff check", "mypy", "pytest tests"],
+        "bench": ["overhead.py"],
+    }.items():
+        plan = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
+        assert plan.returncode == 0 and all(word in plan.stdout for word in words)
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_what_the_readme_names_is_there() -> None:
+    for name in re.findall(r"`((?:tests|configs|docs|benchmarks)/[\w/.-]+)`", README):
+        assert (REPOSITORY / name).exists(), name
+    from distdl.family_schema import family_names
+
+    assert re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) == ["mlp", "lenet", "gpt"]
+    assert set(family_names()) == {"mlp", "lenet", "gpt"}
+
+
+def test_help_names_every_command() -> None:
+    out = python("-m", "distdl", "--help", cwd=REPOSITORY).stdout
+    from distdl.cli.main import COMMANDS as NAMES
+
+    assert all(re.search(rf"^    {name} ", out, re.MULTILINE) for name in NAMES)
