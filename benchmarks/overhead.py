@@ -157,6 +157,7 @@ class Contender:
 def measure(names: list[str], folder: Path, steps: int, rounds: int) -> list[Row]:
     """All rounds of all contenders; the order rotates from round to round."""
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    os.environ |= {"FORCE_COLOR": "1", "TERM": "xterm"}  # rich draws its live lines for a terminal only
     contenders: list[Contender] = []
     try:
         for name in names:

@@ -61,7 +61,9 @@ def data_facts(config: Config) -> DataFacts:
             problems.append(Problem(f"{what}; the data set has {list(shape)}", where, fix=fix))
     if problems:
         raise InputError(*problems)
-    return DataFacts(config.data.path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0)
+    # Workers may start in another folder: they get the place, not the way to it from here.
+    path = config.data.path if "://" in config.data.path else os.path.abspath(config.data.path)
+    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0)
 
 
 def hardware() -> Hardware:

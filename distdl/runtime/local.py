@@ -5,6 +5,7 @@ One worker runs in this very process, so that a debugger works.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import uuid
@@ -51,11 +52,12 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
 
     from distdl import worker
 
-    worker.init_process_group(plan, 0, 60.0)
-    try:
-        worker.run(plan, folder, 0)
-    finally:
-        dist.destroy_process_group()
+    if (
+        not dist.is_initialized()
+    ):  # DeepSpeed remembers its first group: a second run in this process must find the same
+        worker.init_process_group(plan, 0, 60.0)
+        atexit.register(dist.destroy_process_group)
+    worker.run(plan, folder, 0)
 
 
 def worker_process(folder_path: str, timeout_s: float) -> None:
@@ -66,7 +68,7 @@ def worker_process(folder_path: str, timeout_s: float) -> None:
 
     from distdl import worker
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle; it ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback; the launcher tells of it
     folder = RunFolder(Path(folder_path))
     plan, rank = Plan.from_dict(folder.read("plan.json")), int(os.environ["RANK"])
     worker.init_process_group(plan, rank, timeout_s)
