@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -55,12 +56,19 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(config, origins, path)
 
 
-def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """A config that was resolved before (a run folder's config.json). Raises InputError."""
-    checker = _Checker({}, "config.json")
-    config = checker.check(dict(values))
-    if config is None:
-        raise InputError(*checker.problems)
+def config_from_dict(resolved: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """A config that was resolved before (a run folder's config.json), `key=value` arguments on top. Raises InputError."""
+    values, origins = copy.deepcopy(dict(resolved)), dict[KeyPath, str]()
+    problems = [p for p in (apply_override(values, origins, text) for text in overrides) if p]
+    for section, (_, tag) in UNIONS.items():
+        variant = _variant(section, values.get(section, {}).get(tag)) if (section, tag) in origins else None
+        if variant:  # another kind of it: what was resolved for the old one says nothing about the new one
+            kept = {k: v for k, v in values[section].items() if k in variant.model_fields or (section, k) in origins}
+            values[section] = kept
+    checker = _Checker(origins, "config.json")
+    config = checker.check(values)
+    if problems or config is None:
+        raise InputError(*problems, *checker.problems)
     return config
 
 
@@ -326,15 +334,27 @@ def _sections(annotation: Any) -> Iterator[Any]:
         yield from _sections(argument)
 
 
+UNIONS: dict[str, tuple[Any, str]] = {
+    "optimizer": (Optimizer, "name"),
+    "schedule": (Schedule, "name"),
+    "runtime": (Runtime, "kind"),
+}
+"""Sections that are one of several, and the key that says which."""
+
+
+def _variant(section: str, tag: Any) -> Any:
+    """The class of a section whose tag is this, or None."""
+    union, key = UNIONS[section]
+    variants = get_args(get_args(union)[0])
+    return next((v for v in variants if tag in get_args(v.model_fields[key].annotation)), None)
+
+
 def _without_tags(loc: KeyPath) -> tuple[KeyPath, list[str]]:
     """A location without pydantic's union tags, and the keys of the section that it ends in."""
-    unions = {"optimizer": Optimizer, "schedule": Schedule, "runtime": Runtime}
-    if loc and loc[0] in unions and len(loc) > 1:
-        tag = "kind" if loc[0] == "runtime" else "name"
-        variants = get_args(get_args(unions[loc[0]])[0])
-        for variant in variants:
-            if loc[1] in get_args(variant.model_fields[tag].annotation):
-                return (loc[0], *loc[2:]), list(variant.model_fields)
+    if loc and loc[0] in UNIONS and len(loc) > 1:
+        variant = _variant(loc[0], loc[1])
+        if variant is not None:
+            return (loc[0], *loc[2:]), list(variant.model_fields)
     section: Any = Config
     for part in loc[:-1]:
         annotation = section.model_fields[part].annotation if part in section.model_fields else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +51,16 @@ class RunFolder:
         draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(draft, file)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has come to its end."""
-        summary = self.read("summary.json")
-        return bool(summary and summary.get("finished"))
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process from training this run meanwhile. Raises InputError where one is at it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                fix = "wait for it, or start another run beside it with --fresh"
+                raise InputError(f"the run in {self.path} is being trained by another process", fix=fix) from None
+            yield
 
 
 def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> RunFolder:
@@ -82,9 +90,9 @@ def find_run(name: str, runs: str) -> RunFolder:
     raise InputError(f"there is no run {name!r}", allowed=allowed, fix="give the name of a run or its folder")
 
 
-def saved_config(folder: RunFolder) -> Config:
-    """The config that a run was last started with."""
-    return config_from_dict(folder.read("config.json"))
+def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
+    """The config that a run was last started with, `key=value` arguments on top. Raises InputError."""
+    return config_from_dict(folder.read("config.json"), overrides)
 
 
 def refuse_other(folder: RunFolder, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from distdl.config import Config
 from distdl.errors import InputError, Problem
@@ -13,7 +14,7 @@ from distdl.plan.plan import Plan, make_plan
 def survey(config: Config) -> Plan:
     """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
     data = data_facts(config)
-    return make_plan(config, model_facts(config), data, hardware())
+    return make_plan(config, model_facts(config), data, hardware(config))
 
 
 def model_facts(config: Config) -> ModelFacts:
@@ -66,10 +67,12 @@ def data_facts(config: Config) -> DataFacts:
     return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0)
 
 
-def hardware() -> Hardware:
-    """The machine that this runs on; a cluster's nodes are taken to be like it."""
+def hardware(config: Config) -> Hardware:
+    """What a worker runs on: as `runtime.gpus_per_worker` says, else as this machine has; a cluster's nodes are alike."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     memory = min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus)), default=None)
-    return Hardware("cuda" if gpus else "cpu", len(os.sched_getaffinity(0)), gpus, memory)
+    asked = getattr(config.runtime, "gpus_per_worker", None)  # the head of a cluster may have none of its own
+    device: Literal["cpu", "cuda"] = "cuda" if (gpus if asked is None else asked) else "cpu"
+    return Hardware(device, len(os.sched_getaffinity(0)), gpus, memory)

@@ -68,7 +68,7 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     begin = time.time()
     clock = time.perf_counter()
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
-    stopped_before = bool(checkpoint and checkpoint.state["stopped"])
+    stopped_before = bool(checkpoint and checkpoint.state["stopped"] and config.early_stopping)
     end = (
         start if stopped_before else train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
     )

@@ -20,11 +20,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.run_folder import find_run, saved_config
 
     folder = find_run(args.name, args.runs)
-    config = saved_config(folder)
-    single = {"kind": "local", "workers": 1}
-    config = config.model_copy(
-        update={"runtime": type(config).model_validate({**config.model_dump(), "runtime": single}).runtime}
-    )
+    config = saved_config(folder, ["runtime={kind: local, workers: 1}"])
 
     from distdl.survey import survey
     from distdl.worker import evaluate_checkpoint

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
-from distdl.config_load import apply_override, config_from_dict
-from distdl.errors import InputError
+from distdl.run_folder import RunFolder, saved_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,7 +22,9 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.workers is not None:
         args.overrides.append(f"runtime.workers={args.workers}")
-    config = _of_run(args) if (Path(args.config) / "config.json").is_file() else loaded(args).config
+    folder = RunFolder(Path(args.config))
+    of_run = (folder.path / "config.json").is_file()
+    config = saved_config(folder, args.overrides) if of_run else loaded(args).config
     if not args.json:
         prepare_if_missing(config)
 
@@ -35,15 +36,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_plan(plan)
     return 0
-
-
-def _of_run(args: argparse.Namespace) -> Any:
-    """The config of an existing run, with the overrides on top."""
-    values = json.loads((Path(args.config) / "config.json").read_text(encoding="utf-8"))
-    problems = [p for p in (apply_override(values, {}, text) for text in args.overrides) if p]
-    if problems:
-        raise InputError(*problems)
-    return config_from_dict(values)
 
 
 def print_plan(plan: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from distdl.cli.common import add_override_arguments, prepare_if_missing
 from distdl.config import Config
-from distdl.config_load import apply_override, config_from_dict, load_config
+from distdl.config_load import load_config
 from distdl.errors import DistdlError, InputError
-from distdl.run_folder import RunFolder, find_run, open_run
+from distdl.run_folder import RunFolder, find_run, open_run, refuse_other, saved_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
 
     plan = survey(config)
     folder = folder or open_run(config, yaml_path, fresh=args.fresh)
-    if _nothing_left(folder, plan.steps):
+    if _nothing_left(folder, plan.steps, config):
         _print_summary(folder, folder.read("summary.json"), "", heading=f"{folder.path.name} is finished already")
         return 0
-    folder.write("launch.json", {"asked": asked})
-    folder.write("plan.json", plan.to_dict())
-    return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
+    with folder.locked():
+        folder.write("launch.json", {"asked": asked})
+        folder.write("plan.json", plan.to_dict())
+        return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
 
 
 def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
@@ -54,15 +55,8 @@ def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
     overrides = [*([args.config] if args.config else []), *args.overrides]
     if args.config and "=" not in args.config:
         raise InputError(f"--resume takes the run's own config; {args.config} cannot be given beside it")
-    for default in ("runs",):
-        folder = find_run(args.resume, default)
-    values = folder.read("config.json")
-    problems = [p for p in (apply_override(values, {}, text) for text in overrides) if p]
-    if problems:
-        raise InputError(*problems)
-    config = config_from_dict(values)
-    from distdl.run_folder import refuse_other
-
+    folder = find_run(args.resume, "runs")
+    config = saved_config(folder, overrides)
     refuse_other(folder, config)
     folder.write("config.json", config.model_dump(mode="json"))
     return config, folder
@@ -110,9 +104,11 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _nothing_left(folder: RunFolder, steps: int) -> bool:
+def _nothing_left(folder: RunFolder, steps: int, config: Config) -> bool:
     summary = folder.read("summary.json")
-    return bool(summary and summary.get("finished") and (summary["steps"] >= steps or summary.get("stopped_early")))
+    if not summary or not summary.get("finished"):
+        return False
+    return bool(summary["steps"] >= steps or (summary.get("stopped_early") and config.early_stopping))
 
 
 def _print_summary(folder: RunFolder, summary: dict[str, Any], tracking: str, heading: str = "") -> None:

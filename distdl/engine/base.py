@@ -87,6 +87,8 @@ class Engine(ABC):
             # Families that draw from torch's generator get the same stream after a restart, without any saved state.
             draw = (step * self.plan.accumulate + micro) * self.plan.world + self.rank
             torch.default_generator.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + draw) & (2**63 - 1))
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(torch.default_generator.initial_seed())
             yield batch
         noise.begin(0, None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import spool
+from tests.track.conftest import spool
 
 from distdl.errors import InputError
 from distdl.track.run import default_tracking_uri, update

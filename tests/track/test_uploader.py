@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import drain, make_run, mlflow_run, spool, steps_of
+from tests.track.conftest import drain, make_run, mlflow_run, spool, steps_of
 
 from distdl.errors import InputError
 from distdl.track import provenance
