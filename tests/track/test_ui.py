@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.track.conftest import spool
 
 from distdl.errors import InputError
 from distdl.track.run import default_tracking_uri, update
 from distdl.track.server import UiServer, free_port
+from tests.track.conftest import spool
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (

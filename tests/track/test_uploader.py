@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.track.conftest import drain, make_run, mlflow_run, spool, steps_of
 
 from distdl.errors import InputError
 from distdl.track import provenance
@@ -20,6 +19,7 @@ from distdl.track.client import Tracker
 from distdl.track.run import load, update
 from distdl.track.spool import SpoolReader, SpoolWriter
 from distdl.track.uploader import upload_pending
+from tests.track.conftest import drain, make_run, mlflow_run, spool, steps_of
 
 
 def tracker(folder: Path, uri: str | None = None, interval_s: float = 0, **more: object) -> Tracker:
