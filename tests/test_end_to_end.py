@@ -127,6 +127,20 @@ def test_interrupted_by_the_user_then_resumed(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+def test_interrupted_under_ray(tmp_path: Path) -> None:
+    """Ctrl-C under Ray Train is told in the same way: KILLED, exit code 130, a checkpoint to go on from, no orphan."""
+    config = [str(CONFIGS / "mlp.yaml"), "train.steps=20000", "train.epochs=null", "checkpoint.every_steps=50"]
+    process = start("train", *config, cwd=tmp_path)
+    folder = tmp_path / "runs" / "mlp"
+    wait_for_step(folder, 50, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "continues from the last checkpoint" in out and "Traceback" not in out
+    (run,) = mlflow_runs(tmp_path / "runs")
+    assert run.info.status == "KILLED"
+    assert Checkpoint(checkpoints(folder / "checkpoints")[-1][1]).step >= 50
+
+
 def test_a_killed_worker_is_restarted(tmp_path: Path) -> None:
     """SIGKILL of one of two workers: the others are ended, all start again from the checkpoint, the numbers stay."""
     config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "train.steps=600", "train.epochs=null", "checkpoint.every_steps=20"]

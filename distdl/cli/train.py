@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     plan = survey(config)
     folder = folder or open_run(config, yaml_path, fresh=args.fresh)
     if _nothing_left(folder, plan.steps, config):
-        _print_summary(folder, folder.read("summary.json"), "", heading=f"{folder.path.name} is finished already")
+        print(f"{folder.path.name} is finished already")
+        _print_summary(config, folder, folder.read("summary.json"), "")
         return 0
     with folder.locked():
         folder.write("launch.json", {"asked": asked})
@@ -96,7 +97,7 @@ def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir
         tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
     statement = tracker.finish("FINISHED", summary=summary)
-    _print_summary(folder, summary, statement)
+    _print_summary(config, folder, summary, statement)
     return 0
 
 
@@ -111,16 +112,15 @@ def _nothing_left(folder: RunFolder, steps: int, config: Config) -> bool:
     return bool(summary["steps"] >= steps or (summary.get("stopped_early") and config.early_stopping))
 
 
-def _print_summary(folder: RunFolder, summary: dict[str, Any], tracking: str, heading: str = "") -> None:
+def _print_summary(config: Config, folder: RunFolder, summary: dict[str, Any], tracking: str) -> None:
     from distdl.cli.display import print_summary
 
-    if heading:
-        print(heading)
-    shown = os.path.relpath(folder.path)
+    shown, train = os.path.relpath(folder.path), config.train
+    further = f"train.epochs={2 * train.epochs:g}" if train.epochs else f"train.steps={2 * (train.steps or 0)}"
     again = [
         (f"distdl ui --runs {os.path.relpath(folder.path.parent)}", "look at it in the browser"),
         (f"distdl evaluate {shown} --which best", "evaluate a checkpoint again"),
-        (f"distdl train --resume {shown} train.epochs=30", "train it further"),
+        (f"distdl train --resume {shown} {further}", "train it further"),
         (f"distdl plan {shown} --workers 8", "what the same run would be on 8 workers"),
     ]
     print_summary({**summary, "run_dir": shown, "next": again}, tracking)

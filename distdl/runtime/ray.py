@@ -49,6 +49,8 @@ def start(config: Config, plan: Plan, folder: RunFolder) -> None:
             ),
         )
         trainer.fit()
+    except SystemExit as end:  # Ray Train's own answer to Ctrl-C: it has ended the workers
+        raise KeyboardInterrupt from end
     finally:
         ray.shutdown()
 
