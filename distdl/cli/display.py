@@ -137,7 +137,6 @@ class ProgressState:
             self._progress(event)
         elif kind == "phase":
             self.phase = str(event.get("name", ""))
-            self._recent.clear()  # the time of an evaluation is not the speed of training
             return ""  # the live line names the phase; what came out of it has a line of its own
         elif kind == "evaluation":
             self._evaluation = _values(event.get("values"))
