@@ -38,7 +38,7 @@ def test_plain_output_has_few_lines_and_all_that_matters(tmp_path: Path) -> None
     assert "training [mlp]" in text and "earlier session" not in text
     assert "training: 2 workers" not in text  # a phase is named in the progress line; only what comes of it is a line
     assert "evaluation at step 50 (test): accuracy 0.91" in text
-    assert "checkpoint at step 50 in 0.5 s, 2.0 MB: checkpoints/50" in text
+    assert "checkpoint at step 50 in 0.5 s, 2.0 MB" in text
     assert "warning: a [bracket] survives" in text
     assert text.count("samples/s") == 1, "progress is said once every few seconds, not for every event"
 
