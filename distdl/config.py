@@ -63,7 +63,7 @@ class Train(Section):
     global_batch: Positive
     """Samples per optimizer step over all workers. It does not change when the number of workers does."""
     micro_batch: Positive | None = None
-    """Samples per worker per forward; null: all of a worker's share, without gradient accumulation."""
+    """Samples per worker per forward, accumulated up to its share; null, or more than it: the share at once."""
     epochs: PositiveFloat | None = None
     """Passes over the training split; give either epochs or steps."""
     steps: Positive | None = None

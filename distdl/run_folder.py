@@ -70,11 +70,11 @@ def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> R
     if fresh or not taken:
         name = config.name if not taken else f"{config.name}-{max(n for n, _ in taken) + 1}"
         folder = RunFolder(root / name)
-        folder.path.mkdir(parents=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write("config.json", config.model_dump(mode="json"))
     else:
         folder = RunFolder(max(taken)[1])
         refuse_other(folder, config)
-    folder.write("config.json", config.model_dump(mode="json"))
     if yaml_path and Path(yaml_path).is_file():
         shutil.copyfile(yaml_path, folder.path / "config.yaml")
     return folder
@@ -119,6 +119,8 @@ def _numbered(root: Path, name: str) -> list[tuple[int, Path]]:
     found = [(1, root / name)] if (root / name / "config.json").is_file() else []
     for path in root.glob(f"{name}-*"):
         number = path.name.removeprefix(f"{name}-")
-        if number.isdigit() and int(number) > 1 and (path / "config.json").is_file():
+        if not number.isdigit() or int(number) < 2:
+            continue
+        if (RunFolder(path).read("config.json") or {}).get("name") == name:  # `lenet-5` may be a name of its own
             found.append((int(number), path))
     return found

@@ -75,4 +75,5 @@ def hardware(config: Config) -> Hardware:
     memory = min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus)), default=None)
     asked = getattr(config.runtime, "gpus_per_worker", None)  # the head of a cluster may have none of its own
     device: Literal["cpu", "cuda"] = "cuda" if (gpus if asked is None else asked) else "cpu"
-    return Hardware(device, len(os.sched_getaffinity(0)), gpus, memory)
+    elsewhere = bool(getattr(config.runtime, "address", None) or os.environ.get("RAY_ADDRESS"))
+    return Hardware(device, len(os.sched_getaffinity(0)), gpus, memory, config.runtime.kind == "ray" and elsewhere)

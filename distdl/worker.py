@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import traceback
@@ -22,7 +23,7 @@ from distdl.config_load import config_from_dict
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine.base import Engine
-from distdl.errors import DistdlError, TrainingFailed
+from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.families import build
 from distdl.hooks.checkpoint import CheckpointHook
 from distdl.hooks.early_stopping import EarlyStopping
@@ -46,7 +47,8 @@ def run(plan: Plan, folder: RunFolder, rank: int) -> None:
     try:
         _train(plan, folder, rank, spool)
     except BaseException as error:
-        _note_failure(folder, rank, error)
+        with contextlib.suppress(OSError):  # a full disk must not hide its own message
+            _note_failure(folder, rank, error)
         raise
     finally:
         if spool:
@@ -56,7 +58,7 @@ def run(plan: Plan, folder: RunFolder, rank: int) -> None:
 def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:
     config = config_from_dict(plan.config)
     set_up_torch(plan, config)
-    checkpoint, warnings = latest(folder.checkpoints)
+    checkpoint, warnings = _agreed(plan, folder, rank)
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
     source = _source(plan, config, rank)
@@ -65,6 +67,9 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, config, folder)
     start = _restore(run_, hooks, checkpoint)
+    if start > plan.steps:
+        fix = f"train.steps={start} or more"
+        raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)
     begin = time.time()
     clock = time.perf_counter()
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
@@ -75,6 +80,28 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     source.close()
     if rank == 0:
         _write_summary(run_, folder, start, end, begin, time.perf_counter() - clock)
+
+
+def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint that all ranks continue from. The first rank chooses and checks it for all: a rank that alone saw an
+    older one would train on with other optimizer shards and other samples."""
+    if plan.world == 1:
+        return latest(folder.checkpoints)
+    found: list[Any] = [None, [], None]  # path, warnings, error
+    chosen: Checkpoint | None = None
+    if rank == 0:
+        try:
+            chosen, found[1] = latest(folder.checkpoints)
+            found[0] = str(chosen.path) if chosen else None
+        except DistdlError as error:
+            found[2] = str(error)
+    device = torch.device("cuda", torch.cuda.current_device()) if plan.device == "cuda" else None
+    dist.broadcast_object_list(found, src=0, device=device)
+    if found[2]:
+        raise TrainingFailed(found[2])
+    if rank and found[0]:
+        chosen = Checkpoint(Path(found[0]), verify=False)
+    return chosen, found[1]
 
 
 def set_up_torch(plan: Plan, config: Config) -> None:
@@ -129,9 +156,7 @@ def _dataset(config: Config, split: str, path: str) -> Dataset:
 def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
     plan = run_.plan
-    hooks: dict[str, Hook] = {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
-    if config.guard.parity_every_steps:
-        hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
+    hooks: dict[str, Hook] = {}
     if config.data.eval_split:
         held_out = _dataset(config, config.data.eval_split, plan.data.path)
         source = EvalSource(held_out, batch=plan.eval_batch, rank=run_.rank, world=plan.world)
@@ -139,6 +164,10 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     if config.early_stopping:
         stopping = config.early_stopping
         hooks["early_stopping"] = EarlyStopping(run_, stopping.patience, stopping.min_delta)
+    # After what may end the run, so that its last step is logged and compared like any other.
+    hooks |= {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
+    if config.guard.parity_every_steps:
+        hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
     saved = dict(hooks)
     hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
     return hooks
@@ -204,6 +233,15 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
         _dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
     )
     return checkpoint.step, evaluate(learner, engine, source)
+
+
+def read_plan(folder: RunFolder) -> Plan:
+    """The plan of a run. Raises InputError on a machine that does not see the run's folder."""
+    values = folder.read("plan.json")
+    if values is None:
+        fix = "put `runs` on a file system that every node mounts at the same place"
+        raise InputError(f"this node ({os.uname().nodename}) does not see the run folder {folder.path}", fix=fix)
+    return Plan.from_dict(values)
 
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from distdl import worker
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from distdl.config_load import config_from_dict
-from distdl.errors import TrainingFailed
+from distdl.errors import InputError, TrainingFailed
 from distdl.families import mlp
+from distdl.hooks.early_stopping import EarlyStopping
+from distdl.hooks.hook import Run
 from distdl.hooks.parity import digest
 from distdl.run_folder import RunFolder
+from distdl.runtime.launch import first_failure
 from distdl.survey import survey
 from tests.ranks import run_ranks
 from tests.small import curve, layout, small_config, trained
@@ -159,3 +163,43 @@ def test_the_same_under_deepspeed(digits: str, tmp_path: Path) -> None:
             step, path = checkpoints(Path(run_["folder"]) / "checkpoints")[-1]
             checkpoint = Checkpoint(path)
             assert step == 2 and all(bool(checkpoint.read(n).isfinite().all()) for n in checkpoint.tensors)
+
+
+def test_an_evaluation_that_is_not_a_number_does_not_stop_what_improves_after_it() -> None:
+    run_ = Run(SimpleNamespace(model=SimpleNamespace(primary="loss", better="lower"), steps=99), 0, *[None] * 4)  # type: ignore
+    hook = EarlyStopping(run_, patience=2, min_delta=0.0)
+    for step, value in enumerate([float("nan"), 3.0, 2.0, 2.5], start=1):
+        run_.evaluation = (step, {"loss": value})
+        hook.after_step(step, {})
+    assert (hook.best, hook.waited, hook.wants_stop) == (-2.0, 1, False)
+    run_.evaluation = (5, {"loss": 2.5})
+    hook.after_step(5, {})
+    assert hook.wants_stop and run_.stopping
+
+
+def test_the_error_that_is_told_is_the_first_cause(tmp_path: Path) -> None:
+    """A worker that was killed leaves no record; those that lost it do."""
+    folder = RunFolder(tmp_path)
+    folder.failures.mkdir()
+    lost = {"rank": 0, "time": 1.0, "message": "Connection closed by peer", "exit_code": 1, "known": False}
+    folder.write("failures/rank-0.json", lost)
+    launcher = RuntimeError("=====\nroot cause\n=====")
+    assert "worker 0 failed: Connection closed" in str(first_failure(folder, launcher))
+    launcher.failures = {1: SimpleNamespace(exitcode=-9), 0: SimpleNamespace(exitcode=1)}  # type: ignore[attr-defined]
+    said = str(first_failure(folder, launcher))
+    assert "worker 1 was killed by signal 9: out of memory" in said and "continues from it" in said
+    folder.write("failures/rank-1.json", lost | {"rank": 1, "time": 2.0, "known": True, "message": "disk full"})
+    assert str(first_failure(folder, launcher)) == "disk full"
+    (folder.failures / "rank-0.json").unlink()
+    (folder.failures / "rank-1.json").unlink()
+    assert str(first_failure(folder, ImportError("no ray"))) == "the workers could not be run: ImportError: no ray"
+
+
+def test_a_run_beyond_the_new_last_step_is_refused(digits: str, tmp_path: Path) -> None:
+    values = small_config("mlp", digits, "", train__steps=6)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    worker.run(survey(config_from_dict(values)), folder, 0)
+    values["train"]["steps"] = 4
+    with pytest.raises(InputError, match="the run is at step 6 already, and the plan ends at step 4"):
+        worker.run(survey(config_from_dict(values)), folder, 0)

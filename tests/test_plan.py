@@ -58,7 +58,9 @@ def test_every_split_adds_up_and_every_refusal_is_right() -> None:
     for total in range(1, 97):
         for world in range(1, 10):
             for micro in (None, *range(1, 13)):
-                possible = total % world == 0 and (micro is None or total // world % micro == 0)
+                share = total // world
+                fits = micro is None or micro >= share or share % micro == 0
+                possible = total % world == 0 and fits
                 try:
                     split = split_batch(total, world, micro)
                 except InputError as error:
@@ -68,7 +70,7 @@ def test_every_split_adds_up_and_every_refusal_is_right() -> None:
                     continue
                 assert possible
                 assert split.world * split.micro_batch * split.accumulate == total == split.global_batch
-                assert split.micro_batch == (micro or total // world)
+                assert split.micro_batch == min(micro or total, total // world)
                 splits += 1
     assert splits > 1000 and refusals > 1000
 
@@ -107,6 +109,15 @@ def test_the_numbers_of_a_plan() -> None:
     assert plan(train__threads_per_worker=3).threads_per_worker == 3
     assert plan(runtime__workers=16).threads_per_worker == 1  # more workers than cores
     assert plan(machine=Hardware("cuda", 8, 2, 80 * 2**30)).device == "cuda"
+
+
+def test_more_workers_than_gpus_are_refused_before_ray_waits_for_them() -> None:
+    one = Hardware("cuda", 8, 1, 80 * 2**30)
+    assert refusal(machine=one) == (
+        "2 workers need 2 GPUs and this machine has 1\n"
+        "    fix: runtime.workers=1"
+    )
+    assert plan(machine=Hardware("cuda", 8, 1, 80 * 2**30, workers_elsewhere=True)).device == "cuda"
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------

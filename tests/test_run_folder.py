@@ -76,3 +76,10 @@ def test_an_unknown_run_lists_those_there_are(tmp_path: Path) -> None:
     assert find_run("mlp", str(tmp_path / "runs")).path == tmp_path / "runs" / "mlp"
     with pytest.raises(InputError, match="runs there are: mlp"):
         find_run("mpl", str(tmp_path / "runs"))
+
+
+def test_a_name_that_ends_in_a_number_is_its_own(tmp_path: Path) -> None:
+    numbered = config_from_dict(small_config("mlp", "d", "") | {"runs": str(tmp_path / "runs"), "name": "mlp-5"})
+    assert open_run(numbered, None).path.name == "mlp-5"
+    assert open_run(config(tmp_path), None).path.name == "mlp"
+    assert open_run(config(tmp_path), None, fresh=True).path.name == "mlp-2"

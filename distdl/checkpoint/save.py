@@ -65,6 +65,8 @@ class _Part:
         self._held_bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
+        if self.error:
+            return
         self._held[name] = tensor.detach().cpu().clone().contiguous()
         self._held_bytes += tensor.nbytes
         if self._held_bytes >= FILE_BYTES:

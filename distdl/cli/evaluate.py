@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
@@ -25,7 +26,10 @@ def run(args: argparse.Namespace) -> int:
     from distdl.survey import survey
     from distdl.worker import evaluate_checkpoint
 
-    step, metrics = evaluate_checkpoint(survey(config), folder, args.which)
+    plan, trained = survey(config), folder.read("plan.json")
+    if trained:  # what fitted while training fits now
+        plan = dataclasses.replace(plan, eval_batch=trained["eval_batch"])
+    step, metrics = evaluate_checkpoint(plan, folder, args.which)
     if args.json:
         print(json.dumps({"step": step, "metrics": metrics}))
     else:

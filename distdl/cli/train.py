@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         _print_summary(config, folder, folder.read("summary.json"), "")
         return 0
     with folder.locked():
+        folder.write("config.json", config.model_dump(mode="json"))
         folder.write("launch.json", {"asked": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
@@ -59,7 +60,6 @@ def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
     folder = find_run(args.resume, "runs")
     config = saved_config(folder, overrides)
     refuse_other(folder, config)
-    folder.write("config.json", config.model_dump(mode="json"))
     return config, folder
 
 

@@ -65,7 +65,8 @@ def _serve(runs_dir: Path, host: str, port: int) -> int:
             file=sys.stderr,
         )
     server = UiServer(runs_dir, host, port)
-    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal must not leave a server behind either
+    # A closed terminal must not leave a server behind either; and a shell starts what it puts behind with SIGINT ignored.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:

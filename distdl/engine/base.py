@@ -7,6 +7,7 @@ the checkpoint see the rest of this class. Collective methods must be called by 
 from __future__ import annotations
 
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,8 @@ class Engine(ABC):
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
         self.config = config_from_dict(plan.config)
-        local_rank = rank % max(1, torch.cuda.device_count()) if plan.device == "cuda" else 0
-        self.device = torch.device(plan.device, local_rank) if plan.device == "cuda" else torch.device("cpu")
+        cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         learner.to(self.device)
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):

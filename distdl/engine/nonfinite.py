@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Learner
+from distdl.nn import noise
 from distdl.plan.plan import Plan
 
 ADVICE = "lower optimizer.lr, lengthen schedule.warmup_steps, set train.clip_norm, or look at these samples"
@@ -48,7 +49,8 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
     handles = [m.register_forward_hook(_watch(name, found)) for name, m in learner.named_modules() if name]
     try:
         with torch.no_grad():
-            learner.loss(batch, step)
+            noise.begin(plan.config["seed"], batch["position"])  # the masks of the pass that failed
+            learner(batch, step)
     finally:
         for handle in handles:
             handle.remove()

@@ -47,12 +47,12 @@ class TorchEngine(Engine):
             return
         optimizer, clip = self.optimizers[player], self.config.train.clip_norm
         parameters = [p for p in self.bare[player].parameters() if p.grad is not None]
-        if clip:
-            self.grad_norm = nn.utils.clip_grad_norm_(parameters, clip)
-        elif self._guard:
-            self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self._guard and self.grad_norm is not None and not bool(torch.isfinite(torch.as_tensor(self.grad_norm))):
-            return  # the weights stay as they were; minimize() stops the run
+        if clip or self._guard:
+            self.grad_norm = norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if self._guard and not bool(torch.isfinite(norm)):
+                return  # the weights stay as they were; minimize() stops the run
+            if clip:
+                nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         optimizer.step()
         optimizer.zero_grad()
 

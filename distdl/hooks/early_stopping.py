@@ -22,14 +22,14 @@ class EarlyStopping(Hook):
         self._seen = step
         primary, sign = self.run.plan.model.primary, 1 if self.run.plan.model.better == "higher" else -1
         value = sign * self.run.evaluation[1][primary]
-        if value > self.best + self.min_delta or self.best == -math.inf:
+        if math.isfinite(value) and (self.best == -math.inf or value > self.best + self.min_delta):
             self.best, self.waited = value, 0
             return
         self.waited += 1
         if self.waited >= self.patience and step < self.run.plan.steps:
             self.wants_stop = self.run.stopping = True
             text = (
-                f"stopped early: {primary} has not improved for {self.waited} evaluations (best {sign * self.best:.4f})"
+                f"stopped early: {primary} has not improved for {self.waited} evaluations (best {sign * self.best:.6g})"
             )
             self.run.event("message", level="info", text=text)
 

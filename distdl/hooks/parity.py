@@ -61,9 +61,17 @@ def digest(tensor: Tensor) -> Tensor:
     """Two int64 that change with any bit of the tensor or the order of its elements: a sum, and a sum weighted by place."""
     flat = tensor.detach().contiguous().flatten()
     size = flat.element_size()
-    words = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]).long()
-    place = torch.arange(1, len(words) + 1, device=words.device) * 0x5851F42D4C957F2D
-    return torch.stack([words.sum(), (words * (place | 1)).sum()])
+    words = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size])
+    total = torch.zeros(2, dtype=torch.int64, device=flat.device)
+    for start in range(0, len(words), DIGEST_WORDS):
+        part = words[start : start + DIGEST_WORDS].long()
+        place = torch.arange(start + 1, start + 1 + len(part), device=part.device) * 0x5851F42D4C957F2D | 1
+        total += torch.stack([part.sum(), (part * place).sum()])
+    return total
+
+
+DIGEST_WORDS = 1 << 22
+"""Elements hashed at a time: their int64 copies take 100 MB, whatever the tensor's size."""
 
 
 def _whole(tensor: Tensor) -> bool:

@@ -42,7 +42,7 @@ def split_batch(global_batch: int, world: int, micro_batch: int | None) -> Batch
             )
         )
     share = global_batch // world
-    if micro_batch is None:
+    if micro_batch is None or micro_batch >= share:  # many workers: none has so much to do at a time
         return BatchSplit(world, share, 1)
     if share % micro_batch:
         divisors = [n for n in range(1, share + 1) if share % n == 0]

@@ -43,3 +43,5 @@ class Hardware:
     """GPUs of the machine."""
     gpu_memory_bytes: int | None = None
     """Memory of the smallest GPU."""
+    workers_elsewhere: bool = False
+    """The workers run on a cluster, so that the counts of this machine are not theirs."""

@@ -66,7 +66,7 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
     train, world = config.train, config.runtime.workers
     layout = "torch" if config.parallel.engine == "torch" else f"zero{config.parallel.zero}"
-    _refuse(config, model, data, layout)
+    _refuse(config, model, data, hardware, layout)
     split = split_batch(train.global_batch, world, train.micro_batch)
     steps, steps_per_epoch = _steps(config, data)
     once_an_epoch = max(1, min(steps, round(steps_per_epoch)))
@@ -93,7 +93,7 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     )
 
 
-def _refuse(config: Config, model: ModelFacts, data: DataFacts, layout: str) -> None:
+def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, layout: str) -> None:
     problems = []
     if layout not in model.layouts:
         proven = ", ".join(sorted(model.layouts))
@@ -102,6 +102,11 @@ def _refuse(config: Config, model: ModelFacts, data: DataFacts, layout: str) -> 
     if config.train.global_batch > data.train_rows and config.data.last_batch != "wrap":
         why = f"a global batch of {config.train.global_batch} is more than the {data.train_rows} samples of an epoch"
         problems.append(Problem(why, fix="a smaller train.global_batch, or data.last_batch: wrap"))
+    gpus = config.runtime.workers * max(1, getattr(config.runtime, "gpus_per_worker", None) or 1)
+    if hardware.device == "cuda" and not hardware.workers_elsewhere and gpus > hardware.gpus:
+        why = f"{config.runtime.workers} workers need {gpus} GPUs and this machine has {hardware.gpus}"
+        cpus = ", or runtime.gpus_per_worker=0 to train on CPUs" if config.runtime.kind == "ray" else ""
+        problems.append(Problem(why, fix=f"runtime.workers={hardware.gpus}{cpus}"))
     if data.train_rows == 0:
         problems.append(Problem(f"the split {config.data.train_split!r} of {data.path} has no samples"))
     if problems:

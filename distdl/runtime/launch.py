@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from typing import Any
 
@@ -39,11 +40,16 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
 def first_failure(folder: RunFolder, error: Exception) -> DistdlError:
     """The error of the worker that failed first; the others only lost their connection to it."""
     records = [folder.read(f"failures/{path.name}") for path in folder.failures.glob("rank-*.json")]
+    killed = _killed(error)
+    if killed and not any(record["known"] for record in records):  # the others only say that they lost it
+        return TrainingFailed(
+            f"{killed}: out of memory and a kill from outside are the usual causes\n"
+            f"    the last checkpoint is in {folder.checkpoints}; the same command continues from it"
+        )
     if not records:
-        text = str(error).strip().splitlines()
-        why = text[-1] if text else type(error).__name__
-        hint = "a worker died without a word: out of memory and a kill from outside are the usual causes"
-        return TrainingFailed(f"{hint}.\n    {why}\n    the last checkpoint is in {folder.checkpoints}")
+        lines = [line for line in str(error).splitlines() if line.strip("= ")]
+        why = lines[-1].strip() if lines else ""
+        return TrainingFailed(f"the workers could not be run: {type(error).__name__}: {why}")
     first = min(records, key=lambda r: (not r["known"], r["time"]))
     if first["exit_code"] == 2:
         return InputError(first["message"])
@@ -51,3 +57,15 @@ def first_failure(folder: RunFolder, error: Exception) -> DistdlError:
         return TrainingFailed(first["message"])
     where = folder.failures / f"rank-{first['rank']}.json"
     return TrainingFailed(f"worker {first['rank']} failed: {first['message']}\n    its traceback is in {where}")
+
+
+def _killed(error: Exception) -> str:
+    """Which worker a signal ended, as torch's launcher or Ray Train tell it; '' where none did."""
+    for rank, failure in sorted(getattr(error, "failures", {}).items()):
+        code = getattr(failure, "exitcode", 0)
+        if code < 0 and code != -signal.SIGTERM:  # SIGTERM is the launcher's own, to those that were left
+            return f"worker {rank} was killed by signal {-code}"
+    for rank, failure in sorted(getattr(error, "worker_failures", {}).items()):
+        if "ActorDied" in type(failure).__name__ or "ActorDied" in str(failure):
+            return f"worker {rank} died without a word"
+    return ""

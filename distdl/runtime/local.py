@@ -70,7 +70,7 @@ def worker_process(folder_path: str, timeout_s: float) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback; the launcher tells of it
     folder = RunFolder(Path(folder_path))
-    plan, rank = Plan.from_dict(folder.read("plan.json")), int(os.environ["RANK"])
+    plan, rank = worker.read_plan(folder), int(os.environ["RANK"])
     worker.init_process_group(plan, rank, timeout_s)
     worker.run(plan, folder, rank)
     dist.destroy_process_group()

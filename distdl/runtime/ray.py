@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ def start(config: Config, plan: Plan, folder: RunFolder) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = runtime.gpus_per_worker if runtime.gpus_per_worker is not None else int(plan.device == "cuda")
-    _connect(ray, runtime, plan, gpus)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _connect(ray, runtime, plan, gpus)
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"folder": str(folder.path)},
@@ -45,14 +47,19 @@ def start(config: Config, plan: Plan, folder: RunFolder) -> None:
             run_config=RunConfig(
                 name="ray",
                 storage_path=str(folder.path),
-                failure_config=FailureConfig(max_failures=runtime.max_restarts),
+                failure_config=FailureConfig(
+                    max_failures=runtime.max_restarts,
+                    controller_failure_limit=runtime.max_restarts,  # -1 by default: workers that never fit hang for ever
+                ),
             ),
         )
         trainer.fit()
-    except SystemExit as end:  # Ray Train's own answer to Ctrl-C: it has ended the workers
+    except SystemExit as end:  # Ray's own answer to Ctrl-C and to SIGTERM: it has ended the workers
         raise KeyboardInterrupt from end
     finally:
         ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -62,7 +69,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     from distdl import worker
 
     folder = RunFolder(Path(settings["folder"]))
-    plan, rank = Plan.from_dict(folder.read("plan.json")), ray.train.get_context().get_world_rank()
+    plan, rank = worker.read_plan(folder), ray.train.get_context().get_world_rank()
     final = [folder.read(f"failures/{path.name}") for path in folder.failures.glob("rank-*.json")]
     known = next((record for record in final if record["known"]), None)
     if known:  # the same input fails the same way: no restart helps
