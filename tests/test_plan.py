@@ -113,10 +113,7 @@ def test_the_numbers_of_a_plan() -> None:
 
 def test_more_workers_than_gpus_are_refused_before_ray_waits_for_them() -> None:
     one = Hardware("cuda", 8, 1, 80 * 2**30)
-    assert refusal(machine=one) == (
-        "2 workers need 2 GPUs and this machine has 1\n"
-        "    fix: runtime.workers=1"
-    )
+    assert refusal(machine=one) == ("2 workers need 2 GPUs and this machine has 1\n    fix: runtime.workers=1")
     assert plan(machine=Hardware("cuda", 8, 1, 80 * 2**30, workers_elsewhere=True)).device == "cuda"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from distdl.checkpoint.prune import prune
 from distdl.checkpoint.save import save
@@ -40,6 +39,3 @@ class CheckpointHook(Hook):
         self.run.seconds["checkpoint"] += seconds
         self.run.event("checkpoint", step=step, path=str(path), seconds=seconds, bytes=size)
         self.run.event("phase", name="training", text="")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
