@@ -51,6 +51,10 @@ class RunFolder:
         draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(draft, file)
 
+    def failure_records(self) -> list[dict[str, Any]]:
+        """What each worker that failed left behind: rank, time, message, exit_code, known, traceback."""
+        return [self.read(f"failures/{path.name}") for path in self.failures.glob("rank-*.json")]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps every other process from training this run meanwhile. Raises InputError where one is at it."""

@@ -145,7 +145,7 @@ def _source(plan: Plan, config: Config, rank: int) -> BatchSource:
         world=plan.world,
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
-        threads=min(1, config.data.threads),
+        threads=config.data.threads,
     )
 
 

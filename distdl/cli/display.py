@@ -72,10 +72,6 @@ class Display:
             self._live.stop()
             self._console.print(self._state.line(), markup=False)
 
-    def summary(self, summary: dict[str, Any], tracking_line: str = "") -> None:
-        """Prints the closing summary; see `print_summary`."""
-        print_summary(summary, tracking_line, self._console)
-
     def _work(self) -> None:
         while not self._stop.is_set():
             self._stop.wait(POLL_INTERVAL_S)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with folder.locked():
         folder.write("config.json", config.model_dump(mode="json"))
-        folder.write("launch.json", {"asked": asked})
+        folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from typing import Any
 
 from distdl.config import Config
@@ -14,11 +13,12 @@ from distdl.run_folder import RunFolder
 
 
 def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """Runs the plan to its end on the config's runtime; returns the summary. Raises a DistdlError that says why not."""
+    """Runs the plan to its end on the config's runtime; returns the summary. The folder holds plan.json.
+
+    Raises a DistdlError that says why not.
+    """
     shutil.rmtree(folder.failures, ignore_errors=True)
     (folder.path / "summary.json").unlink(missing_ok=True)
-    folder.write("plan.json", plan.to_dict())
-    folder.write("launch.json", {"started": (folder.read("launch.json") or {}).get("asked", time.time())})
     try:
         if config.runtime.kind == "ray":
             from distdl.runtime.ray import start
@@ -26,8 +26,6 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
             from distdl.runtime.local import start
         start(config, plan, folder)
     except DistdlError:
-        raise
-    except KeyboardInterrupt:
         raise
     except Exception as error:
         raise first_failure(folder, error) from error
@@ -39,7 +37,7 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
 
 def first_failure(folder: RunFolder, error: Exception) -> DistdlError:
     """The error of the worker that failed first; the others only lost their connection to it."""
-    records = [folder.read(f"failures/{path.name}") for path in folder.failures.glob("rank-*.json")]
+    records = folder.failure_records()
     killed = _killed(error)
     if killed and not any(record["known"] for record in records):  # the others only say that they lost it
         return TrainingFailed(

@@ -70,8 +70,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
     folder = RunFolder(Path(settings["folder"]))
     plan, rank = worker.read_plan(folder), ray.train.get_context().get_world_rank()
-    final = [folder.read(f"failures/{path.name}") for path in folder.failures.glob("rank-*.json")]
-    known = next((record for record in final if record["known"]), None)
+    known = next((record for record in folder.failure_records() if record["known"]), None)
     if known:  # the same input fails the same way: no restart helps
         raise TrainingFailed(known["message"])
     worker.run(plan, folder, rank)

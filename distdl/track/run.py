@@ -176,14 +176,3 @@ def check_tracking_uri(uri: str) -> str:
             "(MLflow itself no longer takes plain folders)",
         )
     return uri
-
-
-def tracking_url(info: RunInfo, server: str | None = None) -> str | None:
-    """The page of this run in the MLflow UI; `server` is the address of a UI (default: the store, if it is one).
-
-    None when no run exists yet, or the store has no pages of its own (SQLite: see `distdl ui`).
-    """
-    base = server or info.tracking_uri
-    if not base.startswith(("http://", "https://")) or not info.mlflow_run_id:
-        return None
-    return f"{base.rstrip('/')}/#/experiments/{info.experiment_id}/runs/{info.mlflow_run_id}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,3 @@ def dataset_path(tmp_path: Path) -> Path:
     """203 training rows in several shards."""
     write_dataset(tmp_path / "set", 203)
     return tmp_path / "set"
-
-
-@pytest.fixture(scope="session")
-def raw_data() -> Path:
-    """The folder in $DISTDL_DATA with real raw data."""
-    folder = os.environ.get("DISTDL_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("DISTDL_DATA does not name a folder of raw data")
-    return Path(folder)

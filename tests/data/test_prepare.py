@@ -228,10 +228,10 @@ def test_idx_and_its_damage(tmp_path: Path) -> None:
         prepare_dataset("idx", tmp_path / "e", {"path": tmp_path / "d"})
 
 
-def test_the_real_mnist(tmp_path: Path, raw_data: Path) -> None:
-    if not (raw_data / "mnist").is_dir():
+def test_the_real_mnist(tmp_path: Path, data_folder: Path) -> None:
+    if not (data_folder / "mnist").is_dir():
         pytest.skip("no mnist in DISTDL_DATA")
-    manifest = prepare_dataset("idx", tmp_path / "d", {"path": raw_data / "mnist"})
+    manifest = prepare_dataset("idx", tmp_path / "d", {"path": data_folder / "mnist"})
     assert {name: split.rows for name, split in manifest.splits.items()} == {"test": 10_000, "train": 60_000}
     labels = whole(tmp_path / "d", "test")["label"]
     assert labels[:5].tolist() == [7, 2, 1, 0, 4] and np.bincount(labels).tolist()[:3] == [980, 1135, 1032]
