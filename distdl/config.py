@@ -7,7 +7,7 @@ Numbers that follow from these (micro-batch, steps, DeepSpeed JSON) are computed
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -164,7 +164,15 @@ class Lion(Section):
     """Decay of the weights, per unit of learning rate, matrices only."""
 
 
-Optimizer = Annotated[SGD | Adam | AdamW | RMSprop | Adagrad | Lion, Field(discriminator="name")]
+class NoOptimizer(Section):
+    """For families that learn without a gradient: sums, rules, closed forms."""
+
+    name: Literal["none"]
+    lr: ClassVar[float] = 0.0
+    weight_decay: ClassVar[float] = 0.0
+
+
+Optimizer = Annotated[SGD | Adam | AdamW | RMSprop | Adagrad | Lion | NoOptimizer, Field(discriminator="name")]
 
 
 class Constant(Section):

@@ -10,8 +10,9 @@ players, no gradient, phases. A family is written as if there were one device.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -36,6 +37,8 @@ class Verbs(Protocol):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]: ...
     def minimize(self, loss: Tensor, player: str = "learner") -> None: ...
     def all_sum(self, tensor: Tensor) -> Tensor: ...
+    def assign(self, player: str, values: Mapping[str, Tensor]) -> None: ...
+    def share(self, n: int) -> range: ...
 
 
 class Learner(nn.Module):
@@ -45,10 +48,14 @@ class Learner(nn.Module):
     """The file's dataclass `Config`: the `model:` section of the YAML, and the only schema of the family."""
     players: ClassVar[tuple[str, ...]] = ()
     """Attributes with an optimizer of their own; () = the learner itself."""
-    primary: ClassVar[str] = "loss"
-    """The evaluation metric that early stopping and keep-best look at."""
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    learns: ClassVar[str] = "back-propagation"
+    """The rule by which it learns, in the field's words; `distdl families` prints it."""
+    primary: str = "loss"
+    """The evaluation metric that early stopping and keep-best look at. A family with several tasks sets it in __init__."""
+    better: Literal["higher", "lower"] = "lower"
     """Which way the primary metric improves."""
+    batch_coupled: ClassVar[bool] = False
+    """The loss of a sample depends on the others of its micro-batch (batch norm), so that accumulation changes it."""
     layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
     """Layouts that a test has proven equal to the one-process reference; the plan refuses the others."""
 
@@ -81,3 +88,25 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
         """What an engine wraps: everything in the gradient path happens inside this call."""
         return self.evaluate(batch) if evaluate else self.loss(batch, step)
+
+
+def bare(player: nn.Module) -> nn.Module:
+    """A player without what the engine has wrapped around it: for looking at weights, and for calls without a gradient."""
+    return getattr(player, "module", player)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def frozen(player: nn.Module) -> Iterator[nn.Module]:
+    """The bare player without gradients of its own: the way to send a gradient *through* a critic to another player.
+
+    Calling the wrapped player there fails under DeepSpeed, whose engines refuse a backward that is not theirs.
+    """
+    net = bare(player)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield net
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

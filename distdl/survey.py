@@ -36,6 +36,7 @@ def model_facts(config: Config) -> ModelFacts:
         better=learner.better,
         layouts=tuple(sorted(learner.layouts)),
         players=learner.players,
+        batch_coupled=learner.batch_coupled,
     )
 
 

@@ -81,3 +81,9 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DISTDL_DATA does not name a folder of raw data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the data sets that the small runs of all families read; each is written when first asked for."""
+    return tmp_path_factory.mktemp("small")

@@ -3,42 +3,75 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"family": "mlp", "inputs": [1, 8, 8], "hidden": [24, 17], "dropout": 0.1, "layer_norm": True},
-    "lenet": {"family": "lenet", "image": [1, 8, 8]},
-    "gpt": {
-        "family": "gpt",
-        "vocabulary": 256,
-        "context": 16,
-        "layers": 2,
-        "heads": 2,
-        "width": 16,
-        "dropout": 0.1,
-    },
+import yaml
+
+FOLDER = Path(__file__).parent / "families" / "small"
+"""One YAML per family: its small `model`, the data it is prepared from, what differs from BASE, how much it improves."""
+
+BASE: dict[str, Any] = {
+    "data": {"threads": 0},
+    "train": {"global_batch": 16, "steps": 20, "clip_norm": 0.5, "deterministic": True},
+    "optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.05},
+    "schedule": {"name": "cosine", "warmup_steps": 3},
+    "parallel": {"engine": "torch"},
+    "guard": {"parity_every_steps": 5},
+    "runtime": {"kind": "local", "workers": 1},
+    "track": {"enabled": False, "every_steps": 5},
+    "seed": 3,
 }
 
 
+def small(family: str) -> dict[str, Any]:
+    """The family's file in FOLDER."""
+    return yaml.safe_load((FOLDER / f"{family}.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+MODELS: dict[str, dict[str, Any]] = {path.stem: small(path.stem)["model"] for path in sorted(FOLDER.glob("*.yaml"))}
+
+
 def small_config(family: str, digits: str, text: str, **changes: Any) -> dict[str, Any]:
-    """A complete config as plain values; `changes` are `section__key=value`."""
-    values: dict[str, Any] = {
-        "name": family,
-        "model": copy.deepcopy(MODELS[family]),
-        "data": {"path": text if family == "gpt" else digits, "threads": 0},
-        "train": {"global_batch": 16, "steps": 20, "clip_norm": 0.5, "deterministic": True},
-        "optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.05},
-        "schedule": {"name": "cosine", "warmup_steps": 3},
-        "parallel": {"engine": "torch"},
-        "guard": {"parity_every_steps": 5},
-        "runtime": {"kind": "local", "workers": 1},
-        "track": {"enabled": False, "every_steps": 5},
-        "seed": 3,
-    }
+    """A complete config as plain values, of a family that reads digits or text; `changes` are `section__key=value`."""
+    values = {"name": family, **copy.deepcopy(BASE), "model": copy.deepcopy(MODELS[family])}
+    values["data"]["path"] = text if family == "gpt" else digits
     for path, value in changes.items():
         section, key = path.split("__")
         values[section][key] = value
     return values
+
+
+def contract_config(family: str, data: Path, **changes: Any) -> dict[str, Any]:
+    """A complete config of any family as its file in FOLDER says; the data set is prepared below `data` once."""
+    told = small(family)
+    values = {"name": family, **copy.deepcopy(BASE), "model": told["model"]}
+    for section in told.keys() & values.keys() - {"model"}:
+        if section == "optimizer" or (section == "schedule" and "name" in told[section]):
+            values[section] = told[section]
+        else:
+            values[section] = values[section] | told[section]
+    values["data"]["path"] = prepared(told["prepare"], data)
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            values[section][key] = value
+        else:
+            values[section] = value
+    return values
+
+
+def prepared(prepare: dict[str, Any], data: Path) -> str:
+    """The path of a data set below `data`, written when it is first asked for."""
+    from distdl.data.prepare import prepare_dataset
+
+    name = f"{prepare['source']}-{hashlib.sha256(json.dumps(prepare, sort_keys=True).encode()).hexdigest()[:8]}"
+    path = data / name
+    if not path.exists():
+        prepare_dataset(prepare["source"], path, prepare.get("options", {}))
+    return str(path)
 
 
 def layout(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:

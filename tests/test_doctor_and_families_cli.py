@@ -96,9 +96,10 @@ def test_families_lists_the_folder(command: Command) -> None:
     names = [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")][:-1]
     assert names == family_names()
     for name in names:
-        assert f"{name:<10} {family_schema(name).summary}\n" in out
-    assert "61,706 parameters by default, learns by loss, torch, zero0, zero1, zero2, zero3\n" in out
-    assert "124,439,808 parameters by default" in out
+        assert f"{name:<13} {family_schema(name).summary}\n" in out
+    assert "61,706 trainable by default; learns by back-propagation\n" in out
+    assert "proven on torch, zero0, zero1, zero2, zero3\n" in out
+    assert "124,439,808 trainable by default" in out
     assert out.endswith("distdl families NAME lists the fields of its model: section\n")
 
 
@@ -114,9 +115,9 @@ def test_families_name_lists_every_field(command: Command, name: str) -> None:
 
 
 def test_an_unknown_family(tmp_path: Path, command: Command) -> None:
-    code, out, err = distdl("families", "lenett", cwd=tmp_path)
+    code, out, err = distdl("families", "lenet55", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert err == "distdl: there is no family 'lenett'\n    fix: did you mean 'lenet'?\n"
+    assert err == "distdl: there is no family 'lenet55'\n    fix: did you mean 'lenet5'?\n"
     assert command("families", "xyz").stderr.endswith(f"    fix: one of: {', '.join(family_names())}\n")
 
 

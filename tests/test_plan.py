@@ -386,7 +386,7 @@ print(plan.steps, sorted({{"torch", "numpy", "deepspeed", "ray", "mlflow", "pyar
 # -- what the survey finds ---------------------------------------------------------------------------------------------
 
 COUNTS = {
-    61_706: {"family": "lenet"},
+    61_706: {"family": "lenet5"},
     124_439_808: {"family": "gpt"},
     238_510: {"family": "mlp", "inputs": [784], "hidden": [300]},
     669_706: {"family": "mlp", "inputs": [1, 28, 28], "hidden": [512, 512]},
@@ -400,7 +400,7 @@ def test_exact_parameter_counts_without_memory(count: int) -> None:
 
     facts = model_facts(config_from_dict({**small_config("mlp", "x", ""), "model": COUNTS[count]}))
     assert facts.parameters == facts.trainable == count
-    if facts.family == "lenet":
+    if facts.family == "lenet5":
         assert count - facts.matrices == 6 + 16 + 120 + 84 + 10  # all but the biases
 
 
@@ -465,13 +465,13 @@ def test_a_column_of_any_length_fits(monkeypatch: pytest.MonkeyPatch, digits: st
 
 @pytest.mark.slow
 def test_the_plan_of_mnist(data_folder: Path, tmp_path: Path) -> None:
-    """configs/lenet.yaml on the real files: 60,000 and 10,000 pictures."""
+    """configs/lenet5.yaml on the real files: 60,000 and 10,000 pictures."""
     from distdl.config_load import load_config
     from distdl.data.prepare import prepare_dataset
     from distdl.survey import survey
     from tests.conftest import REPOSITORY
 
     prepare_dataset("idx", str(tmp_path / "mnist"), {"path": str(data_folder / "mnist")})
-    p = survey(load_config(str(REPOSITORY / "configs" / "lenet.yaml"), [f"data.path={tmp_path / 'mnist'}"]).config)
+    p = survey(load_config(str(REPOSITORY / "configs" / "lenet5.yaml"), [f"data.path={tmp_path / 'mnist'}"]).config)
     assert (p.data.train_rows, p.data.eval_rows) == (60_000, 10_000)
     assert (p.steps, p.model.parameters) == (math.ceil(3 * 60_000 / 128), 61_706)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -13,8 +14,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
+from distdl.family_schema import family_names
 from tests.conftest import REPOSITORY, distdl, python
+from tests.small import MODELS, prepared, small
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -27,19 +31,27 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 BY_ITSELF = {"make quickstart", "make test", "make bench"}
 
 
+def substitutes(config: str, data: Path) -> list[str]:
+    """Overrides for a config whose raw data is not part of a clone: the small data set of its family."""
+    for told in map(small, MODELS):
+        for name, overrides in told.get("configs", {}).items():
+            if name == config:
+                return [f"data.path={prepared(told['prepare'], data)}", "data.prepare=null", *overrides]
+    return []
+
+
 @pytest.mark.slow
-def test_every_config_is_executed(tmp_path: Path, digits: str) -> None:
+def test_every_config_is_executed(tmp_path: Path, small_data: Path) -> None:
     """Shortened, by two workers; what a config is worth in full is asserted in test_end_to_end.py."""
     executed = 0
     for path in CONFIGS:
         short = ["train.steps=6", "train.epochs=null", "runtime.kind=local", "track.enabled=false"]
-        if path.stem == "lenet":  # MNIST itself is not part of a clone; its form on it is planned in test_families.py
-            short += [f"data.path={digits}", "data.prepare=null", "model.image=[1, 8, 8]"]
+        short += substitutes(path.stem, small_data)
         result = distdl("train", str(path), *short, cwd=tmp_path)
         assert result.code == 0, f"{path}\n{result.stdout}{result.stderr}"
         assert (tmp_path / "runs" / path.stem / "summary.json").is_file()
         executed += 1
-    assert executed == len(CONFIGS) == 4
+    assert executed == len(CONFIGS) >= len(MODELS)
 
 
 @pytest.mark.slow
@@ -118,10 +130,19 @@ def test_make_test_and_check_run_the_tests() -> None:
 def test_what_the_readme_names_is_there() -> None:
     for name in re.findall(r"`((?:tests|configs|docs|benchmarks)/[\w/.-]+)`", README):
         assert (REPOSITORY / name).exists(), name
-    from distdl.family_schema import family_names
 
-    assert re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) == ["mlp", "lenet", "gpt"]
-    assert set(family_names()) == {"mlp", "lenet", "gpt"}
+
+def test_the_table_of_families_is_the_folder_and_the_configs() -> None:
+    """Every family has a row, a config that names it, and the acceptance figure that was measured last."""
+    rows = {row[0]: row for row in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$", README, re.MULTILINE)}
+    configs = {path.name: yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["family"] for path in CONFIGS}
+    assert set(rows) == set(family_names()) == set(configs.values())
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "acceptance.json").read_text())["cases"]
+    assert {case["family"] for case in results} == set(family_names())
+    for name, (_, _, config, _, reached) in rows.items():
+        assert {configs[c] for c in re.findall(r"configs/([\w.]+)", config)} == {name}
+        figures = [f"{case['reached']:.4g}" for case in results if case["family"] == name]
+        assert any(figure in reached for figure in figures), f"{name}: {reached} names none of {figures}"
 
 
 def test_help_names_every_command() -> None:

@@ -35,12 +35,16 @@ def _list() -> int:
         family = load_family(name)
         with torch.device("meta"):
             learner = family(family.Config())
-        parameters = sum(p.numel() for p in learner.parameters())
-        how = f"{len(family.players)} players" if family.players else "loss"
-        print(f"{name:<10} {family_schema(name).summary}")
-        print(f"{'':<10} {parameters:,} parameters by default, learns by {how}, {', '.join(sorted(family.layouts))}")
+        parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+        print(f"{name:<13} {family_schema(name).summary}")
+        print(f"{'':<13} {parameters:,} trainable by default; learns by {family.learns}{_players(family.players)}")
+        print(f"{'':<13} proven on {', '.join(sorted(family.layouts))}")
     print("\ndistdl families NAME lists the fields of its model: section")
     return 0
+
+
+def _players(players: tuple[str, ...]) -> str:
+    return f"; players: {', '.join(players)}" if players else ""
 
 
 def _describe(schema: FamilySchema) -> None:

@@ -24,6 +24,9 @@ from distdl.metrics import Metrics
 from distdl.nn import noise
 from distdl.plan.plan import Plan
 
+EVALUATION = 0x45564C
+"""Mixed into the seed of the noise in evaluations, so that it is not that of the training step on the same row."""
+
 
 class Engine(ABC):
     """Trains a learner as the plan says, on this rank's device."""
@@ -71,6 +74,16 @@ class Engine(ABC):
             dist.all_reduce(tensor)
         return tensor
 
+    def assign(self, player: str, values: Mapping[str, Tensor]) -> None:
+        """Overwrites weights of a player (name within it -> full tensor), the same on every rank."""
+        for name, parameter in self.bare[player].named_parameters():
+            if name in values:
+                self._assign(parameter, values[name])
+
+    def share(self, n: int) -> range:
+        """This rank's part of n things that are independent of each other, such as environments."""
+        return range(self.rank * n // self.plan.world, (self.rank + 1) * n // self.plan.world)
+
     # -- for the loop ----------------------------------------------------------------------------------------------------
 
     def feed(self, source: Iterator[Mapping[str, Tensor]], step: int) -> Iterator[Batch]:
@@ -96,7 +109,12 @@ class Engine(ABC):
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
         with torch.no_grad():
-            return self._evaluate(self.to_device(batch))
+            batch = self.to_device(batch)
+            noise.begin(self.config.seed ^ EVALUATION, batch["position"])  # the same draws on every layout, each time
+            try:
+                return self._evaluate(batch)
+            finally:
+                noise.begin(0, None)
 
     def to_device(self, batch: Mapping[str, Tensor]) -> Batch:
         if self.device.type == "cpu":
@@ -133,6 +151,9 @@ class Engine(ABC):
 
     @abstractmethod
     def _evaluate(self, batch: Batch) -> Metrics: ...
+
+    def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
+        parameter.detach().copy_(value)
 
     @abstractmethod
     def _set_lr(self, lr: float) -> None: ...

@@ -160,6 +160,13 @@ class DeepSpeedEngine(Engine):
             inner.state[owner]["step"] = taken.clone()
         self._link_state(player)
 
+    def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
+        if self.zero == 3:
+            raise NotImplementedError("no family that assigns weights is proven on ZeRO-3")
+        super()._assign(parameter, value)
+        if self.zero:  # the optimizer steps an fp32 copy of its own, and would bring the old weights back
+            self._set(parameter, value, None)
+
     def _link_state(self, player: str) -> None:
         """Links each weight to its part of the flat optimizer state, which stages 1 and 2 do once only: after the first
         step of the first parameter group, when the other groups have no state yet."""

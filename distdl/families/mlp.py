@@ -15,10 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.learner import Batch, Column
+from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
 from distdl.nn.noise import Dropout
 
@@ -44,8 +43,7 @@ class Config:
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
-class MLP(Learner):
-    primary, better = "accuracy", "higher"
+class MLP(Classifier):
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:
@@ -67,12 +65,3 @@ class MLP(Learner):
     def logits(self, batch: Batch) -> Tensor:
         x = to_unit(batch[self.config.column]).flatten(1)  # (B, D)
         return self.net(x)  # (B, K)
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        logits, label = self.logits(batch), batch["label"]  # (B, K), (B,)
-        return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        logits, label = self.logits(batch), batch["label"]
-        losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
-        return {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}

@@ -8,6 +8,8 @@ index, so the same sample meets the same mask whichever rank, micro-batch or res
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,6 +69,28 @@ def _fmix_int(x: int) -> int:
     x = (x ^ (x >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
     x = (x ^ (x >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
     return x ^ (x >> 16)
+
+
+def uniform(*shape: int, device: torch.device | str | None = None) -> Tensor:
+    """Uniform float32 in the open interval (0, 1); the first dimension holds the samples (or a multiple of them)."""
+    if not active():
+        return torch.rand(shape, device=device).clamp_(2**-25, 1 - 2**-24)
+    # 23 bits and a half are exact in float32; the half keeps 0 and 1 out, whose logarithm is asked for.
+    return (((bits(torch.Size(shape)) >> 9) & 0x7FFFFF).float() + 0.5) * 2**-23
+
+
+def normal(*shape: int, device: torch.device | str | None = None) -> Tensor:
+    """Standard normal float32, by Box and Muller (1958): sqrt(-2 log u) cos(2 pi v)."""
+    if not active():
+        return torch.randn(shape, device=device)
+    u, v = uniform(*shape), uniform(*shape)
+    return (-2 * u.log()).sqrt() * (2 * math.pi * v).cos()
+
+
+def bernoulli(probability: Tensor) -> Tensor:
+    """0 or 1 with the given probability of a 1, in its shape and type; no gradient flows through."""
+    with torch.no_grad():
+        return (uniform(*probability.shape, device=probability.device) < probability).to(probability.dtype)
 
 
 class Dropout(nn.Module):

@@ -19,6 +19,8 @@ class ModelFacts:
     better: Literal["higher", "lower"]
     layouts: tuple[str, ...]
     players: tuple[str, ...]
+    batch_coupled: bool = False
+    """Statistics over the micro-batch enter the loss, so that accumulation changes it."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from distdl.config import Config
 from distdl.errors import InputError, Problem
-from distdl.plan.batch import split_batch
+from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 
@@ -66,8 +66,8 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
     train, world = config.train, config.runtime.workers
     layout = "torch" if config.parallel.engine == "torch" else f"zero{config.parallel.zero}"
-    _refuse(config, model, data, hardware, layout)
     split = split_batch(train.global_batch, world, train.micro_batch)
+    _refuse(config, model, data, hardware, layout, split)
     steps, steps_per_epoch = _steps(config, data)
     once_an_epoch = max(1, min(steps, round(steps_per_epoch)))
     evaluate, checkpoint = config.evaluate.every_steps, config.checkpoint.every_steps
@@ -89,16 +89,28 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         threads_per_worker=train.threads_per_worker or max(1, hardware.cores // world),
         state_bytes_per_worker=state_bytes(config, model, world),
         deepspeed=deepspeed_json(config, split, model.trainable) if config.parallel.engine == "deepspeed" else None,
-        notes=tuple(_notes(config, data, hardware, steps)),
+        notes=tuple(_notes(config, model, data, hardware, steps, split)),
     )
 
 
-def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, layout: str) -> None:
+def _refuse(
+    config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, layout: str, split: BatchSplit
+) -> None:
     problems = []
     if layout not in model.layouts:
         proven = ", ".join(sorted(model.layouts))
         why = f"the family {model.family} is not proven on the layout {layout}"
         problems.append(Problem(why, allowed=proven, fix="set parallel.engine and parallel.zero to one of these"))
+    if (config.optimizer.name == "none") != (model.trainable == 0):
+        if model.trainable:
+            why = f"the family {model.family} has {model.trainable:,} trainable parameters and optimizer.name is none"
+            problems.append(Problem(why, fix="optimizer: {name: adamw, lr: 1e-3}, for example"))
+        else:
+            why = f"the family {model.family} learns without a gradient: nothing would use the {config.optimizer.name}"
+            problems.append(Problem(why, fix="optimizer: {name: none}"))
+    if not model.trainable and split.accumulate > 1:
+        why = f"the family {model.family} learns from sums over a whole batch, which is not cut into micro-batches"
+        problems.append(Problem(why, fix="train.micro_batch: null"))
     if config.train.global_batch > data.train_rows and config.data.last_batch != "wrap":
         why = f"a global batch of {config.train.global_batch} is more than the {data.train_rows} samples of an epoch"
         problems.append(Problem(why, fix="a smaller train.global_batch, or data.last_batch: wrap"))
@@ -124,7 +136,7 @@ def _steps(config: Config, data: DataFacts) -> tuple[int, float]:
     return max(1, math.ceil(config.train.epochs * steps_per_epoch - 1e-9)), steps_per_epoch
 
 
-STATES_PER_WEIGHT = {"sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1}
+STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1}
 """fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop."""
 
 
@@ -143,13 +155,20 @@ def state_bytes(config: Config, model: ModelFacts, world: int) -> dict[str, int]
     }
 
 
-def _notes(config: Config, data: DataFacts, hardware: Hardware, steps: int) -> list[str]:
-    notes = []
+def _notes(
+    config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, steps: int, split: BatchSplit
+) -> list[str]:
+    notes, world = [], config.runtime.workers
     warmup = config.schedule.warmup_steps
     if warmup >= steps:
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
     if hardware.device == "cpu" and config.runtime.workers > hardware.cores:
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")
+    if model.batch_coupled and split.accumulate > 1:
+        notes.append(
+            f"the family {model.family} normalises over a micro-batch of all workers, {split.micro_batch * world} samples: "
+            "another accumulation gives other numbers"
+        )
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distdl.families import load_family
 from tests.ranks import run_ranks
-from tests.small import MODELS, curves, layout, small_config
+from tests.small import MODELS, contract_config, curves, layout, small_config
 
+AT_FOUR = ["mlp", "lenet5", "gpt"]
 LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
@@ -19,9 +22,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def family_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
-    """Every family, clipping on (and biting), two accumulated micro-batches at each world size."""
-    return {family: small_config(family, digits, text) for family in MODELS}
+def family_cases(data: Path) -> dict[str, dict[str, Any]]:
+    """Every family as its small run: clipping on (and biting), two accumulated micro-batches at each world size."""
+    return {family: contract_config(family, data) for family in MODELS}
 
 
 def option_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
@@ -35,11 +38,15 @@ def option_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
 
 
 def laid_out(cases: dict[str, dict[str, Any]], world: int, accumulate: int) -> dict[str, dict[str, Any]]:
+    """Each case on each layout that its family is proven on."""
     out = {}
     for name, values in cases.items():
-        for layout_name in LAYOUTS:
+        family = load_family(values["model"]["family"])
+        whole = family.batch_coupled or values["optimizer"]["name"] == "none"  # a micro-batch is not cut
+        for layout_name in sorted(family.layouts):
             case = layout(values, layout_name, world)
-            case["train"]["micro_batch"] = case["train"]["global_batch"] // world // accumulate
+            share = case["train"]["global_batch"] // world
+            case["train"]["micro_batch"] = None if whole else share // accumulate
             out[f"{name}/{layout_name}"] = case
     return out
 
@@ -55,7 +62,9 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         name = case.split("/")[0]
         want, got = reference[name], ranks[0][case]
         bf16 = name == "bf16"
-        assert want["loss"][-1] < want["loss"][0] - 0.05, f"{name}: the reference does not learn"
+        assert len(set(want["loss"])) > 1, (
+            f"{name}: nothing happens"
+        )  # that it learns is asked in the family's contract
         assert largest_difference(want["loss"], got["loss"]) < (5e-3 if bf16 else 1e-5), case
         assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-4), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
@@ -63,17 +72,20 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(digits: str, text: str) -> dict[str, Any]:
+def reference(small_data: Path, digits: str, text: str) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
-    cases = family_cases(digits, text) | option_cases(digits, text)
+    cases = family_cases(small_data) | option_cases(digits, text)
     return run_ranks(curves, 1, cases)[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-def test_every_family_on_every_layout(world: int, reference: dict[str, Any], digits: str, text: str) -> None:
-    ranks = run_ranks(curves, world, laid_out(family_cases(digits, text), world, accumulate=2))
-    assert len(ranks[0]) == len(MODELS) * len(LAYOUTS)
+def test_every_family_on_every_layout(world: int, reference: dict[str, Any], small_data: Path) -> None:
+    cases = family_cases(small_data)
+    if world == 4:  # one of each kind; two ranks have shown the rest
+        cases = {name: cases[name] for name in AT_FOUR}
+    ranks = run_ranks(curves, world, laid_out(cases, world, accumulate=2), timeout_s=1500)
+    assert len(ranks[0]) == sum(len(load_family(name).layouts) for name in cases)
     compare(reference, ranks)
     last_batch = [p for rank in ranks for p in rank["mlp/zero1"]["positions"]]
     assert (
@@ -91,5 +103,5 @@ def test_every_optimizer_and_precision_on_every_layout(reference: dict[str, Any]
 @pytest.mark.slow
 def test_deepspeed_on_one_process(reference: dict[str, Any], digits: str, text: str) -> None:
     """The accumulation alone, without other ranks."""
-    ranks = run_ranks(curves, 1, laid_out({"mlp": family_cases(digits, text)["mlp"]}, 1, accumulate=4))
+    ranks = run_ranks(curves, 1, laid_out({"mlp": small_config("mlp", digits, text)}, 1, accumulate=4))
     compare(reference, ranks)

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.learner import Batch, Column
+from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
 
 SIDE = 28  # pixels; C1 pads it to the paper's 32
@@ -36,8 +36,7 @@ class Config:
     """Sub-sampling: the mean as in the paper (without its trainable gain), or the maximum."""
 
 
-class LeNet(Learner):
-    primary, better = "accuracy", "higher"
+class LeNet(Classifier):
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:
@@ -63,12 +62,3 @@ class LeNet(Learner):
         x = self.pool(self.act(self.c3(x)))  # (B, 16, 5, 5)
         x = self.act(self.c5(x.flatten(1)))  # (B, 120)
         return self.head(self.act(self.f6(x)))  # (B, K)
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        logits, label = self.logits(batch), batch["label"]  # (B, K), (B,)
-        return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        logits, label = self.logits(batch), batch["label"]
-        losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
-        return {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}

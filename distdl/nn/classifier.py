@@ -1,0 +1,28 @@
+"""Classes from anything: what every classifier does with its logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Learner
+from distdl.metrics import Metrics, mean
+
+
+class Classifier(Learner):
+    """Cross entropy against the column `label`. A family overrides `logits`."""
+
+    primary, better = "accuracy", "higher"
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K) unnormalised log-probabilities of the classes."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        logits, label = self.logits(batch), batch["label"]  # (B, K), (B,)
+        return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        logits, label = self.logits(batch), batch["label"]
+        losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
+        return {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}

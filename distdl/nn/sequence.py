@@ -1,0 +1,76 @@
+"""What every recurrent family does around its cell: steps in, a class or the next step out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Learner
+from distdl.metrics import Metrics, mean
+from distdl.nn.images import to_unit
+
+
+class SequenceLearner(Learner):
+    """One of three tasks over (B, T, D). A family overrides `states`.
+
+    rows    a picture read row by row; the state after the last row says its class (column `image`, `label`)
+    tokens  one-hot tokens; every state says the next one (column `tokens` of T + 1 numbers)
+    values  real numbers; every state says the next ones (column `x` of (T + 1, D))
+
+    The family's Config has `task`, `inputs` (D: pixels of a row, tokens of the vocabulary, values of a step), `steps` (T)
+    and `classes` (of the task rows).
+    """
+
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head = nn.Linear(width, config.classes if config.task == "rows" else config.inputs)
+        if config.task == "rows":
+            self.primary, self.better = "accuracy", "higher"
+
+    @staticmethod
+    def columns(config: Any) -> dict[str, Column]:
+        if config.task == "rows":
+            return {"image": Column((1, config.steps, config.inputs)), "label": Column(())}
+        if config.task == "tokens":
+            return {"tokens": Column((config.steps + 1,))}
+        return {"x": Column((config.steps + 1, config.inputs))}
+
+    def states(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, H): the state after each step, the first from a state of zeros."""
+        raise NotImplementedError
+
+    def inputs_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, D), and classes (B,), next tokens (B, T) or next values (B, T, D)."""
+        if self.config.task == "rows":
+            return to_unit(batch["image"]).squeeze(1), batch["label"]
+        if self.config.task == "tokens":
+            tokens = batch["tokens"].long()
+            return F.one_hot(tokens[:, :-1], self.config.inputs).to(self.head.weight.dtype), tokens[:, 1:]
+        return batch["x"][:, :-1], batch["x"][:, 1:]
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """(B, K) for rows, (B, T, D) for tokens (logits) and values."""
+        states = self.states(x)
+        return self.head(states[:, -1] if self.config.task == "rows" else states)  # type: ignore[no-any-return]
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss of every prediction, and what else is measured."""
+        x, target = self.inputs_and_targets(batch)
+        out = self.outputs(x).float()
+        if self.config.task == "values":
+            return (out - target).square(), {}
+        losses = F.cross_entropy(out.flatten(0, -2), target.flatten(), reduction="none")  # nats
+        return losses, {"accuracy": mean((out.argmax(-1) == target).float())}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        losses, metrics = self.losses(batch)
+        return losses.mean(), metrics
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Metrics:
+        losses, metrics = self.losses(batch)
+        return {"loss": mean(losses), **metrics}
