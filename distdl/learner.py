@@ -55,7 +55,8 @@ class Learner(nn.Module):
     better: Literal["higher", "lower"] = "lower"
     """Which way the primary metric improves."""
     batch_coupled: ClassVar[bool] = False
-    """The loss of a sample depends on the others of its micro-batch (batch norm), so that accumulation changes it."""
+    """Micro-batches depend on each other, so that accumulation changes the numbers: batch norm, or a step of one player
+    between two micro-batches of another."""
     layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
     """Layouts that a test has proven equal to the one-process reference; the plan refuses the others."""
 

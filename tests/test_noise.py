@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -178,3 +179,45 @@ def test_the_gradient_passes_where_the_value_passed() -> None:
     y = Dropout(0.25)(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
+
+
+def test_uniform_normal_and_bernoulli_have_their_moments() -> None:
+    noise.begin(5, torch.arange(200))
+    u, z = noise.uniform(200, 1000).double(), noise.normal(200, 1000).double()
+    assert 0 < float(u.min()) < 1e-4 and 1 - 1e-4 < float(u.max()) < 1
+    assert float(u.mean()) == pytest.approx(1 / 2, abs=3e-3) and float(u.var()) == pytest.approx(1 / 12, abs=1e-3)
+    assert float(z.mean()) == pytest.approx(0, abs=1e-2) and float(z.var()) == pytest.approx(1, abs=2e-2)
+    assert float((z**4).mean()) == pytest.approx(3, abs=0.1) and float((z**3).mean()) == pytest.approx(0, abs=5e-2)
+    rates = torch.tensor([0.0, 0.2, 0.7, 1.0]).expand(200, 250, 4)
+    drawn = noise.bernoulli(rates)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0} and drawn.dtype == torch.float32
+    assert drawn.mean((0, 1)).tolist() == pytest.approx([0, 0.2, 0.7, 1], abs=1e-2)
+
+
+@pytest.mark.parametrize("draw_some", [noise.uniform, noise.normal])
+def test_the_smallest_and_the_largest_bits_stay_inside(draw_some: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 has no logarithm, and 1 is not below a probability of 1."""
+    for extreme in (-(2**31), -1, 0, 2**31 - 1):
+        monkeypatch.setattr(noise, "bits", lambda shape, b=extreme: torch.full(shape, b, dtype=torch.int32))
+        noise.begin(0, torch.arange(2))
+        assert bool(torch.isfinite(draw_some(2, 3)).all())
+        assert 0 < float(noise.uniform(2, 3)[0, 0]) < 1
+
+
+def test_draws_of_a_sample_are_its_own_whatever_it_is_batched_with() -> None:
+    def draws(positions: list[int]) -> Tensor:
+        noise.begin(9, torch.tensor(positions))
+        n = len(positions)
+        return torch.stack([noise.uniform(n, 4), noise.normal(n, 4), noise.bernoulli(torch.full((n, 4), 0.5))])
+
+    whole = draws([3, 4, 5, 6])
+    assert torch.equal(torch.cat([draws([3]), draws([4, 5, 6])], 1), whole)
+    assert not torch.equal(whole[0, 0], whole[0, 1]) and not torch.equal(whole[0], whole[1])
+
+
+def test_without_samples_torchs_generator_is_asked() -> None:
+    torch.manual_seed(2)
+    first = noise.uniform(3, 2), noise.normal(3, 2)
+    torch.manual_seed(2)
+    assert torch.equal(noise.uniform(3, 2), first[0]) and torch.equal(noise.normal(3, 2), first[1])
+    assert not torch.equal(noise.normal(3, 2), first[1])

@@ -34,8 +34,8 @@ def config(**changes: Any) -> Config:
     values = small_config("mlp", "data/x", "", train__global_batch=64, train__steps=10, runtime__workers=2)
     values |= {"parallel": {"engine": "deepspeed"}, "evaluate": {}, "checkpoint": {}}
     for path, value in changes.items():
-        section, key = path.split("__")
-        values[section][key] = value
+        section, _, key = path.partition("__")
+        values[section] = values[section] | {key: value} if key else value
     return config_from_dict(values)
 
 
@@ -185,6 +185,23 @@ def test_refusals_come_together() -> None:
     assert "not proven on the layout zero1" in text
     assert "a global batch of 64 is more than the 0 samples of an epoch" in text
     assert "the split 'train' of data/x has no samples" in text
+
+
+def test_an_optimizer_and_something_to_optimize_belong_together() -> None:
+    rules, none = dataclasses.replace(MODEL, trainable=0), {"name": "none"}
+    text = refusal(model=rules)
+    assert "learns without a gradient: nothing would use the adamw" in text and "fix: optimizer: {name: none}" in text
+    assert f"{MODEL.trainable:,} trainable parameters and optimizer.name is none" in refusal(optimizer=none)
+    text = refusal(model=rules, optimizer=none, train__micro_batch=8)
+    assert "not cut into micro-batches" in text and "train.micro_batch: null" in text
+    assert plan(model=rules, optimizer=none).state_bytes_per_worker["optimizer"] == 0
+
+
+def test_a_family_whose_micro_batches_are_coupled_says_so_when_they_are_cut() -> None:
+    coupled = dataclasses.replace(MODEL, batch_coupled=True)
+    assert plan(model=coupled).notes == plan(train__micro_batch=8).notes == ()
+    (note,) = plan(model=coupled, train__micro_batch=8).notes
+    assert "couples the 16 samples that the workers take at a time" in note
 
 
 @pytest.mark.parametrize("last_batch", ["drop", "pad"])

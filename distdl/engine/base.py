@@ -139,10 +139,18 @@ class Engine(ABC):
             for name, parameter in net.named_parameters():
                 yield player, prefix + name, parameter
 
+    def bystanders(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters outside every player, such as a frozen copy of one: never trained, and kept by the checkpoint."""
+        if "learner" not in self.bare:
+            for name, parameter in self.learner.named_parameters():
+                if name.split(".", 1)[0] not in self.bare:
+                    yield name, parameter
+
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers under their one-process names (those outside every player too)."""
         for name, buffer in self.learner.named_buffers():
-            yield name.replace(".module.", "."), buffer
+            player, _, rest = name.partition(".module.")
+            yield (f"{player}.{rest}" if rest and player in self.bare else name), buffer
 
     # -- what an engine fills in -----------------------------------------------------------------------------------------
 

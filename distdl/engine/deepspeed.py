@@ -104,6 +104,8 @@ class DeepSpeedEngine(Engine):
                         yield f"optimizer/{key}/{name}", self._inner(player).state[parameter][key]
                     else:
                         yield f"optimizer/{key}/{name}", safe_get_full_optimizer_state(parameter, key)
+        for name, parameter in self.bystanders():
+            yield f"weights/{name}", parameter.detach()
         for name, buffer in self.named_buffers():
             yield f"buffers/{name}", buffer
 

@@ -72,6 +72,8 @@ class TorchEngine(Engine):
             for key, value in self.optimizers[player].state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
                     yield f"optimizer/{key}/{name}", value
+        for name, parameter in self.bystanders():
+            yield f"weights/{name}", parameter.detach()
         for name, buffer in self.named_buffers():
             yield f"buffers/{name}", buffer
 

@@ -20,7 +20,7 @@ class ModelFacts:
     layouts: tuple[str, ...]
     players: tuple[str, ...]
     batch_coupled: bool = False
-    """Statistics over the micro-batch enter the loss, so that accumulation changes it."""
+    """Accumulation changes the numbers (see `Learner.batch_coupled`)."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _notes(
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")
     if model.batch_coupled and split.accumulate > 1:
         notes.append(
-            f"the family {model.family} normalises over a micro-batch of all workers, {split.micro_batch * world} samples: "
+            f"the family {model.family} couples the {split.micro_batch * world} samples that the workers take at a time: "
             "another accumulation gives other numbers"
         )
     if data.eval_rows == 0:
