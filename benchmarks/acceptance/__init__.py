@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,12 +77,13 @@ class Bench:
         plain += [f"runs={self.scratch / 'runs'}", "train.threads_per_worker=2", "checkpoint.every_steps=0"]
         path = REPOSITORY / "configs" / f"{config}.yaml"
         command = [sys.executable, "-m", "distdl", "train", str(path), *plain, *overrides, "--fresh"]
+        name = next((o.removeprefix("name=") for o in overrides if o.startswith("name=")), config)
+        folder = self.scratch / "runs" / name
+        shutil.rmtree(folder, ignore_errors=True)  # --fresh would leave it and write NAME-2
         variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, cwd=self.scratch, env=variables, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-        name = next((o.removeprefix("name=") for o in overrides if o.startswith("name=")), config)
-        folder = self.scratch / "runs" / name
         return Trained(folder, json.loads((folder / "summary.json").read_text())["metrics"])
 
 

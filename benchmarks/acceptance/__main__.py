@@ -85,6 +85,8 @@ def keep(row: dict[str, Any]) -> None:
     path = RESULTS / "acceptance.json"
     kept = json.loads(path.read_text())["cases"] if path.exists() else []
     kept = [old for old in kept if (old["family"], old["metric"]) != (row["family"], row["metric"])]
+    current = {(case.family, case.metric) for case in all_cases([row["family"]])}  # a case that is no more, goes
+    kept = [old for old in kept if old["family"] != row["family"] or (old["family"], old["metric"]) in current]
     kept = sorted([*kept, row], key=lambda r: (r["family"], r["metric"]))
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     path.write_text(json.dumps({"machine": machine, "cases": kept}, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """Multi-layer perceptron, by back-propagation (Rumelhart, Hinton & Williams 1986, Nature 323:533).
 
-    h_0 = x,   h_l = dropout(act(norm(W_l h_{l-1} + b_l))),   logits = W_L h_{L-1} + b_L
+    h_0 = x,   h_l = dropout(act(norm(W_l h_{l-1} + b_l))),   out = W_L h_{L-1} + b_L
 
-Trained by cross entropy against the class. With no hidden layer it is softmax regression. 784-300-10 has 238,510
-parameters, 784-512-512-10 has 669,706.
+Trained by cross entropy against a class, or by the squared error of a number. With no hidden layer that is softmax
+regression (logistic regression for two classes) or linear regression. 784-300-10 has 238,510 parameters, 784-300-100-10
+has 266,610 and 784-512-512-10 has 669,706.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distdl.learner import Batch, Column
+from distdl.metrics import Metrics, mean
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
 from distdl.nn.noise import Dropout
@@ -29,7 +31,9 @@ class Config:
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512)
-    """Units of each hidden layer; empty: softmax regression."""
+    """Units of each hidden layer; empty: softmax or linear regression."""
+    target: Literal["class", "value"] = "class"
+    """class: the column `label`, by cross entropy; value: a number in the column `y`, by mean squared error."""
     classes: Annotated[int, Field(gt=1)] = 10
     """Number of classes."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
@@ -56,12 +60,24 @@ class MLP(Classifier):
             layers += [nn.LayerNorm(n_out)] if config.layer_norm else []
             layers.append(ACTIVATIONS[config.activation]())
             layers += [Dropout(config.dropout)] if config.dropout else []
-        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes))
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
+        if config.target == "value":
+            self.primary, self.better = "loss", "lower"  # type: ignore[assignment]
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), "label": Column(())}
+        return {config.column: Column(config.inputs), ("label" if config.target == "class" else "y"): Column(())}
 
     def logits(self, batch: Batch) -> Tensor:
         x = to_unit(batch[self.config.column]).flatten(1)  # (B, D)
-        return self.net(x)  # (B, K)
+        return self.net(x)  # (B, K), or (B, 1): the number
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        if self.config.target == "class":
+            return super().loss(batch, step)
+        return (self.logits(batch).squeeze(1) - batch["y"]).square().mean(), {}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        if self.config.target == "class":
+            return super().evaluate(batch)
+        return {"loss": mean((self.logits(batch).squeeze(1) - batch["y"]).square())}

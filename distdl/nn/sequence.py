@@ -17,16 +17,18 @@ class SequenceLearner(Learner):
     """One of three tasks over (B, T, D). A family overrides `states`.
 
     rows    a picture read row by row; the state after the last row says its class (column `image`, `label`)
-    tokens  one-hot tokens; every state says the next one (column `tokens` of T + 1 numbers)
+    tokens  one-hot or embedded tokens; every state says the next one (column `tokens` of T + 1 numbers)
     values  real numbers; every state says the next ones (column `x` of (T + 1, D))
 
     The family's Config has `task`, `inputs` (D: pixels of a row, tokens of the vocabulary, values of a step), `steps` (T)
     and `classes` (of the task rows).
     """
 
-    def __init__(self, config: Any, width: int) -> None:
+    def __init__(self, config: Any, width: int, embedding: int = 0) -> None:
+        """`width` H of a state; `embedding` D of a token's trained vector, 0: tokens enter one-hot."""
         super().__init__()
         self.config = config
+        self.embed = nn.Embedding(config.inputs, embedding) if embedding else None
         self.head = nn.Linear(width, config.classes if config.task == "rows" else config.inputs)
         if config.task == "rows":
             self.primary, self.better = "accuracy", "higher"
@@ -43,13 +45,19 @@ class SequenceLearner(Learner):
         """(B, T, D) -> (B, T, H): the state after each step, the first from a state of zeros."""
         raise NotImplementedError
 
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D)."""
+        if self.embed is not None:
+            return self.embed(tokens)  # type: ignore[no-any-return]
+        return F.one_hot(tokens, self.config.inputs).to(self.head.weight.dtype)
+
     def inputs_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, D), and classes (B,), next tokens (B, T) or next values (B, T, D)."""
         if self.config.task == "rows":
             return to_unit(batch["image"]).squeeze(1), batch["label"]
         if self.config.task == "tokens":
             tokens = batch["tokens"].long()
-            return F.one_hot(tokens[:, :-1], self.config.inputs).to(self.head.weight.dtype), tokens[:, 1:]
+            return self.encode(tokens[:, :-1]), tokens[:, 1:]
         return batch["x"][:, :-1], batch["x"][:, 1:]
 
     def outputs(self, x: Tensor) -> Tensor:

@@ -62,11 +62,14 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         name = case.split("/")[0]
         want, got = reference[name], ranks[0][case]
         bf16 = name == "bf16"
-        assert len(set(want["loss"])) > 1, (
+        assert len(set(want["loss"])) > 1 or name == "mcp", (  # whose weights are given
             f"{name}: nothing happens"
         )  # that it learns is asked in the family's contract
         assert largest_difference(want["loss"], got["loss"]) < (5e-3 if bf16 else 1e-5), case
-        assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-4), case
+        if want["norm"][-1] is None:  # no gradient
+            assert got["norm"] == want["norm"], case
+        else:
+            assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-4), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
 

@@ -65,6 +65,9 @@ def test_it_learns_and_every_trainable_parameter_moves(family: str, small_data: 
     still = [n for n, p in run.learner.named_parameters() if n in before and torch.equal(p, before[n])]
     assert still == []
     primary, sign = run.learner.primary, 1 if run.learner.better == "higher" else -1
+    if run.learner.learns.startswith("nothing"):  # weights that are given: right from the start, and to the end
+        assert first == last and last[primary] == 1 and told["by"] == 0
+        return
     gain = sign * (last[primary] - first[primary])
     assert gain >= told["by"] > 0, f"{primary} went from {first[primary]:.4g} to {last[primary]:.4g}"
     assert all(np.isfinite(v) for v in (*last.values(), *run.losses))
@@ -81,7 +84,8 @@ def test_the_same_seed_gives_the_same_numbers(family: str, small_data: Path) -> 
     (losses, weights), (losses_again, weights_again), (losses_other, _) = story(3), story(3), story(4)
     assert losses == losses_again
     assert [name for name in weights if not torch.equal(weights[name], weights_again[name])] == []
-    assert losses != losses_other  # other samples, at least
+    learns = not load_family(family).learns.startswith("nothing")
+    assert losses != losses_other or not learns  # other samples, at least
 
 
 @every_family

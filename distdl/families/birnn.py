@@ -1,0 +1,181 @@
+"""Bidirectional recurrent network (Schuster & Paliwal 1997); with LSTM cells and CTC, BLSTM-CTC (Graves et al. 2006, 2009).
+
+    forward_t  = cell(x_t, forward_{t-1}),   backward_t = cell(x_t, backward_{t+1}),   h_t = [forward_t, backward_t]
+
+The cells are torch.nn's RNN, LSTM or GRU; layers stack. Task `rows` classifies a picture by the two last states,
+[forward_T, backward_1]. Task `ctc` reads a strip column by column and writes a string that is shorter than the strip,
+without being told where each label stands (connectionist temporal classification, Graves et al. 2006): a softmax over
+the K labels and a blank at each frame, and the loss
+
+    -ln p(z | x) = -ln sum over the paths pi that become z of prod_t y_t[pi_t]
+
+where a path becomes a string by merging repeats and then dropping blanks. The sum is over z' = - z_1 - z_2 - ... z_L - :
+
+    alpha_t(s) = y_t[z'_s] (alpha_{t-1}(s) + alpha_{t-1}(s-1) + alpha_{t-1}(s-2) if z'_s is no blank and not z'_{s-2})
+
+100 LSTM cells a direction on frames of 28 numbers have 104,000 parameters, 2(4(H(I + H) + 2H)), and the head 2,211.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Learner
+from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.images import to_unit
+
+NEVER = -1e30  # ln 0, finite: the gradient of a sum of nothing but -inf is not a number
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["rows", "ctc"] = "ctc"
+    """rows: classify a picture read row by row; ctc: read a strip, column by column, as a string."""
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    """Recurrent cell of both directions."""
+    inputs: Annotated[int, Field(gt=0)] = 28
+    """Pixels of a row (task rows) or of a column (task ctc)."""
+    steps: Annotated[int, Field(gt=0)] = 112
+    """Rows of a picture, or columns of the widest strip."""
+    frame: Annotated[int, Field(gt=0)] = 1
+    """Neighbouring rows or columns that enter as one step; must divide `steps`."""
+    classes: Annotated[int, Field(gt=1)] = 10
+    """Number of classes or labels (the blank is one more)."""
+    units: Annotated[int, Field(gt=0)] = 100
+    """Cells of a layer in each direction."""
+    layers: Annotated[int, Field(gt=0)] = 1
+    """Bidirectional layers on top of each other."""
+
+    def __post_init__(self) -> None:
+        if self.steps % self.frame:
+            raise ValueError(
+                f"{self.steps} steps are no whole frames of {self.frame}; choose a frame that divides them"
+            )
+
+
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def reverse(x: Tensor, frames: Tensor) -> Tensor:
+    """(B, T, D) with the first `frames` (B,) of each sample in reverse order; what follows them stays."""
+    t = torch.arange(x.shape[1], device=x.device)  # (T,)
+    order = torch.where(t < frames[:, None], frames[:, None] - 1 - t, t)  # (B, T)
+    return x.gather(1, order[:, :, None].expand_as(x))
+
+
+def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
+    """-ln p(z | x), (B,): log-probabilities (B, T, K + 1), blank last, of which `frames` (B,) count; z is the first
+    `length` (B,) of `label` (B, L)."""
+    B, T, K = log_y.shape
+    z = label.new_full((B, 2 * label.shape[1] + 1), K - 1)  # (B, S) blanks,
+    z[:, 1::2] = label  # with the labels between them
+    emit = log_y.gather(2, z[:, None].expand(B, T, -1))  # (B, T, S)
+    same = F.pad(z[:, 2:] == z[:, :-2], (2, 0), value=True)  # (B, S): blanks, and labels that only a blank can part
+    s = torch.arange(z.shape[1], device=z.device)
+    alpha = emit[:, 0].masked_fill(s > 1, NEVER)  # (B, S): a path begins with the blank or the first label
+    for t in range(1, T):
+        one = F.pad(alpha[:, :-1], (1, 0), value=NEVER)
+        two = F.pad(alpha[:, :-2], (2, 0), value=NEVER).masked_fill(same, NEVER)
+        after = emit[:, t] + torch.stack([alpha, one, two]).logsumexp(0)
+        alpha = torch.where((t < frames)[:, None], after, alpha)
+    end = 2 * length[:, None]  # a path ends with the last label or the blank behind it
+    return -alpha.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
+
+
+def best_path(log_y: Tensor, frames: Tensor) -> list[list[int]]:
+    """The string of the likeliest path of each sample: merge repeats, then drop blanks."""
+    path = log_y.argmax(-1)  # (B, T)
+    new = F.pad(path[:, 1:] != path[:, :-1], (1, 0), value=True)
+    t = torch.arange(path.shape[1], device=path.device)
+    keep = new & (path != log_y.shape[-1] - 1) & (t < frames[:, None])
+    return [row[kept].tolist() for row, kept in zip(path, keep, strict=True)]
+
+
+def edit_distance(a: list[int], b: list[int]) -> int:
+    """Least number of insertions, deletions and substitutions that turn a into b (Levenshtein 1966)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+class BiRNN(Learner):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        cell, H = CELLS[config.cell], config.units
+        sizes = [config.frame * config.inputs, *[2 * H] * (config.layers - 1)]
+        self.forwards = nn.ModuleList(cell(size, H, batch_first=True) for size in sizes)
+        self.backwards = nn.ModuleList(cell(size, H, batch_first=True) for size in sizes)
+        self.head = nn.Linear(2 * H, config.classes + (config.task == "ctc"))
+        if config.task == "rows":
+            self.primary, self.better = "accuracy", "higher"
+        else:
+            self.primary, self.better = "label_error", "lower"  # edit distance per label
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        if config.task == "rows":
+            return {"image": Column((1, config.steps, config.inputs)), "label": Column(())}
+        strip = {"image": Column((1, config.inputs, config.steps)), "width": Column(())}
+        return {**strip, "label": Column((None,)), "length": Column(())}
+
+    def states(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) and its lengths (B,) -> the states (B, T, H) of the two directions, in the order of the input."""
+        for onward, back in zip(self.forwards, self.backwards, strict=True):
+            ahead, behind = onward(x)[0], reverse(back(reverse(x, frames))[0], frames)
+            x = torch.cat([ahead, behind], -1)  # (B, T, 2H)
+        return ahead, behind
+
+    def frames(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, D), and how many of the T are the sample's (B,)."""
+        x, f = to_unit(batch["image"]).squeeze(1), self.config.frame  # (B, rows, columns)
+        if self.config.task == "ctc":
+            x = x.transpose(1, 2)
+        x = x.reshape(len(x), self.config.steps // f, f * self.config.inputs)
+        if self.config.task == "ctc":
+            return x, (batch["width"] + f - 1) // f
+        return x, x.new_full((len(x),), x.shape[1], dtype=torch.int64)
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) of the picture, or log-probabilities (B, T, K + 1) of the frames; and the lengths (B,)."""
+        x, frames = self.frames(batch)
+        ahead, behind = self.states(x, frames)
+        if self.config.task == "rows":
+            return self.head(torch.cat([ahead[:, -1], behind[:, 0]], -1)).float(), frames
+        return self.head(torch.cat([ahead, behind], -1)).float().log_softmax(-1), frames
+
+    def losses(self, batch: Batch, decode: bool) -> tuple[Tensor, Metrics]:
+        """The loss (B,) of every sample in nats, and what else is measured."""
+        out, frames = self.outputs(batch)
+        label = batch["label"]
+        if self.config.task == "rows":
+            accuracy = mean((out.argmax(-1) == label).float())
+            return F.cross_entropy(out, label, reduction="none"), {"accuracy": accuracy}
+        losses = ctc(out, frames, label, batch["length"])
+        return losses, {"label_error": self.label_error(out, frames, batch)} if decode else {}
+
+    def label_error(self, log_y: Tensor, frames: Tensor, batch: Batch) -> Mean:
+        """Edit distance between best paths and labels, per label."""
+        lengths = batch["length"].tolist()
+        wanted = [row[:n] for row, n in zip(batch["label"].tolist(), lengths, strict=True)]
+        edits = map(edit_distance, best_path(log_y, frames), wanted)
+        return Mean(log_y.new_tensor(float(sum(edits))), float(sum(lengths)))
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        losses, metrics = self.losses(batch, decode=False)
+        return losses.mean(), metrics
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        losses, metrics = self.losses(batch, decode=True)
+        return {"loss": mean(losses), **metrics}

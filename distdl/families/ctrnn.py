@@ -1,0 +1,93 @@
+"""Continuous-time recurrent network, neurons as differential equations (Funahashi & Nakamura 1993; Beer 1995).
+
+    tau_i dv_i/dt = -v_i + sum_j w_ij sigma(v_j + theta_j) + sum_k u_ik x_k(t),    v(0) = 0
+
+Every step of the input holds x for `step_time`, in which the equation is integrated in `substeps` steps by Euler's method
+(error of first order) or the classical one of Runge and Kutta (fourth order). A linear head reads the firing rates
+sigma(v + theta). No time constant is shorter than an integration step, where Euler's method would overshoot.
+N^2 + 2 N parameters, N D for the inputs, and the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distdl.learner import Batch
+from distdl.metrics import Metrics
+from distdl.nn.sequence import SequenceLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["rows", "tokens", "values"] = "rows"
+    """rows: the class of a picture read row by row; tokens: the next of a text; values: the next of a series."""
+    inputs: Annotated[int, Field(gt=0)] = 28
+    """Pixels of a row, tokens of the vocabulary, or values of a step (D)."""
+    steps: Annotated[int, Field(gt=0)] = 28
+    """Steps of a sample."""
+    classes: Annotated[int, Field(gt=1)] = 10
+    """Classes of the task rows."""
+    units: Annotated[int, Field(gt=0)] = 128
+    """Neurons (N)."""
+    solver: Literal["euler", "rk4"] = "euler"
+    """How the equation is integrated."""
+    step_time: Annotated[float, Field(gt=0)] = 1.0
+    """Time that a step of the input lasts, in the unit of the time constants."""
+    substeps: Annotated[int, Field(gt=0)] = 1
+    """Integration steps in a step of the input."""
+    slowest: Annotated[float, Field(gt=0)] = 4.0
+    """Fresh time constants are uniform between an integration step and this."""
+    washout: Annotated[int, Field(ge=0)] = 0
+    """First steps of a sample whose predictions do not count, in the task values."""
+
+    def __post_init__(self) -> None:
+        if self.slowest < self.step_time / self.substeps:
+            raise ValueError(f"slowest {self.slowest} is shorter than an integration step; raise it, or substeps")
+        if self.washout and (self.task != "values" or self.washout >= self.steps):
+            raise ValueError(f"a washout of {self.washout} is for the task values with more steps; set it to 0")
+
+
+class CTRNN(SequenceLearner):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.units)
+        N, D = config.units, config.inputs
+        self.dt = config.step_time / config.substeps
+        # A logistic unit passes on a quarter of a change, at its centre: hence the 4, and thresholds that put it there
+        # ("centre-crossing", Mathayomchan & Beer 2002).
+        self.w = nn.Parameter(torch.randn(N, N) * 4 / N**0.5)
+        self.u = nn.Parameter(torch.randn(N, D) * 4 / D**0.5)
+        self.theta = nn.Parameter(-self.w.detach().sum(1) / 2)
+        self.tau = nn.Parameter(self.dt + (config.slowest - self.dt) * torch.rand(N))
+
+    def states(self, x: Tensor) -> Tensor:
+        tau, drive = self.tau.clamp_min(self.dt), x @ self.u.T  # (N,), (B, T, N)
+        v, rates = x.new_zeros(len(x), self.config.units), []
+        for now in drive.unbind(1):
+            for _ in range(self.config.substeps):
+                v = v + self.dt * self.change(v, now, tau)
+            rates.append(torch.sigmoid(v + self.theta))
+        return torch.stack(rates, 1)
+
+    def slope(self, v: Tensor, drive: Tensor, tau: Tensor) -> Tensor:
+        """dv/dt. (B, N)"""
+        return (torch.sigmoid(v + self.theta) @ self.w.T + drive - v) / tau
+
+    def change(self, v: Tensor, drive: Tensor, tau: Tensor) -> Tensor:
+        """The slope that leads from v to its value an integration step later. (B, N)"""
+        k1 = self.slope(v, drive, tau)
+        if self.config.solver == "euler":
+            return k1
+        k2 = self.slope(v + self.dt / 2 * k1, drive, tau)
+        k3 = self.slope(v + self.dt / 2 * k2, drive, tau)
+        return (k1 + 2 * k2 + 2 * k3 + self.slope(v + self.dt * k3, drive, tau)) / 6
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        losses, metrics = super().losses(batch)
+        return (losses[:, self.config.washout :], metrics) if self.config.washout else (losses, metrics)

@@ -1,0 +1,83 @@
+"""Elman's simple recurrent network, by back-propagation through time (Elman 1990, Cognitive Science 14:179).
+
+    h_t = f(W x_t + b + U h_{t-1} + c),   h_0 = 0,   y_t = V h_t + d
+
+The hidden units see their own last state, which the paper calls the context. f is the logistic function in the paper and
+tanh in common use. Layers stack: the states of one are the inputs of the next. With one-hot words, the logistic function
+and the task `tokens` it is the network of RNNLM (Mikolov et al. 2010).
+
+A layer has H(I + H) + 2H parameters, the two biases as torch.nn.RNN counts them: 82,688 from 65 inputs to 256 units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.nn.sequence import SequenceLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["rows", "tokens", "values"] = "tokens"
+    """rows: classify a picture read row by row; tokens: predict the next token; values: predict the next numbers."""
+    inputs: Annotated[int, Field(gt=0)] = 65
+    """Pixels of a row, tokens of the vocabulary (256 for bytes), or numbers of a step."""
+    steps: Annotated[int, Field(gt=0)] = 64
+    """Length of a sequence."""
+    classes: Annotated[int, Field(gt=1)] = 10
+    """Number of classes (task rows)."""
+    embedding: Annotated[int, Field(ge=0)] = 0
+    """Size of a token's trained vector; 0: tokens enter one-hot (and rows and values as they are)."""
+    units: Annotated[int, Field(gt=0)] = 256
+    """Hidden units of a layer."""
+    layers: Annotated[int, Field(gt=0)] = 1
+    """Recurrent layers on top of each other; one in the paper."""
+    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    """f: the paper has sigmoid, the logistic function."""
+
+    def __post_init__(self) -> None:
+        if self.embedding and self.task != "tokens":
+            raise ValueError(f"embedding is {self.embedding}, but the task {self.task} has no tokens: set it to 0")
+
+
+ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
+
+
+class Layer(nn.Module):
+    """One recurrent layer; parameters named and initialised as in torch.nn.RNN."""
+
+    def __init__(self, inputs: int, units: int, activation: str) -> None:
+        super().__init__()
+        self.units, self.act = units, ACTIVATIONS[activation]
+        self.weight_ih = nn.Parameter(torch.empty(units, inputs))  # W
+        self.weight_hh = nn.Parameter(torch.empty(units, units))  # U
+        self.bias_ih = nn.Parameter(torch.empty(units))  # b
+        self.bias_hh = nn.Parameter(torch.empty(units))  # c
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(units**-0.5), units**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)  # (B, T, H): all steps at once
+        h, states = x.new_zeros(len(x), self.units), []  # (B, H)
+        for sums_t in sums.unbind(1):
+            h = self.act(sums_t + F.linear(h, self.weight_hh))
+            states.append(h)
+        return torch.stack(states, 1)  # (B, T, H)
+
+
+class Elman(SequenceLearner):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.units, config.embedding)
+        sizes = [config.embedding or config.inputs, *[config.units] * (config.layers - 1)]
+        self.layers = nn.Sequential(*(Layer(size, config.units, config.activation) for size in sizes))
+
+    def states(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]  # (B, T, H)

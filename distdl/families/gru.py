@@ -1,0 +1,78 @@
+"""Gated recurrent unit (Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", EMNLP).
+
+    r   = sigmoid(W_r x_t + b_r + U_r h_{t-1} + c_r)         reset gate
+    z   = sigmoid(W_z x_t + b_z + U_z h_{t-1} + c_z)         update gate
+    n   = tanh(W_n x_t + b_n + U_n (r * h_{t-1}) + c_n)      candidate: reset before the product, as in the paper
+    n   = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + c_n))      or after it (`reset_after`), as in torch.nn.GRU and cuDNN
+    h_t = (1 - z) * n + z * h_{t-1},   h_0 = 0
+
+Layers stack: the states of one are the inputs of the next. A layer has 3(H(I + H) + 2H) parameters, as torch.nn.GRU counts
+them: 248,064 from 65 inputs to 256 units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.nn.sequence import SequenceLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["rows", "tokens", "values"] = "tokens"
+    """rows: classify a picture read row by row; tokens: predict the next token; values: predict the next numbers."""
+    inputs: Annotated[int, Field(gt=0)] = 65
+    """Pixels of a row, tokens of the vocabulary (256 for bytes), or numbers of a step."""
+    steps: Annotated[int, Field(gt=0)] = 64
+    """Length of a sequence."""
+    classes: Annotated[int, Field(gt=1)] = 10
+    """Number of classes (task rows)."""
+    embedding: Annotated[int, Field(ge=0)] = 0
+    """Size of a token's trained vector; 0: tokens enter one-hot (and rows and values as they are)."""
+    units: Annotated[int, Field(gt=0)] = 256
+    """Hidden units of a layer."""
+    layers: Annotated[int, Field(gt=0)] = 1
+    """Recurrent layers on top of each other."""
+    reset_after: bool = False
+    """The reset gate acts after the recurrent product (torch's fused kernel) instead of before it (the paper)."""
+
+    def __post_init__(self) -> None:
+        if self.embedding and self.task != "tokens":
+            raise ValueError(f"embedding is {self.embedding}, but the task {self.task} has no tokens: set it to 0")
+
+
+class ResetBefore(nn.GRU):
+    """One layer as in the paper; parameters and calling convention are those of torch.nn.GRU."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gates = 2 * self.hidden_size  # torch keeps the rows of r, z and n below each other
+        U, U_n = self.weight_hh_l0[:gates], self.weight_hh_l0[gates:]
+        sums = F.linear(x, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)  # (B, T, 3H): all steps at once
+        h, states = x.new_zeros(len(x), self.hidden_size), []  # (B, H)
+        for sums_t in sums.unbind(1):
+            r, z = (sums_t[:, :gates] + F.linear(h, U)).sigmoid().chunk(2, -1)
+            n = (sums_t[:, gates:] + F.linear(r * h, U_n)).tanh()
+            h = (1 - z) * n + z * h
+            states.append(h)
+        return torch.stack(states, 1), h  # (B, T, H)
+
+
+class GRU(SequenceLearner):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.units, config.embedding)
+        kind = nn.GRU if config.reset_after else ResetBefore
+        sizes = [config.embedding or config.inputs, *[config.units] * (config.layers - 1)]
+        self.layers = nn.ModuleList(kind(size, config.units, batch_first=True) for size in sizes)
+
+    def states(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x, _ = layer(x)  # (B, T, H)
+        return x

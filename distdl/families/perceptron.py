@@ -1,0 +1,102 @@
+"""Perceptron, threshold units that learn from their errors alone (Rosenblatt 1958, Psych. Rev. 65:386).
+
+    a = [W x >= 0]  (association units, W fixed and random, +1 or -1),   s = V a + v,   V_k += y_k a  where  y_k s_k <= 0
+
+y_k is +1 for the unit of the right class and -1 for the others. The rule is gradient descent on sum_k max(0, -y_k s_k) with
+`optimizer: {name: sgd, lr: 1}`, one sample at a time; with B samples at a time it takes the mean of their B corrections.
+From weights of zero the rate only scales the weights. The default is the size of the Mark I: 400 photocells, 512
+association units, 8 response units, 4,104 trainable parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Learner
+from distdl.metrics import Metrics, mean
+from distdl.nn.images import to_unit
+
+
+@dataclass(frozen=True)
+class Config:
+    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 20, 20)
+    """Shape of one sample; it is flattened."""
+    column: str = "image"
+    """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
+    association: Annotated[int, Field(ge=0)] = 512
+    """Association units, whose wiring is random and stays; 0: the response units see the sample itself."""
+    classes: Annotated[int, Field(gt=1)] = 8
+    """Number of classes, a response unit for each."""
+    rule: Literal["one_vs_rest", "multiclass"] = "one_vs_rest"
+    """one_vs_rest: each unit on its own; multiclass: the right unit up and the largest wrong one down, if larger."""
+    average: bool = False
+    """Decide by the mean of all weights passed through rather than by the last (Freund & Schapire 1999)."""
+
+
+class Perceptron(Learner):
+    learns = "error correction"
+    primary, better = "accuracy", "higher"
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        cells = math.prod(config.inputs)
+        if config.association:
+            self.register_buffer("wiring", torch.randint(0, 2, (config.association, cells)) * 2.0 - 1)
+        self.response = nn.Linear(config.association or cells, config.classes)
+        nn.init.zeros_(self.response.weight)
+        nn.init.zeros_(self.response.bias)
+        if config.average:
+            self.register_buffer("mean_weight", torch.zeros_like(self.response.weight))
+            self.register_buffer("mean_bias", torch.zeros_like(self.response.bias))
+            self.register_buffer("averaged_steps", torch.tensor(0))
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        return {config.column: Column(config.inputs), "label": Column(())}
+
+    def stimulus(self, batch: Batch) -> Tensor:
+        """What the response units see."""
+        x = to_unit(batch[self.config.column]).flatten(1)  # (B, D)
+        return (F.linear(x, self.wiring) >= 0).to(x.dtype) if self.config.association else x  # (B, A)
+
+    def errors(self, s: Tensor, label: Tensor) -> Tensor:
+        """(B,) surrogate of each sample. The slope of clamp at zero is 1: a sum of exactly zero counts as an error."""
+        right = F.one_hot(label, self.config.classes)  # (B, K)
+        if self.config.rule == "one_vs_rest":
+            return (-(2 * right - 1) * s).clamp(min=0).sum(1)
+        wrong = s.masked_fill(right.bool(), -math.inf).amax(1)
+        return (wrong - s.gather(1, label[:, None]).squeeze(1)).clamp(min=0)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        s, label = self.response(self.stimulus(batch)), batch["label"]  # (B, K), (B,)
+        if self.config.average:
+            self._average(step)
+        return self.errors(s, label).mean(), {"accuracy": mean((s.argmax(1) == label).float())}
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Running mean of the weights that met each batch; the micro-batches of one step count once."""
+        new = step >= self.averaged_steps
+        self.averaged_steps += new
+        self.mean_weight += (self.response.weight - self.mean_weight) * new / self.averaged_steps
+        self.mean_bias += (self.response.bias - self.mean_bias) * new / self.averaged_steps
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Metrics:
+        a, label = self.stimulus(batch), batch["label"]
+        s = last = self.response(a)  # (B, K)
+        if self.config.average:
+            s = F.linear(a, self.mean_weight, self.mean_bias)
+        metrics = {"loss": mean(self.errors(s, label)), "accuracy": mean((s.argmax(1) == label).float())}
+        if self.config.average:
+            metrics["accuracy_of_last"] = mean((last.argmax(1) == label).float())
+        return metrics

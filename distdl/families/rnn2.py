@@ -1,0 +1,85 @@
+"""Second-order recurrent network, whose inputs choose the transition of its state (Giles et al. 1992, Neural Comp. 4:393).
+
+    s_i(t+1) = g(sum_jk W_ijk s_j(t) x_k(t) + b_i),    s(0) = (1, 0, ..., 0)
+
+With symbols as one-hot x, each symbol has a transition matrix of its own: the form of a finite automaton, which can be read
+out of the trained network. Numbers (pixels, values) come with a constant 1 as a last input, so that an empty row does not
+wipe out the state. N^2 K + N parameters, and a linear head, which reads the state where the paper trains one of its units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column
+from distdl.metrics import Metrics, mean
+from distdl.nn.sequence import SequenceLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["strings", "rows", "tokens", "values"] = "strings"
+    """strings: whether a grammar accepts a string; rows: the class of a picture read row by row; tokens: the next of a
+    text; values: the next of a series."""
+    inputs: Annotated[int, Field(gt=0)] = 2
+    """Symbols of an alphabet, pixels of a row, tokens of the vocabulary, or values of a step."""
+    steps: Annotated[int, Field(gt=0)] = 30
+    """Steps of a sample; of the longest string."""
+    classes: Annotated[int, Field(gt=1)] = 2
+    """Classes of the tasks strings and rows."""
+    units: Annotated[int, Field(gt=0)] = 8
+    """State units (N)."""
+    activation: Literal["logistic", "tanh"] = "logistic"
+    """Non-linearity g: logistic as in the paper, or tanh."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """Fresh W_ijk are normal with this deviation divided by the root of N."""
+
+
+class SecondOrder(SequenceLearner):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.units)
+        if config.task == "strings":
+            self.head = nn.Linear(config.units, config.classes)
+            self.primary, self.better = "accuracy", "higher"
+        N, K = config.units, config.inputs + (config.task in ("rows", "values"))
+        self.w = nn.Parameter(torch.randn(N, N, K) * config.scale / N**0.5)
+        self.b = nn.Parameter(torch.zeros(N))
+
+    @staticmethod
+    def columns(config: Any) -> dict[str, Column]:
+        if config.task == "strings":
+            return {"tokens": Column((config.steps,)), "length": Column(()), "label": Column(())}
+        return SequenceLearner.columns(config)
+
+    def states(self, x: Tensor) -> Tensor:
+        if self.w.shape[-1] > x.shape[-1]:
+            x = torch.cat([x, torch.ones_like(x[..., :1])], -1)  # (B, T, K)
+        s, states = self.start(x), []
+        for now in x.unbind(1):
+            sums = torch.einsum("ijk,bj,bk->bi", self.w, s, now) + self.b
+            s = torch.sigmoid(sums) if self.config.activation == "logistic" else torch.tanh(sums)
+            states.append(s)
+        return torch.stack(states, 1)
+
+    def start(self, x: Tensor) -> Tensor:
+        """s(0): one unit on, the others off. (B, N)"""
+        return F.one_hot(x.new_zeros(len(x), dtype=torch.long), self.config.units).to(x.dtype)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        if self.config.task != "strings":
+            return super().losses(batch)
+        longest = max(1, int(batch["length"].max()))  # what lies behind the end of every string is not read
+        symbols = batch["tokens"][:, :longest].long().clamp_max(self.config.inputs - 1)  # fillers are never looked at
+        x = F.one_hot(symbols, self.config.inputs).to(self.head.weight.dtype)  # (B, T, K)
+        states = torch.cat([self.start(x)[:, None], self.states(x)], 1)  # (B, 1 + T, N)
+        logits = self.head(states[torch.arange(len(x), device=x.device), batch["length"]])  # (B, classes)
+        accuracy = mean((logits.argmax(-1) == batch["label"]).float())
+        return F.cross_entropy(logits.float(), batch["label"], reduction="none"), {"accuracy": accuracy}
