@@ -34,7 +34,7 @@ def prepare_if_missing(config: Config) -> None:
         return
     from distdl.data.prepare import parse_options, prepare_dataset
 
-    options = {key: value if isinstance(value, str) else str(value) for key, value in recipe.options.items()}
+    options = {key: value if isinstance(value, str | list) else str(value) for key, value in recipe.options.items()}
     parse_options(recipe.source, options)  # a wrong option is an error even while the data set is there
     if "://" in path or Path(path).exists():
         return

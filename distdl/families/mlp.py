@@ -62,7 +62,7 @@ class MLP(Classifier):
             layers += [Dropout(config.dropout)] if config.dropout else []
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
         if config.target == "value":
-            self.primary, self.better = "loss", "lower"  # type: ignore[assignment]
+            self.primary, self.better = "loss", "lower"
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +14,8 @@ from distdl.metrics import Metrics, mean
 class Classifier(Learner):
     """Cross entropy against the column `label`. A family overrides `logits`."""
 
-    primary, better = "accuracy", "higher"
+    primary: str = "accuracy"
+    better: Literal["higher", "lower"] = "higher"
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) unnormalised log-probabilities of the classes."""

@@ -24,7 +24,8 @@ def whole(path: Path, split: str = "train") -> dict:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert source_names() == ["csv", "digits", "idx", "images", "jsonl", "parquet", "stdlib", "synthetic", "text"]
+    known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
+    assert source_names() == [*known, "stdlib", "synthetic", "text"]
     for name in source_names():
         module = source_module(name)
         assert module.__doc__ and module.Options.__doc__ and callable(module.prepare)

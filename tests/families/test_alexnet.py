@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from distdl.nn import noise
 from tests.families.common import made, parameters
 
-SMALL = {"family": "alexnet", "image": [3, 63, 63], "side": 63, "hidden": 20, "classes": 7, "init": "torch"}
+SMALL = {"family": "alexnet", "image": [3, 63, 63], "side": 63, "hidden": 20, "classes": 7, "init": "he"}
 MINI = {"image": (3, 32, 32), "side": 32, "classes": 10, "widths": (32, 64, 96, 96, 64), "hidden": 256, "kernel": 5}
 
 
@@ -131,11 +131,19 @@ def test_colour_jitter_moves_whole_pictures_along_the_principal_components() -> 
     assert amounts.std(0) == pytest.approx(0.1 * torch.tensor(PCA_STD), rel=0.05)
 
 
-def test_initial_weights_of_the_paper() -> None:
+def test_initial_weights_are_those_of_the_paper_or_of_he() -> None:
     model = {**MINI, "hidden": 200, "image": [3, 32, 32], "widths": list(MINI["widths"]), "stride": 1}
-    layers = [m for m in made({"family": "alexnet", **model}).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+    def layers_of(init: str) -> list[nn.Conv2d | nn.Linear]:
+        learner = made({"family": "alexnet", **model, "init": init})
+        return [m for m in learner.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+    layers = layers_of("paper")
     assert [float(layer.bias.detach().unique()) for layer in layers] == [0, 1, 0, 1, 1, 1, 1, 0]
     assert all(float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.06) for layer in layers)
+    for layer in layers_of("he"):
+        wanted = (2 / layer.weight[0].numel()) ** 0.5
+        assert float(layer.weight.detach().std()) == pytest.approx(wanted, rel=0.06) and not layer.bias.any()
 
 
 def test_models_that_cannot_be_say_what_can() -> None:

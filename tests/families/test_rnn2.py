@@ -36,6 +36,13 @@ def test_parameters() -> None:
     assert parameters("rnn2", task="rows", inputs=28, units=4, classes=10) == 4 * 4 * 29 + 4 + 10 * 5  # and the 1
 
 
+def test_an_empty_row_keeps_the_state() -> None:
+    learner = made(MODEL | {"task": "values", "activation": "tanh", "scale": 0.1}).double()
+    s = torch.tanh(learner.start(torch.zeros(1, 3, dtype=torch.float64)))
+    assert torch.allclose(learner.states(torch.zeros(1, 1, 3, dtype=torch.float64))[:, 0], s, atol=1e-14)
+    assert float(learner.w[..., :-1].detach().std()) == pytest.approx(0.1 / 5**0.5, rel=0.2)
+
+
 def test_a_string_is_judged_at_its_end() -> None:
     """What fills the rows up is not read; the empty string is judged at the start."""
     learner = made(MODEL | {"task": "strings", "inputs": 2}).double()

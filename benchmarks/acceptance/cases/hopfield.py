@@ -15,10 +15,8 @@ def load(patterns: int) -> Callable[[Bench], float]:
 
     def run(bench: Bench) -> float:
         path = bench.data(f"patterns{patterns}", "synthetic", task="patterns", rows=patterns, length=UNITS)
-        name = f"hopfield-{patterns}"
-        return bench.train("hopfield", f"name={name}", f"data.path={path}", f"train.global_batch={patterns}").metrics[
-            "overlap"
-        ]
+        one_pass = [f"name=hopfield-{patterns}", f"data.path={path}", f"train.global_batch={patterns}"]
+        return bench.train("hopfield", *one_pass).metrics["overlap"]
 
     return run
 
