@@ -29,7 +29,7 @@ class Prepare(Section):
     """How the data set is written if `data.path` does not exist yet: `distdl data prepare SOURCE PATH key=value ...`."""
 
     source: str
-    """Name of a raw format: digits, stdlib, synthetic, text, csv, parquet, idx, npz, images, ... (the folder data/prepare)."""
+    """Name of a raw format (a file in data/prepare): digits, stdlib, text, csv, parquet, idx, npz, images, jsonl, ..."""
     options: dict[str, Any] = {}
     """Options of that source, as on the command line of `distdl data prepare`."""
 

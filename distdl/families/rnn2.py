@@ -4,7 +4,8 @@
 
 With symbols as one-hot x, each symbol has a transition matrix of its own: the form of a finite automaton, which can be read
 out of the trained network. Numbers (pixels, values) come with a constant 1 as a last input, whose matrix starts as the
-identity, so that an empty row does not wipe out the state. N^2 K + N parameters, and a linear head, which reads the state where the paper trains one of its units.
+identity, so that an empty row does not wipe out the state. N^2 K + N parameters, and a linear head, which reads the state
+where the paper trains one of its units.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class SecondOrder(SequenceLearner):
         if config.task == "strings":
             self.head = nn.Linear(config.units, config.classes)
             self.primary, self.better = "accuracy", "higher"
-        N, K = config.units, config.inputs + (config.task in ("rows", "values"))
+        numbers = config.task in ("rows", "values")
+        N, K = config.units, config.inputs + numbers
         w = torch.randn(N, N, K) * config.scale / N**0.5
-        if K > config.inputs:
+        if numbers:
             w[..., -1] = torch.eye(N)
         self.w = nn.Parameter(w)
         self.b = nn.Parameter(torch.zeros(N))
