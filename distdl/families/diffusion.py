@@ -58,8 +58,10 @@ class Config:
     """unet: groups of the group norm; must divide every number of maps."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """unet: probability that a value in a residual block is dropped in training."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512, 512)
-    """mlp: units of the hidden layers."""
+    hidden: Annotated[int, Field(gt=0)] = 512
+    """mlp: units of each layer."""
+    layers: Annotated[int, Field(gt=0)] = 3
+    """mlp: residual layers."""
 
     def __post_init__(self) -> None:
         if self.network == "unet":
@@ -71,23 +73,24 @@ class Config:
 
 
 class MLP(nn.Module):
-    """eps_theta of flattened samples: each layer adds its own projection of the time."""
+    """eps_theta of flattened samples: h <- h + W silu(norm(h) + time), `layers` times."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        size = math.prod(config.inputs)
+        size, width, layers = math.prod(config.inputs), config.hidden, config.layers
         self.time_width = config.width
-        sizes = [size, *config.hidden]
-        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, config.hidden))
-        self.times = nn.ModuleList(nn.Linear(config.width, n) for n in config.hidden)
-        self.out = nn.Linear(sizes[-1], size)
+        self.first = nn.Linear(size, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.times = nn.ModuleList(nn.Linear(config.width, width) for _ in range(layers))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.last_norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        h, time = x.flatten(1), time_embedding(t, self.time_width).to(x.dtype)  # (B, D), (B, E)
-        for place, (layer, projection) in enumerate(zip(self.layers, self.times)):
-            new = F.silu(layer(h) + projection(time))  # (B, H)
-            h = h + new if place and new.shape == h.shape else new
-        return self.out(h).view(x.shape)  # type: ignore[no-any-return]
+        h = self.first(x.flatten(1))  # (B, H)
+        embedding = time_embedding(t, self.time_width).to(h.dtype)  # (B, E)
+        for norm, time, layer in zip(self.norms, self.times, self.layers):
+            h = h + layer(F.silu(norm(h) + time(embedding)))
+        return self.last(F.silu(self.last_norm(h))).view(x.shape)  # type: ignore[no-any-return]
 
 
 class Diffusion(Learner):

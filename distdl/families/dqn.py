@@ -1,13 +1,13 @@
 """Deep Q-network: a replay buffer and a frozen target (Mnih et al. 2013, arXiv 1312.5602; 2015, Nature 518:529).
 
     y    = r + gamma (1 - terminal) max_a' Q(s', a'; target)      `double`: ... Q(s', argmax_a' Q(s', a'); target)
-    loss = huber(Q(s, a) - y)                                     over draws (s, a, r, s', terminal) from the replay buffer
+    loss = huber(Q(s, a) - y)                                     draws (s, a, r, s', terminal) from the replay buffer
 
-Double: van Hasselt et al. 2016. The last state of an episode that was only cut off is not terminal. 84 x 84 x 4 pixels and
-4 actions: 1,686,180 parameters (2015), or 677,172 (2013: network nips, hidden 256); 4-64-64-2 has 4,610.
+Double: van Hasselt et al. 2016. A state in which an episode was only cut off is not terminal. 84 x 84 x 4 pixels and 4
+actions: 1,686,180 parameters (2015), or 677,172 (2013: network nips, hidden 256); 4-64-64-2 has 4,610.
 
-Rollouts run beside the learner. A training step takes the transitions of the last rollouts, copies Q to the `actor`,
-starts the next rollouts with it in a thread, and learns from the replay buffer meanwhile: acting is always one step behind,
+Rollouts run beside the learner: a training step takes the transitions of the last rollouts, copies Q to the `actor`, starts
+the next rollouts with it in a thread, and learns from the replay buffer meanwhile. So acting is always one step behind,
 however fast it is. Each environment is played by one worker, and every worker gets all transitions.
 
 A row of the data set is an episode, by its seed: one of the test split is played greedily, one of the training split
@@ -96,12 +96,6 @@ def q_network(config: Config) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])  # values may be negative
 
 
-@torch.no_grad()
-def copy_weights(q: nn.Module, to: nn.Module) -> None:
-    for mine, new in zip(to.parameters(), q.parameters()):
-        mine.copy_(new)
-
-
 def best_actions(q: nn.Module, state: np.ndarray) -> list[int]:
     """(n, *observation) -> n."""
     return q(to_unit(torch.from_numpy(state)).to(next(q.parameters()))).argmax(-1).tolist()  # type: ignore[no-any-return]
@@ -151,9 +145,9 @@ class DQN(Learner):
         wanted = -(-self.config.learning_starts // self.transitions) + step + 1
         while int(self.rollouts) < wanted:  # before the first micro-batch of a step; before the first step, many times
             self._store(self._playing or self._play(engine), engine)
-            if step % self.config.target_sync_steps == 0:
-                copy_weights(self.q, self.target)
-            copy_weights(self.q, self.actor)
+            for net in (self.actor, self.target) if step % self.config.target_sync_steps == 0 else (self.actor,):
+                for parameter, weight in zip(net.parameters(), self.q.parameters()):
+                    parameter.copy_(weight.detach())
             self._playing = self._play(engine)
         return super().update(batch, engine, step)
 

@@ -115,6 +115,7 @@ class UNet(Learner):
         for layer in self.modules():  # deviation sqrt(2 / N), N inputs of a unit (section 3)
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -122,7 +123,8 @@ class UNet(Learner):
         return columns | ({"border": Column(config.image[1:])} if config.border_weight else {})
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K, h, w) of the inner part."""
+        """Pixels 0..1 (B, C, H, W) -> (B, K, h, w) of the inner part."""
+        x = x - 0.5  # else filters of negative sum see nothing
         kept = []
         for level, down in enumerate(self.down):
             x = down(F.max_pool2d(x, 2) if level else x)
@@ -136,7 +138,8 @@ class UNet(Learner):
     def measured(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted cross entropy, class found and class of each pixel that gets one, all (B, h, w)."""
         config, image = self.config, to_unit(batch["image"])
-        of_pixel = {name: batch[name][:, None].float() for name in ("mask", "border") if name in self.columns(config)}
+        known = ["mask", "border"] if config.border_weight else ["mask"]
+        of_pixel = {name: batch[name][:, None].float() for name in known}  # (B, 1, H, W) each
         if self.training and config.elastic:
             image, of_pixel = bend(image, of_pixel, config.elastic)
         logits = self.logits(image)  # (B, K, h, w)

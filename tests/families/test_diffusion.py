@@ -17,7 +17,7 @@ from tests.families.common import Small, made, parameters, rows_of
 from tests.small import prepared
 
 UNET = {"family": "diffusion", "width": 32, "multipliers": [1, 2, 2], "inputs": [3, 16, 16], "attention": [8]}
-MLP = {"family": "diffusion", "network": "mlp", "inputs": [1, 8, 8], "steps": 50, "hidden": [24, 24, 16], "width": 8}
+MLP = {"family": "diffusion", "network": "mlp", "inputs": [1, 8, 8], "steps": 50, "hidden": 24, "width": 8}
 
 
 def randomised(learner: Any) -> Any:
@@ -33,8 +33,10 @@ def randomised(learner: Any) -> Any:
 
 def test_parameter_counts() -> None:
     assert parameters("diffusion") == 35_746_307  # diffusers' UNet2DModel with the configuration of ddpm-cifar10
-    layers = (64 * 512 + 512) + 2 * (512 * 512 + 512) + 3 * (128 * 512 + 512) + (512 * 64 + 64)
-    assert parameters("diffusion", network="mlp", inputs=(1, 8, 8)) == layers
+    layer = (512 * 512 + 512) + (128 * 512 + 512) + 2 * 512
+    assert (
+        parameters("diffusion", network="mlp", inputs=(1, 8, 8)) == 3 * layer + (64 * 512 + 512) + (513 * 64) + 2 * 512
+    )
 
 
 def peer_unet(dtype: torch.dtype, channels: tuple[int, ...], attention: tuple[bool, ...]) -> Any:

@@ -22,7 +22,7 @@ def sunspots(bench: Bench) -> float:
 
 
 def mnist(bench: Bench) -> float:
-    size = ["model.inputs=28", "model.steps=28", "model.units=128", "train.epochs=3"]
+    size = ["model.inputs=28", "model.steps=28", "model.units=128", "train.epochs=3", "optimizer.lr=1e-2"]
     return bench.train("ctrnn", "name=ctrnn-mnist", f"data.path={bench.mnist()}", *size).metrics["accuracy"]
 
 

@@ -2,7 +2,7 @@
 
 from benchmarks.acceptance import Bench, Case
 
-LAYERS, PRETRAIN_STEPS, FINE_TUNE_STEPS = 3, 360, 3000
+LAYERS, PRETRAIN_STEPS, FINE_TUNE_STEPS = 3, 360, 2000
 
 
 def accuracy(bench: Bench, pretrain_steps: int) -> float:

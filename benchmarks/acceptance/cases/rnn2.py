@@ -11,7 +11,7 @@ def tomita(bench: Bench) -> float:
 def mnist(bench: Bench) -> float:
     size = ["task=rows", "inputs=28", "steps=28", "units=48", "classes=10", "activation=tanh", "scale=0.2"]
     model = [f"model.{setting}" for setting in size]
-    train = ["train.steps=null", "train.epochs=3", "optimizer.lr=3e-3"]
+    train = ["train.steps=null", "train.epochs=3", "optimizer.lr=1e-3"]
     return bench.train("rnn2", "name=rnn2-mnist", f"data.path={bench.mnist()}", *model, *train).metrics["accuracy"]
 
 
