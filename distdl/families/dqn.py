@@ -80,7 +80,6 @@ class Config:
 
 
 CONVOLUTIONS = {"nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)), "nips": ((16, 8, 4), (32, 4, 2)), "mlp": ()}
-"""Maps, side and stride of each layer."""
 
 
 def q_network(config: Config) -> nn.Sequential:
@@ -120,8 +119,7 @@ class DQN(Learner):
         # Where each environment is: the number of its episode, the actions taken in it, and how many they are.
         self.episode, self.length = (nn.Buffer(torch.zeros(e, dtype=torch.int64)) for _ in range(2))
         self.taken = nn.Buffer(torch.zeros(e, config.max_episode_steps, dtype=torch.uint8))
-        # What plays lives in this process only, and is made anew from the buffers above.
-        self._stage: Stage | None = None
+        self._stage: Stage | None = None  # lives in this process only; made anew from the buffers above
         self._playing: Future[tuple[np.ndarray, np.ndarray]] | None = None
         self._thread = ThreadPoolExecutor(1, "rollouts")  # ends with the process, after the rollouts under way
 
@@ -134,6 +132,7 @@ class DQN(Learner):
         row = (noise.uniform(len(batch["id"]), device=self.key.device).double() * stored).long()  # (B,)
         before, after = to_unit(self.states[:, row])  # (B, *observation)
         action, reward, terminal, _ = self.told[row].unbind(-1)  # (B,)
+        reward = reward.clamp(-1, 1) if self.config.clip_reward else reward
         with torch.no_grad():
             values = self.target(after)  # (B, actions)
             best = (self.q(after) if self.config.double else values).argmax(-1, keepdim=True)
@@ -168,9 +167,8 @@ class DQN(Learner):
             raise TrainingFailed(what) from error
         # Zeros but for the own environments: the sum over workers is everybody's transitions, to the bit.
         states, told = (engine.all_sum(torch.from_numpy(array).to(self.key.device)) for array in played)
-        every = torch.arange(self.config.environments, device=self.key.device)
         for action, _, _, over in told.long().transpose(1, 2):  # T x (4, E)
-            self.taken[every, self.length] = action.to(torch.uint8)
+            self.taken.scatter_(1, self.length[:, None], action[:, None].to(torch.uint8))
             self.length.add_(1).mul_(1 - over)
             self.episode += over
         row = int(self.rollouts) * self.transitions + torch.arange(self.transitions, device=self.key.device)
@@ -226,11 +224,8 @@ class Stage:
             for e, action in zip(self.own, best_actions(actor, self.state[own])):
                 if draws[t, e, 0] < epsilon:
                     action = int(draws[t, e, 1] * self.config.actions)
-                states[1, t, e], reward, terminated, truncated, _ = self.made[e].step(action)
-                if self.config.clip_reward:
-                    reward = max(-1.0, min(1.0, reward))
-                told[t, e] = action, reward, terminated, terminated or truncated
-                self.state[e] = states[1, t, e]
+                self.state[e], reward, terminated, truncated, _ = self.made[e].step(action)
+                states[1, t, e], told[t, e] = self.state[e], (action, reward, terminated, terminated or truncated)
                 if terminated or truncated:
                     self.episode[e] += 1
                     self.reset(e)
@@ -246,7 +241,7 @@ def make_environment(config: Config) -> Any:
             import ale_py
 
             gymnasium.register_envs(ale_py)
-            env = gymnasium.make(config.environment, frameskip=1, disable_env_checker=True)
+            env = gymnasium.make(config.environment, frameskip=1)
             env = gymnasium.wrappers.FrameStackObservation(gymnasium.wrappers.AtariPreprocessing(env), 4)
         else:
             env = gymnasium.make(config.environment, disable_env_checker=True)
@@ -255,6 +250,6 @@ def make_environment(config: Config) -> Any:
         raise InputError(f"the environment {config.environment} cannot be made: {error}", fix=fix) from error
     shape, n = env.observation_space.shape, getattr(env.action_space, "n", None)
     if shape != config.observation or n != config.actions:
-        what = f"{config.environment} has observations of shape {list(shape or ())} and {n or 'no discrete'} actions"
+        what = f"{config.environment} has observations of {list(shape or ())} and {n or 'no discrete'} actions"
         raise InputError(what, fix=f"model.observation={list(shape or ())} model.actions={n}")
     return gymnasium.wrappers.TimeLimit(env, config.max_episode_steps)

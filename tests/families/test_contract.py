@@ -49,6 +49,7 @@ def test_builds_on_the_meta_device_with_its_defaults(family: str) -> None:
         assert any(p.requires_grad for p in learner.parameters())
 
 
+@pytest.mark.slow
 @every_family
 def test_it_learns_and_every_trainable_parameter_moves(family: str, small_data: Path) -> None:
     told = small(family)["improves"]

@@ -6,7 +6,7 @@ from benchmarks.acceptance import Bench, Case
 
 
 def bars_and_stripes(bench: Bench) -> float:
-    """KL(data || model) in nats: the negative log-likelihood less the entropy of 14 equally likely patterns."""
+    """KL(data, model) in nats: the negative log-likelihood less the entropy of 14 equally likely patterns."""
     data = bench.data("bars-and-stripes", "synthetic", task="bars_and_stripes", length=3)
     return bench.train("bm", f"data.path={data}").metrics["loss"] - math.log(14)
 
@@ -15,7 +15,7 @@ CASES = [
     Case(
         "bm",
         "bars and stripes 3 x 3, 14 patterns",
-        "KL(data || model) after 1,500 steps, nats",
+        "divergence KL(data, model) after 1,500 steps, nats",
         0.15,
         "lower",
         bars_and_stripes,
