@@ -54,7 +54,7 @@ class Learner(nn.Module):
     """The evaluation metric that early stopping and keep-best look at. A family with several tasks sets it in __init__."""
     better: Literal["higher", "lower"] = "lower"
     """Which way the primary metric improves."""
-    batch_coupled: ClassVar[bool] = False
+    batch_coupled: bool = False
     """Micro-batches depend on each other, so that accumulation changes the numbers: batch norm, or a step of one player
     between two micro-batches of another."""
     layouts: ClassVar[frozenset[str]] = frozenset({"torch"})

@@ -89,6 +89,7 @@ def test_the_family_fills_in_its_own_defaults(tmp_path: Path) -> None:
         "family": "mlp",
         "inputs": [1, 8, 8],
         "column": "image",
+        "target": "class",
         "hidden": [512, 512],
         "classes": 10,
         "activation": "relu",

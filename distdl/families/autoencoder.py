@@ -94,7 +94,7 @@ class Autoencoder(Learner):
         super().__init__()
         self.config = config
         self.primary = "loss" if config.variational else "squared_error"
-        self.batch_coupled = config.penalty == "kl"  # type: ignore[misc]
+        self.batch_coupled = config.penalty == "kl"
         sizes = [math.prod(config.inputs), *config.hidden, config.code]
         outputs = [*sizes[1:-1], 2 * config.code if config.variational else config.code]
         self.encoder = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, outputs))

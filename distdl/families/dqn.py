@@ -11,15 +11,12 @@ the next rollouts with it in a thread, and learns from the replay buffer meanwhi
 however fast it is. Each environment is played by one worker, and every worker gets all transitions.
 
 A row of the data set is an episode, by its seed: one of the test split is played greedily, one of the training split
-stands for a draw from the replay buffer. Of a running episode only its number and its actions are saved: repeated, they
-lead to the same state. The buffer holds both states of a transition, on every worker (a million of Atari's: 56 GB).
+stands for a draw from the replay buffer. Of a running episode only number and actions are saved: they lead there again.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -56,7 +53,7 @@ class Config:
     max_episode_steps: Annotated[int, Field(gt=0)] = 27_000
     """Actions after which an episode is cut off, unless the environment does so earlier."""
     capacity: Annotated[int, Field(gt=0)] = 1_000_000
-    """Transitions in the replay buffer."""
+    """Transitions in the replay buffer, with both states each: a million of Atari's take 56 GB, on every worker."""
     learning_starts: Annotated[int, Field(ge=0)] = 50_000
     """Actions, over all environments, before the first training step."""
     epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -71,6 +68,8 @@ class Config:
     """Choose the next action by Q and value it by the target."""
     clip_reward: bool = True
     """Learn from rewards clipped to -1..1; evaluations count them as they are."""
+    reward_scale: Annotated[float, Field(gt=0)] = 1.0
+    """What a reward is multiplied by after that, to bring errors to the size of 1, where the loss is square."""
 
     def __post_init__(self) -> None:
         if self.capacity < self.environments * self.rollout_steps:
@@ -90,7 +89,7 @@ def q_network(config: Config) -> nn.Sequential:
         layers += [nn.Conv2d(size[0], maps, side, stride), nn.ReLU()]
         size = (maps, (size[1] - side) // stride + 1, (size[2] - side) // stride + 1)
     layers.append(nn.Flatten())
-    for n_in, n_out in itertools.pairwise([math.prod(size), *config.hidden, config.actions]):
+    for n_in, n_out in itertools.pairwise([int(np.prod(size)), *config.hidden, config.actions]):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])  # values may be negative
 
@@ -110,15 +109,14 @@ class DQN(Learner):
         self.config = config
         self.transitions = config.environments * config.rollout_steps  # of one step's rollouts
         self.q = q_network(config)
-        self.target, self.actor = (copy.deepcopy(self.q).requires_grad_(False) for _ in range(2))
+        self.target, self.actor = (q_network(config).requires_grad_(False) for _ in range(2))  # to be copies of q
         e, n, pixels = config.environments, config.capacity, torch.float32 if config.network == "mlp" else torch.uint8
         self.states = nn.Buffer(torch.zeros(2, n, *config.observation, dtype=pixels))  # before and after an action
         self.told = nn.Buffer(torch.zeros(n, 4))  # action, reward, whether the state after is terminal, or cut off too
         self.rollouts = nn.Buffer(torch.tensor(0))  # taken into the replay buffer
         self.key = nn.Buffer(torch.randint(2**62, ()))  # of all that is random in rollouts
-        # Where each environment is: the number of its episode, the actions taken in it, and how many they are.
-        self.episode, self.length = (nn.Buffer(torch.zeros(e, dtype=torch.int64)) for _ in range(2))
-        self.taken = nn.Buffer(torch.zeros(e, config.max_episode_steps, dtype=torch.uint8))
+        self.episode, self.length = (nn.Buffer(torch.zeros(e, dtype=torch.int64)) for _ in range(2))  # number, actions
+        self.taken = nn.Buffer(torch.zeros(e, config.max_episode_steps, dtype=torch.uint8))  # the actions in it so far
         self._stage: Stage | None = None  # lives in this process only; made anew from the buffers above
         self._playing: Future[tuple[np.ndarray, np.ndarray]] | None = None
         self._thread = ThreadPoolExecutor(1, "rollouts")  # ends with the process, after the rollouts under way
@@ -132,7 +130,7 @@ class DQN(Learner):
         row = (noise.uniform(len(batch["id"]), device=self.key.device).double() * stored).long()  # (B,)
         before, after = to_unit(self.states[:, row])  # (B, *observation)
         action, reward, terminal, _ = self.told[row].unbind(-1)  # (B,)
-        reward = reward.clamp(-1, 1) if self.config.clip_reward else reward
+        reward = (reward.clamp(-1, 1) if self.config.clip_reward else reward) * self.config.reward_scale
         with torch.no_grad():
             values = self.target(after)  # (B, actions)
             best = (self.q(after) if self.config.double else values).argmax(-1, keepdim=True)
@@ -163,9 +161,8 @@ class DQN(Learner):
         try:
             played = playing.result()
         except Exception as error:
-            what = f"the environment {self.config.environment} failed: {type(error).__name__}: {error}"
-            raise TrainingFailed(what) from error
-        # Zeros but for the own environments: the sum over workers is everybody's transitions, to the bit.
+            raise TrainingFailed(f"{self.config.environment} failed: {type(error).__name__}: {error}") from error
+        # Zeros but for the own environments: the sum over workers is everybody's, to the bit.
         states, told = (engine.all_sum(torch.from_numpy(array).to(self.key.device)) for array in played)
         for action, _, _, over in told.long().transpose(1, 2):  # T x (4, E)
             self.taken.scatter_(1, self.length[:, None], action[:, None].to(torch.uint8))
@@ -176,7 +173,6 @@ class DQN(Learner):
         self.told[row % self.config.capacity] = told.flatten(0, 1).to(self.told.dtype)
         self.rollouts += 1
 
-    @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         """One greedy episode from each seed, side by side."""
         seeds = batch["seed"].tolist()
@@ -198,8 +194,7 @@ class Stage:
     def __init__(self, config: Config, key: int, own: range, episode: list[int], taken: list[list[int]]) -> None:
         self.config, self.key, self.own, self.episode = config, key, own, episode
         self.made = {e: make_environment(config) for e in own}
-        pixels = np.float32 if config.network == "mlp" else np.uint8
-        self.state = np.zeros((config.environments, *config.observation), pixels)
+        self.state = np.zeros((config.environments, *config.observation), "f4" if config.network == "mlp" else "u1")
         for e in own:
             self.reset(e)
             for action in taken[e]:
