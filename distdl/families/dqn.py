@@ -245,6 +245,6 @@ def make_environment(config: Config) -> Any:
         raise InputError(f"the environment {config.environment} cannot be made: {error}", fix=fix) from error
     shape, n = env.observation_space.shape, getattr(env.action_space, "n", None)
     if shape != config.observation or n != config.actions:
-        what = f"{config.environment} has observations of {list(shape or ())} and {n or 'no discrete'} actions"
+        what = f"{config.environment} has observations of shape {list(shape or ())} and {n or 'no discrete'} actions"
         raise InputError(what, fix=f"model.observation={list(shape or ())} model.actions={n}")
     return gymnasium.wrappers.TimeLimit(env, config.max_episode_steps)

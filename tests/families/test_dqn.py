@@ -47,10 +47,11 @@ def test_q_is_stable_baselines() -> None:
         assert (q(x.float() / 255) - expected).abs().max() < 1e-5 and expected.std() > 1e-3
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("double", [False, True])
-def test_loss_by_hand(double: bool) -> None:
+def test_loss_by_hand(double: bool, clip: bool) -> None:
     """One stored transition at a time: every draw finds it."""
-    one = {"capacity": 1, "environments": 1, "rollout_steps": 1, "gamma": 0.9, "double": double}
+    one = {"capacity": 1, "environments": 1, "rollout_steps": 1, "gamma": 0.9, "double": double, "clip_reward": clip}
     learner = made(CARTPOLE | one).double()
     draw = np.random.default_rng(0)
     with torch.no_grad():
@@ -66,7 +67,8 @@ def test_loss_by_hand(double: bool) -> None:
             [net(torch.from_numpy(x)[None])[0].detach().numpy() for x in states] for net in (learner.q, learner.target)
         )
         best = np.argmax(q[1]) if double else np.argmax(target[1])
-        error = q[0][action] - (reward + 0.9 * (1 - terminal) * target[1][best])
+        seen = 0.1 * (np.clip(reward, -1, 1) if clip else reward)
+        error = q[0][action] - (seen + 0.9 * (1 - terminal) * target[1][best])
         differed.add(np.argmax(q[1]) == np.argmax(target[1]))
         expected = error**2 / 2 if abs(error) < 1 else abs(error) - 0.5
         loss, metrics = learner.loss({"id": torch.arange(7)}, 0)
@@ -161,7 +163,7 @@ def test_a_part_of_the_environments_plays_what_all_play() -> None:
 
 
 def test_target_and_actor_are_copies_of_their_time(small_data: Path) -> None:
-    run = Small("dqn", small_data)  # target_sync_steps 8
+    run = Small("dqn", small_data, model__target_sync_steps=8)
     synced = run.learner.q[1].weight.detach().clone()
     for step in range(20):
         before = run.learner.q[1].weight.detach().clone()
