@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors, and other tests beside this one
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: small tensors, and other tests beside this one
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -160,7 +160,10 @@ def bars_and_stripes(options: Options) -> Made:
 def episodes(options: Options) -> Made:
     """Episodes of an environment: `seed` int64, from which each of them starts; none is both in train and in test."""
     seeds = np.random.default_rng(options.seed).choice(2**31, options.rows + options.test_rows, replace=False)
-    return {"seed": Column("int64")}, {"train": {"seed": seeds[: options.rows]}, "test": {"seed": seeds[options.rows :]}}
+    return {"seed": Column("int64")}, {
+        "train": {"seed": seeds[: options.rows]},
+        "test": {"seed": seeds[options.rows :]},
+    }
 
 
 def blobs(options: Options) -> Made:
