@@ -161,12 +161,16 @@ def test_a_killed_ray_worker_is_restarted(tmp_path: Path) -> None:
     """The same under Ray Train."""
     import psutil
 
-    config = [str(CONFIGS / "mlp.yaml"), "train.steps=1500", "train.epochs=null", "checkpoint.every_steps=50"]
+    config = [str(CONFIGS / "mlp.yaml"), "train.steps=3000", "train.epochs=null", "checkpoint.every_steps=50"]
     process = start("train", *config, "name=hit", cwd=tmp_path)
     folder = tmp_path / "runs" / "hit"
     wait_for_step(folder, 50, process)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-    mine = [p for p in workers if any(str(folder) in f.path for f in p.open_files())]  # rank 0 holds our spool open
+    mine: list[psutil.Process] = []
+    while not mine:  # rank 0 holds our spool open; a look at its files may fall between two of them
+        assert process.poll() is None, "the run ended before its worker was found"
+        for found in psutil.process_iter(["cmdline"]):
+            if "RayTrainWorker" in " ".join(found.info["cmdline"] or []):
+                mine += [found] if any(str(folder) in file.path for file in found.open_files()) else []
     mine[0].kill()
     out = process.communicate(timeout=240)[0]
     assert process.returncode == 0, out
