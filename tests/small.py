@@ -82,6 +82,13 @@ def layout(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:
     return values
 
 
+def undo_deepspeed() -> None:
+    """ZeRO-3 replaces torch's linear function for the rest of the process; the next run must be as in one of its own."""
+    import torch
+
+    torch.nn.functional.linear = torch._C._nn.linear
+
+
 def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     """Trains in this process group; loss and gradient norm of every step (means over ranks), samples seen, evaluation."""
     import torch
@@ -94,6 +101,7 @@ def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     from distdl.loop import evaluate, train
     from distdl.survey import survey
 
+    undo_deepspeed()
     config = config_from_dict(values)
     plan = survey(config)
     worker.set_up_torch(plan, config)
@@ -140,6 +148,7 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
     ended = {}
     whole = Log.after_step
     for name, run in runs.items():
+        undo_deepspeed()
         plan = survey(config_from_dict(run["values"]))
 
         def after_step(self: Any, step: int, metrics: Any, die_after: int = run.get("die_after", 0)) -> None:
