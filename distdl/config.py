@@ -68,8 +68,10 @@ class Train(Section):
     """Passes over the training split; give either epochs or steps."""
     steps: Positive | None = None
     """Optimizer steps; give either epochs or steps."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass. bf16 keeps fp32 master weights."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
+    """Arithmetic of the forward and backward pass. bf16, fp16 (dynamic loss scaling) and fp8 keep fp32 master weights."""
+    compile: bool = False
+    """Compile the blocks of the model with torch.compile."""
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
     l1: NonNegative = 0.0
@@ -237,6 +239,28 @@ class Parallel(Section):
     """deepspeed: the product; torch: one process or DistributedDataParallel, the reference."""
     zero: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage: what is sharded (0 nothing, 1 optimizer, 2 and gradients, 3 and weights)."""
+    tensor: Positive = 1
+    """Ranks that share the matrices of every layer (Shoeybi et al. 2019)."""
+    pipeline: Positive = 1
+    """Stages of consecutive layers; micro-batches flow through them (DeepSpeed's 1F1B schedule)."""
+    balance: Literal["parameters", "time"] = "parameters"
+    """What makes pipeline stages equal: their parameters, or the measured time of their layers."""
+    sequence: Positive = 1
+    """Ranks that share the tokens of every sample."""
+    attention: Literal["auto", "ulysses", "ring"] = "auto"
+    """How a cut sequence attends: ulysses trades tokens for heads, ring passes keys on; auto: ulysses where it divides."""
+    expert: Positive = 1
+    """Ranks that share the experts of a mixture; they lie within the data-parallel ranks."""
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    """Where the optimizer's state lives between steps (ZeRO 1-3; nvme: ZeRO-3)."""
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Where the weights live between uses (ZeRO-3)."""
+    nvme_path: str | None = None
+    """Folder on a local NVMe disk, for offload to nvme."""
+    checkpoint_activations: Literal["none", "all"] | Positive = "none"
+    """Recompute in the backward pass: all blocks, or every n-th one; none: keep every activation."""
+    loss_chunk_tokens: Natural = 0
+    """Tokens whose logits a language model holds at a time; 0: all."""
     deepspeed: dict[str, Any] = {}
     """Further keys of DeepSpeed's own JSON, checked strictly; keys that distdl derives are refused."""
 

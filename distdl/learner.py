@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn import noise
 
 Batch = Mapping[str, Tensor]
 """Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
@@ -29,6 +32,16 @@ class Column:
     """What a family asks of a column of the data set: the shape of one sample, leading dimensions (None: any length)."""
 
     shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One of the ordered layers of a model: where a pipeline may cut, and what activation checkpointing recomputes."""
+
+    name: str
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+    """The learner's modules whose parameters it uses. One that several layers name is tied between them."""
 
 
 class Verbs(Protocol):
@@ -58,7 +71,15 @@ class Learner(nn.Module):
     """Micro-batches depend on each other, so that accumulation changes the numbers: batch norm, or a step of one player
     between two micro-batches of another."""
     layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
-    """Layouts that a test has proven equal to the one-process reference; the plan refuses the others."""
+    """Layouts that a test has proven equal to the one-process reference: torch, zero0-3, and the axes tensor, pipeline,
+    sequence and expert. The plan refuses the others."""
+    tensor_plan: ClassVar[Mapping[str, str]] = {}
+    """Module path pattern -> how the tensor axis cuts it: `column`, `column/3` (three fused maps), `row`, `vocab`, or
+    `gather` (by outputs, put together again at once); the first pattern that fits counts."""
+    sequence_columns: ClassVar[Mapping[str, int]] = {}
+    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
+    recompute_every: int = 0
+    """Every n-th layer keeps its input only and is run again in the backward pass; 0: none. Set from the config."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,7 +93,41 @@ class Learner(nn.Module):
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Scalar mean loss over the batch, and metrics that add up."""
+        return self.criterion(self.through(batch), batch)
+
+    def layers(self) -> Sequence[Layer]:
+        """The ordered layers, for a family whose `loss` is `criterion` of what comes `through` them. () = not layered."""
+        return ()
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the first layer sees."""
         raise NotImplementedError
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Scalar mean loss and metrics of what the last layer puts out. May use the last layer's modules."""
+        raise NotImplementedError
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Axis -> what the axis splits evenly -> how many there are, such as {"tensor": {"attention heads": 12}}."""
+        return {}
+
+    def through(self, batch: Batch) -> Tensor:
+        """The last layer's output."""
+        x = self.inputs(batch)
+        for index, layer in enumerate(self.layers()):
+            x = self.run_layer(index, layer, x)
+        return x
+
+    def run_layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+        """One layer, with its noise, recomputed in the backward pass where that was asked for."""
+
+        def run(x: Tensor) -> Tensor:
+            noise.layer(index)
+            return layer.run(x)
+
+        if self.recompute_every and index % self.recompute_every == 0 and self.training and torch.is_grad_enabled():
+            return checkpoint(run, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return run(x)
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         """Learns from one micro-batch; returns what is to be logged, `loss` among it."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
 
 from distdl.config import Config
 from distdl.errors import InputError, Problem
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from distdl.learner import Learner
 
 
 def survey(config: Config) -> Plan:
@@ -27,6 +31,12 @@ def model_facts(config: Config) -> ModelFacts:
         learner = build(config.model)
     parameters = list(learner.parameters())
     trainable = [p for p in parameters if p.requires_grad]
+    cut = {
+        id(p)
+        for path, module in learner.named_modules()
+        if any(fnmatchcase(path, pattern) for pattern in learner.tensor_plan)
+        for p in module.parameters(recurse=False)
+    }
     return ModelFacts(
         family=config.family,
         parameters=sum(p.numel() for p in parameters),
@@ -37,7 +47,22 @@ def model_facts(config: Config) -> ModelFacts:
         layouts=tuple(sorted(learner.layouts)),
         players=learner.players,
         batch_coupled=learner.batch_coupled,
+        splits=tuple((axis, what, n) for axis, counts in learner.splits().items() for what, n in counts.items()),
+        layers=_layers(learner),
+        sharded=sum(p.numel() for p in trainable if id(p) in cut),
+        experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
     )
+
+
+def _layers(learner: Learner) -> tuple[tuple[str, int], ...]:
+    """(name, parameters) of each ordered layer; what two layers share counts where it comes first."""
+    seen: set[int] = set()
+    layers = []
+    for layer in learner.layers():
+        own = {id(p): p.numel() for module in layer.modules for p in module.parameters() if id(p) not in seen}
+        seen |= own.keys()
+        layers.append((layer.name, sum(own.values())))
+    return tuple(layers)
 
 
 def data_facts(config: Config) -> DataFacts:

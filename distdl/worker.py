@@ -141,8 +141,8 @@ def _source(plan: Plan, config: Config, rank: int) -> BatchSource:
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
         accumulate=plan.accumulate,
-        rank=rank,
-        world=plan.world,
+        rank=plan.mesh.place(rank)["data"],
+        world=plan.mesh.data,
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
         threads=config.data.threads,
@@ -159,7 +159,7 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     hooks: dict[str, Hook] = {}
     if config.data.eval_split:
         held_out = _dataset(config, config.data.eval_split, plan.data.path)
-        source = EvalSource(held_out, batch=plan.eval_batch, rank=run_.rank, world=plan.world)
+        source = EvalSource(held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data)
         hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
     if config.early_stopping:
         stopping = config.early_stopping

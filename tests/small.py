@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,15 @@ def prepared(prepare: dict[str, Any], data: Path) -> str:
 
 
 def layout(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:
-    """The same run on another layout."""
+    """The same run on another layout, named as the plan does: torch, zero1, zero1+tensor2+pipeline2."""
     values = copy.deepcopy(values)
     values["runtime"]["workers"] = world
-    values["parallel"] = {"engine": "torch"} if name == "torch" else {"engine": "deepspeed", "zero": int(name[-1])}
+    if name == "torch":
+        values["parallel"] = {"engine": "torch"}
+        return values
+    zero, *cuts = name.split("+")
+    values["parallel"] = {**values["parallel"], "engine": "deepspeed", "zero": int(zero[-1])}
+    values["parallel"] |= {cut.rstrip("0123456789"): int(re.search(r"\d+$", cut)[0]) for cut in cuts}  # type: ignore[index]
     return values
 
 
@@ -123,7 +129,7 @@ def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     parity = ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps)
     train(learner, engine, source, [Record(), parity], start=0, steps=plan.steps)
     held_out = worker._dataset(config, "test", plan.data.path)
-    out["evaluation"] = evaluate(learner, engine, EvalSource(held_out, batch=10, rank=rank, world=plan.world))
+    out["evaluation"] = evaluate(learner, engine, EvalSource(held_out, batch=10, rank=plan.mesh.place(rank)["data"], world=plan.mesh.data))
     source.close()
     return out
 

@@ -35,7 +35,8 @@ def save(folder: Path, engine: Engine, state: dict[str, Any]) -> tuple[Path, int
             part.error = f"{error.strerror or error}"
     _barrier(engine)
     for index, (name, tensor) in enumerate(engine.tensors()):  # collective: no rank may leave this loop early
-        if index % engine.plan.world == engine.rank:
+        holders = engine.holders(name)
+        if index % holders.size == holders.index:
             part.add(name, tensor)
     part.flush()
     parts = _everyones(engine, (part.error, part.files, part.tensors))

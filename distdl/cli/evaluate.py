@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.run_folder import find_run, saved_config
 
     folder = find_run(args.name, args.runs)
-    config = saved_config(folder, ["runtime={kind: local, workers: 1}"])
+    config = saved_config(folder, ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"])
 
     from distdl.survey import survey
     from distdl.worker import evaluate_checkpoint

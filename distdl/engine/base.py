@@ -22,6 +22,8 @@ from distdl.engine.schedules import learning_rate
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.nn import noise
+from distdl.nn.axes import Axis
+from distdl.parallel.place import cut_sequence, place
 from distdl.plan.plan import Plan
 
 EVALUATION = 0x45564C
@@ -34,6 +36,7 @@ class Engine(ABC):
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
         self.config = config_from_dict(plan.config)
+        self.groups = place(learner, plan, rank)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         learner.to(self.device)
@@ -92,14 +95,14 @@ class Engine(ABC):
         self._set_lr(self.learning_rate(step))
         for micro in range(self.plan.accumulate):
             begin = time.perf_counter()
-            batch = self.to_device(next(source))
+            batch = self.to_device(cut_sequence(next(source), self.learner))
             self.data_s += time.perf_counter() - begin
             self._last_micro = micro == self.plan.accumulate - 1
             self._before_micro_batch()
             self.batch = batch
             noise.begin(self.config.seed, batch["position"])
             # Families that draw from torch's generator get the same stream after a restart, without any saved state.
-            draw = (step * self.plan.accumulate + micro) * self.plan.world + self.rank
+            draw = (step * self.plan.accumulate + micro) * self.plan.mesh.data + self.groups.place["data"]
             torch.default_generator.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + draw) & (2**63 - 1))
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(torch.default_generator.initial_seed())
@@ -109,7 +112,7 @@ class Engine(ABC):
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
         with torch.no_grad():
-            batch = self.to_device(batch)
+            batch = self.to_device(cut_sequence(batch, self.learner))
             noise.begin(self.config.seed ^ EVALUATION, batch["position"])  # the same draws on every layout, each time
             try:
                 return self._evaluate(batch)
@@ -125,8 +128,12 @@ class Engine(ABC):
 
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Collective. Every tensor of the run's state in its full shape under its one-process name, on every rank:
-        `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time, so that memory stays small."""
+        """Collective. Every tensor of the run's state in its full shape under its one-process name, on all ranks of
+        `holders`: `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time, so that memory stays small."""
+
+    def holders(self, name: str) -> Axis:
+        """The ranks on which `tensors` yields this one, at the same place of its order."""
+        return self.groups.stage
 
     @abstractmethod
     def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:

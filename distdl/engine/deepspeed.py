@@ -23,6 +23,9 @@ from distdl.engine.base import Engine
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
+from distdl.nn.axes import shard_of
+from distdl.parallel.groups import ModelParallelUnit
+from distdl.parallel.tensor import part, whole
 from distdl.plan.plan import Plan
 
 
@@ -55,7 +58,11 @@ class DeepSpeedEngine(Engine):
             optimizer = make_optimizer(self.config, net)
             parameters = [p for p in net.parameters() if p.requires_grad]
             self.engines[player] = deepspeed.initialize(
-                model=net, model_parameters=parameters, optimizer=optimizer, config=dict(plan.deepspeed)
+                model=net,
+                model_parameters=parameters,
+                optimizer=optimizer,
+                config=dict(plan.deepspeed),
+                mpu=ModelParallelUnit(self.groups) if plan.mesh.tensor > 1 else None,
             )[0]
             if player != "learner":
                 setattr(learner, player, self.engines[player])
@@ -67,13 +74,19 @@ class DeepSpeedEngine(Engine):
         engine = self.engines[player]
         engine.backward(loss)
         if self.zero == 0 and self._guard and self._last_micro:  # stage 0 in fp32 reports no norm of its own
-            gradients = [p.grad for p in self.bare[player].parameters() if p.grad is not None]
-            self.grad_norm = nn.utils.get_total_norm(gradients)
+            self.grad_norm = self._norm(player)
             if not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
         engine.step()
         if self.zero and self._last_micro:
             self.grad_norm = engine.get_global_grad_norm()
+
+    def _norm(self, player: str) -> Tensor:
+        """L2 norm of the reduced gradient of the whole model: what the tensor axis cuts is summed over it."""
+        gradients = [(p.grad, shard_of(p)) for p in self.bare[player].parameters() if p.grad is not None]
+        whole_norm = nn.utils.get_total_norm([g for g, shard in gradients if shard is None])
+        cut_norm = nn.utils.get_total_norm([g for g, shard in gradients if shard is not None])
+        return (whole_norm.square() + self.groups.tensor.sum(cut_norm.square())).sqrt()
 
     def _evaluate(self, batch: Batch) -> Metrics:
         if "learner" in self.engines:
@@ -95,15 +108,16 @@ class DeepSpeedEngine(Engine):
         for player, name, parameter in self.named():
             if not parameter.requires_grad or self.zero == 0:
                 with self._gathered([parameter], enabled=self.zero == 3):
-                    yield f"weights/{name}", parameter.detach()
+                    yield f"weights/{name}", whole(parameter, parameter.detach())
             else:
-                yield f"weights/{name}", safe_get_full_fp32_param(parameter)
+                yield f"weights/{name}", whole(parameter, safe_get_full_fp32_param(parameter))
             if parameter.requires_grad:
                 for key in self._state_keys(player, parameter):
                     if self.zero == 0:
-                        yield f"optimizer/{key}/{name}", self._inner(player).state[parameter][key]
+                        value = self._inner(player).state[parameter][key]
                     else:
-                        yield f"optimizer/{key}/{name}", safe_get_full_optimizer_state(parameter, key)
+                        value = safe_get_full_optimizer_state(parameter, key)
+                    yield f"optimizer/{key}/{name}", whole(parameter, value)
         for name, parameter in self.bystanders():
             yield f"weights/{name}", parameter.detach()
         for name, buffer in self.named_buffers():
@@ -142,10 +156,10 @@ class DeepSpeedEngine(Engine):
                 continue
             if self.config.train.precision == "bf16" and self.zero:
                 # The bf16 working copy was rounded from these very weights before the engine was built.
-                self._set(parameter, read(f"weights/{name}"), None)
+                self._set(parameter, part(parameter, read(f"weights/{name}")), None)
             for key in keys:
                 if f"optimizer/{key}/{name}" in names:
-                    value = read(f"optimizer/{key}/{name}")
+                    value = part(parameter, read(f"optimizer/{key}/{name}"))
                     if self.zero == 0:
                         self._inner(player).state[parameter][key].copy_(value)
                     else:

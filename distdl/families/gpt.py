@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.learner import Batch, Column, Layer, Learner
+from distdl.metrics import Metrics
+from distdl.nn.language import attend, places, token_losses
 from distdl.nn.noise import Dropout
 
 
@@ -46,15 +46,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.head_width = config.width // config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D/H)
-        return self.out(y.transpose(1, 2).reshape(B, T, D))  # (B, T, D)
+        B, T, _ = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, -1, self.head_width).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
+        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 
 class Block(nn.Module):
@@ -75,7 +74,15 @@ class Block(nn.Module):
 
 class GPT(Learner):
     primary, better = "loss", "lower"  # nats per token
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence"})
+    tensor_plan = {
+        "wte": "vocab",
+        "blocks.*.attn.qkv": "column/3",
+        "blocks.*.attn.out": "row",
+        "blocks.*.up": "column",
+        "blocks.*.down": "row",
+    }
+    sequence_columns = {"tokens": 1}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -96,20 +103,26 @@ class GPT(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {"tokens": Column((config.context + 1,))}
 
+    def splits(self) -> dict[str, dict[str, int]]:
+        return {"tensor": {"attention heads": self.config.heads}, "sequence": {"tokens": self.config.context}}
+
+    def inputs(self, batch: Batch) -> Tensor:
+        return batch["tokens"][:, :-1].long()  # (B, T)
+
+    def layers(self) -> list[Layer]:
+        return [
+            Layer("embedding", self.embed, (self.wte, self.wpe)),
+            *(Layer(f"block {i}", block, (block,)) for i, block in enumerate(self.blocks)),
+            Layer("head", self.ln, (self.ln, self.wte)),
+        ]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.drop(self.wte(tokens) + self.wpe(places(tokens)))  # (B, T, D)
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        targets = batch["tokens"][:, 1:].long().flatten()  # (B*T,)
+        return token_losses(output.flatten(0, 1), self.wte.weight, targets).mean(), {}
+
     def logits(self, tokens: Tensor) -> Tensor:
-        position = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
-        x = self.drop(self.wte(tokens) + self.wpe(position))  # (B, T, D)
-        for block in self.blocks:
-            x = block(x)
-        return F.linear(self.ln(x), self.wte.weight)  # (B, T, V)
-
-    def losses(self, batch: Batch) -> Tensor:
-        tokens = batch["tokens"].long()  # (B, T+1)
-        logits = self.logits(tokens[:, :-1])  # (B, T, V)
-        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")  # (B*T,)
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        return self.losses(batch).mean(), {}
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        return {"loss": mean(self.losses(batch))}
+        """(B, T) -> (B, T, V)"""
+        return F.linear(self.through({"tokens": F.pad(tokens, (0, 1))}), self.wte.weight)

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from distdl.learner import Batch, Column
+from distdl.learner import Batch, Column, Layer
 from distdl.metrics import Metrics, mean
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
@@ -48,7 +48,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
 class MLP(Classifier):
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
+    tensor_plan = {"net.*": "gather"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -68,14 +69,22 @@ class MLP(Classifier):
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column(config.inputs), ("label" if config.target == "class" else "y"): Column(())}
 
-    def logits(self, batch: Batch) -> Tensor:
-        x = to_unit(batch[self.config.column]).flatten(1)  # (B, D)
-        return self.net(x)  # (B, K), or (B, 1): the number
+    def inputs(self, batch: Batch) -> Tensor:
+        return to_unit(batch[self.config.column]).flatten(1)  # (B, D)
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+    def layers(self) -> list[Layer]:
+        """Each linear map, with what follows it up to the next."""
+        starts = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
+        parts = [self.net[i:j] for i, j in itertools.pairwise([*starts, len(self.net)])]
+        return [Layer(f"layer {n}", part, (part,)) for n, part in enumerate(parts, 1)]
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.through(batch)  # (B, K), or (B, 1): the number
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         if self.config.target == "class":
-            return super().loss(batch, step)
-        return (self.logits(batch).squeeze(1) - batch["y"]).square().mean(), {}
+            return super().criterion(output, batch)
+        return (output.squeeze(1) - batch["y"]).square().mean(), {}
 
     def evaluate(self, batch: Batch) -> Metrics:
         if self.config.target == "class":

@@ -12,6 +12,7 @@ from torch import Tensor
 from distdl.errors import TrainingFailed
 from distdl.hooks.hook import Hook, Run
 from distdl.metrics import Metrics
+from distdl.nn.axes import Axis, shard_of
 
 
 class ReplicaParity(Hook):
@@ -29,32 +30,44 @@ class ReplicaParity(Hook):
         self._compare_samples(step)
 
     def _compare_weights(self, step: int) -> None:
-        learner = self.run.learner
+        """Along the data axis everything is the same but experts; along the tensor axis what is not cut."""
+        learner, groups = self.run.learner, self.run.engine.groups
         tensors = {name: t for name, t in (*learner.named_parameters(), *learner.named_buffers()) if _whole(t)}
-        if not tensors:
+        hashes = {name: digest(t) for name, t in tensors.items() if t.device.type != "meta"}
+        experts = {name for name in hashes if getattr(tensors[name], "distdl_expert", False)}
+        cut = {name for name in hashes if shard_of(tensors[name]) is not None}
+        self._compare(step, groups.data, {n: h for n, h in hashes.items() if n not in experts})
+        self._compare(step, groups.expert_data, {n: h for n, h in hashes.items() if n in experts})
+        self._compare(step, groups.tensor, {n: h for n, h in hashes.items() if n not in cut})
+
+    def _compare(self, step: int, axis: Axis, hashes: dict[str, Tensor]) -> None:
+        if axis.size == 1 or not hashes:
             return
-        mine = torch.stack([digest(t) for t in tensors.values()])  # (N, 2)
-        for rank, other in enumerate(self._gather(mine)):
+        mine = torch.stack(list(hashes.values()))  # (N, 2)
+        for index, other in enumerate(axis.gather(mine)):
             differs = (other != mine).any(-1).nonzero()
             if len(differs):
-                name = list(tensors)[int(differs[0])].replace("module.", "")
+                name = list(hashes)[int(differs[0])].replace("module.", "")
+                there = axis.rank(index)
                 raise TrainingFailed(
                     f"after step {step} the replicas differ: {name} is not the same on rank {self.run.rank} and on rank "
-                    f"{rank} ({len(differs)} of {len(tensors)} tensors differ).\n"
+                    f"{there} ({len(differs)} of {len(hashes)} tensors differ).\n"
                     "    they no longer train one model, so the run was stopped; the last checkpoint is sound\n"
                     "    fix: look for a gradient that is not summed over ranks or a buffer that each rank updates alone"
                 )
 
     def _compare_samples(self, step: int) -> None:
-        positions = self.run.engine.batch["position"]
-        everyone = torch.cat(self._gather(positions))
+        """Each data rank has samples of its own; the ranks that share a model see the same ones."""
+        plan, positions = self.run.plan, self.run.engine.batch["position"]
+        gathered = [torch.empty_like(positions) for _ in range(plan.world)]
+        dist.all_gather(gathered, positions)
+        of_data: dict[int, Tensor] = {}
+        for rank, seen in enumerate(gathered):
+            if not torch.equal(of_data.setdefault(plan.mesh.place(rank)["data"], seen), seen):
+                raise TrainingFailed(f"in step {step} rank {rank} was given other samples than the ranks it works with")
+        everyone = torch.cat(list(of_data.values()))
         if len(everyone.unique()) != len(everyone):
             raise TrainingFailed(f"in step {step} two ranks were given the same sample; the data source is at fault")
-
-    def _gather(self, tensor: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(tensor) for _ in range(self.run.plan.world)]
-        dist.all_gather(parts, tensor)
-        return parts
 
 
 def digest(tensor: Tensor) -> Tensor:

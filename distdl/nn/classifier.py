@@ -22,8 +22,11 @@ class Classifier(Learner):
         raise NotImplementedError
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        logits, label = self.logits(batch), batch["label"]  # (B, K), (B,)
-        return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}
+        return self.criterion(self.logits(batch), batch)
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        label = batch["label"]  # (B,)
+        return F.cross_entropy(output, label), {"accuracy": mean((output.argmax(-1) == label).float())}
 
     def evaluate(self, batch: Batch) -> Metrics:
         logits, label = self.logits(batch), batch["label"]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.nn.axes import here
+
 
 def _int32(unsigned: int) -> int:
     return unsigned - 2**32 if unsigned >= 2**31 else unsigned
@@ -38,13 +40,21 @@ def begin(seed: int, positions: Tensor | None) -> None:
     _scope.seed, _scope.positions, _scope.draws = seed, positions, 0
 
 
+def layer(index: int) -> None:
+    """Numbers the following draws from this layer on, so that a pipeline stage or a recomputed layer draws the same."""
+    _scope.draws = (index + 1) << 16
+
+
 def active() -> bool:
     """Whether draws know which samples they are for."""
     return _scope.positions is not None
 
 
 def bits(shape: torch.Size) -> Tensor:
-    """Uniform int32 of the given shape, whose leading dimension holds the samples (or a multiple of them: B*k)."""
+    """Uniform int32 of the given shape, whose leading dimension holds the samples (or a multiple of them: B*k).
+
+    Where the sequence is cut, the next dimension is this rank's slice of it: the draws are those of the same tokens.
+    """
     positions = _scope.positions
     assert positions is not None
     _scope.draws += 1
@@ -53,7 +63,9 @@ def bits(shape: torch.Size) -> Tensor:
     keys = _fmix(_fmix(low ^ _int32(site)) + high * _GOLDEN)  # (B,)
     if shape[0] % len(keys):
         raise ValueError(f"noise of shape {tuple(shape)} for {len(keys)} samples: the first dimension must hold them")
-    elements = torch.arange(shape.numel() // len(keys), dtype=torch.int32, device=positions.device)
+    count = shape.numel() // len(keys)
+    first = count * here.sequence.index
+    elements = torch.arange(first, first + count, dtype=torch.int32, device=positions.device)
     return _fmix(keys[:, None] + elements * _GOLDEN).view(shape)
 
 

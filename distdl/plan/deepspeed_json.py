@@ -10,12 +10,13 @@ from typing import Any
 
 from distdl.config import Config
 from distdl.plan.batch import BatchSplit
+from distdl.plan.mesh import Mesh
 
 DEEPSPEED_BUCKET = 500_000_000
 """Elements of DeepSpeed's default communication buckets."""
 
 
-def deepspeed_json(config: Config, split: BatchSplit, trainable: int) -> dict[str, Any]:
+def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int) -> dict[str, Any]:
     """The JSON that `deepspeed.initialize` gets."""
     extra = config.parallel.deepspeed
     stage = config.parallel.zero
@@ -25,7 +26,8 @@ def deepspeed_json(config: Config, split: BatchSplit, trainable: int) -> dict[st
     bucket = min(DEEPSPEED_BUCKET, -(-max(trainable, 1) // 1024) * 1024)  # it insists on an even number
     return {
         **{key: value for key, value in extra.items() if key != "zero_optimization"},
-        "train_batch_size": split.global_batch,
+        # DeepSpeed counts a rank with a slice of a sequence as one with samples of its own, and so its product must come out.
+        "train_batch_size": split.global_batch * mesh.sequence,
         "train_micro_batch_size_per_gpu": split.micro_batch,
         "gradient_accumulation_steps": split.accumulate,
         "gradient_clipping": config.train.clip_norm or 0.0,

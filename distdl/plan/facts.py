@@ -21,6 +21,14 @@ class ModelFacts:
     players: tuple[str, ...]
     batch_coupled: bool = False
     """Accumulation changes the numbers (see `Learner.batch_coupled`)."""
+    splits: tuple[tuple[str, str, int], ...] = ()
+    """(axis, what is split along it, how many there are): attention heads, tokens, experts."""
+    layers: tuple[tuple[str, int], ...] = ()
+    """(name, parameters) of the ordered layers that a pipeline may cut between; () where the family has none."""
+    sharded: int = 0
+    """Trainable elements in tensors that the tensor axis cuts."""
+    experts: int = 0
+    """Trainable elements in experts."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ no torch. A worker needs the plan and its rank, nothing else.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from distdl.errors import InputError, Problem
 from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
+from distdl.plan.mesh import Mesh, balanced
+from distdl.plan.refuse import layout_name, layout_problems, sequence_attention
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,16 @@ class Plan:
     """The resolved config that was planned."""
     model: ModelFacts
     data: DataFacts
-    world: int
-    """Workers, all of them data-parallel."""
+    mesh: Mesh
+    """The workers laid out over the axes."""
     device: str
     layout: str
-    """`torch` or `zeroN`: what the numbers of this run are proven to be equal on."""
+    """`torch`, or the ZeRO stage and the axes that are cut, such as zero1+tensor2."""
+    attention: str
+    """How a cut sequence attends: ulysses or ring."""
+    stages: tuple[int, ...]
+    """Bounds of the pipeline stages in the model's layers, by their parameters: stage s has layers stages[s] to
+    stages[s + 1]."""
     global_batch: int
     micro_batch: int
     accumulate: int
@@ -51,23 +59,32 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a user should know before starting."""
 
+    @property
+    def world(self) -> int:
+        """Workers in all."""
+        return self.mesh.world
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["model"].items()}
-        model = ModelFacts(**fields)
-        data = DataFacts(**values["data"])
-        return Plan(**{**values, "model": model, "data": data, "notes": tuple(values["notes"])})
+        model = ModelFacts(**{key: _tuples(value) for key, value in values["model"].items()})
+        parts = {"model": model, "data": DataFacts(**values["data"]), "mesh": Mesh(**values["mesh"])}
+        return Plan(**{**values, **parts, "notes": tuple(values["notes"]), "stages": tuple(values["stages"])})
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON made lists of."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware) -> Plan:
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
     train, world = config.train, config.runtime.workers
-    layout = "torch" if config.parallel.engine == "torch" else f"zero{config.parallel.zero}"
-    split = split_batch(train.global_batch, world, train.micro_batch)
-    _refuse(config, model, data, hardware, layout, split)
+    mesh = make_mesh(config, model)
+    split = split_batch(train.global_batch, mesh.data, train.micro_batch)
+    _refuse(config, model, data, hardware, split)
     steps, steps_per_epoch = _steps(config, data)
     once_an_epoch = max(1, min(steps, round(steps_per_epoch)))
     evaluate, checkpoint = config.evaluate.every_steps, config.checkpoint.every_steps
@@ -75,9 +92,11 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         config=config.model_dump(mode="json"),
         model=model,
         data=data,
-        world=world,
+        mesh=mesh,
         device=hardware.device,
-        layout=layout,
+        layout=layout_name(config),
+        attention=sequence_attention(config, model),
+        stages=tuple(balanced([parameters for _, parameters in model.layers], mesh.pipeline)) if model.layers else (),
         global_batch=train.global_batch,
         micro_batch=split.micro_batch,
         accumulate=split.accumulate,
@@ -87,20 +106,37 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         evaluate_every_steps=once_an_epoch if evaluate is None else evaluate,
         checkpoint_every_steps=once_an_epoch if checkpoint is None else checkpoint,
         threads_per_worker=train.threads_per_worker or max(1, hardware.cores // world),
-        state_bytes_per_worker=state_bytes(config, model, world),
-        deepspeed=deepspeed_json(config, split, model.trainable) if config.parallel.engine == "deepspeed" else None,
+        state_bytes_per_worker=state_bytes(config, model, mesh),
+        deepspeed=deepspeed_json(config, split, mesh, model.trainable)
+        if config.parallel.engine == "deepspeed"
+        else None,
         notes=tuple(_notes(config, model, data, hardware, steps, split)),
     )
 
 
-def _refuse(
-    config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, layout: str, split: BatchSplit
-) -> None:
+def make_mesh(config: Config, model: ModelFacts) -> Mesh:
+    """Lays the workers over the axes. Raises InputError for a layout that cannot run, or that the family is not proven on."""
+    parallel, world = config.parallel, config.runtime.workers
+    if problems := layout_problems(config, model):
+        raise InputError(*problems)
+    of_model = parallel.tensor * parallel.pipeline * parallel.sequence
+    if world % of_model:
+        axes = ("tensor", "pipeline", "sequence")
+        product = " x ".join(f"{axis} {getattr(parallel, axis)}" for axis in axes if getattr(parallel, axis) > 1)
+        near = [n for n in (world // of_model * of_model, (world // of_model + 1) * of_model) if n]
+        fix = f"runtime.workers={' or '.join(map(str, near))}"
+        raise InputError(f"{world} workers cannot be laid out as {product} = {of_model} ranks a replica", fix=fix)
+    data = world // of_model
+    if data % parallel.expert:
+        divisors = [n for n in range(1, data + 1) if data % n == 0]
+        near = sorted(sorted(divisors, key=lambda n: abs(n - parallel.expert))[:2])
+        what = f"{data} data-parallel workers cannot be split into sets of parallel.expert={parallel.expert}"
+        raise InputError(what, fix=f"parallel.expert={' or '.join(map(str, near))}")
+    return Mesh(data, parallel.tensor, parallel.pipeline, parallel.sequence, parallel.expert)
+
+
+def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, split: BatchSplit) -> None:
     problems = []
-    if layout not in model.layouts:
-        proven = ", ".join(sorted(model.layouts))
-        why = f"the family {model.family} is not proven on the layout {layout}"
-        problems.append(Problem(why, allowed=proven, fix="set parallel.engine and parallel.zero to one of these"))
     if (config.optimizer.name == "none") != (model.trainable == 0):
         if model.trainable:
             why = f"the family {model.family} has {model.trainable:,} trainable parameters and optimizer.name is none"
@@ -140,18 +176,25 @@ STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "
 """fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop."""
 
 
-def state_bytes(config: Config, model: ModelFacts, world: int) -> dict[str, int]:
-    """Bytes of model state on one worker, from ZeRO's own accounting (Rajbhandari et al. 2020, table 1)."""
+def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]:
+    """Bytes of model state on the fullest worker, by ZeRO's own accounting (Rajbhandari et al. 2020, table 1)."""
     zero = config.parallel.zero if config.parallel.engine == "deepspeed" else 0
-    bf16_weights = config.train.precision == "bf16" and zero > 0
-    width = 2 if bf16_weights else 4
+    half_weights = config.train.precision != "fp32" and zero > 0
+    width = 2 if half_weights else 4
     states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
-    per_weight = 4 * states + (4 if bf16_weights else 0)  # optimizer states, and fp32 master weights beside bf16 ones
-    shard = {stage: world if zero >= stage else 1 for stage in (1, 2, 3)}
+    per_weight = 4 * states + (4 if half_weights else 0)  # optimizer states, and fp32 master weights beside the half ones
+    shard = {stage: mesh.data * mesh.sequence if zero >= stage else 1 for stage in (1, 2, 3)}
+    saved = model.sharded * (1 - 1 / mesh.tensor) + model.experts * (1 - 1 / mesh.expert)
+    stage = 1.0
+    if mesh.pipeline > 1:
+        counts = [count for _, count in model.layers]
+        bounds = balanced([float(count) for count in counts], mesh.pipeline)
+        stage = max(sum(counts[a:b]) for a, b in itertools.pairwise(bounds)) / sum(counts)
+    share = stage * (1 - saved / max(model.trainable, 1))
     return {
-        "weights": math.ceil(width * model.parameters / shard[3]),
-        "gradients": math.ceil(width * model.trainable / shard[2]),
-        "optimizer": math.ceil(per_weight * model.trainable / shard[1]),
+        "weights": math.ceil(width * model.parameters * share / shard[3]),
+        "gradients": math.ceil(width * model.trainable * share / shard[2]),
+        "optimizer": math.ceil(per_weight * model.trainable * share / shard[1]),
     }
 
 
@@ -164,6 +207,13 @@ def _notes(
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
     if hardware.device == "cpu" and config.runtime.workers > hardware.cores:
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")
+    stages = config.parallel.pipeline
+    if stages > 1:
+        idle = (stages - 1) / (split.accumulate + stages - 1)
+        notes.append(
+            f"a pipeline of {stages} stages with {split.accumulate} micro-batches stands idle {idle:.0%} of the time: "
+            "a smaller train.micro_batch fills it"
+        )
     if model.batch_coupled and split.accumulate > 1:
         notes.append(
             f"the family {model.family} couples the {split.micro_batch * world} samples that the workers take at a time: "

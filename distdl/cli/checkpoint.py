@@ -1,0 +1,144 @@
+"""`distdl checkpoint`: look into a checkpoint, check its bytes, turn it into another format and back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing
+from distdl.errors import InputError
+
+if TYPE_CHECKING:
+    from distdl.config import Config
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register `checkpoint` with `inspect`, `verify` and `convert` on the main parser's subparsers."""
+    parser = subparsers.add_parser("checkpoint", help="inspect, verify and convert checkpoints")
+    commands = parser.add_subparsers(dest="checkpoint_command", required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="print step, model, sizes and optimizer")
+    inspect.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: its newest one")
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor")
+    inspect.add_argument("--json", action="store_true", help="print the facts as JSON")
+    inspect.set_defaults(run=run_inspect)
+
+    verify = commands.add_parser("verify", help="hash everything again and list all damage")
+    verify.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: all of its checkpoints")
+    verify.set_defaults(run=run_verify)
+
+    convert = commands.add_parser("convert", help="to and from DeepSpeed, safetensors and Hugging Face")
+    convert.add_argument("source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or GPT-2")
+    convert.add_argument("target", metavar="TARGET", help="file or folder to create")
+    convert.add_argument(
+        "--to",
+        choices=("distdl", "safetensors", "huggingface", "deepspeed"),
+        help="format of TARGET (default: safetensors where its name ends so, else distdl)",
+    )
+    convert.add_argument("--config", metavar="YAML", help="config whose model the names and shapes are checked against")
+    convert.add_argument("--weights-only", action="store_true", help="leave the optimizer's state and the step behind")
+    convert.add_argument("--force", action="store_true", help="replace TARGET")
+    add_override_arguments(convert)
+    convert.set_defaults(run=run_convert)
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Exit code 0; InputError where there is no checkpoint, DataCorrupt where its manifest is damaged."""
+    from distdl.checkpoint.verify import facts, found_in
+
+    told = facts(found_in(Path(args.path))[-1])
+    tensors = told.pop("tensors")
+    if args.json:
+        print(json.dumps({**told, "tensors": tensors} if args.tensors else told, indent=1))
+        return 0
+    model = {key: value for key, value in (told["model"] or {}).items() if key != "family"}
+    lines = {
+        "step": f"{told['step']:,}",
+        "family": told["family"],
+        "model": ", ".join(f"{key} {value}" for key, value in model.items()),
+        "parameters": f"{told['parameters']:,}",
+        "optimizer": ", ".join(told["optimizer"]) or "none: weights only",
+        "data": "unknown" if told["position"] is None else f"{told['position']:,} samples seen",
+        "size": f"{told['bytes']:,} bytes in {told['files']} files and {len(tensors)} tensors",
+    }
+    print(told["path"])
+    for name, text in lines.items():
+        print(f"  {name:<10} {text}")
+    if args.tensors:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("tensor", "shape", "dtype")
+        for name, tensor in sorted(tensors.items()):
+            table.add_row(name, str(tuple(tensor["shape"])), tensor["dtype"])
+        Console().print(table)
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Exit code 0 where every checkpoint is sound, 1 where not; InputError where there is none."""
+    from distdl.checkpoint.verify import found_in, problems
+    from distdl.errors import DataCorrupt
+
+    damaged = 0
+    for path in found_in(Path(args.path)):
+        try:
+            found = problems(path)
+        except DataCorrupt as error:
+            found = [str(error)]
+        damaged += bool(found)
+        for problem in found:
+            print(f"{path}: {problem}")
+        if not found:
+            print(f"{path}: all bytes are as they were written, and every tensor is there and finite")
+    if damaged:
+        print(
+            "    fix: copy it again from where it is sound; training goes on from the newest sound checkpoint of a run"
+        )
+    return 1 if damaged else 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Exit code 0; InputError for a source or target that cannot be, DataCorrupt for a damaged source."""
+    from distdl.checkpoint.convert import Wish, convert
+
+    if args.overrides and not args.config:
+        raise InputError(
+            f"'{args.overrides[0]}' overrides a key of a config, and none is given", fix="add --config YAML"
+        )
+    config = loaded(args).config if args.config else None
+    target = Path(args.target)
+    to = args.to or ("safetensors" if target.suffix == ".safetensors" else "distdl")
+    done = convert(
+        Path(args.source), target, Wish(to, config, _data_state, weights_only=args.weights_only, force=args.force)
+    )
+    counts = {kind: len(done.of(kind)) for kind in ("weights", "buffers", "optimizer")}
+    parts = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    size = sum(tensor.bytes for tensor in done.tensors.values())
+    print(f"{target}: {to}, {parts}, {size:,} bytes, step {done.step:,}, from a {done.kind}")
+    return 0
+
+
+def _data_state(config: Config, step: int) -> dict[str, Any]:
+    """Where the config's stream of samples is after `step` steps."""
+    from distdl.data.read import Dataset
+    from distdl.data.source import BatchSource
+
+    prepare_if_missing(config)
+    data, batch = config.data, config.train.global_batch
+    source = BatchSource(
+        Dataset(data.path, data.train_split, cache_dir=data.cache),
+        seed=config.seed,
+        global_batch=batch,
+        micro_batch=batch,
+        accumulate=1,
+        rank=0,
+        world=1,
+        shuffle=data.shuffle,
+        last_batch=data.last_batch,
+        position=step * batch,
+        threads=0,
+    )
+    return source.state_dict()

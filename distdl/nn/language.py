@@ -1,0 +1,66 @@
+"""What language models share: places of tokens, causal attention, and the loss over a vocabulary.
+
+Each is the plain thing on one device, and exact where the sequence or the vocabulary is cut over ranks (see `nn/axes.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distdl.nn.axes import copied, here, shard_of
+
+
+def places(tokens: Tensor) -> Tensor:
+    """(T,) position in the sequence of each of this rank's tokens (B, T)."""
+    n = tokens.shape[1]
+    return torch.arange(n * here.sequence.index, n * (here.sequence.index + 1), device=tokens.device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal scaled dot-product attention (Vaswani et al. 2017, eq. 1). (B, H, T, D) each -> (B, H, T, D)."""
+    if here.attention is not None:
+        return here.attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., D) times the vocabulary's weights (V, D) -> (..., V); this rank's part (..., V/T) of a cut vocabulary."""
+    return F.linear(copied(x) if shard_of(weight) else x, weight)
+
+
+def token_losses(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of each token, -log softmax(x W^T)[target], in fp32. x (N, D), weight (V, D), targets (N,) -> (N,)."""
+    scores, shard = logits(x, weight).float(), shard_of(weight)  # (N, V)
+    if shard is None:
+        return F.cross_entropy(scores, targets, reduction="none")
+    return _CutVocabulary.apply(scores, targets, shard.full[0])  # type: ignore[no-any-return]
+
+
+class _CutVocabulary(torch.autograd.Function):
+    """Cross entropy of scores (N, V/T) that are a rank's part of the vocabulary (Shoeybi et al. 2019, section 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+        width, first = scores.shape[1], scores.shape[1] * here.tensor.index
+        if first + width > vocabulary:  # the padding of the last part stands for no word
+            scores = scores.clone()
+            scores[:, max(0, vocabulary - first) :] = -torch.inf
+        top = here.tensor.max(scores.max(1).values)  # (N,)
+        shares = (scores - top[:, None]).exp()
+        total = here.tensor.sum(shares.sum(1))  # (N,)
+        mine = (targets >= first) & (targets < first + width)
+        local = (targets - first).clamp(0, width - 1)
+        at_target = scores.gather(1, local[:, None]).squeeze(1).masked_fill(~mine, 0.0)
+        ctx.save_for_backward(shares.div_(total[:, None]), local, mine)
+        return total.log() + top - here.tensor.sum(at_target)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        probabilities, local, mine = ctx.saved_tensors
+        probabilities = probabilities.clone()
+        probabilities.scatter_add_(1, local[:, None], -mine.to(probabilities.dtype)[:, None])
+        return probabilities * grad[:, None], None, None

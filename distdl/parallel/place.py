@@ -1,0 +1,39 @@
+"""Puts a single-device model on the mesh, in one written order: tensor, expert, sequence. The pipeline cuts what is left.
+
+The order matters: a part of a tensor is cut from whole weights, experts are left out whole, and attention over a cut
+sequence must know how many heads the tensor axis has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from distdl.learner import Learner
+from distdl.nn import axes
+from distdl.parallel.groups import Groups
+from distdl.parallel.tensor import cut_tensors
+from distdl.plan.plan import Plan
+
+
+def place(learner: Learner, plan: Plan, rank: int) -> Groups:
+    """Collective. Cuts the learner as the plan's mesh says and tells its blocks where they are."""
+    groups = Groups(plan.mesh, rank)
+    axes.reset()
+    axes.here.tensor, axes.here.sequence, axes.here.expert = groups.tensor, groups.sequence, groups.expert
+    if groups.tensor.size > 1:
+        cut_tensors(learner, groups.tensor)
+    return groups
+
+
+def cut_sequence(batch: Mapping[str, Tensor], learner: Learner) -> Mapping[str, Tensor]:
+    """This rank's slice of every column that has the sequence as its first dimension."""
+    axis = axes.here.sequence
+    if axis.size == 1:
+        return batch
+    cut = dict(batch)
+    for name, beyond in learner.sequence_columns.items():
+        length = (batch[name].shape[1] - beyond) // axis.size
+        cut[name] = batch[name][:, axis.index * length : (axis.index + 1) * length + beyond]
+    return cut

@@ -1,0 +1,130 @@
+"""Tensor parallelism (Shoeybi et al. 2019): replaces modules by ones that hold this rank's part of the weights.
+
+    column    outputs are cut; the input's gradient is summed          y_t = x W_t^T + b_t
+    row       inputs are cut already; the outputs are summed           y = sum_t x_t W_t^T + b
+    gather    outputs are cut and put together again at once, so that nothing around the module need know
+    vocab     rows of an embedding are cut; a word that is elsewhere counts zero, and the sum finds it
+
+The weights are cut from the whole ones, so a layout enters neither the initial weights nor a checkpoint.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Learner
+from distdl.nn.axes import Axis, Shard, copied, gathered, here, shard_of, summed
+
+
+def cut_tensors(learner: Learner, axis: Axis) -> None:
+    """Replaces the modules that the learner's `tensor_plan` names, in place."""
+    for path, module in list(learner.named_modules()):
+        how = next((how for pattern, how in learner.tensor_plan.items() if fnmatchcase(path, pattern)), None)
+        if how is None or not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            continue
+        parent, _, name = path.rpartition(".")
+        owner = learner.get_submodule(parent)
+        new = _parallel(module, how, axis)
+        if isinstance(owner, nn.Sequential | nn.ModuleList):
+            owner[int(name)] = new
+        else:
+            setattr(owner, name, new)
+
+
+def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis) -> nn.Module:
+    kind, _, blocks = how.partition("/")
+    if isinstance(module, nn.Embedding):
+        assert kind == "vocab"
+        _cut(module.weight, axis, 0)
+        return VocabularyEmbedding(module)
+    if kind == "row":
+        _cut(module.weight, axis, 1)
+        return RowLinear(module)
+    assert kind in ("column", "gather")
+    outputs = module.weight.shape[0]
+    for parameter in (module.weight, module.bias):
+        if parameter is not None:
+            _cut(parameter, axis, 0, int(blocks or 1))
+    return ColumnParallel(module, outputs if kind == "gather" else None)
+
+
+def _cut(parameter: nn.Parameter, axis: Axis, dim: int, blocks: int = 1) -> None:
+    shard = Shard(axis, dim, tuple(parameter.shape), blocks)
+    if parameter.device.type == "meta":
+        shape = list(parameter.shape)
+        shape[dim] = blocks * -(-shape[dim] // blocks // axis.size)
+        parameter.data = parameter.data.new_empty(shape)
+    else:
+        parameter.data = shard.cut(parameter.data).clone()
+    mark(parameter, shard)
+
+
+def mark(parameter: nn.Parameter, shard: Shard) -> None:
+    """Says that a parameter is a part: to us, and to DeepSpeed's norm, which counts whole ones on one rank only."""
+    parameter.distdl_shard = shard  # type: ignore[attr-defined]
+    parameter.model_parallel = parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
+class ColumnParallel(nn.Module):
+    """A linear map or a convolution (B, C, ...) that computes this rank's outputs; `gather`: outputs to put together."""
+
+    def __init__(self, module: nn.Linear | nn.Conv2d, gather: int | None) -> None:
+        super().__init__()
+        self.weight, self.bias, self.gather = module.weight, module.bias, gather
+        self.convolution = None
+        if isinstance(module, nn.Conv2d):
+            assert module.groups == 1 and module.padding_mode == "zeros"
+            self.convolution = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = copied(x)
+        if self.convolution is None:
+            y, dim = F.linear(x, self.weight, self.bias), -1
+        else:
+            y, dim = F.conv2d(x, self.weight, self.bias, **self.convolution), 1  # type: ignore[arg-type]
+        return y if self.gather is None else gathered(y, dim).narrow(dim, 0, self.gather)
+
+
+class RowLinear(nn.Module):
+    """A linear map (..., D/T) -> (..., K) of inputs that are cut; the bias is added once, after the sum."""
+
+    def __init__(self, module: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        assert isinstance(module, nn.Linear)
+        self.weight, self.bias = module.weight, module.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = summed(F.linear(x, self.weight))
+        return y if self.bias is None else y + self.bias
+
+
+class VocabularyEmbedding(nn.Module):
+    """An embedding whose rows are cut. int64 (...) -> (..., D)."""
+
+    def __init__(self, module: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = module.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = self.weight.shape[0]
+        local = tokens - rows * here.tensor.index
+        mine = (local >= 0) & (local < rows)
+        found = F.embedding(local.clamp(0, rows - 1), self.weight)
+        return summed(found.masked_fill(~mine.unsqueeze(-1), 0.0))
+
+
+def whole(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """Collective along the tensor axis: the one-process tensor of which `tensor` is this rank's part."""
+    shard = shard_of(parameter)
+    return tensor if shard is None else shard.join(tensor)
+
+
+def part(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """This rank's part of a one-process tensor."""
+    shard = shard_of(parameter)
+    return tensor if shard is None else shard.cut(tensor)
+
+

@@ -1,0 +1,104 @@
+"""Layouts that cannot run, or that nobody has proven: each with the reason and the nearest one that works."""
+
+from __future__ import annotations
+
+from distdl.config import Config
+from distdl.errors import Problem
+from distdl.plan.facts import ModelFacts
+
+AXES = ("tensor", "pipeline", "sequence", "expert")
+
+UNPROVEN = {
+    ("pipeline", "sequence"): "DeepSpeed's pipeline engine sends whole sequences from stage to stage",
+    ("pipeline", "expert"): "DeepSpeed's pipeline engine does not gather the balance loss of the experts",
+    ("tensor", "expert"): "the experts are not cut along the tensor axis",
+    ("sequence", "expert"): "tokens are routed within a sample, which each rank holds a slice of only",
+}
+"""Pairs of axes that are refused, and why."""
+
+
+def layout_name(config: Config) -> str:
+    """`torch`, or the ZeRO stage and every axis that is cut: zero1+tensor2+pipeline2."""
+    parallel = config.parallel
+    if parallel.engine == "torch":
+        return "torch"
+    cuts = [f"{axis}{getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1]
+    return "+".join([f"zero{parallel.zero}", *cuts])
+
+
+def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
+    """What is wrong with the layout for this family; the numbers of ranks are split_ranks' concern."""
+    parallel = config.parallel
+    base = "torch" if parallel.engine == "torch" else f"zero{parallel.zero}"
+    problems = []
+    if base not in model.layouts:
+        proven = ", ".join(sorted(set(model.layouts) - set(AXES)))
+        why = f"the family {model.family} is not proven on the layout {base}"
+        problems.append(Problem(why, allowed=proven, fix="set parallel.engine and parallel.zero to one of these"))
+    cut = [axis for axis in AXES if getattr(parallel, axis) > 1]
+    if cut and parallel.engine == "torch":
+        why = f"the torch engine has data parallelism only, and parallel.{cut[0]} is {getattr(parallel, cut[0])}"
+        problems.append(Problem(why, fix="parallel.engine=deepspeed"))
+    for axis in cut:
+        problems += _axis_problems(axis, getattr(parallel, axis), model)
+    for (a, b), why in UNPROVEN.items():
+        if a in cut and b in cut:
+            problems.append(Problem(f"{a} and {b} parallelism together are not proven: {why}", fix=f"parallel.{b}=1"))
+    problems += _zero_problems(config, cut)
+    if parallel.attention == "ulysses" and "sequence" in cut and (heads := _heads(model)):
+        if heads % (parallel.tensor * parallel.sequence):
+            why = f"ulysses shares {heads} attention heads out over {parallel.tensor * parallel.sequence} ranks"
+            problems.append(Problem(f"{why}, which does not come out even", fix="parallel.attention=ring, or auto"))
+    return problems
+
+
+def _axis_problems(axis: str, degree: int, model: ModelFacts) -> list[Problem]:
+    if axis not in model.layouts:
+        proven = ", ".join(a for a in AXES if a in model.layouts) or "none of the axes, ZeRO only"
+        why = {
+            "tensor": "it names no tensors to cut",
+            "pipeline": "it has no ordered layers",
+            "sequence": "its samples have no sequence that could be cut",
+            "expert": "it has no experts",
+        }[axis]
+        what = f"the family {model.family} is not proven with {axis} parallelism: {why}"
+        return [Problem(what, allowed=proven, fix=f"parallel.{axis}=1")]
+    problems = []
+    for split_axis, what, count in model.splits:
+        if split_axis == axis and count % degree:
+            near = sorted(sorted((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - degree))[:2])
+            why = f"{count} {what} cannot be shared evenly by parallel.{axis}={degree}"
+            problems.append(Problem(why, fix=f"parallel.{axis}={' or '.join(map(str, near))}"))
+    if axis == "expert" and not any(a == "expert" for a, _, _ in model.splits):
+        problems.append(Problem(f"parallel.expert is {degree} and this {model.family} has no experts", fix="parallel.expert=1"))
+    if axis == "pipeline" and degree > len(model.layers):
+        why = f"{len(model.layers)} layers cannot fill {degree} pipeline stages"
+        problems.append(Problem(why, fix=f"parallel.pipeline={len(model.layers)} or less"))
+    return problems
+
+
+def _zero_problems(config: Config, cut: list[str]) -> list[Problem]:
+    zero, problems = config.parallel.zero, []
+    if "pipeline" in cut and zero >= 2:
+        why = f"a pipeline keeps the gradients of several micro-batches, which ZeRO-{zero} would scatter after each"
+        problems.append(Problem(f"{why}; DeepSpeed refuses it", fix="parallel.zero=1"))
+    if "pipeline" in cut and zero == 0:
+        why = "with ZeRO-0 DeepSpeed's pipeline clips by the gradient norm of one stage only"
+        problems.append(Problem(why, fix="parallel.zero=1"))
+    if "expert" in cut and zero == 3:
+        problems.append(Problem("DeepSpeed's ZeRO-3 does not hold experts that ranks share", fix="parallel.zero=2"))
+    if "expert" in cut and zero == 0:
+        why = "with ZeRO-0 DeepSpeed averages the gradient norms of ranks that hold different experts"
+        problems.append(Problem(why, fix="parallel.zero=1"))
+    return problems
+
+
+def _heads(model: ModelFacts) -> int:
+    return next((count for axis, what, count in model.splits if (axis, what) == ("tensor", "attention heads")), 0)
+
+
+def sequence_attention(config: Config, model: ModelFacts) -> str:
+    """How a cut sequence attends: `ulysses` or `ring`."""
+    if config.parallel.attention != "auto":
+        return config.parallel.attention
+    return "ring" if _heads(model) % (config.parallel.tensor * config.parallel.sequence) else "ulysses"
