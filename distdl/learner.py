@@ -80,6 +80,10 @@ class Learner(nn.Module):
     """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
     recompute_every: int = 0
     """Every n-th layer keeps its input only and is run again in the backward pass; 0: none. Set from the config."""
+    loss_chunk_tokens: int = 0
+    """Tokens whose logits exist at a time; 0: all. Set from the config."""
+    chunks_loss: ClassVar[bool] = False
+    """Whether the criterion heeds `loss_chunk_tokens`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,6 +98,11 @@ class Learner(nn.Module):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Scalar mean loss over the batch, and metrics that add up."""
         return self.criterion(self.through(batch), batch)
+
+    @staticmethod
+    def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
+        """The `model:` section of a small model of the same kind, for a rehearsal on a CPU."""
+        return dict(model)
 
     def layers(self) -> Sequence[Layer]:
         """The ordered layers, for a family whose `loss` is `criterion` of what comes `through` them. () = not layered."""

@@ -49,6 +49,7 @@ def model_facts(config: Config) -> ModelFacts:
         batch_coupled=learner.batch_coupled,
         splits=tuple((axis, what, n) for axis, counts in learner.splits().items() for what, n in counts.items()),
         layers=_layers(learner),
+        chunks_loss=learner.chunks_loss,
         sharded=sum(p.numel() for p in trainable if id(p) in cut),
         experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
     )
@@ -102,4 +103,12 @@ def hardware(config: Config) -> Hardware:
     asked = getattr(config.runtime, "gpus_per_worker", None)  # the head of a cluster may have none of its own
     device: Literal["cpu", "cuda"] = "cuda" if (gpus if asked is None else asked) else "cpu"
     elsewhere = bool(getattr(config.runtime, "address", None) or os.environ.get("RAY_ADDRESS"))
-    return Hardware(device, len(os.sched_getaffinity(0)), gpus, memory, config.runtime.kind == "ray" and elsewhere)
+    capability = min((torch.cuda.get_device_capability(i) for i in range(gpus)), default=(0, 0))
+    return Hardware(
+        device=device,
+        cores=len(os.sched_getaffinity(0)),
+        gpus=gpus,
+        gpu_memory_bytes=memory,
+        gpu_capability=capability,
+        workers_elsewhere=config.runtime.kind == "ray" and elsewhere,
+    )

@@ -32,6 +32,7 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.log import Log
 from distdl.hooks.parity import ReplicaParity
 from distdl.hooks.progress import Progress
+from distdl.learner import Batch
 from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
@@ -61,7 +62,7 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     checkpoint, warnings = _agreed(plan, folder, rank)
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
-    source = _source(plan, config, rank)
+    source = make_source(plan, config, rank)
     run_ = Run(plan, rank, learner, engine, source, spool)
     for text in warnings:
         run_.event("message", level="warning", text=text)
@@ -125,6 +126,10 @@ def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
 
 def make_engine(learner: Any, plan: Plan, rank: int) -> Engine:
     """The engine that the plan names."""
+    if plan.mesh.pipeline > 1:
+        from distdl.engine.pipeline import PipelineEngine
+
+        return PipelineEngine(learner, plan, rank, lambda: _sample(plan))
     if plan.deepspeed is not None:
         from distdl.engine.deepspeed import DeepSpeedEngine
 
@@ -134,9 +139,16 @@ def make_engine(learner: Any, plan: Plan, rank: int) -> Engine:
     return TorchEngine(learner, plan, rank)
 
 
-def _source(plan: Plan, config: Config, rank: int) -> BatchSource:
+def _sample(plan: Plan) -> Batch:
+    """The first micro-batch of the first rank."""
+    with contextlib.closing(make_source(plan, config_from_dict(plan.config), 0)) as source:
+        return next(source)
+
+
+def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
+    """The training batches of this rank."""
     return BatchSource(
-        _dataset(config, config.data.train_split, plan.data.path),
+        make_dataset(config, config.data.train_split, plan.data.path),
         seed=config.seed,
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
@@ -149,7 +161,8 @@ def _source(plan: Plan, config: Config, rank: int) -> BatchSource:
     )
 
 
-def _dataset(config: Config, split: str, path: str) -> Dataset:
+def make_dataset(config: Config, split: str, path: str) -> Dataset:
+    """A split of the run's data set."""
     return Dataset(path, split, verify=config.data.verify, cache_dir=config.data.cache)
 
 
@@ -158,8 +171,10 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     plan = run_.plan
     hooks: dict[str, Hook] = {}
     if config.data.eval_split:
-        held_out = _dataset(config, config.data.eval_split, plan.data.path)
-        source = EvalSource(held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data)
+        held_out = make_dataset(config, config.data.eval_split, plan.data.path)
+        source = EvalSource(
+            held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data
+        )
         hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
     if config.early_stopping:
         stopping = config.early_stopping
@@ -230,7 +245,7 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
 
     engine = TorchEngine(learner, plan, 0)
     source = EvalSource(
-        _dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
+        make_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
     )
     return checkpoint.step, evaluate(learner, engine, source)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from distdl.parity.layouts import laid_out
 
 FOLDER = Path(__file__).parent / "families" / "small"
 """One YAML per family: its small `model`, the data it is prepared from, what differs from BASE, how much it improves."""
@@ -31,6 +32,9 @@ def small(family: str) -> dict[str, Any]:
     """The family's file in FOLDER."""
     return yaml.safe_load((FOLDER / f"{family}.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
+
+layout = laid_out
+"""The same run on another layout, named as the plan does."""
 
 MODELS: dict[str, dict[str, Any]] = {path.stem: small(path.stem)["model"] for path in sorted(FOLDER.glob("*.yaml"))}
 
@@ -75,63 +79,11 @@ def prepared(prepare: dict[str, Any], data: Path) -> str:
     return str(path)
 
 
-def layout(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:
-    """The same run on another layout, named as the plan does: torch, zero1, zero1+tensor2+pipeline2."""
-    values = copy.deepcopy(values)
-    values["runtime"]["workers"] = world
-    if name == "torch":
-        values["parallel"] = {"engine": "torch"}
-        return values
-    zero, *cuts = name.split("+")
-    values["parallel"] = {**values["parallel"], "engine": "deepspeed", "zero": int(zero[-1])}
-    values["parallel"] |= {cut.rstrip("0123456789"): int(re.search(r"\d+$", cut)[0]) for cut in cuts}  # type: ignore[index]
-    return values
-
-
-def undo_deepspeed() -> None:
-    """ZeRO-3 replaces torch's linear function for the rest of the process; the next run must be as in one of its own."""
-    import torch
-
-    torch.nn.functional.linear = torch._C._nn.linear
-
-
 def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Trains in this process group; loss and gradient norm of every step (means over ranks), samples seen, evaluation."""
-    import torch
+    """`distdl.parity.curve`, imported when a process needs it."""
+    from distdl.parity.curve import curve
 
-    from distdl import worker
-    from distdl.config_load import config_from_dict
-    from distdl.data.source import EvalSource
-    from distdl.hooks.hook import Hook, Run
-    from distdl.hooks.parity import ReplicaParity
-    from distdl.loop import evaluate, train
-    from distdl.survey import survey
-
-    undo_deepspeed()
-    config = config_from_dict(values)
-    plan = survey(config)
-    worker.set_up_torch(plan, config)
-    torch.set_num_threads(1)
-    learner = worker.build_learner(config, None)
-    engine = worker.make_engine(learner, plan, rank)
-    source = worker._source(plan, config, rank)
-    out: dict[str, Any] = {"loss": [], "norm": [], "positions": []}
-
-    class Record(Hook):
-        def after_step(self, step: int, metrics: Any) -> None:
-            total, count = metrics["loss"]
-            pair = torch.tensor([float(total), count], dtype=torch.float64)
-            total_count = engine.all_sum(pair).tolist()
-            out["loss"].append(total_count[0] / total_count[1])
-            out["norm"].append(None if engine.grad_norm is None else float(engine.grad_norm))
-            out["positions"] += engine.batch["position"].tolist()
-
-    parity = ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps)
-    train(learner, engine, source, [Record(), parity], start=0, steps=plan.steps)
-    held_out = worker._dataset(config, "test", plan.data.path)
-    out["evaluation"] = evaluate(learner, engine, EvalSource(held_out, batch=10, rank=plan.mesh.place(rank)["data"], world=plan.mesh.data))
-    source.close()
-    return out
+    return curve(rank, values)
 
 
 def curves(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -148,6 +100,7 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
     from distdl import worker
     from distdl.config_load import config_from_dict
     from distdl.hooks.log import Log
+    from distdl.parity.curve import undo_deepspeed
     from distdl.run_folder import RunFolder
     from distdl.survey import survey
 

@@ -178,4 +178,4 @@ def test_help_names_every_command() -> None:
     out = python("-m", "distdl", "--help", cwd=REPOSITORY).stdout
     from distdl.cli.main import COMMANDS as NAMES
 
-    assert all(re.search(rf"^    {name} ", out, re.MULTILINE) for name in NAMES)
+    assert all(re.search(rf"^    {name}\b", out, re.MULTILINE) for name in NAMES)

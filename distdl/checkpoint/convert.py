@@ -82,7 +82,9 @@ def convert(source_path: Path, target: Path, wish: Wish) -> Source:
     source = open_source(source_path)
     if wish.weights_only or wish.to != "distdl":
         source.tensors = {n: t for n, t in source.tensors.items() if not n.startswith("optimizer/")}
-        source.step, source.state = (0 if wish.to == "distdl" else source.step), None
+        source.state = None
+    if wish.to == "distdl" and source.state is None and not source.of("optimizer"):
+        source.step = 0  # a run that starts from these weights
     if wish.config is not None:
         source.model = wish.config.model
         _fit(source, source_path, wish.config)
@@ -208,8 +210,6 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
 
 def _first_state(source: Source, config: Config, data: Callable[[Config, int], dict[str, Any]]) -> dict[str, Any]:
     """state.json of a run that starts from weights (step 0), or goes on where another program stopped."""
-    if not source.of("optimizer"):
-        source.step = 0
     with torch.device("meta"):
         players = build(config.model).players or ("learner",)
     return {
@@ -279,8 +279,8 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(draft)
         yield draft
-        if target.exists():
-            _remove(old)
+        _remove(old)
+        if target.is_dir():  # a file is replaced by the rename itself
             target.rename(old)
         draft.rename(target)
         _remove(old)
@@ -292,10 +292,17 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
 
 
 def _is_ours_to_replace(folder: Path) -> bool:
-    """Empty, or what a conversion wrote and nothing else."""
-    names = {path.name for path in folder.iterdir()}
-    deepspeed = len(names) == 2 and "latest" in names and is_deepspeed(folder)
-    return not names or {MANIFEST, STATE} <= names or names == {huggingface.CONFIG, huggingface.WEIGHTS} or deepspeed
+    """Empty, or a checkpoint and nothing else."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    rest = files - {MANIFEST, STATE}
+    return (
+        not any(folder.iterdir())
+        or (len(files - rest) == 2 and all(name.endswith(".safetensors") for name in rest))
+        or files == {huggingface.CONFIG, huggingface.WEIGHTS}
+        or (
+            len(files) == 2 and "latest" in files and any(name.endswith("mp_rank_00_model_states.pt") for name in files)
+        )
+    )
 
 
 def _remove(path: Path) -> None:

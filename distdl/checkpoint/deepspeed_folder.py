@@ -1,4 +1,4 @@
-"""Checkpoint folders of DeepSpeed: reads ZeRO 0-3 and universal ones, writes one for `load_checkpoint(load_module_only=True)`.
+"""Checkpoint folders of DeepSpeed: reads ZeRO 0-3 and universal ones, writes the weights of one.
 
     FOLDER/latest                                               name of the newest tag
     FOLDER/TAG/mp_rank_00_model_states.pt                       weights as the model computes with them, buffers, step
@@ -91,12 +91,12 @@ def read_deepspeed(path: Path) -> DeepSpeedFolder:
 
 
 def write_deepspeed(folder: Path, tensors: dict[str, Lazy], buffers: set[str], step: int) -> None:
-    """Writes a folder with the model's weights and buffers, and no optimizer state, into the existing `folder`."""
+    """Fills `folder` with what `load_checkpoint(load_module_only=True)` of a ZeRO 0-2 engine takes: no optimizer state."""
     tag, draft = f"global_step{step}", folder / ".draft.safetensors"
     (folder / tag).mkdir()
     write_safetensors(draft, tensors)  # torch.save wants all tensors at once: those of this file are only mapped
     mapped, _ = open_safetensors(draft)
-    values = {
+    values: dict[str, Any] = {
         "module": OrderedDict((name, mapped[name].read()) for name in tensors),
         "buffer_names": sorted(buffers),
         "optimizer": None,
@@ -223,15 +223,23 @@ def _shards(files: list[Path]) -> list[dict[str, Any]]:
 
 
 def _flat(shards: list[dict[str, Any]], weights: str, optimizer: str) -> dict[str, list[list[Tensor]]]:
-    """State key ("" = the fp32 weights) -> rank -> flat tensors. A state that does not lie like the weights is left out."""
-    out = {"": [shard[weights] for shard in shards]}
+    """State key ("" = the fp32 weights) -> rank -> flat tensors, cut to the weights' lengths.
+
+    ZeRO 1 and 2 save the weights without the padding behind the last rank's, and the state with it. A state that does not
+    lie like the weights is left out.
+    """
+    out: dict[str, list[list[Tensor]]] = {"": [shard[weights] for shard in shards]}
     states = [shard[optimizer].get("state", {}) if isinstance(shard[optimizer], dict) else {} for shard in shards]
-    keys = {key for state in states for values in state.values() for key, value in values.items() if key != "step"}
+    keys = {key for state in states for values in state.values() for key in values if key != "step"}
     for key in sorted(keys):
-        found = [[state.get(i, {}).get(key) for i in range(len(flat))] for state, flat in zip(states, out[""])]
-        pairs = [pair for tensors, flat in zip(found, out[""]) for pair in zip(tensors, flat)]
-        if all(isinstance(tensor, Tensor) and tensor.shape == flat.shape for tensor, flat in pairs):
-            out[key] = found
+        ranks = []
+        for state, flats in zip(states, out[""]):
+            found = [state.get(index, {}).get(key) for index in range(len(flats))]
+            pairs = zip(found, flats)
+            fits = all(isinstance(t, Tensor) and t.ndim == 1 and t.numel() >= flat.numel() for t, flat in pairs)
+            ranks.append([t[: flat.numel()] for t, flat in zip(found, flats)] if fits else None)
+        if all(rank is not None for rank in ranks):
+            out[key] = [rank for rank in ranks if rank is not None]
     return out
 
 

@@ -16,6 +16,7 @@ import torch
 
 from distdl.checkpoint.stream import Lazy, open_safetensors
 from distdl.errors import InputError
+from distdl.families import model_config
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FAMILIES = {"gpt": "GPT2LMHeadModel"}
@@ -55,17 +56,18 @@ def refuse_other(model: Mapping[str, Any], names: Mapping[str, Lazy]) -> None:
 def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tuple[dict[str, Any], dict[str, Lazy]]:
     """(config.json, tensors under their names) of our gpt. Raises InputError."""
     refuse_other(model, tensors)
-    end = 50256 if model["vocabulary"] == 50257 else None  # <|endoftext|> of GPT-2's own vocabulary
+    ours = model_config(model)
+    end = 50256 if ours.vocabulary == 50257 else None  # <|endoftext|> of GPT-2's own vocabulary
     config = {
         "architectures": [FAMILIES["gpt"]],
         "model_type": "gpt2",
-        "vocab_size": model["vocabulary"],
-        "n_positions": model["context"],
-        "n_embd": model["width"],
-        "n_layer": model["layers"],
-        "n_head": model["heads"],
-        "resid_pdrop": model.get("dropout", 0.0),
-        "embd_pdrop": model.get("dropout", 0.0),
+        "vocab_size": ours.vocabulary,
+        "n_positions": ours.context,
+        "n_embd": ours.width,
+        "n_layer": ours.layers,
+        "n_head": ours.heads,
+        "resid_pdrop": ours.dropout,
+        "embd_pdrop": ours.dropout,
         "attn_pdrop": 0.0,
         **{key: values[0] for key, values in _FIXED.items()},
         "bos_token_id": end,
@@ -80,7 +82,7 @@ def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tup
 
 
 def from_huggingface(path: Path) -> tuple[dict[str, Any] | None, dict[str, Lazy]]:
-    """(`model` section or None without a config.json, tensors under our names) of a GPT-2 folder or file. Raises InputError."""
+    """(`model` section, or None without a config.json; tensors under our names) of a folder or file. Raises InputError."""
     folder = path if path.is_dir() else path.parent
     config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     model = None if config is None else _model(config, folder / CONFIG)

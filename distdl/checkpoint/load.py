@@ -19,7 +19,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
-        self.manifest = _read_manifest(path)
+        self.manifest = read_manifest(path)
         self.tensors: dict[str, dict[str, Any]] = self.manifest["tensors"]
         self._open: dict[str, Any] = {}
         if verify:
@@ -91,7 +91,7 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, warnings
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         what = f"{path} is not a checkpoint of distdl: it has no {MANIFEST}" if path.exists() else f"there is no {path}"

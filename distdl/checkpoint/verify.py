@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum
-from distdl.checkpoint.load import _read_manifest
+from distdl.checkpoint.load import read_manifest
 from distdl.checkpoint.stream import Lazy, open_safetensors
 from distdl.errors import DataCorrupt
 
@@ -29,7 +29,7 @@ def facts(path: Path) -> dict[str, Any]:
 
     Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged manifest or state.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def problems(path: Path) -> list[str]:
 
     Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged manifest.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     files, tensors = manifest["files"], manifest["tensors"]
     wrong = {name: text for name in sorted(files) if (text := _file_problem(path, name, files[name]))}
     needed = {STATE} | {meta["file"] for meta in tensors.values()}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from distdl import __version__
 from distdl.errors import DistdlError
 
-COMMANDS = ("train", "plan", "config", "data", "checkpoint", "evaluate", "ui", "families", "doctor")
+COMMANDS = ("train", "plan", "parity", "config", "data", "checkpoint", "evaluate", "ui", "families", "doctor")
 
 EPILOG = """\
 examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def print_plan(plan: Any) -> None:
     """The plan as a table."""
     config, model, data = plan.config, plan.model, plan.data
     batch = (
-        f"{plan.global_batch:,} = {plan.world} workers × {plan.accumulate} accumulated × {plan.micro_batch} per forward"
+        f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
+        f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
     rows = [
@@ -53,7 +55,7 @@ def print_plan(plan: Any) -> None:
             "workers",
             f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each",
         ),
-        ("layout", f"{plan.layout}, {plan.world}-way data parallel, {config['train']['precision']}"),
+        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config['train']['precision']}"),
         ("global batch", batch),
         ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
         ("evaluate", _every(plan.evaluate_every_steps)),
@@ -62,10 +64,28 @@ def print_plan(plan: Any) -> None:
     ]
     for name, text in rows:
         print(f"{name:<15}{text}")
+    if plan.mesh.model_parallel:
+        print("mesh")
+        for line in plan.mesh.picture(stage_names(plan)).splitlines():
+            print(f"  {line}")
+        if plan.mesh.sequence > 1:
+            print(f"  a sample's slices attend to each other by {plan.attention}")
     for note in plan.notes:
         print(f"note: {note}")
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
+
+
+def stage_names(plan: Any) -> list[str]:
+    """What each pipeline stage holds: its first and last layer, and their parameters."""
+    if plan.mesh.pipeline == 1:
+        return []
+    names = []
+    for start, end in itertools.pairwise(plan.stages):
+        layers = plan.model.layers[start:end]
+        span = layers[0][0] if len(layers) == 1 else f"{layers[0][0]} to {layers[-1][0]}"
+        names.append(f"{span}, {sum(n for _, n in layers):,} parameters")
+    return names
 
 
 def _every(steps: int) -> str:

@@ -23,6 +23,7 @@ from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.nn import noise
 from distdl.nn.axes import Axis
+from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
 from distdl.plan.plan import Plan
 
@@ -37,15 +38,17 @@ class Engine(ABC):
         self.learner, self.plan, self.rank = learner, plan, rank
         self.config = config_from_dict(plan.config)
         self.groups = place(learner, plan, rank)
+        save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         learner.to(self.device)
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
             self.bare["learner"] = learner
-        if self.config.train.precision == "bf16":
+        if self.config.train.precision != "fp32":
+            half = torch.float16 if self.config.train.precision == "fp16" else torch.bfloat16
             for net in self.bare.values():
-                net.forward = torch.autocast(plan.device, torch.bfloat16)(net.forward)  # type: ignore[method-assign]
+                net.forward = torch.autocast(plan.device, half)(net.forward)  # type: ignore[method-assign]
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
         self.data_s = 0.0
@@ -66,7 +69,7 @@ class Engine(ABC):
         if self._guard and not math.isfinite(loss.detach().item()):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._minimize(loss, player)
-        if self._last_micro:
+        if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
                 nonfinite.stop_gradient(self.bare[player], self.batch, self._step, loss.detach().item())
@@ -129,7 +132,7 @@ class Engine(ABC):
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every tensor of the run's state in its full shape under its one-process name, on all ranks of
-        `holders`: `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time, so that memory stays small."""
+        `holders`: `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time: memory stays small."""
 
     def holders(self, name: str) -> Axis:
         """The ranks on which `tensors` yields this one, at the same place of its order."""
@@ -166,6 +169,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _evaluate(self, batch: Batch) -> Metrics: ...
+
+    def _stepped(self, player: str) -> bool:
+        """Whether the step was taken: fp16 skips the one that overflows, and scales the loss down."""
+        return True
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         parameter.detach().copy_(value)

@@ -10,6 +10,7 @@ What DeepSpeed 0.19 makes necessary here:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -18,13 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distdl.engine.base import Engine
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.nn.axes import shard_of
-from distdl.parallel.groups import ModelParallelUnit
+from distdl.nn.axes import Axis, here, shard_of
+from distdl.parallel.expert import group_name
+from distdl.parallel.groups import Groups, ModelParallelUnit
 from distdl.parallel.tensor import part, whole
 from distdl.plan.plan import Plan
 
@@ -43,6 +46,56 @@ def _import_deepspeed(device: str) -> Any:
     return deepspeed
 
 
+def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Attention over a sequence cut along an axis (Jacobs et al. 2023), (B, H, T/S, D) -> (B, H, T/S, D): an all-to-all
+    makes it whole sequences of H/S heads and another one brings the slices back. S divides H."""
+    from deepspeed.sequence.layer import DistributedAttention
+
+    def local(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, T, H/S, D)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+    attention = DistributedAttention(local, axis.group, scatter_idx=2, gather_idx=1)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T/S, H, D)
+        return attention(q, k, v, batch_dim_idx=0).transpose(1, 2)  # type: ignore[no-any-return]
+
+    return attend
+
+
+@contextlib.contextmanager
+def experts_announced(net: nn.Module, ours: Groups) -> Iterator[None]:
+    """Within it, DeepSpeed finds that the net has experts cut along an axis, and our process groups for them.
+
+    It looks for layers of its own MoE class (whose routing depends on the local batch, so that we have another) and lets
+    them make the groups. An empty one stands in the net while an engine is built; the parameters' marks do the rest.
+    """
+    if ours.expert.size == 1:
+        yield
+        return
+    from deepspeed.moe.layer import MoE
+    from deepspeed.utils import groups as known
+
+    class Announcement(MoE):  # type: ignore[misc]
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.num_experts = ours.expert.size
+
+        def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
+            name = group_name(ours.expert.size)
+            known._EXPERT_PARALLEL_GROUP[name] = ours.expert.group
+            known._EXPERT_DATA_PARALLEL_GROUP[name] = ours.expert_data.group
+            known._EXPERT_PARALLEL_GROUP_RANKS[name] = ours.mesh.line(ours.rank, "expert")
+            known._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = ours.mesh.line(ours.rank, "replica")
+
+    net.add_module("announcement", Announcement())
+    try:
+        yield
+    finally:
+        del net.announcement
+
+
 class DeepSpeedEngine(Engine):
     """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
 
@@ -53,19 +106,30 @@ class DeepSpeedEngine(Engine):
         self.zero: int = plan.deepspeed["zero_optimization"]["stage"]
         self.engines: dict[str, Any] = {}
         self._gathered = deepspeed.zero.GatheredParameters
+        self._experts = {name for _, name, p in self.named() if not getattr(p, "allreduce", True)}
+        deepspeed.utils.groups.mpu = None  # an earlier engine's, of this process, would be taken where none is given
+        if plan.mesh.sequence > 1 and plan.attention == "ulysses":
+            here.attention = ulysses(self.groups.sequence)
         for player, net in self.bare.items():
-            add_penalties(self.config, net, plan.accumulate)
-            optimizer = make_optimizer(self.config, net)
-            parameters = [p for p in net.parameters() if p.requires_grad]
-            self.engines[player] = deepspeed.initialize(
-                model=net,
-                model_parameters=parameters,
-                optimizer=optimizer,
-                config=dict(plan.deepspeed),
-                mpu=ModelParallelUnit(self.groups) if plan.mesh.tensor > 1 else None,
-            )[0]
+            self.engines[player] = self._wrap(net)
             if player != "learner":
                 setattr(learner, player, self.engines[player])
+
+    def _wrap(self, net: nn.Module) -> Any:
+        """A player in a DeepSpeed engine of its own."""
+        add_penalties(self.config, net, self.plan.accumulate)
+        with experts_announced(net, self.groups):
+            return self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+
+    def _initialize(self, net: nn.Module, mpu: ModelParallelUnit | None) -> Any:
+        import deepspeed
+
+        assert self.plan.deepspeed is not None
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
+        return deepspeed.initialize(
+            model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
+        )[0]
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.engines["learner"](batch, step)  # type: ignore[no-any-return]
@@ -80,6 +144,9 @@ class DeepSpeedEngine(Engine):
         engine.step()
         if self.zero and self._last_micro:
             self.grad_norm = engine.get_global_grad_norm()
+
+    def _stepped(self, player: str) -> bool:
+        return self.config.train.precision != "fp16" or self.engines[player].was_step_applied()
 
     def _norm(self, player: str) -> Tensor:
         """L2 norm of the reduced gradient of the whole model: what the tensor axis cuts is summed over it."""
@@ -123,6 +190,10 @@ class DeepSpeedEngine(Engine):
         for name, buffer in self.named_buffers():
             yield f"buffers/{name}", buffer
 
+    def holders(self, name: str) -> Axis:
+        expert = name.rpartition("/")[2] in self._experts
+        return self.groups.expert_data if expert else super().holders(name)
+
     def _inner(self, player: str) -> torch.optim.Optimizer:
         """The torch optimizer inside DeepSpeed's."""
         optimizer = self.engines[player].optimizer
@@ -154,8 +225,8 @@ class DeepSpeedEngine(Engine):
         for player, name, parameter in self.named():
             if not parameter.requires_grad:
                 continue
-            if self.config.train.precision == "bf16" and self.zero:
-                # The bf16 working copy was rounded from these very weights before the engine was built.
+            if self.config.train.precision != "fp32" and self.zero:
+                # The half-precision working copy was rounded from these very weights before the engine was built.
                 self._set(parameter, part(parameter, read(f"weights/{name}")), None)
             for key in keys:
                 if f"optimizer/{key}/{name}" in names:

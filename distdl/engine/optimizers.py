@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config import Config
+from distdl.nn.axes import here
 
 
 class Lion(torch.optim.Optimizer):
@@ -91,14 +92,20 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer over the trainable parameters; weight decay for matrices only (not biases, gains)."""
+    """An optimizer over the trainable parameters; weight decay for matrices only (not biases, gains).
+
+    Experts that are cut along an axis are in groups of their own, named as DeepSpeed wants them.
+    """
     options = config.optimizer.model_dump(exclude={"name", "weight_decay"})
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.optimizer.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return _CLASSES[config.optimizer.name]([g for g in groups if g["params"]], **options)
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            members.setdefault((getattr(p, "group_name", ""), p.ndim < 2), []).append(p)
+    groups = []
+    for experts, vectors in sorted(members):
+        group = {"params": members[experts, vectors], "weight_decay": 0.0 if vectors else config.optimizer.weight_decay}
+        groups.append({**group, "moe": True, "name": experts} if experts else group)
+    return _CLASSES[config.optimizer.name](groups, **options)
 
 
 def add_penalties(config: Config, module: nn.Module, accumulate: int) -> None:
@@ -112,7 +119,9 @@ def add_penalties(config: Config, module: nn.Module, accumulate: int) -> None:
         return
     for p in module.parameters():
         if p.requires_grad and p.ndim >= 2:
-            p.register_hook(_penalty(p, l1, l2))
+            # Gradients are summed over the ranks that hold a parameter, and divided by the number of all of them.
+            size = 1 if getattr(p, "allreduce", True) else here.expert.size
+            p.register_hook(_penalty(p, l1 * size, l2 * size))
 
 
 def _penalty(p: Tensor, l1: float, l2: float) -> Callable[[Tensor], Tensor]:

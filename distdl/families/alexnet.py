@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Column
+from distdl.learner import Batch, Column, Layer
 from distdl.nn import noise
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
@@ -94,7 +94,8 @@ class LocalResponseNorm(nn.Module):
 
 
 class AlexNet(Classifier):
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
+    tensor_plan = {"classifier.*": "gather"}  # where 96 % of the weights are
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -128,9 +129,18 @@ class AlexNet(Classifier):
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column(config.image), "label": Column(())}
 
+    def inputs(self, batch: Batch) -> Tensor:
+        return (self.view(to_unit(batch["image"])) - MEAN) / STD  # (B, C, side, side)
+
+    def layers(self) -> list[Layer]:
+        convolutions = (self.features[:4], self.features[4:8], self.features[8:])
+        dense = (self.classifier[:3], self.classifier[3:6], self.classifier[6:])
+        first = Layer("dense 1", lambda x: dense[0](x.flatten(1)), (dense[0],))
+        maps = [Layer(name, part, (part,)) for name, part in zip(("maps 1", "maps 2", "maps 3-5"), convolutions)]
+        return [*maps, first, *(Layer(f"dense {i + 1}", dense[i], (dense[i],)) for i in (1, 2))]
+
     def logits(self, batch: Batch) -> Tensor:
-        x = self.view(to_unit(batch["image"]))  # (B, C, side, side)
-        return self.classifier(self.features((x - MEAN) / STD).flatten(1))  # (B, K)
+        return self.through(batch)  # (B, K)
 
     def view(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, side, side): what the network sees, in training with random variations."""

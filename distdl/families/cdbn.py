@@ -142,7 +142,7 @@ class CDBN(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column(config.image)}
 
-    def layers(self) -> list[ConvolutionalRBM]:
+    def stack(self) -> list[ConvolutionalRBM]:
         """From the pixels up, without the engine's wrappers."""
         return [bare(getattr(self, name)) for name in self.players]  # type: ignore[misc]
 
@@ -150,16 +150,16 @@ class CDBN(Learner):
     def features(self, image: Tensor) -> list[Tensor]:
         """Pooling probabilities of every layer: [(B, K, h, w), ...]."""
         x, found = self.pixels(image), []
-        for layer in self.layers():
+        for layer in self.stack():
             x = layer.up(x)
             found.append(x)
         return found
 
     def pixels(self, image: Tensor) -> Tensor:
-        return to_unit(image).to(self.layers()[0].weight.dtype)  # (B, C, H, W)
+        return to_unit(image).to(self.stack()[0].weight.dtype)  # (B, C, H, W)
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
-        layers = self.layers()
+        layers = self.stack()
         learning = min(step // self.config.pretrain_steps, len(layers) - 1)
         v = self.pixels(batch["image"])
         with torch.no_grad():
@@ -174,7 +174,7 @@ class CDBN(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         v = self.pixels(batch["image"])
         metrics: Metrics = {}
-        for name, layer in zip(self.players, self.layers()):
+        for name, layer in zip(self.players, self.stack()):
             errors = layer.errors(v).mean((1, 2, 3))  # (B,)
             metrics[f"reconstruction_{name}"] = mean(errors)
             v = layer.up(v)

@@ -87,10 +87,10 @@ class DBN(Learner):
         super().__init__()
         self.config = config
         sizes = [math.prod(config.inputs), *config.hidden]
-        self.layers = tuple(f"layer{i}" for i in range(len(config.hidden)))
-        self.players = (*self.layers, "classifier")  # type: ignore[misc]
+        self.stack = tuple(f"layer{i}" for i in range(len(config.hidden)))
+        self.players = (*self.stack, "classifier")  # type: ignore[misc]
         hidden: list[nn.Module] = []
-        for name, (n_in, n_out) in zip(self.layers, itertools.pairwise(sizes)):
+        for name, (n_in, n_out) in zip(self.stack, itertools.pairwise(sizes)):
             setattr(self, name, RBM(n_in, n_out, config.k))
             hidden += [nn.Linear(n_in, n_out), nn.Sigmoid()]
         self.classifier = nn.Sequential(*hidden, nn.Linear(sizes[-1], config.classes))
@@ -101,13 +101,13 @@ class DBN(Learner):
 
     def machines(self) -> list[RBM]:
         """The stack, from the pixels up, without the engine's wrappers."""
-        return [bare(getattr(self, name)) for name in self.layers]  # type: ignore[misc]
+        return [bare(getattr(self, name)) for name in self.stack]  # type: ignore[misc]
 
     def samples(self, batch: Batch) -> Tensor:
         return to_unit(batch[self.config.column]).flatten(1).to(self.machines()[0].weight.dtype)  # (B, V)
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
-        depth, steps = len(self.layers), self.config.pretrain_steps
+        depth, steps = len(self.stack), self.config.pretrain_steps
         if step < depth * steps:
             return self.pretrain(self.samples(batch), step // steps, engine)
         if (
@@ -123,9 +123,9 @@ class DBN(Learner):
             for machine in machines[:layer]:
                 v = machine.up(v)
             error = (v - machines[layer].down(machines[layer].up(v))).square()
-        gap = getattr(self, self.layers[layer])(v)
-        engine.minimize(gap, self.layers[layer])
-        return {"loss": mean(gap), f"reconstruction_{self.layers[layer]}": mean(error)}
+        gap = getattr(self, self.stack[layer])(v)
+        engine.minimize(gap, self.stack[layer])
+        return {"loss": mean(gap), f"reconstruction_{self.stack[layer]}": mean(error)}
 
     def unrolled(self) -> dict[str, Tensor]:
         """The machines' recognition weights under the names of the classifier's hidden layers."""

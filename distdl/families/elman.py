@@ -77,7 +77,7 @@ class Elman(SequenceLearner):
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.units, config.embedding)
         sizes = [config.embedding or config.inputs, *[config.units] * (config.layers - 1)]
-        self.layers = nn.Sequential(*(Layer(size, config.units, config.activation) for size in sizes))
+        self.stack = nn.Sequential(*(Layer(size, config.units, config.activation) for size in sizes))
 
     def states(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]  # (B, T, H)
+        return self.stack(x)  # type: ignore[no-any-return]  # (B, T, H)

@@ -3,13 +3,15 @@
     h = wte[token] + wpe[position];   h += attn(ln(h));   h += mlp(ln(h))   (pre-norm, L times);   logits = ln(h) wte^T
 
 Causal self-attention (Vaswani et al. 2017, eq. 1), GELU (tanh form), residual projections initialised with std
-0.02/sqrt(2L). With the default config it is GPT-2 small: 124,439,808 parameters, the head tied to the embedding.
+0.02/sqrt(2L). With the default config it is GPT-2 small: 124,439,808 parameters, the head tied to the embedding. With
+`experts`, every n-th block has a mixture of experts for its perceptron (Lepikhin et al. 2021; see nn/moe.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
 from distdl.nn.language import attend, places, token_losses
+from distdl.nn.moe import MixtureOfExperts, router_loss
 from distdl.nn.noise import Dropout
 
 
@@ -35,10 +38,34 @@ class Config:
     """Size of the residual stream."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of dropping in the embedding and the residual branches."""
+    experts: Annotated[int, Field(ge=0)] = 0
+    """Experts of a sparse block; 0: every block is dense."""
+    experts_top_k: Literal[1, 2] = 1
+    """Experts that a token goes through."""
+    experts_every: Annotated[int, Field(gt=0)] = 2
+    """Every n-th block is sparse."""
+    capacity: Annotated[float, Field(ge=0)] = 1.25
+    """Tokens of a sequence that an expert takes, as a multiple of its even share; 0: no limit."""
+    balance_loss: Annotated[float, Field(ge=0)] = 0.01
+    """Weight of the loss that spreads the tokens evenly over the experts."""
+    router_z_loss: Annotated[float, Field(ge=0)] = 0.001
+    """Weight of the loss that keeps the router's scores small."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+        of_experts = ("experts_top_k", "experts_every", "capacity", "balance_loss", "router_z_loss")
+        if not self.experts:
+            if changed := [name for name in of_experts if getattr(self, name) != getattr(Config, name)]:
+                raise ValueError(f"{' and '.join(changed)} without experts; set experts, or leave that out")
+        elif self.experts_top_k > self.experts:
+            raise ValueError(f"experts_top_k is {self.experts_top_k} and experts is {self.experts}; take more experts")
+        elif self.experts_every > self.layers:
+            raise ValueError(f"experts_every is {self.experts_every} and layers is {self.layers}: no block has experts")
+
+    def sparse(self, block: int) -> bool:
+        """Whether a block has experts."""
+        return self.experts > 0 and (block + 1) % self.experts_every == 0
 
 
 class Attention(nn.Module):
@@ -57,24 +84,34 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each on a residual branch."""
+    """Attention and a two-layer perceptron (or a mixture of such), each on a residual branch."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, sparse: bool = False) -> None:
         super().__init__()
         self.ln1, self.attn = nn.LayerNorm(config.width), Attention(config)
         self.ln2 = nn.LayerNorm(config.width)
-        self.up = nn.Linear(config.width, 4 * config.width)
-        self.down = nn.Linear(4 * config.width, config.width)
+        self.moe: MixtureOfExperts | None = None
+        if sparse:
+            sizes = (config.width, 4 * config.width, config.experts)
+            self.moe = MixtureOfExperts(*sizes, config.experts_top_k, config.capacity)
+        else:
+            self.up = nn.Linear(config.width, 4 * config.width)
+            self.down = nn.Linear(4 * config.width, config.width)
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.attn(self.ln1(x)))
-        return x + self.drop(self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh")))  # (B, T, D)
+        return x + self.drop(self.perceptron(self.ln2(x)))  # (B, T, D)
+
+    def perceptron(self, x: Tensor) -> Tensor:
+        if self.moe is not None:
+            return self.moe(x)  # type: ignore[no-any-return]
+        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
 
 
 class GPT(Learner):
     primary, better = "loss", "lower"  # nats per token
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence"})
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence", "expert"})
     tensor_plan = {
         "wte": "vocab",
         "blocks.*.attn.qkv": "column/3",
@@ -83,6 +120,7 @@ class GPT(Learner):
         "blocks.*.down": "row",
     }
     sequence_columns = {"tokens": 1}
+    chunks_loss = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -90,7 +128,7 @@ class GPT(Learner):
         self.wte = nn.Embedding(config.vocabulary, config.width)
         self.wpe = nn.Embedding(config.context, config.width)
         self.drop = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, config.sparse(i)) for i in range(config.layers))
         self.ln = nn.LayerNorm(config.width)
         for name, parameter in self.named_parameters():
             if name.endswith("weight") and parameter.ndim == 2:
@@ -103,8 +141,19 @@ class GPT(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {"tokens": Column((config.context + 1,))}
 
+    @staticmethod
+    def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
+        full = Config(**{key: value for key, value in model.items() if key != "family"})
+        heads = 4 if full.heads % 4 == 0 else full.heads
+        small = {"layers": min(full.layers, 4), "heads": heads, "width": 8 * heads, "context": min(full.context, 32)}
+        return {**model, **small}
+
     def splits(self) -> dict[str, dict[str, int]]:
-        return {"tensor": {"attention heads": self.config.heads}, "sequence": {"tokens": self.config.context}}
+        parts = {"tensor": {"attention heads": self.config.heads}, "sequence": {"tokens": self.config.context}}
+        if self.config.experts:  # tokens compete for experts within a sequence; the routers' losses need every block
+            parts |= {"sequence": {"routing group": 1}, "pipeline": {"sum of the routers' losses": 1}}
+            parts["expert"] = {"experts": self.config.experts}
+        return parts
 
     def inputs(self, batch: Batch) -> Tensor:
         return batch["tokens"][:, :-1].long()  # (B, T)
@@ -121,7 +170,11 @@ class GPT(Learner):
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         targets = batch["tokens"][:, 1:].long().flatten()  # (B*T,)
-        return token_losses(output.flatten(0, 1), self.wte.weight, targets).mean(), {}
+        loss = token_losses(output.flatten(0, 1), self.wte.weight, targets, self.loss_chunk_tokens).mean()
+        if not (self.config.experts and self.training):
+            return loss, {}
+        routing, metrics = router_loss(self.blocks, self.config.balance_loss, self.config.router_z_loss)
+        return loss + routing, metrics
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)"""

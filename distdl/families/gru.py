@@ -70,9 +70,9 @@ class GRU(SequenceLearner):
         super().__init__(config, config.units, config.embedding)
         kind = nn.GRU if config.reset_after else ResetBefore
         sizes = [config.embedding or config.inputs, *[config.units] * (config.layers - 1)]
-        self.layers = nn.ModuleList(kind(size, config.units, batch_first=True) for size in sizes)
+        self.stack = nn.ModuleList(kind(size, config.units, batch_first=True) for size in sizes)
 
     def states(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in self.stack:
             x, _ = layer(x)  # (B, T, H)
         return x

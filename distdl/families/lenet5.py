@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Column
+from distdl.learner import Batch, Column, Layer
 from distdl.metrics import Metrics, mean
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
@@ -60,7 +60,8 @@ class Config:
 
 
 class LeNet(Classifier):
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
+    tensor_plan = {"c1": "gather", "c3": "gather", "c5": "gather", "f6": "gather", "head": "gather"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -86,31 +87,39 @@ class LeNet(Classifier):
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column(config.image), "label": Column(())}
 
-    def logits(self, batch: Batch) -> Tensor:
+    def inputs(self, batch: Batch) -> Tensor:
         x = to_unit(batch["image"])  # (B, C, H, W)
         if x.shape[-2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
         if self.config.variant == "1998":
             x = PAPER + (INK - PAPER) * F.pad(x, (2, 2, 2, 2))  # (B, C, 32, 32)
-        x = self.s2(self.act(self.c1(x)))  # (B, 6, 14, 14)
-        x = self.s4(self.act(self.c3(x)))  # (B, 16, 5, 5)
-        x = self.act(self.c5(x.flatten(1)))  # (B, 120)
-        return self.head(self.act(self.f6(x)))  # (B, K)
+        return x
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
+    def layers(self) -> list[Layer]:
+        return [
+            Layer("C1 and S2", lambda x: self.s2(self.act(self.c1(x))), (self.c1, self.s2)),  # (B, 6, 14, 14)
+            Layer("C3 and S4", lambda x: self.s4(self.act(self.c3(x))), (self.c3, self.s4)),  # (B, 16, 5, 5)
+            Layer("C5", lambda x: self.act(self.c5(x.flatten(1))), (self.c5,)),  # (B, 120)
+            Layer("F6 and output", lambda x: self.head(self.act(self.f6(x))), (self.f6, self.head)),  # (B, K)
+        ]
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.through(batch)  # (B, K)
+
+    def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of every sample (B,), and how many answers are right."""
-        logits, label = self.logits(batch), batch["label"]  # (B, K), (B,)
+        logits, label = output, batch["label"]  # (B, K), (B,)
         metrics = {"accuracy": mean((logits.argmax(-1) == label).float())}
         if self.config.variant == "1998":  # equation 9 is cross entropy with an eleventh class, at the distance J
             logits = F.pad(logits, (0, 1), value=-self.config.margin)
         return F.cross_entropy(logits, label, reduction="none"), metrics
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        losses, metrics = self.losses(batch)
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        losses, metrics = self.losses(output, batch)
         return losses.mean(), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
-        losses, metrics = self.losses(batch)
+        losses, metrics = self.losses(self.logits(batch), batch)
         return {"loss": mean(losses), **metrics}
 
 

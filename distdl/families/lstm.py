@@ -90,10 +90,10 @@ class LSTM(SequenceLearner):
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.units, config.embedding)
         sizes = [config.embedding or config.inputs, *[config.units] * (config.layers - 1)]
-        self.layers = nn.ModuleList(layer(size, config) for size in sizes)
+        self.stack = nn.ModuleList(layer(size, config) for size in sizes)
         self.drop = Dropout(config.dropout)
 
     def states(self, x: Tensor) -> Tensor:
-        for recurrent in self.layers:
+        for recurrent in self.stack:
             x, _ = recurrent(self.drop(x))  # (B, T, H)
         return self.drop(x)  # type: ignore[no-any-return]

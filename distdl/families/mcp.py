@@ -58,7 +58,7 @@ class McCullochPitts(Learner):
     def __init__(self, config: Config) -> None:
         super().__init__()
         layers, self.targets = net_of(config)
-        self.layers = len(layers)
+        self.depth = len(layers)
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", torch.tensor([weights for weights, _ in layer]))  # (units, inputs)
             self.register_buffer(f"threshold{i}", torch.tensor([threshold for _, threshold in layer]))  # (units,)
@@ -70,7 +70,7 @@ class McCullochPitts(Learner):
 
     def outputs(self, x: Tensor) -> Tensor:
         """0 and 1 (B, inputs) -> 0 and 1 (B, outputs)."""
-        for i in range(self.layers):
+        for i in range(self.depth):
             weight, threshold = self.get_buffer(f"weight{i}").to(x.dtype), self.get_buffer(f"threshold{i}")
             excitation, inhibition = x @ weight.clamp(min=0).T, x @ (weight < 0).to(x.dtype).T  # (B, units) each
             x = ((excitation >= threshold) & (inhibition == 0)).to(x.dtype)

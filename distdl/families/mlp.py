@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -62,6 +63,7 @@ class MLP(Classifier):
             layers.append(ACTIVATIONS[config.activation]())
             layers += [Dropout(config.dropout)] if config.dropout else []
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
+        self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
         if config.target == "value":
             self.primary, self.better = "loss", "lower"
 
@@ -69,13 +71,16 @@ class MLP(Classifier):
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column(config.inputs), ("label" if config.target == "class" else "y"): Column(())}
 
+    @staticmethod
+    def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
+        return {**model, "hidden": [min(units, 32) for units in model.get("hidden", (32, 32))]}
+
     def inputs(self, batch: Batch) -> Tensor:
         return to_unit(batch[self.config.column]).flatten(1)  # (B, D)
 
     def layers(self) -> list[Layer]:
         """Each linear map, with what follows it up to the next."""
-        starts = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
-        parts = [self.net[i:j] for i, j in itertools.pairwise([*starts, len(self.net)])]
+        parts = [self.net[i:j] for i, j in itertools.pairwise([*self.maps, len(self.net)])]
         return [Layer(f"layer {n}", part, (part,)) for n, part in enumerate(parts, 1)]
 
     def logits(self, batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from distdl.nn.axes import copied, here, shard_of
 
@@ -32,8 +33,21 @@ def logits(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(copied(x) if shard_of(weight) else x, weight)
 
 
-def token_losses(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of each token, -log softmax(x W^T)[target], in fp32. x (N, D), weight (V, D), targets (N,) -> (N,)."""
+def token_losses(x: Tensor, weight: Tensor, targets: Tensor, chunk: int = 0) -> Tensor:
+    """Cross entropy of each token, -log softmax(x W^T)[target], in fp32. x (N, D), weight (V, D), targets (N,) -> (N,).
+
+    `chunk`: tokens whose logits exist at a time, computed again in the backward pass; 0: all N.
+    """
+    if not chunk or len(x) <= chunk:
+        return _token_losses(x, weight, targets)
+    parts = [
+        checkpoint(_token_losses, some, weight, target, use_reentrant=False, preserve_rng_state=False)
+        for some, target in zip(x.split(chunk), targets.split(chunk))
+    ]
+    return torch.cat(parts)
+
+
+def _token_losses(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     scores, shard = logits(x, weight).float(), shard_of(weight)  # (N, V)
     if shard is None:
         return F.cross_entropy(scores, targets, reduction="none")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from distdl.learner import Learner
 from distdl.nn import axes
+from distdl.parallel.expert import cut_experts
 from distdl.parallel.groups import Groups
+from distdl.parallel.sequence import ring
 from distdl.parallel.tensor import cut_tensors
 from distdl.plan.plan import Plan
 
@@ -24,6 +26,10 @@ def place(learner: Learner, plan: Plan, rank: int) -> Groups:
     axes.here.tensor, axes.here.sequence, axes.here.expert = groups.tensor, groups.sequence, groups.expert
     if groups.tensor.size > 1:
         cut_tensors(learner, groups.tensor)
+    if groups.expert.size > 1:
+        cut_experts(learner, groups.expert)
+    if groups.sequence.size > 1 and plan.attention == "ring":  # Ulysses is DeepSpeed's: its engine puts it in
+        axes.here.attention = ring(groups.sequence)
     return groups
 
 

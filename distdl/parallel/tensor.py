@@ -126,5 +126,3 @@ def part(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     """This rank's part of a one-process tensor."""
     shard = shard_of(parameter)
     return tensor if shard is None else shard.cut(tensor)
-
-

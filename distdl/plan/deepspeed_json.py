@@ -20,7 +20,7 @@ def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int
     """The JSON that `deepspeed.initialize` gets."""
     extra = config.parallel.deepspeed
     stage = config.parallel.zero
-    bf16 = config.train.precision == "bf16"
+    bf16 = config.train.precision in ("bf16", "fp8")  # 8-bit products between 16-bit activations
     zero_extra = extra.get("zero_optimization", {})
     # DeepSpeed allocates whole buckets of 5e8 elements (2 GB) whatever the model's size; none need be larger than it.
     bucket = min(DEEPSPEED_BUCKET, -(-max(trainable, 1) // 1024) * 1024)  # it insists on an even number
@@ -37,11 +37,26 @@ def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int
             "allgather_bucket_size": bucket,
             # Small models too must be sharded when stage 3 is asked for; the default keeps tensors below 1e5 whole.
             **({"stage3_param_persistence_threshold": 0} if stage == 3 else {}),
+            **_offload(config),
             **zero_extra,
         },
+        # The optimizer stays torch's when its state is offloaded: the same numbers, and nothing is compiled at the start.
+        **({"zero_force_ds_cpu_optimizer": False} if config.parallel.offload != "none" else {}),
         # bf16 at stage 0 would take an optimizer without fp32 master weights, which drifts by 0.1 in the loss within
         # ten steps; there the weights stay fp32 and autocast does the arithmetic in bf16.
         "bf16": {"enabled": bf16 and stage > 0},
+        **({"fp16": {"enabled": True, "loss_scale": 0}} if config.train.precision == "fp16" else {}),  # 0: dynamic
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
+
+
+def _offload(config: Config) -> dict[str, Any]:
+    """Where ZeRO keeps the optimizer's state and the weights."""
+    parallel, keys = config.parallel, dict[str, Any]()
+    for key, device in (("offload_optimizer", parallel.offload), ("offload_param", parallel.offload_parameters)):
+        if device != "none":
+            # Pinned memory would compile an operator at the start.
+            where = {"nvme_path": parallel.nvme_path} if device == "nvme" else {"pin_memory": False}
+            keys[key] = {"device": device, **where}
+    return keys

@@ -25,6 +25,8 @@ class ModelFacts:
     """(axis, what is split along it, how many there are): attention heads, tokens, experts."""
     layers: tuple[tuple[str, int], ...] = ()
     """(name, parameters) of the ordered layers that a pipeline may cut between; () where the family has none."""
+    chunks_loss: bool = False
+    """The loss can be taken over some tokens at a time."""
     sharded: int = 0
     """Trainable elements in tensors that the tensor axis cuts."""
     experts: int = 0
@@ -53,5 +55,7 @@ class Hardware:
     """GPUs of the machine."""
     gpu_memory_bytes: int | None = None
     """Memory of the smallest GPU."""
+    gpu_capability: tuple[int, int] = (0, 0)
+    """Compute capability of the oldest GPU."""
     workers_elsewhere: bool = False
     """The workers run on a cluster, so that the counts of this machine are not theirs."""

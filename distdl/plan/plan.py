@@ -18,7 +18,7 @@ from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.mesh import Mesh, balanced
-from distdl.plan.refuse import layout_name, layout_problems, sequence_attention
+from distdl.plan.refuse import layout_name, layout_problems, memory_problems, sequence_attention
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def make_mesh(config: Config, model: ModelFacts) -> Mesh:
 
 
 def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, split: BatchSplit) -> None:
-    problems = []
+    problems = memory_problems(config, model, hardware)
     if (config.optimizer.name == "none") != (model.trainable == 0):
         if model.trainable:
             why = f"the family {model.family} has {model.trainable:,} trainable parameters and optimizer.name is none"
@@ -182,7 +182,9 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
     half_weights = config.train.precision != "fp32" and zero > 0
     width = 2 if half_weights else 4
     states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
-    per_weight = 4 * states + (4 if half_weights else 0)  # optimizer states, and fp32 master weights beside the half ones
+    per_weight = 4 * states + (
+        4 if half_weights else 0
+    )  # optimizer states, and fp32 master weights beside the half ones
     shard = {stage: mesh.data * mesh.sequence if zero >= stage else 1 for stage in (1, 2, 3)}
     saved = model.sharded * (1 - 1 / mesh.tensor) + model.experts * (1 - 1 / mesh.expert)
     stage = 1.0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from distdl.config import Config
 from distdl.errors import Problem
-from distdl.plan.facts import ModelFacts
+from distdl.plan.facts import Hardware, ModelFacts
 
 AXES = ("tensor", "pipeline", "sequence", "expert")
+
+FP8_CAPABILITY = (8, 9)
+"""Compute capability of the first GPUs that multiply 8-bit floats."""
 
 UNPROVEN = {
     ("pipeline", "sequence"): "DeepSpeed's pipeline engine sends whole sequences from stage to stage",
@@ -24,6 +27,15 @@ def layout_name(config: Config) -> str:
         return "torch"
     cuts = [f"{axis}{getattr(parallel, axis)}" for axis in AXES if getattr(parallel, axis) > 1]
     return "+".join([f"zero{parallel.zero}", *cuts])
+
+
+def layout_key(name: str) -> list[tuple[str, int]]:
+    """A layout's name as (part, number) pairs: zero1+tensor2 -> [("zero", 1), ("tensor", 2)]; no number is -1."""
+    parts = []
+    for part in name.split("+"):
+        word = part.rstrip("0123456789")
+        parts.append((word, int(part[len(word) :] or -1)))
+    return parts
 
 
 def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
@@ -70,7 +82,9 @@ def _axis_problems(axis: str, degree: int, model: ModelFacts) -> list[Problem]:
             why = f"{count} {what} cannot be shared evenly by parallel.{axis}={degree}"
             problems.append(Problem(why, fix=f"parallel.{axis}={' or '.join(map(str, near))}"))
     if axis == "expert" and not any(a == "expert" for a, _, _ in model.splits):
-        problems.append(Problem(f"parallel.expert is {degree} and this {model.family} has no experts", fix="parallel.expert=1"))
+        problems.append(
+            Problem(f"parallel.expert is {degree} and this {model.family} has no experts", fix="parallel.expert=1")
+        )
     if axis == "pipeline" and degree > len(model.layers):
         why = f"{len(model.layers)} layers cannot fill {degree} pipeline stages"
         problems.append(Problem(why, fix=f"parallel.pipeline={len(model.layers)} or less"))
@@ -91,6 +105,48 @@ def _zero_problems(config: Config, cut: list[str]) -> list[Problem]:
         why = "with ZeRO-0 DeepSpeed averages the gradient norms of ranks that hold different experts"
         problems.append(Problem(why, fix="parallel.zero=1"))
     return problems
+
+
+def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> list[Problem]:
+    """What is wrong with precision, offload, recomputation and compilation."""
+    parallel, train, problems = config.parallel, config.train, []
+    zero = parallel.zero if parallel.engine == "deepspeed" else 0
+    asked = {
+        "parallel.checkpoint_activations": parallel.checkpoint_activations != "none",
+        "train.compile": train.compile,
+    }
+    for key, value in asked.items():
+        if value and not model.layers:
+            problems.append(Problem(f"{key}: the family {model.family} has no ordered layers", fix=f"leave {key} out"))
+    if parallel.loss_chunk_tokens and not model.chunks_loss:
+        why = f"parallel.loss_chunk_tokens: the family {model.family} has no loss over tokens"
+        problems.append(Problem(why, fix="leave it out"))
+    for key, device, stage in (
+        ("offload", parallel.offload, 3 if parallel.offload == "nvme" else 1),
+        ("offload_parameters", parallel.offload_parameters, 3),
+    ):
+        if device != "none" and zero < stage:
+            why = f"parallel.{key}={device} moves what ZeRO-{stage} has cut, and this run has ZeRO-{zero}"
+            problems.append(Problem(why, fix=f"parallel.zero={stage}"))
+        if device != "none" and parallel.pipeline > 1:
+            why = f"parallel.{key}={device} is not proven in a pipeline"
+            problems.append(Problem(why, fix=f"parallel.{key}=none, or parallel.pipeline=1"))
+        if device == "nvme" and parallel.nvme_path is None:
+            problems.append(Problem(f"parallel.{key} is nvme", fix="parallel.nvme_path: a folder on a local NVMe disk"))
+    return problems + _precision_problems(config, hardware, zero)
+
+
+def _precision_problems(config: Config, hardware: Hardware, zero: int) -> list[Problem]:
+    precision = config.train.precision
+    if precision == "fp16" and hardware.device == "cpu":
+        return [Problem("train.precision is fp16, which this CPU does not compute", fix="train.precision=bf16")]
+    if precision == "fp16" and zero == 0:
+        why = "train.precision is fp16, whose loss scaling and fp32 master weights are ZeRO's"
+        return [Problem(why, fix="parallel.engine=deepspeed and parallel.zero=1, or train.precision=bf16")]
+    if precision == "fp8" and (hardware.device == "cpu" or hardware.gpu_capability < FP8_CAPABILITY):
+        have = "a CPU" if hardware.device == "cpu" else f"a GPU of compute capability {hardware.gpu_capability}"
+        return [Problem(f"train.precision is fp8 and this is {have}", allowed="8.9 and up", fix="train.precision=bf16")]
+    return []
 
 
 def _heads(model: ModelFacts) -> int:

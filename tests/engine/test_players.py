@@ -90,7 +90,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for kind, breaks in (("straight", []), ("broken", [7, 13])):
         learner, engine = built({}, {})
-        source = worker._source(plan, config, rank)
+        source = worker.make_source(plan, config, rank)
         losses = []
         for step in range(20):
             if step in breaks:
@@ -102,7 +102,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
                 losses.append(float(pair[0] / pair[1]))
         source.close()
         held_out = worker.EvalSource(
-            worker._dataset(config, "test", plan.data.path), batch=50, rank=rank, world=plan.world
+            worker.make_dataset(config, "test", plan.data.path), batch=50, rank=rank, world=plan.world
         )
         tensors = {name: tensor.clone() for name, tensor in engine.tensors()}
         out[kind] = {

@@ -18,7 +18,7 @@ from tests.families.common import Small, made, parameters
 def layer(**changes: object) -> object:
     """One layer of 3 filters of 3 x 3 on 2 channels of 6 x 6, in double precision, with weights that are not small."""
     model = {"family": "cdbn", "image": [2, 6, 6], "maps": [3], "filter": [3], "pool": [2], **changes}
-    learner = made(model).double().layers()[0]
+    learner = made(model).double().stack()[0]
     with torch.no_grad():
         for p in learner.parameters():
             p.copy_(torch.randn_like(p) * 0.5)
@@ -154,7 +154,7 @@ def test_features_are_the_pooling_probabilities_of_every_layer() -> None:
     image = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     first, second = cdbn.features(image)
     assert first.shape == (3, 4, 3, 3) and second.shape == (3, 5, 2, 2)
-    assert torch.equal(first, cdbn.layers()[0].up(image / 255)) and torch.equal(second, cdbn.layers()[1].up(first))
+    assert torch.equal(first, cdbn.stack()[0].up(image / 255)) and torch.equal(second, cdbn.stack()[1].up(first))
 
 
 def test_maps_that_blocks_do_not_fill_are_refused() -> None:

@@ -24,7 +24,7 @@ def test_elman_is_torchs_rnn(activation: str, layers: int) -> None:
     """States and gradients of every weight, in float64 and float32."""
     learner = made({**BASE, "activation": activation, "layers": layers})
     peer = nn.RNN(5, 6, layers, nonlinearity=activation, batch_first=True)
-    ours = [p for layer in learner.layers for p in layer.parameters()]
+    ours = [p for layer in learner.stack for p in layer.parameters()]
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         learner, peer = learner.to(dtype), peer.to(dtype)
         theirs = list(peer.parameters())
@@ -42,7 +42,7 @@ def test_elman_is_torchs_rnn(activation: str, layers: int) -> None:
 
 def test_elmans_own_function_is_the_logistic() -> None:
     learner = made({**BASE, "activation": "sigmoid"}).double()
-    W, U, b, c = (p.detach() for p in learner.layers[0].parameters())
+    W, U, b, c = (p.detach() for p in learner.stack[0].parameters())
     x = torch.randn(4, 7, 5, dtype=torch.float64)
     h = torch.zeros(4, 6, dtype=torch.float64)
     for t in range(7):

@@ -29,7 +29,7 @@ def test_gru_is_its_equations(layers: int, reset_after: bool) -> None:
         return 1 / (1 + np.exp(-a))
 
     expected = x.numpy()
-    for layer in learner.layers:
+    for layer in learner.stack:
         (Wr, Wz, Wn), (Ur, Uz, Un), (br, bz, bn), (cr, cz, cn) = (
             np.split(p.detach().numpy(), 3) for p in layer.parameters()
         )
@@ -49,7 +49,7 @@ def test_gru_with_the_reset_after_the_product_is_torchs_gru() -> None:
     """States and gradients of a stack of two."""
     learner = made({**BASE, "layers": 2, "reset_after": True}).double()
     peer = nn.GRU(5, 6, 2, batch_first=True).double()
-    ours, theirs = [p for layer in learner.layers for p in layer.parameters()], list(peer.parameters())
+    ours, theirs = [p for layer in learner.stack for p in layer.parameters()], list(peer.parameters())
     with torch.no_grad():
         for to, value in zip(theirs, ours, strict=True):
             to.copy_(value)
@@ -69,8 +69,8 @@ def test_the_two_forms_agree_where_the_reset_gate_is_one() -> None:
     assert (before.states(x) - after.states(x)).abs().max() > 1e-3
     with torch.no_grad():
         for learner in (before, after):
-            learner.layers[0].bias_ih_l0[:6] = 1000
+            learner.stack[0].bias_ih_l0[:6] = 1000
     assert (before.states(x) - after.states(x)).abs().max() < 1e-12
-    weights = [learner.layers[0].weight_hh_l0 for learner in (before, after)]
+    weights = [learner.stack[0].weight_hh_l0 for learner in (before, after)]
     g, e = (torch.autograd.grad(m.states(x).sum(), w)[0] for m, w in zip((before, after), weights, strict=True))
     assert (g - e)[6:].abs().max() < 1e-11 and e[6:].abs().max() > 1e-2

@@ -30,7 +30,7 @@ def numpy_states(learner: Any, x: np.ndarray, forget_gate: bool) -> np.ndarray:
     def sigmoid(a: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-a))
 
-    for layer in learner.layers:
+    for layer in learner.stack:
         W, U, b, c_ = (p.detach().numpy() for p in layer.parameters())
         h = c = np.zeros((len(x), U.shape[1]))
         states = []
@@ -59,7 +59,7 @@ def test_lstm_is_its_equations(layers: int, forget_gate: bool) -> None:
 def test_lstm_is_torchs_lstm_with_gradients() -> None:
     learner = made({**BASE, "layers": 2}).double()
     peer = nn.LSTM(5, 6, 2, batch_first=True).double()
-    ours, theirs = [p for layer in learner.layers for p in layer.parameters()], list(peer.parameters())
+    ours, theirs = [p for layer in learner.stack for p in layer.parameters()], list(peer.parameters())
     with torch.no_grad():
         for to, value in zip(theirs, ours, strict=True):
             to.copy_(value)
@@ -74,7 +74,7 @@ def test_lstm_is_torchs_lstm_with_gradients() -> None:
 def test_the_cell_of_1997_is_an_lstm_whose_forget_gate_stays_open() -> None:
     """With a forget gate's bias of +1000, f = 1 to the last bit: the same states, and the same gradients elsewhere."""
     learner = made({**BASE, "layers": 1, "forget_gate": False}).double()
-    layer = learner.layers[0]
+    layer = learner.stack[0]
     peer = nn.LSTM(5, 6, batch_first=True).double()
     forget = slice(6, 12)  # torch's rows are i, f, g, o
     kept = [row for row in range(24) if row not in range(6, 12)]
@@ -95,7 +95,7 @@ def test_the_cell_of_1997_is_an_lstm_whose_forget_gate_stays_open() -> None:
 def test_a_cell_of_1997_never_forgets() -> None:
     """The error carousel: with closed gates after the first step, the cell keeps its value and its whole gradient."""
     learner = made({**BASE, "steps": 100, "layers": 1, "forget_gate": False}).double()
-    layer = learner.layers[0]
+    layer = learner.stack[0]
     with torch.no_grad():
         for p in layer.parameters():
             p.zero_()
@@ -126,6 +126,6 @@ def test_dropout_stands_between_layers_and_not_in_time() -> None:
         masks = [learner.drop(torch.ones(3, 7, n, dtype=torch.float64)) for n in (5, 6, 6)]
     finally:
         noise.begin(0, None)
-    first, _ = plain.layers[0](x * masks[0])
-    second, _ = plain.layers[1](first * masks[1])
+    first, _ = plain.stack[0](x * masks[0])
+    second, _ = plain.stack[1](first * masks[1])
     assert torch.equal(got, second * masks[2]) and set(masks[0].unique().tolist()) == {0.0, 2.0}

@@ -1,0 +1,92 @@
+"""The parity matrix: every family on every layout that it declares, against one process of plain PyTorch. See README.md.
+
+    python -m benchmarks.parity [FAMILY ...] [--worlds 1,2,4] [--output FOLDER]
+
+Each family's small run (tests/families/small), 20 steps, clipping on, accumulation 2 (4 in a pipeline). Prints every cell
+as it is measured; `results/parity.json` keeps all of them, `results/parity.md` is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from distdl.cli.parity import line
+from distdl.parity.matrix import TOLERANCE, matrix
+from tests.small import MODELS, contract_config
+
+RESULTS = Path(__file__).parent / "results"
+EXPERTS = {"experts": 4, "experts_every": 1, "experts_top_k": 2, "heads": 4}
+"""gpt with a mixture of experts in every block, as a row of its own."""
+
+
+def runs(data: Path) -> dict[str, dict[str, Any]]:
+    """Name of the row -> small config."""
+    rows = {family: contract_config(family, data) for family in MODELS}
+    rows["gpt"]["model"] |= {"heads": 4, "layers": 2}
+    rows["gpt, experts"] = contract_config("gpt", data)
+    rows["gpt, experts"]["model"] |= EXPERTS
+    return rows
+
+
+def kept(path: Path) -> dict[str, list[dict[str, Any]]]:
+    return json.loads(path.read_text())["cells"] if path.exists() else {}
+
+
+def markdown(cells: dict[str, list[dict[str, Any]]]) -> str:
+    """A row per family and layout that ran, and the reasons of those that did not."""
+    ran = [(f, c) for f, row in cells.items() for c in row if c["loss"] is not None]
+    equal = sum(c["status"] == "equal" for _, c in ran)
+    lines = [
+        f"{equal} of {len(ran)} cells are equal to the reference: loss and held-out metrics within "
+        f"{TOLERANCE['fp32']:g}, gradient norm within 1e-4 of its size.",
+        "",
+        "| family | layout | processes | loss | norm | held out | |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for family, c in ran:
+        numbers = " | ".join("-" if n is None else f"{n:.1e}" for n in (c["loss"], c["norm"], c["evaluation"]))
+        lines.append(f"| {family} | {c['layout']} | {c['world']} | {numbers} | {c['status']} |")
+    lines += ["", "## Not run, and why", "", "| family | layout | processes | reason |", "| --- | --- | ---: | --- |"]
+    for family, row in cells.items():
+        reasons: dict[str, list[str]] = {}
+        for c in row:
+            if c["loss"] is None:
+                reasons.setdefault(f"{c['status']}: {c['reason']}", []).append(f"{c['layout']} × {c['world']}")
+        lines += [f"| {family} | {', '.join(where)} | | {why} |" for why, where in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="rows of the table (default: all)")
+    parser.add_argument("--worlds", default="2,4")
+    parser.add_argument("--layouts", help="only these, such as zero1,zero1+tensor2+pipeline2")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    file = args.output / "parity.json"
+    cells = kept(file)
+    worlds, chosen = [int(n) for n in args.worlds.split(",")], args.layouts.split(",") if args.layouts else ()
+    with tempfile.TemporaryDirectory(prefix="distdl-parity-") as folder:
+        for name, values in runs(Path(folder)).items():
+            if args.families and name not in args.families:
+                continue
+            begin, row = time.monotonic(), {(c["layout"], c["world"]): c for c in cells.get(name, [])}
+            for cell in matrix(values, worlds, chosen):
+                row[cell.layout, cell.world] = cell.to_dict()
+                print(f"{name:<14}{line(cell)}", flush=True)
+            cells[name] = list(row.values())
+            print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+            about = {"command": "python -m benchmarks.parity", "steps": 20, "cells": cells}
+            file.write_text(json.dumps(about, indent=1) + "\n")
+            (args.output / "parity.md").write_text(markdown(cells))
+    return int(any(c["status"] in ("differs", "failed") for row in cells.values() for c in row))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`distdl parity`: proves on this machine's CPUs that the run gives the same numbers on every layout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
+from distdl.errors import InputError
+
+BIG_PARAMETERS = 20_000_000
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "parity", help="same numbers on every layout? a small copy of the run on CPU processes against one"
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--layouts", metavar="A,B", help="layouts such as zero1,zero3+tensor2,zero1+tensor2+pipeline2 (default: all)"
+    )
+    parser.add_argument("--worlds", metavar="N,M", help="numbers of processes (default: 1,2,4, and 8 on 8 cores)")
+    parser.add_argument("--json", metavar="FILE", help="write the cells there, too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = loaded(args).config
+    prepare_if_missing(config)
+
+    from distdl.parity.matrix import Cell, default_worlds, matrix
+    from distdl.parity.shrink import GLOBAL_BATCH, shrunk
+    from distdl.survey import model_facts
+
+    worlds = _numbers(args.worlds) if args.worlds else default_worlds()
+    if odd := [n for n in worlds if n < 1 or GLOBAL_BATCH % n]:
+        raise InputError(
+            f"--worlds {odd[0]}: the rehearsal has {GLOBAL_BATCH} samples a step", allowed="1, 2, 4, 8, 16"
+        )
+    chosen = args.layouts.split(",") if args.layouts else ()
+    check_names(chosen)
+    cells: list[Cell] = []
+    with tempfile.TemporaryDirectory(prefix="distdl-parity-") as folder:
+        values = shrunk(config, Path(folder))
+        facts = model_facts(_config(values))
+        if facts.parameters > BIG_PARAMETERS:
+            print(f"note: the family {facts.family} has no small form of its own, and {facts.parameters:,} parameters")
+            print("      take their time here: give smaller model.* keys")
+        print(f"{facts.family}, {facts.parameters:,} parameters, {values['train']['steps']} steps, clipped at "
+              f"{values['train']['clip_norm']:g}; largest differences from one process of plain PyTorch")  # fmt: skip
+        print(f"{'layout':<34}{'processes':>9}  {'loss':>9}  {'norm':>9}  {'held out':>9}")
+        for cell in matrix(values, worlds, chosen):
+            cells.append(cell)
+            print(line(cell), flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps([cell.to_dict() for cell in cells], indent=1) + "\n", encoding="utf-8")
+    count = {
+        status: sum(cell.status == status for cell in cells) for status in ("equal", "differs", "failed", "refused")
+    }
+    print(", ".join(f"{n} {status}" for status, n in count.items() if n))
+    return 1 if count["differs"] or count["failed"] else 0
+
+
+def _config(values: dict[str, Any]) -> Any:
+    from distdl.config_load import config_from_dict
+
+    return config_from_dict(values)
+
+
+def line(cell: Any) -> str:
+    """A cell as a line of the table."""
+    head = f"{cell.layout:<34}{cell.world:>9}"
+    if cell.loss is None:
+        return f"{head}  {cell.status}: {cell.reason}"
+    numbers = [f"{'-' if n is None else format(n, '.1e'):>9}" for n in (cell.loss, cell.norm, cell.evaluation)]
+    return "  ".join([head, *numbers, "" if cell.status == "equal" else "DIFFERS"]).rstrip()
+
+
+def check_names(names: Any) -> None:
+    """Raises InputError for a layout that is not spelt as the plan spells it."""
+    from distdl.plan.refuse import AXES, layout_key
+
+    for name in names:
+        base, *cuts = layout_key(name)
+        known = (base[0] == "torch" and not cuts) or (base[0] == "zero" and base[1] in range(4))
+        if not known or any(axis not in AXES or degree < 1 for axis, degree in cuts):
+            allowed = "torch, or zero0-3 and +tensorN, +pipelineN, +sequenceN, +expertN"
+            raise InputError(f"--layouts {name}: no such layout", allowed=allowed)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--worlds {text}", allowed="numbers of processes, such as 1,2,4") from None

@@ -1,0 +1,283 @@
+"""Pipeline parallelism: a rank holds a stage of consecutive layers, and micro-batches flow through the stages.
+
+DeepSpeed's pipeline engine runs the schedule, one forward and one backward in turn (PipeDream-flush, Narayanan et al.
+2021). A call of it is an optimizer step, so the loop gets one batch a step here, and `forward` does all the work.
+
+What DeepSpeed 0.19 makes necessary here:
+- It ties whole layers; ours share parameters, such as an embedding that the first and the last layer use.
+- It sends the shape of an activation once, and held-out batches have another: the shape is then sent anew.
+- It steps before anyone has looked at the loss: its step is replaced by one that looks first.
+- It sums the norm over the stages for one parameter group after the other, and hangs where a stage has fewer groups.
+- A layer is recomputed while a later micro-batch is under way: each keeps the positions that its noise depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distdl.engine import nonfinite, stages
+from distdl.engine.base import EVALUATION
+from distdl.engine.deepspeed import DeepSpeedEngine
+from distdl.engine.optimizers import add_penalties
+from distdl.errors import TrainingFailed
+from distdl.learner import Batch, Layer, Learner
+from distdl.metrics import Mean, Metrics, add
+from distdl.nn import noise
+from distdl.plan.plan import Plan
+
+
+class PipelineEngine(DeepSpeedEngine):
+    """ZeRO-1 over a pipeline, whose stages the tensor axis may cut as well.
+
+    `sample` gives the micro-batch with which the layers are timed, where `parallel.balance` is `time`.
+    """
+
+    def __init__(self, learner: Learner, plan: Plan, rank: int, sample: Callable[[], Batch]) -> None:
+        self.bounds = list(plan.stages)
+        """Stage s holds the layers bounds[s] to bounds[s + 1]."""
+        if (
+            plan.config["parallel"]["balance"] == "time"
+        ):  # before the tensor axis cuts the layers: only rank 0 runs them
+            self.bounds = stages.balanced_by_time(learner, plan, sample if rank == 0 else None)
+        self._micro_batches: list[Batch] = []
+        self._coming: Iterator[Batch] = iter(())
+        self._seed_and_positions: tuple[int, Tensor | None] = (0, None)
+        self._evaluating = False
+        self._metrics: Metrics = {}
+        self._names: dict[bool, list[str]] = {}
+        self._shapes: dict[str, torch.Size] = {}
+        super().__init__(learner, plan, rank)
+
+    def _wrap(self, net: nn.Module) -> Any:
+        """This rank's stage of the learner in DeepSpeed's pipeline engine. The other stages' tensors are freed."""
+        import deepspeed
+        from deepspeed.runtime.pipe.schedule import OptimizerStep
+
+        deepspeed.init_distributed(verbose=False)  # adopts the process group that is there
+        layers, here = list(self.learner.layers()), self.groups.pipeline.index
+        holders = stages.holders(self.learner, layers, self.bounds)
+        stages.free(self.learner, {name for name, held_by in holders.items() if here not in held_by})
+        self._elsewhere = {name for name, held_by in holders.items() if here != held_by[0]}
+        """Tensors that another stage writes into a checkpoint."""
+        ties = stages.ties(self.learner, self.plan.mesh, self.rank, holders)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers
+            self.stage = self._stage_module(layers, ties)
+        for name, parameter in self.learner.named_parameters():
+            parameter.ds_pipe_replicated = name in self._elsewhere  # type: ignore[attr-defined] # not in the norm again
+        once = [p for _, name, p in self.named() if name not in self._elsewhere]
+        add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate)
+        engine = self._initialize(self.stage, None)
+        if self._guard:
+            engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, OptimizerStep: _step_if_finite}
+        return engine
+
+    def _stage_module(self, layers: Sequence[Layer], ties: list[tuple[nn.Parameter, Any]]) -> nn.Module:
+        """The layers as DeepSpeed's module, which keeps those of this stage."""
+        from deepspeed.pipe import PipelineModule
+        from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+        bounds, begin_forward, autocast = self.bounds, self._begin_forward, self._autocast
+
+        class Stage(PipelineModule):  # type: ignore[misc]
+            def _partition_layers(self, method: str) -> None:
+                self.parts = bounds
+                self._set_bounds(*bounds[self.stage_id : self.stage_id + 2])
+
+            def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
+                return ties  # whose gradients are summed over the stages
+
+            def forward(self, x: Tensor) -> Any:
+                begin_forward()
+                with autocast():
+                    return super().forward(x)
+
+        mesh = self.plan.mesh
+        stage = Stage(
+            [_Layer(layer.modules, self._runner(index, layer)) for index, layer in enumerate(layers)],
+            topology=PipeModelDataParallelTopology(num_pp=mesh.pipeline, num_mp=mesh.tensor, num_dp=mesh.data),
+            loss_fn=self._criterion,
+        )
+        for name, shape in (("matrix", (1, 1)), ("vector", (1,))):  # both of the optimizer's groups on every stage
+            if not any(min(p.ndim, 2) == len(shape) for p in stage.parameters()):
+                stage.register_parameter(f"no_{name}", nn.Parameter(torch.zeros(shape, device=self.device)))
+        return stage
+
+    def _runner(self, index: int, layer: Layer) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            seed, positions = self._seed_and_positions
+
+            def with_its_noise(x: Tensor) -> Tensor:
+                noise.begin(seed, positions)
+                noise.layer(index)
+                return layer.run(x)
+
+            return self.learner.run_layer(index, dataclasses.replace(layer, run=with_its_noise), x)
+
+        return run
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        precision = self.config.train.precision
+        half = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.plan.device, half, enabled=precision != "fp32")
+
+    # -- a step ----------------------------------------------------------------------------------------------------------
+
+    def feed(self, source: Iterator[Mapping[str, Tensor]], step: int) -> Iterator[Batch]:
+        """All micro-batches of an optimizer step as one batch."""
+        self._micro_batches = list(super().feed(source, step))
+        self.batch = {name: torch.cat([b[name] for b in self._micro_batches]) for name in self._micro_batches[0]}
+        yield self.batch
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """A whole optimizer step: the mean loss over all ranks, detached, and this data rank's metrics, on every stage."""
+        engine = self.engines["learner"]
+        loss = engine.train_batch(self._inputs(self._micro_batches)).detach()
+        noise.begin(0, None)
+        self.grad_norm = engine.get_global_grad_norm()
+        return loss, self._from_last_stage()
+
+    def minimize(self, loss: Tensor, player: str = "learner") -> None:
+        """Counts the step that `forward` took, and ends the run on every rank where it was not finite."""
+        value = loss.item() if self._guard else 0.0
+        if not math.isfinite(value):
+            self._stop(value)
+        if self._stepped(player):
+            self.optimizer_steps[player] += 1
+            if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
+                nonfinite.stop_gradient(self.stage, self.batch, self._step, value)
+
+    def _evaluate(self, batch: Batch) -> Metrics:
+        """What the learner's own `evaluate` says on the last stage of what came through the pipeline."""
+        self._evaluating = True
+        try:
+            self.engines["learner"].eval_batch(
+                self._inputs([batch]), reduce_output=None, bcast_loss=False, num_micro_batches=1
+            )
+        finally:
+            self._evaluating = False
+        return self._from_last_stage(evaluation=True)
+
+    def _inputs(self, batches: list[Batch]) -> Iterator[tuple[Tensor | None, Batch]]:
+        """What DeepSpeed asks for on the first and the last stage; every stage gets ready for these micro-batches."""
+        shapes = {name: tensor.shape for name, tensor in batches[0].items()}
+        if shapes != self._shapes:
+            self._shapes = shapes
+            self.engines["learner"].reset_activation_shape()
+        self._coming, self._metrics = iter(batches), {}
+        return map(self._load, batches)
+
+    def _load(self, batch: Batch) -> tuple[Tensor | None, Batch]:
+        """What goes into the first stage, and what the criterion compares with on the last."""
+        if self.groups.pipeline.index:
+            return None, batch
+        noise.begin(self._seed(), batch["position"])  # what the family draws to vary its inputs
+        with self._autocast():
+            return self.learner.inputs(batch), batch
+
+    def _begin_forward(self) -> None:
+        """A stage sees the micro-batches in their order, whatever backward passes come between."""
+        self._seed_and_positions = self._seed(), next(self._coming)["position"]
+
+    def _seed(self) -> int:
+        return self.config.seed ^ EVALUATION if self._evaluating else self.config.seed
+
+    def _criterion(self, output: Tensor, batch: Batch) -> Tensor:
+        """On the last stage: the loss of one micro-batch; its metrics are kept."""
+        with self._autocast():
+            if self._evaluating:
+                self.learner.through = lambda batch: output  # type: ignore[method-assign]
+                try:
+                    add(self._metrics, self.learner.evaluate(batch))
+                finally:
+                    del self.learner.through
+                return output.new_zeros(())
+            loss, metrics = self.learner.criterion(output, batch)
+        add(self._metrics, metrics)
+        return loss
+
+    def _from_last_stage(self, evaluation: bool = False) -> Metrics:
+        """The metrics that the last stage has gathered, on every stage."""
+        axis = self.groups.pipeline
+        source = axis.rank(axis.size - 1)
+        if evaluation not in self._names:  # once: they never change
+            told = [sorted(self._metrics)]
+            dist.broadcast_object_list(told, source, axis.group, device=self.device)
+            self._names[evaluation] = told[0]
+        names = self._names[evaluation]
+        pairs = torch.zeros(len(names), 2, dtype=torch.float64, device=self.device)  # (total, count)
+        for pair, name in zip(pairs, names):
+            if name in self._metrics:
+                pair[0], pair[1] = self._metrics[name]
+        if names:
+            dist.broadcast(pairs, source, axis.group)
+        return {name: Mean(total, count.item()) for name, (total, count) in zip(names, pairs)}
+
+    # -- what is not finite ----------------------------------------------------------------------------------------------
+
+    def _stop(self, loss: float) -> NoReturn:
+        """Collective. Raises TrainingFailed with the first tensor of the pipeline that is not finite."""
+        found: list[Any] = [None] * self.groups.pipeline.size
+        dist.all_gather_object(found, self._first_bad(), self.groups.pipeline.group)
+        first = next((name for name in found if name), "the loss itself, with every module's output finite")
+        raise TrainingFailed(
+            f"the loss of step {self._step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
+            f"    samples of this rank's micro-batches (row numbers): {nonfinite._ids(self.batch)}\n"
+            f"    nothing was learned from it; the last checkpoint is sound\n    fix: {nonfinite.ADVICE}"
+        )
+
+    def _first_bad(self) -> str:
+        """Runs the micro-batches forward again with the noise that they had, and watches this stage's modules."""
+        bad = [f"the column {name!r} of the batch" for name, column in self.batch.items() if nonfinite._bad(column)]
+        bad += [f"the weight {name}" for _, name, parameter in self.named() if nonfinite._bad(parameter)]
+        modules = [(name, module) for name, module in self.learner.named_modules() if name]
+        handles = [module.register_forward_hook(nonfinite._watch(name, bad)) for name, module in modules]
+        engine = self.engines["learner"]
+        engine.set_dataiterator(self._inputs(self._micro_batches))
+        try:
+            with torch.no_grad():
+                engine._exec_schedule(engine._inference_schedule(self.plan.accumulate))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return bad[0] if bad else ""
+
+    # -- checkpoint ------------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in super().tensors():
+            if name.rpartition("/")[2] not in self._elsewhere:
+                yield name, tensor
+
+    def named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        return ((player, name, p) for player, name, p in super().named() if not p.is_meta)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, buffer) for name, buffer in super().named_buffers() if not buffer.is_meta)
+
+
+class _Layer(nn.ModuleList):
+    """A layer as a module with its parameters, which DeepSpeed sends an activation (B, ...) through."""
+
+    def __init__(self, modules: Sequence[nn.Module], run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(modules)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+def _step_if_finite(engine: Any, **kwargs: Any) -> None:
+    """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad."""
+    with torch.no_grad():
+        loss = engine._aggregate_total_loss()
+    if math.isfinite(loss.item()):
+        engine._exec_optimizer_step(**kwargs)
