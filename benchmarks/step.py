@@ -103,7 +103,7 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
 
     from distdl import worker
     from distdl.config_load import config_from_dict
-    from distdl.nn.axes import here
+    from distdl.nn.axes import here, reset
     from distdl.survey import survey
 
     config = config_from_dict(values)
@@ -126,6 +126,7 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
             loss = float(total) / count
         step += 1
         torch.nn.functional.linear = torch._C._nn.linear
+        reset()
         yield loss
 
 

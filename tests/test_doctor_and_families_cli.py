@@ -158,7 +158,7 @@ def test_plan_as_a_table(yaml: Path, command: Command) -> None:
     rows = dict(re.findall(r"^(\S+(?: \S+)?)  +(\S.*?) *$", out, re.MULTILINE))
     assert rows["model"] == "mlp, 1,810 parameters (1,810 trainable)"
     assert rows["workers"].startswith("3 by local, ")
-    assert rows["global batch"] == "60 = 3 workers × 2 accumulated × 10 per forward"
+    assert rows["global batch"] == "60 = 3 data-parallel × 2 accumulated × 10 per forward"
     assert rows["steps"] == "48 (23.97 per epoch)"
     assert rows["layout"] == "zero1, 3-way data parallel, fp32"
     assert json.loads(out[out.index("DeepSpeed: ") + 11 :])["gradient_clipping"] == 0.5

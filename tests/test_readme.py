@@ -40,7 +40,7 @@ def substitutes(config: str, data: Path) -> list[str]:
     return []
 
 
-TWO_WORKERS = {"quickstart", "mlp", "gpt", "gan", "dbn", "som"}
+TWO_WORKERS = {"quickstart", "mlp", "gpt", "gpt_moe", "gan", "dbn", "som"}
 """Executed by the two workers that they ask for, one config of each kind of learner. The others run their six steps as one
 worker: each start of two costs ten seconds, and tests/engine/test_parity.py trains every family on two ranks."""
 ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn"}

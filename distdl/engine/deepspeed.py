@@ -1,4 +1,4 @@
-"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. The only file that imports deepspeed.
+"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. Only it and pipeline.py import deepspeed.
 
 What DeepSpeed 0.19 makes necessary here:
 - `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;

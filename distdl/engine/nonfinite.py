@@ -41,10 +41,10 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
         if _bad(column):
             return f"the column {name!r} of the batch"
     for name, parameter in learner.named_parameters():
-        if _bad(parameter):
+        if parameter.device.type != "meta" and _bad(parameter):
             return f"the weight {name}"
-    if plan.layout == "zero3" and plan.world > 1:
-        return "inside the forward pass (its modules cannot be run again by one rank alone under ZeRO-3)"
+    if plan.world > 1 and (plan.layout.startswith("zero3") or plan.mesh.model_parallel):
+        return f"inside the forward pass (one rank alone cannot run its modules again under {plan.layout})"
     found: list[str] = []
     handles = [m.register_forward_hook(_watch(name, found)) for name, m in learner.named_modules() if name]
     try:

@@ -224,13 +224,14 @@ class PipelineEngine(DeepSpeedEngine):
     # -- what is not finite ----------------------------------------------------------------------------------------------
 
     def _stop(self, loss: float) -> NoReturn:
-        """Collective. Raises TrainingFailed with the first tensor of the pipeline that is not finite."""
-        found: list[Any] = [None] * self.groups.pipeline.size
-        dist.all_gather_object(found, self._first_bad(), self.groups.pipeline.group)
-        first = next((name for name in found if name), "the loss itself, with every module's output finite")
+        """Collective. Raises TrainingFailed with the first tensor of any rank that is not finite, the same everywhere."""
+        found: list[Any] = [None] * self.plan.world
+        dist.all_gather_object(found, (self._first_bad(), nonfinite._ids(self.batch)))
+        of_loss = ("the loss itself, with every module's output finite", nonfinite._ids(self.batch))
+        first, samples = next((there for there in found if there[0]), of_loss)
         raise TrainingFailed(
             f"the loss of step {self._step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
-            f"    samples of this rank's micro-batches (row numbers): {nonfinite._ids(self.batch)}\n"
+            f"    samples of its micro-batches (row numbers): {samples}\n"
             f"    nothing was learned from it; the last checkpoint is sound\n    fix: {nonfinite.ADVICE}"
         )
 

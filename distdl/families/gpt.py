@@ -146,6 +146,8 @@ class GPT(Learner):
         full = Config(**{key: value for key, value in model.items() if key != "family"})
         heads = 4 if full.heads % 4 == 0 else full.heads
         small = {"layers": min(full.layers, 4), "heads": heads, "width": 8 * heads, "context": min(full.context, 32)}
+        if full.experts:
+            small |= {"experts_every": min(full.experts_every, small["layers"])}
         return {**model, **small}
 
     def splits(self) -> dict[str, dict[str, int]]:

@@ -99,7 +99,7 @@ def balanced(weights: list[float], parts: int) -> list[int]:
         return [*bounds, len(weights)]
 
     low, high = max(weights), math.fsum(weights)
-    best = filled(high)
+    best = filled(math.inf)  # summed in another order, `high` may be a rounding error too small
     for _ in range(60):
         middle = (low + high) / 2
         if (found := filled(middle)) is not None:

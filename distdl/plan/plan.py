@@ -65,12 +65,13 @@ class Plan:
         return self.mesh.world
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "world": self.world}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
         model = ModelFacts(**{key: _tuples(value) for key, value in values["model"].items()})
         parts = {"model": model, "data": DataFacts(**values["data"]), "mesh": Mesh(**values["mesh"])}
+        values = {key: value for key, value in values.items() if key != "world"}  # it follows from the mesh
         return Plan(**{**values, **parts, "notes": tuple(values["notes"]), "stages": tuple(values["stages"])})
 
 
@@ -82,9 +83,12 @@ def _tuples(value: Any) -> Any:
 def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware) -> Plan:
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
     train, world = config.train, config.runtime.workers
-    mesh = make_mesh(config, model)
+    if problems := layout_problems(config, model):  # then there is no mesh to split a batch over
+        raise InputError(*problems, *_problems(config, model, data, hardware, accumulate=1))
+    mesh = make_mesh(config)
     split = split_batch(train.global_batch, mesh.data, train.micro_batch)
-    _refuse(config, model, data, hardware, split)
+    if problems := _problems(config, model, data, hardware, split.accumulate):
+        raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
     once_an_epoch = max(1, min(steps, round(steps_per_epoch)))
     evaluate, checkpoint = config.evaluate.every_steps, config.checkpoint.every_steps
@@ -114,11 +118,9 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     )
 
 
-def make_mesh(config: Config, model: ModelFacts) -> Mesh:
-    """Lays the workers over the axes. Raises InputError for a layout that cannot run, or that the family is not proven on."""
+def make_mesh(config: Config) -> Mesh:
+    """Lays the workers over the axes. Raises InputError where they do not come out even."""
     parallel, world = config.parallel, config.runtime.workers
-    if problems := layout_problems(config, model):
-        raise InputError(*problems)
     of_model = parallel.tensor * parallel.pipeline * parallel.sequence
     if world % of_model:
         axes = ("tensor", "pipeline", "sequence")
@@ -135,7 +137,8 @@ def make_mesh(config: Config, model: ModelFacts) -> Mesh:
     return Mesh(data, parallel.tensor, parallel.pipeline, parallel.sequence, parallel.expert)
 
 
-def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, split: BatchSplit) -> None:
+def _problems(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, accumulate: int) -> list[Problem]:
+    """What is wrong beside the layout."""
     problems = memory_problems(config, model, hardware)
     if (config.optimizer.name == "none") != (model.trainable == 0):
         if model.trainable:
@@ -144,7 +147,7 @@ def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardwa
         else:
             why = f"the family {model.family} learns without a gradient: nothing would use the {config.optimizer.name}"
             problems.append(Problem(why, fix="optimizer: {name: none}"))
-    if not model.trainable and split.accumulate > 1:
+    if not model.trainable and accumulate > 1:
         why = f"the family {model.family} learns from sums over a whole batch, which is not cut into micro-batches"
         problems.append(Problem(why, fix="train.micro_batch: null"))
     if config.train.global_batch > data.train_rows and config.data.last_batch != "wrap":
@@ -157,8 +160,7 @@ def _refuse(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardwa
         problems.append(Problem(why, fix=f"runtime.workers={hardware.gpus}{cpus}"))
     if data.train_rows == 0:
         problems.append(Problem(f"the split {config.data.train_split!r} of {data.path} has no samples"))
-    if problems:
-        raise InputError(*problems)
+    return problems
 
 
 def _steps(config: Config, data: DataFacts) -> tuple[int, float]:

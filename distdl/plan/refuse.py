@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from distdl.config import Config
 from distdl.errors import Problem
 from distdl.plan.facts import Hardware, ModelFacts
@@ -52,19 +55,19 @@ def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
         why = f"the torch engine has data parallelism only, and parallel.{cut[0]} is {getattr(parallel, cut[0])}"
         problems.append(Problem(why, fix="parallel.engine=deepspeed"))
     for axis in cut:
-        problems += _axis_problems(axis, getattr(parallel, axis), model)
+        problems += _axis_problems(axis, config, model)
     for (a, b), why in UNPROVEN.items():
         if a in cut and b in cut:
             problems.append(Problem(f"{a} and {b} parallelism together are not proven: {why}", fix=f"parallel.{b}=1"))
     problems += _zero_problems(config, cut)
-    if parallel.attention == "ulysses" and "sequence" in cut and (heads := _heads(model)):
-        if heads % (parallel.tensor * parallel.sequence):
-            why = f"ulysses shares {heads} attention heads out over {parallel.tensor * parallel.sequence} ranks"
-            problems.append(Problem(f"{why}, which does not come out even", fix="parallel.attention=ring, or auto"))
+    if parallel.attention == "ulysses" and "sequence" in cut and _heads(model) % (parallel.tensor * parallel.sequence):
+        why = f"ulysses shares {_heads(model)} attention heads out over {parallel.tensor * parallel.sequence} ranks"
+        problems.append(Problem(f"{why}, which does not come out even", fix="parallel.attention=ring or auto"))
     return problems
 
 
-def _axis_problems(axis: str, degree: int, model: ModelFacts) -> list[Problem]:
+def _axis_problems(axis: str, config: Config, model: ModelFacts) -> list[Problem]:
+    degree = getattr(config.parallel, axis)
     if axis not in model.layouts:
         proven = ", ".join(a for a in AXES if a in model.layouts) or "none of the axes, ZeRO only"
         why = {
@@ -78,17 +81,27 @@ def _axis_problems(axis: str, degree: int, model: ModelFacts) -> list[Problem]:
     problems = []
     for split_axis, what, count in model.splits:
         if split_axis == axis and count % degree:
-            near = sorted(sorted((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - degree))[:2])
+            divisors = [n for n in range(1, count + 1) if count % n == 0]
             why = f"{count} {what} cannot be shared evenly by parallel.{axis}={degree}"
-            problems.append(Problem(why, fix=f"parallel.{axis}={' or '.join(map(str, near))}"))
+            problems.append(Problem(why, fix=f"parallel.{axis}={_nearest(config, axis, divisors)}"))
     if axis == "expert" and not any(a == "expert" for a, _, _ in model.splits):
         problems.append(
             Problem(f"parallel.expert is {degree} and this {model.family} has no experts", fix="parallel.expert=1")
         )
     if axis == "pipeline" and degree > len(model.layers):
         why = f"{len(model.layers)} layers cannot fill {degree} pipeline stages"
-        problems.append(Problem(why, fix=f"parallel.pipeline={len(model.layers)} or less"))
+        problems.append(
+            Problem(why, fix=f"parallel.pipeline={_nearest(config, axis, range(1, len(model.layers) + 1))}")
+        )
     return problems
+
+
+def _nearest(config: Config, axis: str, degrees: Iterable[int]) -> str:
+    """The one or two of these degrees that are nearest to the axis's, of those that the workers can be laid out with."""
+    parallel = config.parallel
+    others = math.prod(getattr(parallel, other) for other in ("tensor", "pipeline", "sequence") if other != axis)
+    fitting = [n for n in degrees if config.runtime.workers % (n * others) == 0] or [1]
+    return " or ".join(map(str, sorted(sorted(fitting, key=lambda n: abs(n - getattr(parallel, axis)))[:2])))
 
 
 def _zero_problems(config: Config, cut: list[str]) -> list[Problem]:
@@ -112,27 +125,31 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
     parallel, train, problems = config.parallel, config.train, []
     zero = parallel.zero if parallel.engine == "deepspeed" else 0
     asked = {
-        "parallel.checkpoint_activations": parallel.checkpoint_activations != "none",
-        "train.compile": train.compile,
+        "parallel.checkpoint_activations=none": parallel.checkpoint_activations != "none",
+        "train.compile=false": train.compile,
     }
-    for key, value in asked.items():
+    for fix, value in asked.items():
         if value and not model.layers:
-            problems.append(Problem(f"{key}: the family {model.family} has no ordered layers", fix=f"leave {key} out"))
+            why = f"{fix.partition('=')[0]}: the family {model.family} has no ordered layers"
+            problems.append(Problem(why, fix=fix))
     if parallel.loss_chunk_tokens and not model.chunks_loss:
         why = f"parallel.loss_chunk_tokens: the family {model.family} has no loss over tokens"
-        problems.append(Problem(why, fix="leave it out"))
+        problems.append(Problem(why, fix="parallel.loss_chunk_tokens=0"))
     for key, device, stage in (
         ("offload", parallel.offload, 3 if parallel.offload == "nvme" else 1),
         ("offload_parameters", parallel.offload_parameters, 3),
     ):
-        if device != "none" and zero < stage:
-            why = f"parallel.{key}={device} moves what ZeRO-{stage} has cut, and this run has ZeRO-{zero}"
-            problems.append(Problem(why, fix=f"parallel.zero={stage}"))
         if device != "none" and parallel.pipeline > 1:
-            why = f"parallel.{key}={device} is not proven in a pipeline"
-            problems.append(Problem(why, fix=f"parallel.{key}=none, or parallel.pipeline=1"))
+            problems.append(Problem(f"parallel.{key}={device} is not proven in a pipeline", fix=f"parallel.{key}=none"))
+        elif device != "none" and zero < stage:
+            run = "the torch engine" if parallel.engine == "torch" else f"ZeRO-{zero}"
+            why = f"parallel.{key}={device} moves what ZeRO-{stage} has cut, and this run has {run}"
+            engine = "parallel.engine=deepspeed and " if parallel.engine == "torch" else ""
+            problems.append(Problem(why, fix=f"{engine}parallel.zero={stage}"))
         if device == "nvme" and parallel.nvme_path is None:
-            problems.append(Problem(f"parallel.{key} is nvme", fix="parallel.nvme_path: a folder on a local NVMe disk"))
+            problems.append(
+                Problem(f"parallel.{key} is nvme, and no folder is named", fix="parallel.nvme_path=/local/nvme/folder")
+            )
     return problems + _precision_problems(config, hardware, zero)
 
 

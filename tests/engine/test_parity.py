@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 
+from distdl.config_load import config_from_dict
+from distdl.errors import InputError
 from distdl.families import load_family
+from distdl.parity.layouts import candidates, data_ranks
+from distdl.plan.refuse import layout_key
+from distdl.survey import survey
 from tests.ranks import run_ranks
 from tests.small import MODELS, contract_config, curves, layout, small_config
 
 AT_FOUR = ["mlp", "lenet5", "gpt"]
+CUT_AT_TWO = 24
+"""Cells with an axis cut: that a family loses one is not seen otherwise."""
+CUT_AT_FOUR = 40
 LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
@@ -37,16 +45,33 @@ def option_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
     return cases
 
 
+def layouts_of(family: str, world: int) -> list[str]:
+    """Every layout of so many ranks that the family declares and the plan does not refuse."""
+    declared = load_family(family).layouts
+    return [
+        name
+        for name in candidates(world)
+        if {axis for axis, _ in layout_key(name)} - {"zero", "torch"} <= declared
+        and {name.split("+")[0]} <= declared
+        and not ("pipeline" in name and not name.startswith("zero1"))  # which the plan refuses
+    ]
+
+
 def laid_out(cases: dict[str, dict[str, Any]], world: int, accumulate: int) -> dict[str, dict[str, Any]]:
-    """Each case on each layout that its family is proven on."""
+    """Each case on each layout that its family is proven on and that its sizes allow."""
     out = {}
     for name, values in cases.items():
         family = load_family(values["model"]["family"])
         whole = family.batch_coupled or values["optimizer"]["name"] == "none"  # a micro-batch is not cut
-        for layout_name in sorted(family.layouts):
+        for layout_name in layouts_of(values["model"]["family"], world):
             case = layout(values, layout_name, world)
-            share = case["train"]["global_batch"] // world
+            share = case["train"]["global_batch"] // max(1, data_ranks(layout_name, world))
             case["train"]["micro_batch"] = None if whole else share // accumulate
+            try:
+                survey(config_from_dict(case))
+            except InputError:
+                assert "+" in layout_name, f"{name}/{layout_name} is refused"
+                continue
             out[f"{name}/{layout_name}"] = case
     return out
 
@@ -69,7 +94,8 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         if want["norm"][-1] is None:  # no gradient
             assert got["norm"] == want["norm"], case
         else:
-            assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-4), case
+            # Adam makes moves of a learning rate of a zero gradient's rounding noise: the fourth digit of a steep norm.
+            assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-3), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
 
@@ -88,7 +114,9 @@ def test_every_family_on_every_layout(world: int, reference: dict[str, Any], sma
     if world == 4:  # one of each kind; two ranks have shown the rest
         cases = {name: cases[name] for name in AT_FOUR}
     ranks = run_ranks(curves, world, laid_out(cases, world, accumulate=2), timeout_s=1500)
-    assert len(ranks[0]) == sum(len(load_family(name).layouts) for name in cases)
+    base = sum(len(load_family(name).layouts & set(LAYOUTS)) for name in cases)
+    cut = [name for name in ranks[0] if "+" in name]
+    assert len(ranks[0]) == base + len(cut) and len(cut) == {2: CUT_AT_TWO, 4: CUT_AT_FOUR}[world], cut
     compare(reference, ranks)
     last_batch = [p for rank in ranks for p in rank["mlp/zero1"]["positions"]]
     assert (
@@ -98,7 +126,8 @@ def test_every_family_on_every_layout(world: int, reference: dict[str, Any], sma
 
 @pytest.mark.slow
 def test_every_optimizer_and_precision_on_every_layout(reference: dict[str, Any], digits: str, text: str) -> None:
-    ranks = run_ranks(curves, 2, laid_out(option_cases(digits, text), 2, accumulate=2))
+    cases = laid_out(option_cases(digits, text), 2, accumulate=2)
+    ranks = run_ranks(curves, 2, {name: case for name, case in cases.items() if "+" not in name})
     assert len(ranks[0]) == 8 * len(LAYOUTS)
     compare(reference, ranks)
 

@@ -13,14 +13,14 @@ from distdl.families.gpt import GPT, Config
 from distdl.parity.layouts import data_ranks
 from tests.engine.test_parity import compare, largest_difference
 from tests.ranks import run_ranks
-from tests.small import curve, curves, layout, small_config, trained
+from tests.small import contract_config, curve, curves, layout, small_config, trained
 from tests.test_resume import interrupt_and_compare, last, metrics
 
 SGD = {"name": "sgd", "lr": 0.2}  # which shows a wrong scale of the gradient; AdamW hides it
 
 
 def cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
-    """What enters the numbers of a pipeline."""
+    """With tied layers and without, AdamW and plain SGD."""
     gpt, mlp = small_config("gpt", digits, text), small_config("mlp", digits, text)
     return {
         "gpt adamw": gpt,
@@ -30,15 +30,13 @@ def cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def more_cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
-    """What a pipeline may do besides; each has the numbers of the plain case or a reference of its own."""
+def more_cases(digits: str, text: str, data: Path) -> dict[str, dict[str, Any]]:
+    """What else enters the numbers: penalties on a tied matrix, precision, a family that varies its inputs at random."""
     penalties = small_config("gpt", digits, text, train__l1=1e-3, train__l2=1e-2) | {"optimizer": SGD}
     unclipped = small_config("gpt", digits, text, train__clip_norm=None) | {"optimizer": SGD}
-    return {
-        "penalties": penalties,
-        "unclipped": unclipped,
-        "bf16": small_config("gpt", digits, text, train__precision="bf16", optimizer__lr=3e-3),
-    }
+    bf16 = small_config("gpt", digits, text, train__precision="bf16", optimizer__lr=3e-3)
+    families = {family: contract_config(family, data) for family in ("alexnet", "lenet5")}
+    return {"penalties": penalties, "unclipped": unclipped, "bf16": bf16, **families}
 
 
 def laid_out(values: dict[str, Any], name: str, world: int, accumulate: int, **parallel: Any) -> dict[str, Any]:
@@ -51,17 +49,17 @@ def laid_out(values: dict[str, Any], name: str, world: int, accumulate: int, **p
 
 
 @pytest.fixture(scope="module")
-def reference(digits: str, text: str) -> dict[str, Any]:
+def reference(digits: str, text: str, small_data: Path) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
-    return run_ranks(curves, 1, cases(digits, text) | more_cases(digits, text))[0]  # type: ignore[no-any-return]
+    return run_ranks(curves, 1, cases(digits, text) | more_cases(digits, text, small_data))[0]  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
-def test_two_stages(reference: dict[str, Any], digits: str, text: str) -> None:
+def test_two_stages(reference: dict[str, Any], digits: str, text: str, small_data: Path) -> None:
     """Accumulation, recomputation and stages balanced by time change nothing."""
     runs = {
         f"{name}/{accumulate} micro-batches": laid_out(values, "zero1+pipeline2", 2, accumulate)
-        for name, values in (cases(digits, text) | more_cases(digits, text)).items()
+        for name, values in (cases(digits, text) | more_cases(digits, text, small_data)).items()
         for accumulate in (2, 4)
     }
     gpt = cases(digits, text)["gpt sgd"]

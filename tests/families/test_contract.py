@@ -19,6 +19,7 @@ from distdl.errors import InputError
 from distdl.families import load_family, model_config
 from distdl.family_schema import family_names, family_schema
 from distdl.metrics import add
+from distdl.plan.refuse import AXES
 from tests.families.common import Small, made, rows_of
 from tests.small import MODELS, contract_config, small
 
@@ -32,7 +33,10 @@ def test_every_family_has_a_small_config() -> None:
 @every_family
 def test_what_a_family_says_of_itself(family: str) -> None:
     cls = load_family(family)
-    assert cls.layouts <= {"torch", "zero0", "zero1", "zero2", "zero3"} and "torch" in cls.layouts
+    assert cls.layouts <= {"torch", "zero0", "zero1", "zero2", "zero3", *AXES} and "torch" in cls.layouts
+    assert ("tensor" in cls.layouts) == bool(cls.tensor_plan) and ("sequence" in cls.layouts) == bool(
+        cls.sequence_columns
+    )
     assert cls.better in ("higher", "lower") and cls.learns
     assert cls.columns(cls.Config())  # it reads something
     assert len(family_schema(family).summary) < 140
