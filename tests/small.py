@@ -99,25 +99,51 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
 
     from distdl import worker
     from distdl.config_load import config_from_dict
+    from distdl.engine.base import Engine
     from distdl.hooks.log import Log
     from distdl.parity.curve import undo_deepspeed
     from distdl.run_folder import RunFolder
     from distdl.survey import survey
 
     ended = {}
-    whole = Log.after_step
+    whole, feed = Log.after_step, Engine.feed
+
+    def watched(self: Any, source: Any, step: int) -> Any:
+        self.seen = []
+
+        def told() -> Any:
+            for batch in source:
+                self.seen += batch["id"].tolist()
+                yield batch
+
+        return feed(self, told(), step)
+
+    Engine.feed = watched  # type: ignore[method-assign]
     for name, run in runs.items():
         undo_deepspeed()
         plan = survey(config_from_dict(run["values"]))
 
-        def after_step(self: Any, step: int, metrics: Any, die_after: int = run.get("die_after", 0)) -> None:
+        folder = RunFolder(Path(run["folder"]))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        attempt = sum(1 for _ in folder.path.glob("samples-*-0.jsonl"))
+        seen = folder.path / f"samples-{attempt}-{rank}.jsonl"
+
+        def after_step(
+            self: Any,
+            step: int,
+            metrics: Any,
+            die_after: int = run.get("die_after", 0),
+            seen: Path = seen,
+            attempt: int = attempt,
+        ) -> None:
             if step == die_after:
                 raise RuntimeError("power cut")
+            with seen.open("a") as file:
+                rows = self.run.engine.seen
+                file.write(json.dumps({"step": step, "attempt": attempt, "rows": rows}) + "\n")
             whole(self, step, metrics)
 
         Log.after_step = after_step  # type: ignore[method-assign]
-        folder = RunFolder(Path(run["folder"]))
-        folder.path.mkdir(parents=True, exist_ok=True)
         torch.distributed.barrier()
         try:
             worker.run(plan, folder, rank)

@@ -13,9 +13,12 @@ import torch
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from distdl.families import load_family
+from distdl.parity.layouts import data_ranks
 from tests.ranks import run_ranks
 from tests.small import MODELS, contract_config, layout, small_config, trained
 
+CUT = ["zero1+pipeline2", "zero1+tensor2", "zero2+sequence2", "zero3+tensor2"]
+"""Layouts of two ranks that cut more than ZeRO does."""
 LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
 
 
@@ -50,7 +53,8 @@ def family_runs(data: Path) -> dict[str, dict[str, Any]]:
     """Three families on every layout, the others on the reference and on the highest ZeRO stage they are proven on."""
     cases = {}
     for family in MODELS:
-        layouts = sorted(load_family(family).layouts)
+        layouts = sorted(load_family(family).layouts & set(LAYOUTS))
+        layouts += CUT if family == "gpt" else []
         for name in layouts if family in ("mlp", "lenet5", "gpt") else sorted({"torch", layouts[-1]}):
             cases[f"{family}-{name}"] = layout(saved_often(contract_config(family, data)), name, 2)
     return cases
@@ -87,6 +91,74 @@ def test_interrupted_and_resumed_is_bit_identical(digits: str, text: str, small_
     for zero in ("zero1", "zero3"):
         cases[f"bf16-{zero}"] = layout(prepared("gpt", digits, text, train__precision="bf16"), zero, 2)
     interrupt_and_compare(cases, tmp_path)
+
+
+PAIRS = [  # saved on -> continued on, each with its ranks
+    (("zero1+tensor2", 2), [("torch", 1), ("zero1+pipeline2", 2), ("zero3", 4), ("zero3+tensor2+sequence2", 4)]),
+    (("zero1+pipeline2", 2), [("torch", 1), ("zero3+tensor2", 2), ("zero1+tensor2+pipeline2", 4)]),
+    (("zero2+sequence2", 2), [("zero1", 2), ("zero1+pipeline2", 4), ("zero0+tensor2", 4)]),
+    (("torch", 1), [("zero1+tensor2+pipeline2", 4), ("zero2+sequence4", 4), ("zero3+tensor2", 2)]),
+    (("zero1+tensor2+pipeline2", 4), [("zero3", 2), ("torch", 1)]),
+]
+EXPERT_PAIRS = [
+    (("zero1+expert2", 2), [("torch", 1), ("zero2+expert4", 4)]),
+    (("torch", 1), [("zero2+expert2", 2)]),
+    (("zero3", 2), [("zero1+expert2", 4)]),
+]
+EXPERTS = {"experts": 4, "experts_every": 1, "experts_top_k": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
+def test_a_checkpoint_continues_however_the_model_is_cut(experts: bool, digits: str, text: str, tmp_path: Path) -> None:
+    """Ordered pairs of layouts; the loss stays that of the reference never interrupted, and so do the samples."""
+    base = prepared("gpt", digits, text)
+    base["model"] |= EXPERTS if experts else {}
+    base["track"]["every_steps"] = 1
+    pairs = EXPERT_PAIRS if experts else PAIRS
+    whole = {"reference": {"values": cut(base, "torch", 1), "folder": str(tmp_path / "reference")}}
+    assert run_ranks(trained, 1, whole)[0] == {"reference": ""}
+    first: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    then: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    for (name, world), targets in pairs:
+        for target, target_world in targets:
+            folder = str(tmp_path / f"{name}x{world} to {target}x{target_world}")
+            first[world][folder] = {"values": cut(base, name, world), "folder": folder, "die_after": 13}
+            then[target_world][folder] = {"values": cut(base, target, target_world), "folder": folder}
+    for world, runs in first.items():
+        ended = run_ranks(trained, world, runs)[0] if runs else {}
+        assert set(ended.values()) <= {"power cut"}, ended
+    wanted, count = metrics(tmp_path / "reference"), 0
+    for world, runs in then.items():
+        ended = run_ranks(trained, world, runs)[0] if runs else {}
+        assert set(ended.values()) <= {""}, ended
+        for folder in map(Path, runs):
+            got = metrics(folder)
+            assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, folder.name
+            assert samples(folder) == samples(tmp_path / "reference"), folder.name
+            assert last(folder).state["data"] == last(tmp_path / "reference").state["data"]
+            count += 1
+    assert count == (4 if experts else 15)
+
+
+def cut(values: dict[str, Any], name: str, world: int) -> dict[str, Any]:
+    """The run on a layout, with two micro-batches a step."""
+    values = layout(values, name, world)
+    values["train"]["micro_batch"] = values["train"]["global_batch"] // data_ranks(name, world) // 2
+    return values
+
+
+def samples(folder: Path) -> dict[int, list[int]]:
+    """Step -> the rows that all ranks together learned from, the last word on every step."""
+    rows: dict[int, dict[int, set[int]]] = {}
+    for path in sorted(folder.glob("samples-*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
+        for line in path.read_text().splitlines():
+            told = json.loads(line)
+            rows.setdefault(told["step"], {})[told["attempt"]] = set(told["rows"]) | rows.get(told["step"], {}).get(
+                told["attempt"], set()
+            )
+    assert sorted(rows) == list(range(1, 21))
+    return {step: sorted(attempts[max(attempts)]) for step, attempts in rows.items()}
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class Engine(ABC):
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-        learner.to(self.device)
+        self._to_device()
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
             self.bare["learner"] = learner
@@ -169,6 +169,9 @@ class Engine(ABC):
 
     @abstractmethod
     def _evaluate(self, batch: Batch) -> Metrics: ...
+
+    def _to_device(self) -> None:
+        self.learner.to(self.device)
 
     def _stepped(self, player: str) -> bool:
         """Whether the step was taken: fp16 skips the one that overflows, and scales the loss down."""

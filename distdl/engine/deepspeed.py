@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,8 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config import Config
 from distdl.engine.base import Engine
 from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.errors import InputError
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.nn.axes import Axis, here, shard_of
@@ -44,6 +47,31 @@ def _import_deepspeed(device: str) -> Any:
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def ready_for_nvme(config: Config) -> None:
+    """Raises InputError where DeepSpeed cannot write to the NVMe disk that the config asks for: its operator for that is
+    compiled at its first use, and the folder is made."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    parallel = config.parallel
+    if "nvme" not in (parallel.offload, parallel.offload_parameters):
+        return
+    try:
+        AsyncIOBuilder().load(verbose=False)
+    except Exception as error:  # of a compiler, a linker or the loader: whatever it is, the run cannot have it
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"offload to nvme needs DeepSpeed's operator async_io, which cannot be compiled or loaded here: {why}",
+            fix="install the headers of libaio (libaio-dev), g++ and ninja, or set parallel.offload=cpu",
+        ) from error
+    try:
+        os.makedirs(parallel.nvme_path or "", exist_ok=True)
+        tempfile.TemporaryFile(dir=parallel.nvme_path).close()
+    except OSError as error:
+        raise InputError(
+            f"parallel.nvme_path={parallel.nvme_path}: {error.strerror}", fix="a folder that can be written to"
+        ) from error
 
 
 def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -125,6 +153,7 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         assert self.plan.deepspeed is not None
+        ready_for_nvme(self.config)
         parameters = [p for p in net.parameters() if p.requires_grad]
         optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
         return deepspeed.initialize(
@@ -275,6 +304,6 @@ class DeepSpeedEngine(Engine):
             return
         optimizer: Any = parameter._z3_optimizer  # type: ignore[attr-defined]
         shard, _ = optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
-        begin = shard.numel() * self.rank
+        begin = shard.numel() * self.groups.data.index
         part = value.flatten()[begin : begin + shard.numel()]  # the last rank's shard may end in padding
         shard.data[: part.numel()].copy_(part)

@@ -20,17 +20,17 @@ def stop(learner: Learner, plan: Plan, batch: Batch, step: int, loss: float) -> 
     first = first_bad(learner, plan, batch, step)
     raise TrainingFailed(
         f"the loss of step {step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
-        f"    samples of this rank's micro-batch (row numbers): {_ids(batch)}\n"
+        f"    samples of this rank's micro-batch (row numbers): {row_numbers(batch)}\n"
         f"    nothing was learned from it; the last checkpoint is sound\n    fix: {ADVICE}"
     )
 
 
 def stop_gradient(module: nn.Module, batch: Batch, step: int, loss: float) -> NoReturn:
     """Raises TrainingFailed for a gradient that is not finite while the loss was."""
-    bad = next((name for name, p in module.named_parameters() if _bad(p.grad) or _bad(p)), "a sharded gradient")
+    bad = next((name for name, p in module.named_parameters() if is_bad(p.grad) or is_bad(p)), "a sharded gradient")
     raise TrainingFailed(
         f"the gradient of step {step + 1} is not finite (the loss was {loss:.6g}): the first bad tensor is that of {bad}.\n"
-        f"    samples of this rank's micro-batch (row numbers): {_ids(batch)}\n"
+        f"    samples of this rank's micro-batch (row numbers): {row_numbers(batch)}\n"
         f"    no checkpoint holds it; the last one is sound\n    fix: {ADVICE}"
     )
 
@@ -38,15 +38,15 @@ def stop_gradient(module: nn.Module, batch: Batch, step: int, loss: float) -> No
 def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
     """The first non-finite tensor of the forward pass, in order: a column, a weight, a module's output, the loss."""
     for name, column in batch.items():
-        if _bad(column):
+        if is_bad(column):
             return f"the column {name!r} of the batch"
     for name, parameter in learner.named_parameters():
-        if parameter.device.type != "meta" and _bad(parameter):
+        if parameter.device.type != "meta" and is_bad(parameter):
             return f"the weight {name}"
     if plan.world > 1 and (plan.layout.startswith("zero3") or plan.mesh.model_parallel):
         return f"inside the forward pass (one rank alone cannot run its modules again under {plan.layout})"
     found: list[str] = []
-    handles = [m.register_forward_hook(_watch(name, found)) for name, m in learner.named_modules() if name]
+    handles = [m.register_forward_hook(watch(name, found)) for name, m in learner.named_modules() if name]
     try:
         with torch.no_grad():
             noise.begin(plan.config["seed"], batch["position"])  # the masks of the pass that failed
@@ -57,18 +57,18 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
     return found[0] if found else "the loss itself, with every module's output finite"
 
 
-def _watch(name: str, found: list[str]) -> Any:
+def watch(name: str, found: list[str]) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not found and any(_bad(t) for t in (output if isinstance(output, tuple | list) else (output,))):
+        if not found and any(is_bad(t) for t in (output if isinstance(output, tuple | list) else (output,))):
             found.append(f"the output of {name} ({type(module).__name__})")
 
     return hook
 
 
-def _bad(tensor: Any) -> bool:
+def is_bad(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 
-def _ids(batch: Batch) -> str:
+def row_numbers(batch: Batch) -> str:
     ids = batch["id"].tolist() if "id" in batch else []
     return ", ".join(map(str, ids[:32])) + (f", … ({len(ids)} in all)" if len(ids) > 32 else "")

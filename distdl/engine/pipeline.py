@@ -57,20 +57,26 @@ class PipelineEngine(DeepSpeedEngine):
         self._shapes: dict[str, torch.Size] = {}
         super().__init__(learner, plan, rank)
 
+    def _to_device(self) -> None:
+        """Moves this rank's stage; the other stages' tensors are freed before, for the whole model may not fit there."""
+        self._layers, here = list(self.learner.layers()), self.groups.pipeline.index
+        self._holders = stages.holders(self.learner, self._layers, self.bounds)
+        stages.free(self.learner, {name for name, held_by in self._holders.items() if here not in held_by})
+        self._elsewhere = {name for name, held_by in self._holders.items() if here != held_by[0]}
+        """Tensors that another stage writes into a checkpoint."""
+        for tensor in (*self.learner.parameters(), *self.learner.buffers()):
+            if not tensor.is_meta:
+                tensor.data = tensor.data.to(self.device)
+
     def _wrap(self, net: nn.Module) -> Any:
-        """This rank's stage of the learner in DeepSpeed's pipeline engine. The other stages' tensors are freed."""
+        """This rank's stage of the learner in DeepSpeed's pipeline engine."""
         import deepspeed
         from deepspeed.runtime.pipe.schedule import OptimizerStep
 
         deepspeed.init_distributed(verbose=False)  # adopts the process group that is there
-        layers, here = list(self.learner.layers()), self.groups.pipeline.index
-        holders = stages.holders(self.learner, layers, self.bounds)
-        stages.free(self.learner, {name for name, held_by in holders.items() if here not in held_by})
-        self._elsewhere = {name for name, held_by in holders.items() if here != held_by[0]}
-        """Tensors that another stage writes into a checkpoint."""
-        ties = stages.ties(self.learner, self.plan.mesh, self.rank, holders)
+        ties = stages.ties(self.learner, self.plan.mesh, self.rank, self._holders)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers
-            self.stage = self._stage_module(layers, ties)
+            self.stage = self._stage_module(self._layers, ties)
         for name, parameter in self.learner.named_parameters():
             parameter.ds_pipe_replicated = name in self._elsewhere  # type: ignore[attr-defined] # not in the norm again
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
@@ -226,8 +232,8 @@ class PipelineEngine(DeepSpeedEngine):
     def _stop(self, loss: float) -> NoReturn:
         """Collective. Raises TrainingFailed with the first tensor of any rank that is not finite, the same everywhere."""
         found: list[Any] = [None] * self.plan.world
-        dist.all_gather_object(found, (self._first_bad(), nonfinite._ids(self.batch)))
-        of_loss = ("the loss itself, with every module's output finite", nonfinite._ids(self.batch))
+        dist.all_gather_object(found, (self._first_bad(), nonfinite.row_numbers(self.batch)))
+        of_loss = ("the loss itself, with every module's output finite", nonfinite.row_numbers(self.batch))
         first, samples = next((there for there in found if there[0]), of_loss)
         raise TrainingFailed(
             f"the loss of step {self._step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
@@ -237,10 +243,10 @@ class PipelineEngine(DeepSpeedEngine):
 
     def _first_bad(self) -> str:
         """Runs the micro-batches forward again with the noise that they had, and watches this stage's modules."""
-        bad = [f"the column {name!r} of the batch" for name, column in self.batch.items() if nonfinite._bad(column)]
-        bad += [f"the weight {name}" for _, name, parameter in self.named() if nonfinite._bad(parameter)]
+        bad = [f"the column {name!r} of the batch" for name, column in self.batch.items() if nonfinite.is_bad(column)]
+        bad += [f"the weight {name}" for _, name, parameter in self.named() if nonfinite.is_bad(parameter)]
         modules = [(name, module) for name, module in self.learner.named_modules() if name]
-        handles = [module.register_forward_hook(nonfinite._watch(name, bad)) for name, module in modules]
+        handles = [module.register_forward_hook(nonfinite.watch(name, bad)) for name, module in modules]
         engine = self.engines["learner"]
         engine.set_dataiterator(self._inputs(self._micro_batches))
         try:

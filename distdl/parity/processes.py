@@ -37,8 +37,12 @@ def _attempt(
     (folder / "task.json").write_text(json.dumps({"world": world, "cases": list(cases.items())}))
     variables = {
         **os.environ,
-        **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
-        **{"WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": ""},
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+        "WORLD_SIZE": str(world),
     }
     processes = []
     with (folder / "output").open("wb") as output:

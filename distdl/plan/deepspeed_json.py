@@ -15,6 +15,9 @@ from distdl.plan.mesh import Mesh
 DEEPSPEED_BUCKET = 500_000_000
 """Elements of DeepSpeed's default communication buckets."""
 
+DEEPSPEED_NVME_BUFFER = 100_000_000
+"""Elements of DeepSpeed's default buffers between memory and disk; the largest parameter must fit into one."""
+
 
 def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int) -> dict[str, Any]:
     """The JSON that `deepspeed.initialize` gets."""
@@ -26,7 +29,7 @@ def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int
     bucket = min(DEEPSPEED_BUCKET, -(-max(trainable, 1) // 1024) * 1024)  # it insists on an even number
     return {
         **{key: value for key, value in extra.items() if key != "zero_optimization"},
-        # DeepSpeed counts a rank with a slice of a sequence as one with samples of its own, and so its product must come out.
+        # To DeepSpeed a rank with a slice of a sequence has samples of its own, and its product must come out.
         "train_batch_size": split.global_batch * mesh.sequence,
         "train_micro_batch_size_per_gpu": split.micro_batch,
         "gradient_accumulation_steps": split.accumulate,
@@ -37,7 +40,7 @@ def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int
             "allgather_bucket_size": bucket,
             # Small models too must be sharded when stage 3 is asked for; the default keeps tensors below 1e5 whole.
             **({"stage3_param_persistence_threshold": 0} if stage == 3 else {}),
-            **_offload(config),
+            **_offload(config, trainable),
             **zero_extra,
         },
         # The optimizer stays torch's when its state is offloaded: the same numbers, and nothing is compiled at the start.
@@ -51,7 +54,7 @@ def deepspeed_json(config: Config, split: BatchSplit, mesh: Mesh, trainable: int
     }
 
 
-def _offload(config: Config) -> dict[str, Any]:
+def _offload(config: Config, trainable: int) -> dict[str, Any]:
     """Where ZeRO keeps the optimizer's state and the weights."""
     parallel, keys = config.parallel, dict[str, Any]()
     for key, device in (("offload_optimizer", parallel.offload), ("offload_param", parallel.offload_parameters)):
@@ -59,4 +62,6 @@ def _offload(config: Config) -> dict[str, Any]:
             # Pinned memory would compile an operator at the start.
             where = {"nvme_path": parallel.nvme_path} if device == "nvme" else {"pin_memory": False}
             keys[key] = {"device": device, **where}
+            if device == "nvme" and key == "offload_param":  # five of these, 2 GB by default, whatever the model's size
+                keys[key]["buffer_size"] = min(DEEPSPEED_NVME_BUFFER, max(trainable, 1))
     return keys

@@ -1,0 +1,230 @@
+"""What saves memory changes no number, and does save memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distdl.families.gpt import GPT, Config
+from distdl.nn.language import token_losses
+from tests.engine.test_parity import largest_difference
+from tests.ranks import run_ranks
+from tests.small import contract_config, curve, curves, layout
+
+SGD = {"name": "sgd", "lr": 0.2}  # shows a wrong scale of the gradient, which Adam hides
+
+
+# -- the same numbers --------------------------------------------------------------------------------------------------
+
+
+def saving(values: dict[str, Any], name: str, world: int, **parallel: Any) -> dict[str, Any]:
+    """The run on a layout, in two accumulated micro-batches of 64 tokens a rank, saving memory."""
+    case = layout(values, name, world)
+    case["parallel"] |= parallel
+    case["train"]["micro_batch"] = 4
+    return case
+
+
+def cases(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every way to save memory; 64 tokens in chunks of 24 leave a rest of 16."""
+    both = {"offload": "cpu", "offload_parameters": "cpu"}
+    everything = {**both, "loss_chunk_tokens": 24, "checkpoint_activations": "all"}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("torch", {"loss_chunk_tokens": 24, "checkpoint_activations": "all"}),
+        ("zero1", {"loss_chunk_tokens": 24}),
+        ("zero3", {"loss_chunk_tokens": 24}),
+        ("zero1+tensor2", {"loss_chunk_tokens": 24, "checkpoint_activations": 2}),
+        ("zero1", {"checkpoint_activations": "all"}),
+        ("zero2", {"checkpoint_activations": 2}),
+        ("zero3", {"checkpoint_activations": "all"}),
+        *((f"zero{stage}", {"offload": "cpu"}) for stage in (1, 2, 3)),
+        ("zero3", {"offload_parameters": "cpu"}),
+        ("zero3", everything),
+    ]
+    return {f"{name} {parallel}": saving(values, name, 2, **parallel) for name, parallel in asked}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_saves_memory_changes_no_number(optimizer: str, small_data: Path) -> None:
+    """With dropout, which a recomputed layer must draw again as it was, and clipping that bites."""
+    values = contract_config("gpt", small_data) | ({"optimizer": SGD} if optimizer == "sgd" else {})
+    assert values["model"]["dropout"] == 0.1
+    want = run_ranks(curves, 1, {"": values})[0][""]
+    assert max(want["norm"]) > values["train"]["clip_norm"] == 0.5
+    chosen = cases(values)
+    if optimizer == "sgd":  # whose state is nothing; the gradient is what the others have shown
+        chosen = {name: case for name, case in chosen.items() if "offload" not in name}
+    for name, got in run_ranks(curves, 2, chosen)[0].items():
+        assert largest_difference(got["loss"], want["loss"]) < 1e-5, name
+        assert got["norm"] == pytest.approx(want["norm"], rel=1e-5 if optimizer == "sgd" else 1e-3), name
+        assert got["evaluation"] == pytest.approx(want["evaluation"], abs=1e-5), name
+
+
+def placed(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What DeepSpeed was told of each run, and where the optimizer's state and the weights lie after a step."""
+    from distdl import worker
+    from distdl.config_load import config_from_dict
+    from distdl.parity.curve import undo_deepspeed
+    from distdl.survey import survey
+
+    out = {}
+    for name, values in runs.items():
+        undo_deepspeed()
+        plan = survey(config_from_dict(values))
+        engine: Any = worker.make_engine(worker.build_learner(config_from_dict(values), None), plan, rank)
+        optimizer = engine.engines["learner"].optimizer
+        out[name] = {
+            "json": (plan.deepspeed or {})["zero_optimization"],
+            "optimizer": bool(optimizer.cpu_offload if plan.deepspeed else False)
+            if engine.zero < 3
+            else bool(optimizer.offload_optimizer),
+            "weights": engine.zero == 3 and bool(optimizer.offload_param),
+            "torch": type(engine._inner("learner")).__module__.startswith(("torch.", "distdl.")),
+        }
+    return out
+
+
+@pytest.mark.slow
+def test_deepspeed_heard_of_the_offload(small_data: Path) -> None:
+    """Not that a key was written: that DeepSpeed's optimizer offloads, and still steps torch's own optimizer."""
+    values = contract_config("gpt", small_data)
+    runs = {f"zero{z}": saving(values, f"zero{z}", 1, offload="cpu") for z in (1, 2, 3)}
+    runs |= {"plain": saving(values, "zero1", 1), "weights": saving(values, "zero3", 1, offload_parameters="cpu")}
+    found = run_ranks(placed, 1, runs)[0]
+    assert all(told["torch"] for told in found.values())
+    assert {name: (told["optimizer"], told["weights"]) for name, told in found.items()} == {
+        "zero1": (True, False),
+        "zero2": (True, False),
+        "zero3": (True, False),
+        "plain": (False, False),
+        "weights": (False, True),
+    }
+
+
+# -- torch.compile -----------------------------------------------------------------------------------------------------
+
+
+def compiled(rank: int, world: int, values: dict[str, Any]) -> dict[str, Any]:
+    """The curve, and how many graphs were compiled; {"skip": why} where this machine cannot compile."""
+    import torch._dynamo.utils
+
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
+    except Exception as error:  # no working C++ compiler
+        return {"skip": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return {**curve(rank, values), "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"] - before}
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_numbers(small_data: Path) -> None:
+    """With dropout: a compiler that froze one draw of the noise into its code would be seen."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler")
+    values = contract_config("gpt", small_data) | {"optimizer": SGD}
+    want = run_ranks(curves, 1, {"": values})[0][""]
+    case = saving(values, "zero1", 1)
+    case["train"]["compile"] = True
+    got = run_ranks(compiled, 1, case)[0]
+    if "skip" in got:
+        pytest.skip(f"torch.compile does not run here: {got['skip']}")
+    assert got["graphs"] >= 1
+    assert largest_difference(got["loss"], want["loss"]) < 1e-5
+    assert got["norm"] == pytest.approx(want["norm"], rel=1e-4)
+    assert got["evaluation"] == pytest.approx(want["evaluation"], abs=1e-5)
+
+
+# -- memory that is really saved ---------------------------------------------------------------------------------------
+
+
+class Alive(TorchDispatchMode):
+    """Sees every tensor that an operation makes: what is still there, and the largest of a given width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.rows: dict[int, int] = {}
+        """Width -> most rows of a tensor that wide."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                storage = x.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                if x.ndim:
+                    width = x.shape[-1]
+                    self.rows[width] = max(self.rows.get(width, 0), x.numel() // max(1, width))
+        return out
+
+    def bytes(self) -> int:
+        """Memory of all tensors made so far that something still holds."""
+        return sum(size for reference, size in self.storages.values() if not reference.expired())
+
+
+MODEL = {"vocabulary": 509, "context": 64, "layers": 6, "heads": 2, "width": 32}
+TOKENS = 8 * 64
+
+
+def kept(recompute_every: int = 0, chunk: int = 0) -> tuple[int, int, list[Tensor]]:
+    """Bytes between the forward and the backward pass, most rows of logits at a time, and the gradients."""
+    torch.manual_seed(0)
+    learner = GPT(Config(**MODEL))  # type: ignore[arg-type]
+    learner.recompute_every, learner.loss_chunk_tokens = recompute_every, chunk
+    batch = {"tokens": torch.randint(MODEL["vocabulary"], (8, 65)), "id": torch.arange(8)}
+    with Alive() as alive:
+        loss, _ = learner.loss(batch, 0)
+        held = alive.bytes()
+        weight = learner.wte.weight.shape[0]
+        loss.backward()
+    return held, alive.rows[weight], [p.grad for p in learner.parameters() if p.grad is not None]
+
+
+def test_activations_are_not_kept_where_they_are_recomputed() -> None:
+    """All layers recomputed: what is left of a block is its input. Every second one: about half."""
+    plain, _, want = kept()
+    half, _, half_gradients = kept(recompute_every=2)
+    none, _, gradients = kept(recompute_every=1)
+    inputs = 4 * TOKENS * MODEL["width"]  # bytes of what enters a layer
+    logits = 2 * 4 * TOKENS * MODEL["vocabulary"]  # of the criterion, which is no layer: the scores and their softmax
+    assert none <= logits + 10 * inputs < plain / 2
+    assert none + 0.35 * (plain - none) < half < none + 0.65 * (plain - none)
+    for got in (gradients, half_gradients):
+        assert len(got) == len(want) and all(torch.equal(a, b) for a, b in zip(got, want))
+
+
+def test_logits_exist_for_some_tokens_at_a_time() -> None:
+    plain, rows, want = kept()
+    chunked, fewer, gradients = kept(chunk=100)
+    assert (rows, fewer) == (TOKENS, 100)
+    assert plain - chunked >= 4 * TOKENS * MODEL["vocabulary"]
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(gradients, want))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 48, 49, 100])
+def test_chunks_have_the_value_and_the_gradient_of_the_whole(chunk: int) -> None:
+    """48 tokens, each with a weight of its own, against the formula in float64."""
+    generator = torch.Generator().manual_seed(chunk)
+    x = torch.randn(48, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(31, 8, generator=generator, requires_grad=True)
+    targets, direction = torch.randint(31, (48,), generator=generator), torch.randn(48, generator=generator)
+    losses = [token_losses(x, weight, targets, n) for n in (0, chunk)]
+    assert losses[1].shape == (48,) and losses[1].dtype == torch.float32
+    plain = -torch.log_softmax(x.double() @ weight.double().T, 1).gather(1, targets[:, None]).squeeze(1)
+    gradients = [torch.autograd.grad((loss * direction).sum(), (x, weight)) for loss in (*losses, plain)]
+    torch.testing.assert_close(losses[0], plain.float())
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
+    for whole, some, wanted in zip(*gradients):
+        torch.testing.assert_close(some, whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(some, wanted, rtol=1e-4, atol=1e-4)
