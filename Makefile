@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install quickstart test check acceptance format lock bench clean
+.PHONY: help install quickstart test check acceptance parity format lock bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -37,9 +37,13 @@ format: $(READY)  ## put the code into the project's form
 bench: $(READY)  ## microseconds a step over bare loops, peers beside it (installs the peers)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/step.py
 
 acceptance: $(READY)  ## train every family on real data and compare with what its paper or a peer reaches (an hour)
 	$(BIN)/python -m benchmarks.acceptance
+
+parity: $(READY)  ## every family on every layout against one process of plain PyTorch (half an hour)
+	$(BIN)/python -m benchmarks.parity
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new

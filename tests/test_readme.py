@@ -99,7 +99,7 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
             result = distdl(*words[1:], cwd=tmp_path)
             assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
         executed += 1
-    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 16
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 22
 
 
 def serve(words: list[str], folder: Path) -> None:
@@ -149,7 +149,8 @@ def test_make_test_and_check_run_the_tests() -> None:
     for target, words in {
         "test": ["pytest tests"],
         "check": ["ruff check", "mypy", "pytest tests"],
-        "bench": ["overhead.py"],
+        "bench": ["overhead.py", "step.py"],
+        "parity": ["benchmarks.parity"],
     }.items():
         plan = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
         assert plan.returncode == 0 and all(word in plan.stdout for word in words)

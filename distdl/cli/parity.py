@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         )
     chosen = args.layouts.split(",") if args.layouts else ()
     check_names(chosen)
+    if args.json and not Path(args.json).resolve().parent.is_dir():
+        raise InputError(f"--json {args.json}: there is no such folder", fix="a file in a folder that exists")
     cells: list[Cell] = []
     with tempfile.TemporaryDirectory(prefix="distdl-parity-") as folder:
         values = shrunk(config, Path(folder))
@@ -85,8 +87,9 @@ def check_names(names: Any) -> None:
 
     for name in names:
         base, *cuts = layout_key(name)
-        known = (base[0] == "torch" and not cuts) or (base[0] == "zero" and base[1] in range(4))
-        if not known or any(axis not in AXES or degree < 1 for axis, degree in cuts):
+        known = (name == "torch") or (base[0] == "zero" and base[1] in range(4))
+        axes = [axis for axis, _ in cuts]
+        if not known or len({*axes}) < len(axes) or any(axis not in AXES or degree < 1 for axis, degree in cuts):
             allowed = "torch, or zero0-3 and +tensorN, +pipelineN, +sequenceN, +expertN"
             raise InputError(f"--layouts {name}: no such layout", allowed=allowed)
 

@@ -6,8 +6,9 @@ steps: of the loss, absolute; of the gradient norm, relative to the reference's.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class Cell:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON has it, which knows no infinity: the number as text."""
+        return {key: "inf" if value == math.inf else value for key, value in asdict(self).items()}
 
 
 def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] = ()) -> Iterator[Cell]:
@@ -58,6 +60,9 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
         raise TrainingFailed(f"the reference, one process of plain PyTorch, does not run: {reference['error']}")
     for world in worlds:
         cases: dict[str, dict[str, Any]] = {}
+        for axis in AXES if not chosen and world > 1 else ():
+            if axis not in facts.layouts:
+                yield Cell(f"+{axis}", world, "refused", reason=f"the family {facts.family} does not declare this axis")
         for name in chosen or candidates(world):
             if world == 1 and name == "torch":
                 continue  # the reference itself
@@ -89,14 +94,21 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
     """A cell from two curves."""
     if "error" in result:
         return Cell(name, world, "failed", reason=result["error"].splitlines()[0])
-    loss = max(abs(a - b) for a, b in zip(reference["loss"], result["loss"], strict=True))
+    if len(result["loss"]) != len(reference["loss"]):
+        return Cell(name, world, "failed", reason=f"{len(result['loss'])} steps instead of {len(reference['loss'])}")
+    loss = _largest(abs(a - b) for a, b in zip(reference["loss"], result["loss"]))
     norms = [(a, b) for a, b in zip(reference["norm"], result["norm"], strict=True) if a is not None]
-    norm = max((abs(a - b) / max(abs(a), 1e-12) if b is not None else float("inf") for a, b in norms), default=None)
+    norm = _largest(abs(a - b) / max(abs(a), 1e-12) if b is not None else math.inf for a, b in norms)
     held_out = reference.get("evaluation", {})
-    evaluation = max((abs(value - result["evaluation"][key]) for key, value in held_out.items()), default=None)
-    worst = max(loss, evaluation or 0.0)
-    equal = worst < TOLERANCE[precision] and (norm is None or norm < NORM_TOLERANCE[precision])
+    evaluation = _largest(abs(value - result["evaluation"][key]) for key, value in held_out.items())
+    limits = [(loss, TOLERANCE), (norm, NORM_TOLERANCE), (evaluation, TOLERANCE)]
+    equal = all(found is None or found < limit[precision] for found, limit in limits)
     return Cell(name, world, "equal" if equal else "differs", loss, norm, evaluation)
+
+
+def _largest(differences: Iterable[float]) -> float | None:
+    """Infinity where one is not a number, which `max` would pass over; None where there are none."""
+    return max((d if math.isfinite(d) else math.inf for d in differences), default=None)
 
 
 def _missing_axis(name: str, facts: ModelFacts) -> str:

@@ -48,7 +48,7 @@ def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
     problems = []
     if base not in model.layouts:
         proven = ", ".join(sorted(set(model.layouts) - set(AXES)))
-        why = f"the family {model.family} is not proven on the layout {base}"
+        why = f"the family {model.family} is not proven on the layout {base}{_why_not(base, model)}"
         problems.append(Problem(why, allowed=proven, fix="set parallel.engine and parallel.zero to one of these"))
     cut = [axis for axis in AXES if getattr(parallel, axis) > 1]
     if cut and parallel.engine == "torch":
@@ -64,6 +64,14 @@ def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
         why = f"ulysses shares {_heads(model)} attention heads out over {parallel.tensor * parallel.sequence} ranks"
         problems.append(Problem(f"{why}, which does not come out even", fix="parallel.attention=ring or auto"))
     return problems
+
+
+def _why_not(base: str, model: ModelFacts) -> str:
+    if not model.trainable:
+        return ": it learns without a gradient, and ZeRO shards gradients and optimizers"
+    if base == "zero3":
+        return ": it uses weights outside the pass that learns them, when ZeRO-3 has let go of them"
+    return ""
 
 
 def _axis_problems(axis: str, config: Config, model: ModelFacts) -> list[Problem]:
