@@ -49,6 +49,7 @@ def model_facts(config: Config) -> ModelFacts:
         batch_coupled=learner.batch_coupled,
         splits=tuple((axis, what, n) for axis, counts in learner.splits().items() for what, n in counts.items()),
         layers=_layers(learner),
+        ties=_ties(learner),
         chunks_loss=learner.chunks_loss,
         sharded=sum(p.numel() for p in trainable if id(p) in cut),
         experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
@@ -64,6 +65,17 @@ def _layers(learner: Learner) -> tuple[tuple[str, int], ...]:
         seen |= own.keys()
         layers.append((layer.name, sum(own.values())))
     return tuple(layers)
+
+
+def _ties(learner: Learner) -> tuple[tuple[int, int, int], ...]:
+    """(layer, later layer, elements) of every parameter that a layer shares with an earlier one."""
+    first: dict[int, int] = {}
+    ties = []
+    for index, layer in enumerate(learner.layers()):
+        for p in {id(p): p for module in layer.modules for p in module.parameters()}.values():
+            if first.setdefault(id(p), index) != index:
+                ties.append((first[id(p)], index, p.numel()))
+    return tuple(ties)
 
 
 def data_facts(config: Config) -> DataFacts:

@@ -185,8 +185,9 @@ def test_all_layouts_are_tried_where_none_is_named(
     one = [(f"zero{stage}", "1") for stage in range(4)]
     two = [(name, "2") for name in ("torch", "zero0", "zero1", "zero2", "zero3")]
     two += [(f"zero{stage}+{axis}2", "2") for axis in ("pipeline", "tensor") for stage in range(4)]
+    two += [("+sequence", "2"), ("+expert", "2")]  # one line each, that the family has no such axis
     assert sorted(tried) == sorted(one + two)
-    assert out.splitlines()[-1] == "14 equal, 3 refused"  # ZeRO-0, 2 and 3 in a pipeline
+    assert out.splitlines()[-1] == "14 equal, 5 refused"  # among them ZeRO-0, 2 and 3 in a pipeline
 
 
 @pytest.mark.parametrize(

@@ -271,10 +271,21 @@ class DeepSpeedEngine(Engine):
             return
         inner, taken = self._inner(player), torch.tensor(float(self.optimizer_steps[player]))
         trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
-        for owner in trainable if self.zero == 0 else self._flat_weights(player):
-            inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
-            inner.state[owner]["step"] = taken.clone()
+        for index, owner in enumerate(trainable if self.zero == 0 else self._flat_weights(player)):
+            with self._at_hand(self.engines[player].optimizer, index):
+                inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
+                inner.state[owner]["step"] = taken.clone()
         self._link_state(player)
+
+    @contextlib.contextmanager
+    def _at_hand(self, optimizer: Any, group: int) -> Iterator[None]:
+        """Within it a ZeRO-3 group's shard and state are in memory, where they live on a disk; then they go back there."""
+        on_disk = self.zero == 3 and optimizer._swappable_optimizer_subgroup(group)
+        if on_disk:
+            optimizer._optimizer_states_and_gradient_swap_in(group)
+        yield
+        if on_disk:
+            optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         if self.zero == 3:
@@ -303,7 +314,10 @@ class DeepSpeedEngine(Engine):
                 safe_set_full_optimizer_state(parameter, value, key)
             return
         optimizer: Any = parameter._z3_optimizer  # type: ignore[attr-defined]
-        shard, _ = optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
-        begin = shard.numel() * self.groups.data.index
-        part = value.flatten()[begin : begin + shard.numel()]  # the last rank's shard may end in padding
-        shard.data[: part.numel()].copy_(part)
+        group, first, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        begin = count * self.groups.data.index
+        part = value.flatten()[begin : begin + count]  # the last rank's shard may end in padding
+        with self._at_hand(optimizer, group):
+            flat = optimizer.fp32_partitioned_groups_flat[group]
+            shard = flat if key is None else optimizer.optimizer.state[flat][key]
+            shard.data[first : first + part.numel()].copy_(part)

@@ -25,6 +25,8 @@ class ModelFacts:
     """(axis, what is split along it, how many there are): attention heads, tokens, experts."""
     layers: tuple[tuple[str, int], ...] = ()
     """(name, parameters) of the ordered layers that a pipeline may cut between; () where the family has none."""
+    ties: tuple[tuple[int, int, int], ...] = ()
+    """(layer, later layer, elements) of what two layers share: a pipeline stage of the later one holds a copy."""
     chunks_loss: bool = False
     """The loss can be taken over some tokens at a time."""
     sharded: int = 0

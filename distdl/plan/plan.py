@@ -193,7 +193,11 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
     if mesh.pipeline > 1:
         counts = [count for _, count in model.layers]
         bounds = balanced([float(count) for count in counts], mesh.pipeline)
-        stage = max(sum(counts[a:b]) for a, b in itertools.pairwise(bounds)) / sum(counts)
+        copies = [
+            sum(n for first, later, n in model.ties if first < a <= later < b) for a, b in itertools.pairwise(bounds)
+        ]
+        held = [sum(counts[a:b]) + copy for (a, b), copy in zip(itertools.pairwise(bounds), copies)]
+        stage = max(held) / sum(counts)
     share = stage * (1 - saved / max(model.trainable, 1))
     return {
         "weights": math.ceil(width * model.parameters * share / shard[3]),

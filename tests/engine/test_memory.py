@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distdl.families.gpt import GPT, Config
+from distdl.config import Config
+from distdl.config_load import config_from_dict
+from distdl.errors import InputError
+from distdl.families import gpt
 from distdl.nn.language import token_losses
 from tests.engine.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.small import contract_config, curve, curves, layout
+from tests.test_resume import interrupt_and_compare, saved_often
 
 SGD = {"name": "sgd", "lr": 0.2}  # shows a wrong scale of the gradient, which Adam hides
 
@@ -111,6 +114,67 @@ def test_deepspeed_heard_of_the_offload(small_data: Path) -> None:
     }
 
 
+@pytest.mark.slow
+def test_offloaded_and_resumed_is_bit_identical(small_data: Path, tmp_path: Path) -> None:
+    """The checkpoint holds the state that lies elsewhere between steps."""
+    values = saved_often(contract_config("gpt", small_data))
+    cases = {f"zero{zero}": saving(values, f"zero{zero}", 2, offload="cpu") for zero in (1, 2, 3)}
+    cases["weights"] = saving(values, "zero3", 2, offload_parameters="cpu")
+    interrupt_and_compare(cases, tmp_path)
+
+
+# -- NVMe --------------------------------------------------------------------------------------------------------------
+
+
+def on_disk(values: dict[str, Any], path: Path) -> Config:
+    return config_from_dict(saving(values, "zero3", 1, offload="nvme", nvme_path=str(path)))
+
+
+@pytest.mark.slow
+def test_an_operator_that_cannot_be_compiled_is_one_clear_error(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distdl.engine.deepspeed import _import_deepspeed, ready_for_nvme
+
+    _import_deepspeed("cpu")
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    values = contract_config("gpt", small_data)
+    monkeypatch.setattr(AsyncIOBuilder, "load", lambda self, verbose: self.jit_load(verbose))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    with pytest.raises(
+        InputError, match="operator async_io, which cannot be compiled or loaded here: Unable"
+    ) as caught:
+        ready_for_nvme(on_disk(values, tmp_path / "new"))
+    assert "libaio-dev" in caught.value.problems[0].fix and caught.value.exit_code == 2
+    assert "\n" not in caught.value.problems[0].what
+
+    ready_for_nvme(config_from_dict(saving(values, "zero3", 1, offload="cpu")))  # needs no such thing
+    monkeypatch.setattr(AsyncIOBuilder, "load", lambda self, verbose: None)
+    ready_for_nvme(on_disk(values, tmp_path / "new"))
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"parallel\.nvme_path=.*file: "):
+        ready_for_nvme(on_disk(values, tmp_path / "file"))
+
+
+@pytest.mark.slow
+def test_state_on_a_disk_gives_the_same_numbers_and_resumes(small_data: Path, tmp_path: Path) -> None:
+    """Only where the operator has been compiled already, which takes minutes. DeepSpeed moves what has 1 MiB or more."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    if not (Path(_get_build_directory("async_io", False)) / "async_io.so").exists():
+        pytest.skip("DeepSpeed's operator async_io is not compiled here")
+    values = contract_config("gpt", small_data, optimizer__lr=1e-3)
+    values["model"] |= {"width": 256}
+    want = run_ranks(curves, 1, {"": values})[0][""]
+    nvme = {"offload": "nvme", "nvme_path": str(tmp_path)}
+    got = run_ranks(curves, 1, {"": saving(values, "zero3", 1, **nvme)})[0][""]
+    assert largest_difference(got["loss"], want["loss"]) < 1e-5
+    assert sum(path.stat().st_size for path in tmp_path.rglob("exp_avg*.swp")) > 2**21
+    interrupt_and_compare({"nvme": saving(saved_often(values), "zero3", 2, **nvme)}, tmp_path / "runs")
+
+
 # -- torch.compile -----------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +244,7 @@ TOKENS = 8 * 64
 def kept(recompute_every: int = 0, chunk: int = 0) -> tuple[int, int, list[Tensor]]:
     """Bytes between the forward and the backward pass, most rows of logits at a time, and the gradients."""
     torch.manual_seed(0)
-    learner = GPT(Config(**MODEL))  # type: ignore[arg-type]
+    learner = gpt.GPT(gpt.Config(**MODEL))  # type: ignore[arg-type]
     learner.recompute_every, learner.loss_chunk_tokens = recompute_every, chunk
     batch = {"tokens": torch.randint(MODEL["vocabulary"], (8, 65)), "id": torch.arange(8)}
     with Alive() as alive:

@@ -137,3 +137,14 @@ def test_deepspeed_on_one_process(reference: dict[str, Any], digits: str, text: 
     """The accumulation alone, without other ranks."""
     ranks = run_ranks(curves, 1, laid_out({"mlp": small_config("mlp", digits, text)}, 1, accumulate=4))
     compare(reference, ranks)
+
+
+@pytest.mark.slow
+def test_three_axes_on_eight_ranks(reference: dict[str, Any], small_data: Path) -> None:
+    """Two stages of two tensor ranks, twice."""
+    laid = layout(contract_config("gpt", small_data), "zero1+tensor2+pipeline2", 8)
+    laid["train"]["micro_batch"] = 2
+    ranks = run_ranks(curves, 8, {"gpt/zero1+tensor2+pipeline2": laid})
+    compare(reference, ranks)
+    seen = {tuple(rank["gpt/zero1+tensor2+pipeline2"]["positions"]) for rank in ranks}
+    assert len(seen) == 2 and len(set().union(*seen)) == 20 * 16  # two data ranks, every sample once
