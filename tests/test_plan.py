@@ -171,8 +171,8 @@ def test_a_layout_that_is_not_proven_is_refused() -> None:
     shy = dataclasses.replace(MODEL, layouts=("torch", "zero0", "zero1"))
     assert plan(model=shy).layout == "zero1"
     assert refusal(model=shy, parallel__zero=3) == (
-        "the family mlp is not proven on the layout zero3: it uses weights outside the pass that learns them, when ZeRO-3 has "
-        "let go of them\n    allowed: torch, zero0, zero1\n"
+        "the family mlp is not proven on the layout zero3: it uses weights outside the pass that learns them, when ZeRO-3 "
+        "has let go of them\n    allowed: torch, zero0, zero1\n"
         "    fix: set parallel.engine and parallel.zero to one of these"
     )
 
