@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from distdl.config import Config
@@ -26,17 +25,13 @@ def model_facts(config: Config) -> ModelFacts:
     import torch
 
     from distdl.families import build
+    from distdl.parallel.tensor import cut_parameters, to_cut
 
     with torch.device("meta"):
         learner = build(config.model)
     parameters = list(learner.parameters())
     trainable = [p for p in parameters if p.requires_grad]
-    cut = {
-        id(p)
-        for path, module in learner.named_modules()
-        if any(fnmatchcase(path, pattern) for pattern in learner.tensor_plan)
-        for p in module.parameters(recurse=False)
-    }
+    cut = {id(p) for _, module, how in to_cut(learner) for p in cut_parameters(module, how)}
     return ModelFacts(
         family=config.family,
         parameters=sum(p.numel() for p in parameters),

@@ -10,6 +10,7 @@ The weights are cut from the whole ones, so a layout enters neither the initial 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -19,12 +20,22 @@ from distdl.learner import Learner
 from distdl.nn.axes import Axis, Shard, copied, gathered, here, shard_of, summed
 
 
-def cut_tensors(learner: Learner, axis: Axis) -> None:
-    """Replaces the modules that the learner's `tensor_plan` names, in place."""
+def to_cut(learner: Learner) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Embedding, str]]:
+    """(path, module, how) of every module that the learner's `tensor_plan` names; the first pattern that fits counts."""
     for path, module in list(learner.named_modules()):
         how = next((how for pattern, how in learner.tensor_plan.items() if fnmatchcase(path, pattern)), None)
-        if how is None or not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-            continue
+        if how is not None and isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            yield path, module, how
+
+
+def cut_parameters(module: nn.Module, how: str) -> list[nn.Parameter]:
+    """Those of a module's parameters that are cut: all, but the bias of a `row`, which is added after the sum."""
+    return [p for name, p in module.named_parameters(recurse=False) if (how, name) != ("row", "bias")]
+
+
+def cut_tensors(learner: Learner, axis: Axis) -> None:
+    """Replaces the modules that the learner's `tensor_plan` names, in place."""
+    for path, module, how in to_cut(learner):
         parent, _, name = path.rpartition(".")
         owner = learner.get_submodule(parent)
         new = _parallel(module, how, axis)
@@ -36,18 +47,15 @@ def cut_tensors(learner: Learner, axis: Axis) -> None:
 
 def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis) -> nn.Module:
     kind, _, blocks = how.partition("/")
+    outputs = module.weight.shape[0]
+    for parameter in cut_parameters(module, how):
+        _cut(parameter, axis, 1 if kind == "row" else 0, int(blocks or 1))
     if isinstance(module, nn.Embedding):
         assert kind == "vocab"
-        _cut(module.weight, axis, 0)
         return VocabularyEmbedding(module)
     if kind == "row":
-        _cut(module.weight, axis, 1)
         return RowLinear(module)
     assert kind in ("column", "gather")
-    outputs = module.weight.shape[0]
-    for parameter in (module.weight, module.bias):
-        if parameter is not None:
-            _cut(parameter, axis, 0, int(blocks or 1))
     return ColumnParallel(module, outputs if kind == "gather" else None)
 
 

@@ -26,8 +26,11 @@ class BatchSplit:
         return self.world * self.micro_batch * self.accumulate
 
 
-def split_batch(global_batch: int, world: int, micro_batch: int | None) -> BatchSplit:
-    """Splits a global batch evenly. Raises InputError that says in words why it cannot, and what could."""
+def split_batch(global_batch: int, world: int, micro_batch: int | None, replica: int = 1) -> BatchSplit:
+    """Splits a global batch evenly over `world` data-parallel workers, each of `replica` ranks that share a model.
+
+    Raises InputError that says in words why it cannot, and what could.
+    """
     if global_batch % world:
         below, above = global_batch // world * world, (global_batch // world + 1) * world
         sizes = " or ".join(str(n) for n in (below, above) if n)
@@ -38,7 +41,7 @@ def split_batch(global_batch: int, world: int, micro_batch: int | None) -> Batch
                 f"a global batch of {global_batch} samples cannot be shared evenly by {world} workers "
                 f"({global_batch} / {world} = {global_batch / world:.2f} each)",
                 allowed="train.global_batch = a multiple of the number of data-parallel workers",
-                fix=f"train.global_batch={sizes}, or runtime.workers={', '.join(map(str, near))}",
+                fix=f"train.global_batch={sizes}, or runtime.workers={', '.join(str(n * replica) for n in near)}",
             )
         )
     share = global_batch // world

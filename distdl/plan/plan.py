@@ -86,7 +86,7 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     if problems := layout_problems(config, model):  # then there is no mesh to split a batch over
         raise InputError(*problems, *_problems(config, model, data, hardware, accumulate=1))
     mesh = make_mesh(config)
-    split = split_batch(train.global_batch, mesh.data, train.micro_batch)
+    split = split_batch(train.global_batch, mesh.data, train.micro_batch, mesh.world // mesh.data)
     if problems := _problems(config, model, data, hardware, split.accumulate):
         raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
