@@ -9,20 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+from distdl.config_launch import Launch, Natural, Positive, PositiveFloat, Section
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Betas = Annotated[tuple[Fraction, Fraction], Field()]
-
-
-class Section(BaseModel):
-    """A section of the YAML: frozen, and closed to keys that nothing reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
 
 class Prepare(Section):
@@ -370,6 +363,7 @@ class Config(Section):
     guard: Guard = Guard()
     track: Track = Track()
     runtime: Runtime = Ray()
+    launch: Launch = Launch()
     seed: Natural = 0
     """Seed of the initial weights, the sample order and all noise."""
     runs: str = "runs"

@@ -15,7 +15,18 @@ from distdl.config import Config
 from distdl.config_load import config_from_dict, flatten
 from distdl.errors import InputError, Problem
 
-MAY_CHANGE = ("checkpoint", "evaluate", "early_stopping", "guard", "name", "parallel", "runs", "runtime", "track")
+MAY_CHANGE = (
+    "checkpoint",
+    "evaluate",
+    "early_stopping",
+    "guard",
+    "launch",
+    "name",
+    "parallel",
+    "runs",
+    "runtime",
+    "track",
+)
 """Sections that a continued run may change: they decide how and where it runs, not what is learned."""
 MAY_CHANGE_KEYS = (
     ("train", "epochs"),

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from distdl.config import Config
-from distdl.errors import InputError, Problem
+from distdl.errors import DistdlError, InputError, Problem
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import Plan, make_plan
 
@@ -18,6 +18,26 @@ def survey(config: Config) -> Plan:
     """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
     data = data_facts(config)
     return make_plan(config, model_facts(config), data, hardware(config))
+
+
+def survey_elsewhere(config: Config) -> Plan:
+    """The plan of a config whose workers run on other machines than this one, which may not see the data set.
+
+    The device is a GPU where `runtime.gpus_per_worker` asks for one. Where the data set is not here, an epoch counts as one
+    step: the workers plan again where they run. Raises InputError.
+    """
+    from distdl.data.manifest import read_manifest
+
+    gpus = getattr(config.runtime, "gpus_per_worker", None) or 0
+    there = Hardware(device="cuda" if gpus else "cpu", cores=config.runtime.workers, gpus=gpus, workers_elsewhere=True)
+    try:
+        read_manifest(config.data.path)
+    except DistdlError:
+        batch = config.train.global_batch
+        data = DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+    else:
+        data = data_facts(config)
+    return make_plan(config, model_facts(config), data, there)
 
 
 def model_facts(config: Config) -> ModelFacts:

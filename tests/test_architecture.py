@@ -17,7 +17,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "distdl"
 
 LEVELS = [  # a room may import its own level and every level before it
-    {"errors", "metrics", "config", "config_load", "config_schema", "deepspeed_keys", "family_schema", "learner", "nn"},
+    {
+        "errors",
+        "metrics",
+        "config",
+        "config_launch",
+        "config_load",
+        "config_schema",
+        "deepspeed_keys",
+        "family_schema",
+        "learner",
+        "nn",
+    },
     {"plan", "run_folder"},
     {"families", "parallel", "engine", "data", "track"},
     {"loop", "hooks", "checkpoint"},
@@ -31,11 +42,22 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "pyarrow": ("data",),
     "deepspeed": ("engine.deepspeed", "engine.pipeline"),
     "mlflow": ("track",),
-    "ray": ("runtime.ray",),
+    "ray": ("runtime.ray", "runtime.ray_jobs"),
 }
 HEAVY = {"torch", *THIRD_PARTY}
 LIGHT = (  # importing these must not import anything heavy, not even through another file of ours
-    *("cli", "config", "config_load", "config_schema", "errors", "plan", "family_schema", "run_folder", "survey"),
+    *(
+        "cli",
+        "config",
+        "config_launch",
+        "config_load",
+        "config_schema",
+        "errors",
+        "plan",
+        "family_schema",
+        "run_folder",
+        "survey",
+    ),
     "data.manifest",
 )
 CYCLE_EXCEPTIONS: dict[tuple[str, str], str] = {
