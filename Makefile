@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install quickstart test check acceptance parity format lock bench clean
+.PHONY: help install quickstart test check chaos acceptance parity format lock bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -22,13 +22,13 @@ quickstart: $(READY)  ## train LeNet-5 on real digits with two Ray workers under
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not chaos"
 
 check: $(READY)  ## the inner loop, under two minutes: style, types, architecture, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests -m "not slow" -x
+	$(BIN)/python -m pytest tests -m "not slow and not chaos" -x
 
 format: $(READY)  ## put the code into the project's form
 	$(BIN)/ruff format .
@@ -38,6 +38,9 @@ bench: $(READY)  ## microseconds a step over bare loops, peers beside it (instal
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[bench]"
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/step.py
+
+chaos: $(READY)  ## the long forms: clusters that lose nodes, jobs that are requeued again and again
+	$(BIN)/python -m pytest tests -m chaos
 
 acceptance: $(READY)  ## train every family on real data and compare with what its paper or a peer reaches (an hour)
 	$(BIN)/python -m benchmarks.acceptance

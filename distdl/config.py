@@ -61,8 +61,9 @@ class Train(Section):
     """Passes over the training split; give either epochs or steps."""
     steps: Positive | None = None
     """Optimizer steps; give either epochs or steps."""
-    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
-    """Arithmetic of the forward and backward pass. bf16, fp16 (dynamic loss scaling) and fp8 keep fp32 master weights."""
+    precision: Literal["fp32", "fp64", "bf16", "fp16", "fp8"] = "fp32"
+    """Arithmetic of the forward and backward pass. bf16, fp16 (dynamic loss scaling) and fp8 keep fp32 master weights; fp64
+    is for families that need it, weights and all, under the torch engine."""
     compile: bool = False
     """Compile the blocks of the model with torch.compile."""
     clip_norm: PositiveFloat | None = None
@@ -159,6 +160,19 @@ class Lion(Section):
     """Decay of the weights, per unit of learning rate, matrices only."""
 
 
+class LBFGS(Section):
+    """L-BFGS (Liu & Nocedal 1989), each step several iterations on its batch, each with a strong Wolfe line search."""
+
+    name: Literal["lbfgs"]
+    lr: PositiveFloat = 1.0
+    """First length that a line search tries; the schedule scales it."""
+    iterations: Positive = 20
+    """Iterations of a step, all on its batch; each takes a forward and a backward pass or more."""
+    history: Annotated[int, Field(gt=0, lt=1000)] = 50
+    """Last moves and changes of the gradient that stand for the curvature."""
+    weight_decay: ClassVar[float] = 0.0
+
+
 class NoOptimizer(Section):
     """For families that learn without a gradient: sums, rules, closed forms."""
 
@@ -167,7 +181,7 @@ class NoOptimizer(Section):
     weight_decay: ClassVar[float] = 0.0
 
 
-Optimizer = Annotated[SGD | Adam | AdamW | RMSprop | Adagrad | Lion | NoOptimizer, Field(discriminator="name")]
+Optimizer = Annotated[SGD | Adam | AdamW | RMSprop | Adagrad | Lion | LBFGS | NoOptimizer, Field(discriminator="name")]
 
 
 class Constant(Section):
@@ -321,6 +335,8 @@ class Local(Section):
     """Times the workers are restarted from the latest checkpoint after one of them failed."""
     timeout_s: PositiveFloat = 600.0
     """Seconds after which a collective that has not completed is an error."""
+    grace_s: PositiveFloat = 60.0
+    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
 
 
 class Ray(Section):
@@ -339,6 +355,8 @@ class Ray(Section):
     """Times the workers are restarted from the latest checkpoint after one of them failed."""
     timeout_s: PositiveFloat = 600.0
     """Seconds after which a collective that has not completed is an error."""
+    grace_s: PositiveFloat = 60.0
+    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
 
 
 Runtime = Annotated[Local | Ray, Field(discriminator="kind")]

@@ -80,6 +80,8 @@ class Learner(nn.Module):
     """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
     recompute_every: int = 0
     """Every n-th layer keeps its input only and is run again in the backward pass; 0: none. Set from the config."""
+    fp64: ClassVar[bool] = False
+    """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
     loss_chunk_tokens: int = 0
     """Tokens whose logits exist at a time; 0: all. Set from the config."""
     chunks_loss: ClassVar[bool] = False

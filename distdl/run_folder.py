@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from distdl.attempts import Attempt, claim
 from distdl.config import Config
 from distdl.config_load import config_from_dict, flatten
 from distdl.errors import InputError, Problem
@@ -42,10 +44,11 @@ MAY_CHANGE_KEYS = (
 
 
 class RunFolder:
-    """Paths of a run, and its small JSON files."""
+    """Paths of a run, and its small JSON files. `attempt` is the number of the attempt that writes; 0: none, to read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, attempt: int = 0) -> None:
         self.path = path.absolute()
+        self.attempt = Attempt(self.path, attempt)
         self.events = self.path / "events.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.failures = self.path / "failures"
@@ -56,9 +59,10 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def write(self, name: str, value: Any) -> None:
-        """Replaces a JSON file of the folder in one step."""
+        """Replaces a JSON file of the folder in one step. Raises TakenOver where a newer attempt trains the run."""
+        self.attempt.check()
         file = self.path / name
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft = file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
         draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(draft, file)
 
@@ -66,13 +70,22 @@ class RunFolder:
         """What each worker that failed left behind: rank, time, message, exit_code, known, traceback."""
         return [self.read(f"failures/{path.name}") for path in self.failures.glob("rank-*.json")]
 
+    def begin(self) -> None:
+        """Takes the next attempt number; an older attempt that is still alive may write nothing from now on."""
+        self.attempt = claim(self.path)
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps every other process from training this run meanwhile. Raises InputError where one is at it."""
+    def locked(self, *, take_over: bool = False) -> Iterator[None]:
+        """Keeps every other process from training this run meanwhile. Raises InputError where one is at it; with
+        `take_over` it gets the lock when that one has ended."""
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                if take_over:
+                    Thread(target=fcntl.flock, args=(file, fcntl.LOCK_EX), daemon=True).start()
+                    yield
+                    return
                 fix = "wait for it, or start another run beside it with --fresh"
                 raise InputError(f"the run in {self.path} is being trained by another process", fix=fix) from None
             yield

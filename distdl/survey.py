@@ -45,6 +45,7 @@ def model_facts(config: Config) -> ModelFacts:
     import torch
 
     from distdl.families import build
+    from distdl.learner import Learner
     from distdl.parallel.tensor import cut_parameters, to_cut
 
     with torch.device("meta"):
@@ -66,6 +67,8 @@ def model_facts(config: Config) -> ModelFacts:
         layers=_layers(learner),
         ties=_ties(learner),
         chunks_loss=learner.chunks_loss,
+        own_update=type(learner).update is not Learner.update,
+        fp64=learner.fp64,
         sharded=sum(p.numel() for p in trainable if id(p) in cut),
         experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
     )

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from distdl.attempts import TakenOver
 from distdl.checkpoint.load import Checkpoint, latest
 from distdl.checkpoint.prune import best
+from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
 from distdl.config_load import config_from_dict
 from distdl.data.read import Dataset
@@ -32,6 +34,7 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.log import Log
 from distdl.hooks.parity import ReplicaParity
 from distdl.hooks.progress import Progress
+from distdl.hooks.stop import Stop
 from distdl.learner import Batch
 from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
@@ -42,13 +45,14 @@ from distdl.track.spool import SpoolWriter
 def run(plan: Plan, folder: RunFolder, rank: int) -> None:
     """Trains from the latest checkpoint (or from the start) to the end, and leaves summary.json.
 
-    Whatever goes wrong is written to failures/rank-N.json, for the process that started the workers to tell.
+    Ends earlier, with a checkpoint, where the folder's attempt is asked to stop. Whatever goes wrong is written to
+    failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
     """
-    spool = SpoolWriter(folder.events) if rank == 0 else None
+    spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
     try:
         _train(plan, folder, rank, spool)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a full disk must not hide its own message
+        with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
             _note_failure(folder, rank, error)
         raise
     finally:
@@ -63,7 +67,7 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
     source = make_source(plan, config, rank)
-    run_ = Run(plan, rank, learner, engine, source, spool)
+    run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, config, folder)
@@ -87,12 +91,12 @@ def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None
     """The checkpoint that all ranks continue from. The first rank chooses and checks it for all: a rank that alone saw an
     older one would train on with other optimizer shards and other samples."""
     if plan.world == 1:
-        return latest(folder.checkpoints)
+        return _chosen(folder)
     found: list[Any] = [None, [], None]  # path, warnings, error
     chosen: Checkpoint | None = None
     if rank == 0:
         try:
-            chosen, found[1] = latest(folder.checkpoints)
+            chosen, found[1] = _chosen(folder)
             found[0] = str(chosen.path) if chosen else None
         except DistdlError as error:
             found[2] = str(error)
@@ -103,6 +107,13 @@ def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None
     if rank and found[0]:
         chosen = Checkpoint(Path(found[0]), verify=False)
     return chosen, found[1]
+
+
+def _chosen(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue from. Raises TakenOver in a worker that an older attempt has started again."""
+    folder.attempt.check()
+    remove_drafts(folder.checkpoints)
+    return latest(folder.checkpoints)
 
 
 def set_up_torch(plan: Plan, config: Config) -> None:
@@ -119,6 +130,8 @@ def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
     """A learner with the checkpoint's weights, or with fresh ones that depend on the seed alone."""
     torch.manual_seed(config.seed)
     learner = build(config.model)
+    if config.train.precision == "fp64":
+        learner.double()
     if checkpoint:
         checkpoint.load_weights(learner)
     return learner
@@ -179,6 +192,7 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     if config.early_stopping:
         stopping = config.early_stopping
         hooks["early_stopping"] = EarlyStopping(run_, stopping.patience, stopping.min_delta)
+    hooks["stop"] = Stop(run_)
     # After what may end the run, so that its last step is logged and compared like any other.
     hooks |= {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
     if config.guard.parity_every_steps:
@@ -214,10 +228,10 @@ def _write_summary(run_: Run, folder: RunFolder, start: int, end: int, began: fl
     folder.write(
         "summary.json",
         {
-            "finished": True,
+            "finished": not run_.paused,
             "steps": end,
             "steps_this_time": end - start,
-            "stopped_early": end < plan.steps,
+            "stopped_early": end < plan.steps and not run_.paused,
             "metrics": run_.evaluation[1] if run_.evaluation else {},
             "primary": plan.model.primary,
             "samples_per_s": (end - start) * plan.global_batch / max(seconds["data"] + seconds["compute"], 1e-9),
@@ -250,13 +264,11 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
     return checkpoint.step, evaluate(learner, engine, source)
 
 
-def read_plan(folder: RunFolder) -> Plan:
-    """The plan of a run. Raises InputError on a machine that does not see the run's folder."""
-    values = folder.read("plan.json")
-    if values is None:
+def check_visible(folder: RunFolder) -> None:
+    """Raises InputError on a machine that does not see the run's folder."""
+    if not folder.attempt.visible:
         fix = "put `runs` on a file system that every node mounts at the same place"
         raise InputError(f"this node ({os.uname().nodename}) does not see the run folder {folder.path}", fix=fix)
-    return Plan.from_dict(values)
 
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:

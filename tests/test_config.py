@@ -188,7 +188,7 @@ BAD_VALUES = {  # what is written -> line, what, allowed, fix
         "epochs: 2\n  precision: fp23",
         11,
         "train.precision = 'fp23'",
-        "'fp32', 'bf16', 'fp16' or 'fp8'",
+        "'fp32', 'fp64', 'bf16', 'fp16' or 'fp8'",
         "did you mean 'fp32'?",
     ),
     "choice of a family": (

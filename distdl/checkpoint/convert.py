@@ -3,7 +3,7 @@
     distdl        a checkpoint folder of ours, or a run's folder: its latest sound one
     deepspeed     a folder of DeepSpeed's save_checkpoint, ZeRO 0-3, or a universal one
     safetensors   one file of weights and buffers under the model's names
-    huggingface   a GPT-2 of transformers: config.json and model.safetensors
+    huggingface   a model of transformers that a family of ours equals (dialects/): config.json and model.safetensors
 
 A source becomes named tensors that are read when they are written; a target takes these. A target is published by one
 rename: it is whole or it is not there.
@@ -104,7 +104,7 @@ def open_source(path: Path) -> Source:
     """Finds out the format by what is there, and opens it. Raises InputError for none of them, DataCorrupt for damage."""
     if path.is_file() and path.suffix == ".safetensors":
         tensors, _ = open_safetensors(path)
-        return _open_huggingface(path) if huggingface.is_gpt2(tensors) else _open_safetensors(path, tensors)
+        return _open_huggingface(path) if huggingface.is_known(tensors) else _open_safetensors(path, tensors)
     if (path / MANIFEST).is_file() or (path / "checkpoints").is_dir():
         return _open_distdl(path)
     if path.is_dir() and is_deepspeed(path):
@@ -116,7 +116,7 @@ def open_source(path: Path) -> Source:
         return _open_huggingface(path)
     allowed = (
         "a checkpoint of distdl or a run's folder, a checkpoint folder of DeepSpeed, "
-        "a .safetensors file, a Hugging Face folder of GPT-2"
+        "a .safetensors file, a Hugging Face folder of GPT-2, BERT, ViT or Mamba"
     )
     raise InputError(
         f"{path} is of no format that is known" if path.exists() else f"there is no {path}", allowed=allowed
@@ -147,7 +147,7 @@ def _open_safetensors(path: Path, tensors: Mapping[str, Lazy]) -> Source:
 
 def _open_huggingface(path: Path) -> Source:
     model, tensors = huggingface.from_huggingface(path)
-    return Source("Hugging Face GPT-2", {f"weights/{name}": tensor for name, tensor in tensors.items()}, 0, model)
+    return Source("Hugging Face model", {f"weights/{name}": tensor for name, tensor in tensors.items()}, 0, model)
 
 
 def _fit(source: Source, path: Path, config: Config) -> None:

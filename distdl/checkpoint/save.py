@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -11,21 +12,26 @@ import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from distdl.attempts import Attempt, TakenOver
 from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, seal, step_folder, write_json
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
 
+DRAFT = ".writing-"
+"""Begins the name of a checkpoint that is not published yet; the attempt's number follows."""
+NO_ATTEMPT = Attempt()
 FILE_BYTES = 256 * 2**20
 """A rank starts a new file beyond this; it is also what a rank holds in memory at a time."""
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any]) -> tuple[Path, int]:
+def save(folder: Path, engine: Engine, state: dict[str, Any], attempt: Attempt = NO_ATTEMPT) -> tuple[Path, int]:
     """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes.
 
-    Raises TrainingFailed on every rank if any rank cannot write (a full disk); older checkpoints stay as they are.
+    Raises TrainingFailed on every rank if any rank cannot write (a full disk), or where a newer attempt than `attempt`
+    trains the run; older checkpoints stay as they are.
     """
     final = folder / step_folder(state["step"])
-    draft = folder / f".writing-{final.name}"
+    draft = folder / f"{DRAFT}{attempt.number}-{final.name}"
     part = _Part(draft, engine.rank)
     if engine.rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
@@ -42,16 +48,28 @@ def save(folder: Path, engine: Engine, state: dict[str, Any]) -> tuple[Path, int
     parts = _everyones(engine, (part.error, part.files, part.tensors))
     errors = [f"rank {rank}: {error}" for rank, (error, _, _) in enumerate(parts) if error]
     if not errors and engine.rank == 0:
-        errors = _publish(draft, final, engine, state, parts)
+        errors = _publish(draft, final, engine, state, parts, attempt)
     errors = _everyones(engine, errors)[0] or errors
     if errors:
         if engine.rank == 0:
             shutil.rmtree(draft, ignore_errors=True)
+        if words := attempt.taken_over():
+            raise TakenOver(words)
         raise TrainingFailed(
             f"the checkpoint of step {state['step']} could not be written: {'; '.join(errors)}\n"
             f"    older checkpoints in {folder} are untouched\n    fix: free space or rights there, then start again"
         )
     return final, sum(meta["bytes"] for _, files, _ in parts for meta in files.values())
+
+
+def remove_drafts(folder: Path) -> None:
+    """Takes away what earlier attempts left half-written. They may be alive: each draft goes by one rename, after which
+    its owner can no longer publish it."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        doomed = draft.with_name(f".removing-{draft.name}")
+        with contextlib.suppress(OSError):  # its owner was faster, and what it has published is whole
+            draft.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 class _Part:
@@ -88,8 +106,15 @@ class _Part:
         self._held, self._held_bytes = {}, 0
 
 
-def _publish(draft: Path, final: Path, engine: Engine, state: dict[str, Any], parts: list[Any]) -> list[str]:
-    """Writes state and manifest and renames the folder. Returns what went wrong."""
+def _publish(
+    draft: Path, final: Path, engine: Engine, state: dict[str, Any], parts: list[Any], attempt: Attempt
+) -> list[str]:
+    """Writes state and manifest and renames the folder. Returns what went wrong.
+
+    A process may be frozen between the look for a newer attempt and the rename. It can do no harm when it wakes: the newer
+    attempt removes all drafts before it chooses what to continue from, so the rename finds nothing; and a rename that came
+    first has published a whole checkpoint of this very run.
+    """
     try:
         write_json(draft / STATE, state)
         files = {name: meta for _, part, _ in parts for name, meta in part.items()}
@@ -104,13 +129,30 @@ def _publish(draft: Path, final: Path, engine: Engine, state: dict[str, Any], pa
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
         }
         write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
-        if final.exists():  # the same step again, after a restart from an older checkpoint
-            shutil.rmtree(final)
-        os.rename(draft, final)
+        damaged = final.exists()  # the same step again, after a restart from an older checkpoint
+        if words := attempt.taken_over():
+            return [words]
+        if damaged:
+            _replace(draft, final)
+        else:
+            os.rename(draft, final)
         _sync_folder(final.parent)
     except OSError as error:
         return [f"rank 0: {error.strerror or error}"]
     return []
+
+
+def _replace(draft: Path, final: Path) -> None:
+    """Puts the draft where a damaged checkpoint is; that one comes back where there is no draft any more."""
+    aside = final.with_name(f".removing-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(final, aside)
+    try:
+        os.rename(draft, final)
+    except OSError:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     verify.set_defaults(run=run_verify)
 
     convert = commands.add_parser("convert", help="to and from DeepSpeed, safetensors and Hugging Face")
-    convert.add_argument("source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or GPT-2")
+    convert.add_argument("source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face")
     convert.add_argument("target", metavar="TARGET", help="file or folder to create")
     convert.add_argument(
         "--to",

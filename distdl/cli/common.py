@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from distdl.config import Config
 from distdl.config_load import Loaded, load_config
+from distdl.errors import InputError
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,22 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="overrides a key of the YAML, such as train.epochs=3"
     )
+
+
+def work_in(args: argparse.Namespace) -> None:
+    """Makes the folder of -C, where one is given, the working folder. CONFIG and the RUN to resume were meant from the old
+    one. Raises InputError."""
+    if not args.directory:
+        return
+    if args.config and "=" not in args.config:
+        args.config = os.path.abspath(args.config)
+    if getattr(args, "resume", None) and os.path.exists(args.resume):
+        args.resume = os.path.abspath(args.resume)
+    try:
+        os.chdir(args.directory)
+    except OSError as error:
+        what = f"cannot work in the folder {args.directory} on {os.uname().nodename}: {error.strerror}"
+        raise InputError(what, where="-C", fix="create it, or mount it at this place on every node") from error
 
 
 def loaded(args: argparse.Namespace, *more: str) -> Loaded:

@@ -5,6 +5,7 @@ A terminal gets one live line; a file or a pipe gets a plain line now and then. 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import threading
@@ -14,7 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from distdl.track.run import SPOOL_NAME
+from distdl.errors import DistdlError
+from distdl.runtime.target import TRACKING
+from distdl.track.run import SPOOL_NAME, load
 from distdl.track.spool import Event, SpoolReader
 
 POLL_INTERVAL_S = 0.25
@@ -26,7 +29,8 @@ RATE_WINDOW = 40
 class Display:
     """Shows the progress of a run from its spool. `with Display(run_dir, total_steps, title): ...`
 
-    `plain` None decides by whether the output is a terminal. `file` is stdout unless given.
+    `plain` None decides by whether the output is a terminal. `tracked`: the link of the MLflow run is told too. `file` is
+    stdout unless given.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Display:
         total_steps: int | None,
         title: str,
         plain: bool | None = None,
+        tracked: bool = False,
         file: IO[str] | None = None,
         plain_interval_s: float = PLAIN_INTERVAL_S,
     ) -> None:
@@ -49,6 +54,7 @@ class Display:
         self._reader = SpoolReader(self.run_dir / SPOOL_NAME).to_end()
         self._live: Any = None
         self._last_line_s = -math.inf
+        self._tracked, self._link = tracked, ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="distdl-display", daemon=True)
 
@@ -72,10 +78,20 @@ class Display:
             self._live.stop()
             self._console.print(self._state.line(), markup=False)
 
+    def tell_tracking(self) -> None:
+        """Prints the link of the MLflow run where there is one that was not told yet; `distdl jobs` looks for the line."""
+        with contextlib.suppress(DistdlError, OSError, ValueError):  # unreadable, or nobody reads us any more
+            info = load(self.run_dir) if self._tracked else None
+            if info is not None and info.link not in ("", self._link):
+                self._link = info.link
+                self._console.print(f"{TRACKING}{info.link}", markup=False)
+
     def _work(self) -> None:
         while not self._stop.is_set():
             self._stop.wait(POLL_INTERVAL_S)
             self._poll()
+            if not self._link:
+                self.tell_tracking()
 
     def _poll(self) -> None:
         for event in self._reader.poll():

@@ -1,37 +1,94 @@
-"""`distdl doctor`: is this machine fit to train, in words."""
+"""`distdl doctor`: is this machine, or the cluster of a config, fit to train, in words."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from distdl.cli.common import add_override_arguments, work_in
+from distdl.config_load import load_config
+from distdl.errors import InputError
+from distdl.runtime.preflight import BAD, GOOD, NOTE, Finding, preflight
+
 FLOORS = {"torch": "2.10", "deepspeed": "0.19", "ray": "2.56", "mlflow": "3.11", "pyarrow": "14.0.1", "pydantic": "2.7"}
-GOOD, NOTE, BAD = "ok", "note", "PROBLEM"
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("doctor", help="versions, GPUs, ports, disk, shared memory, in words")
+    parser = subparsers.add_parser("doctor", help="is this machine, or a config's cluster, fit to train, in words")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument(
+        "--config", metavar="CONFIG", help="look at every rank of this config's run, where it would run: some seconds"
+    )
+    parser.add_argument(
+        "--on",
+        metavar="TARGET",
+        help="with --config: local, a Ray cluster (auto, HOST:PORT), or one of distdl launch",
+    )
+    parser.add_argument("-C", "--directory", metavar="DIR", help="folder that relative paths of the config lie in")
+    add_override_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [*_versions(), *_processors(), *_memory(), *_disk(Path(args.runs)), *_ports()]
+    if args.config and args.on and ("://" in args.on or args.on.partition(":")[0] in ("kubernetes", "slurm", "ssh")):
+        return _elsewhere(args)
+    if args.config:
+        what, findings = "the cluster", _preflight(args)
+    elif args.on or args.overrides or args.directory:
+        raise InputError("no config is given", fix="distdl doctor --config CONFIG --on ADDRESS")
+    else:
+        here = (_versions(), _processors(), _memory(), _disk(Path(args.runs)), _ports())
+        what, findings = "this machine", itertools.chain(*here)
+    problems = 0
     for level, text in findings:
-        print(f"{level:<8} {text}")
-    problems = sum(level == BAD for level, _ in findings)
-    print(f"\n{problems} problem{'s' if problems != 1 else ''}" if problems else "\nthis machine is fit to train")
+        print(f"{level:<8} {text}", flush=True)
+        problems += level == BAD
+    print(f"\n{problems} problem{'s' if problems != 1 else ''}" if problems else f"\n{what} is fit to train")
     return 1 if problems else 0
 
 
-Finding = tuple[str, str]
+def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
+    """The findings of every rank of a config's run."""
+    work_in(args)
+    place = {None: [], "local": ["runtime.kind=local"]}.get(args.on, ["runtime.kind=ray", f"runtime.address={args.on}"])
+    config = load_config(args.config, [*args.overrides, *place]).config
+
+    from distdl.survey import survey, survey_elsewhere
+
+    try:
+        plan = survey(config)
+    except InputError as error:
+        plan = survey_elsewhere(config)  # the data set is all that this one does without
+        yield BAD, f"on this machine, which runs the driver: {error}"
+    yield from preflight(config, plan)
+
+
+def _elsewhere(args: argparse.Namespace) -> int:
+    """The same command as a job of the target; its output, and the exit code that it came to."""
+    from distdl.runtime.package import make_package
+    from distdl.runtime.target import State, job_id
+    from distdl.runtime.targets import target_at
+
+    overrides = [*args.overrides, "launch.max_retries=0"]
+    config = load_config(args.config, [*overrides, "runtime.kind=ray"]).config
+    target = target_at(args.on, config.launch)
+    with tempfile.TemporaryDirectory() as folder:
+        package = make_package(args.config, overrides, directory=Path(folder) / "package")
+        package = replace(package, id=job_id(f"doctor-{config.name}"), doctor=True)
+        job = target.submit(package)
+    for line in target.logs(job.id, follow=True):
+        print(line, flush=True)
+    return 0 if target.job(job.id).state is State.FINISHED else 1
 
 
 def _versions() -> Iterator[Finding]:

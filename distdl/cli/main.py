@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from distdl import __version__
 from distdl.errors import DistdlError
 
-COMMANDS = ("train", "plan", "parity", "config", "data", "checkpoint", "evaluate", "ui", "families", "doctor")
+COMMANDS = (
+    *("train", "plan", "launch", "jobs", "k8s"),
+    *("evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity"),
+)
 
 EPILOG = """\
 examples:
   distdl train configs/quickstart.yaml             train; the same command again continues
   distdl train configs/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
   distdl plan configs/gpt.yaml --workers 8         what would run, without starting it
+  distdl launch configs/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
   distdl ui                                        the tracking page of this folder's runs
 """
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_override_arguments, prepare_if_missing
+from distdl.attempts import TakenOver
+from distdl.cli.common import add_override_arguments, prepare_if_missing, work_in
 from distdl.config import Config
 from distdl.config_load import load_config
 from distdl.errors import DistdlError, InputError
@@ -22,12 +23,19 @@ def add_parser(subparsers: Any) -> None:
     add_override_arguments(parser)
     parser.add_argument("--resume", metavar="RUN", help="continue this run (a name or a folder) with its own config")
     parser.add_argument("--fresh", action="store_true", help="start a new run beside earlier ones of the same name")
+    parser.add_argument(
+        "-C", "--directory", metavar="DIR", help="folder that relative paths of the config lie in (default: this one)"
+    )
+    parser.add_argument(
+        "--take-over", action="store_true", help="train the run even while another process does: that one is fenced off"
+    )
     parser.add_argument("--plain", action="store_true", help="plain lines instead of a live progress bar")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     asked = time.time()
+    work_in(args)
     if args.resume:
         config, folder = _resumed(args)
         yaml_path = None
@@ -45,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder.path.name} is finished already")
         _print_summary(config, folder, folder.read("summary.json"), "")
         return 0
-    with folder.locked():
+    with folder.locked(take_over=args.take_over):
+        folder.begin()
         folder.write("config.json", config.model_dump(mode="json"))
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
@@ -77,26 +86,38 @@ def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir
         enabled=track.enabled,
         system_metrics_interval_s=track.system_metrics_interval_s,
         source_dir=source_dir,
+        attempt=folder.attempt,
     )
     workers = f"{plan.world} {config.runtime.kind} worker{'s' if plan.world > 1 else ''}"
     title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
-    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's request to end: the same as Ctrl-C
+    display = Display(folder.path, plan.steps, title, plain=True if plain else None, tracked=track.enabled)
+    signal.signal(signal.SIGTERM, _interrupt)  # while there are no workers that could write a checkpoint
     tracker.start()
     try:
-        with Display(folder.path, plan.steps, title, plain=True if plain else None):
+        with display:
             summary = launch(config, plan, folder)
+    except TakenOver:
+        raise  # the MLflow run, the events and the end are the newer attempt's
     except KeyboardInterrupt:
         statement = tracker.finish("KILLED", "interrupted")
+        display.tell_tracking()
         print(f"interrupted; the same command continues from the last checkpoint\n{statement}")
         return 130
     except DistdlError as error:
         statement = tracker.finish("FAILED", str(error))
+        display.tell_tracking()
         print(statement)
         raise
     except BaseException as error:
         tracker.finish("FAILED", f"{type(error).__name__}: {error}")
         raise
+    if not summary["finished"]:
+        statement = tracker.finish("KILLED", f"stopped on request after step {summary['steps']}")
+        display.tell_tracking()
+        print(f"stopped after step {summary['steps']:,}; the same command continues from its checkpoint\n{statement}")
+        return 130
     statement = tracker.finish("FINISHED", summary=summary)
+    display.tell_tracking()
     _print_summary(config, folder, summary, statement)
     return 0
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distdl.config_load import config_from_dict
 from distdl.engine import nonfinite
+from distdl.engine.lbfgs import LBFGS
 from distdl.engine.schedules import learning_rate
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -45,7 +46,7 @@ class Engine(ABC):
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
             self.bare["learner"] = learner
-        if self.config.train.precision != "fp32":
+        if self.config.train.precision not in ("fp32", "fp64"):
             half = torch.float16 if self.config.train.precision == "fp16" else torch.bfloat16
             for net in self.bare.values():
                 net.forward = torch.autocast(plan.device, half)(net.forward)  # type: ignore[method-assign]
@@ -57,6 +58,9 @@ class Engine(ABC):
         self._last_micro = True
         self.batch: Batch = {}
         self._step = 0
+        self._micro_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
+        """Those of the step so far, for an optimizer that asks for their loss again."""
+        self._loss_sum: Tensor | float = 0.0
 
     # -- the three verbs -------------------------------------------------------------------------------------------------
 
@@ -68,6 +72,7 @@ class Engine(ABC):
         """Backward; once all micro-batches of the step are in, a step of the player's optimizer."""
         if self._guard and not math.isfinite(loss.detach().item()):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
+        self._loss_sum = self._loss_sum + loss.detach()
         self._minimize(loss, player)
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
@@ -100,17 +105,46 @@ class Engine(ABC):
             begin = time.perf_counter()
             batch = self.to_device(cut_sequence(next(source), self.learner))
             self.data_s += time.perf_counter() - begin
-            self._last_micro = micro == self.plan.accumulate - 1
-            self._before_micro_batch()
-            self.batch = batch
-            noise.begin(self.config.seed, batch["position"])
-            # Families that draw from torch's generator get the same stream after a restart, without any saved state.
-            draw = (step * self.plan.accumulate + micro) * self.plan.mesh.data + self.groups.place["data"]
-            torch.default_generator.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + draw) & (2**63 - 1))
-            if self.device.type == "cuda":
-                torch.cuda.manual_seed(torch.default_generator.initial_seed())
+            self._begin(batch, micro)
+            if self._micro_batches is not None:
+                self._micro_batches = [*self._micro_batches, batch] if micro else [batch]
             yield batch
         noise.begin(0, None)
+
+    def _begin(self, batch: Batch, micro: int) -> None:
+        """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""
+        if micro == 0:
+            self._loss_sum = 0.0
+        self._last_micro = micro == self.plan.accumulate - 1
+        self._before_micro_batch()
+        self.batch = batch
+        noise.begin(self.config.seed, batch["position"])
+        # Families that draw from torch's generator get the same stream after a restart, without any saved state.
+        draw = (self._step * self.plan.accumulate + micro) * self.plan.mesh.data + self.groups.place["data"]
+        torch.default_generator.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + draw) & (2**63 - 1))
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(torch.default_generator.initial_seed())
+
+    def _closed_step(self, optimizer: LBFGS, net: nn.Module) -> None:
+        """The step of an optimizer that asks for the loss and the gradient of the step's batch at other weights, too."""
+
+        def closure() -> float:
+            net.zero_grad()
+            for micro, batch in enumerate(self._micro_batches or []):
+                self._begin(batch, micro)
+                with torch.enable_grad():
+                    loss, _ = self.forward(batch, self._step)
+                    self._loss_sum = self._loss_sum + loss.detach()
+                    self._backward(loss)
+            return self._whole_loss()
+
+        optimizer.step(closure, self._whole_loss())
+        net.zero_grad()  # of the last trial
+
+    def _whole_loss(self) -> float:
+        """The mean loss over the step's micro-batches and all ranks."""
+        assert isinstance(self._loss_sum, Tensor)
+        return float(self.all_sum(self._loss_sum.clone())) / (self.plan.accumulate * self.plan.world)
 
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
@@ -166,6 +200,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _minimize(self, loss: Tensor, player: str) -> None: ...
+
+    def _backward(self, loss: Tensor) -> None:
+        """Backward of one of the step's micro-batches, the last of which sums the gradients over the ranks."""
+        raise NotImplementedError
 
     @abstractmethod
     def _evaluate(self, batch: Batch) -> Metrics: ...

@@ -170,9 +170,19 @@ class DeepSpeedEngine(Engine):
             self.grad_norm = self._norm(player)
             if not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
-        engine.step()
+        if self._micro_batches is None:
+            engine.step()
+        elif self._last_micro:  # DeepSpeed's own step takes no closure
+            self._closed_step(engine.optimizer, self.bare[player])
         if self.zero and self._last_micro:
             self.grad_norm = engine.get_global_grad_norm()
+
+    def _backward(self, loss: Tensor) -> None:
+        self.engines["learner"].backward(loss)
+
+    def _before_micro_batch(self) -> None:
+        if self._micro_batches is not None:  # DeepSpeed counts by its own steps, which are not taken
+            self.engines["learner"].set_gradient_accumulation_boundary(is_boundary=self._last_micro)
 
     def _stepped(self, player: str) -> bool:
         return self.config.train.precision != "fp16" or self.engines[player].was_step_applied()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config import Config
+from distdl.engine.lbfgs import LBFGS
 from distdl.nn.axes import here
 
 
@@ -87,6 +88,7 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": Adagrad,
     "lion": Lion,
+    "lbfgs": LBFGS,
     "sgd": torch.optim.SGD,
 }
 

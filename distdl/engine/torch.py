@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distdl.engine.base import Engine
+from distdl.engine.lbfgs import LBFGS
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -42,7 +43,7 @@ class TorchEngine(Engine):
             net.require_backward_grad_sync = self._last_micro  # type: ignore[assignment]
 
     def _minimize(self, loss: Tensor, player: str) -> None:
-        (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        self._backward(loss)
         if not self._last_micro:
             return
         optimizer, clip = self.optimizers[player], self.config.train.clip_norm
@@ -53,8 +54,14 @@ class TorchEngine(Engine):
                 return  # the weights stay as they were; minimize() stops the run
             if clip:
                 nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        optimizer.step()
+        if isinstance(optimizer, LBFGS):
+            self._closed_step(optimizer, self.bare[player])
+        else:
+            optimizer.step()
         optimizer.zero_grad()
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
 
     def _evaluate(self, batch: Batch) -> Metrics:
         if "learner" in self.bare:

@@ -18,7 +18,7 @@ class CheckpointHook(Hook):
         self.run, self.folder, self.every_steps, self.hooks = run, folder, every_steps, hooks
 
     def after_step(self, step: int, metrics: Metrics) -> None:
-        if not self.run.due(step, self.every_steps):
+        if not (self.run.paused or self.run.due(step, self.every_steps)):
             return
         begin = time.perf_counter()
         self.run.event("phase", name="checkpoint", text=f"step {step}")
@@ -32,8 +32,10 @@ class CheckpointHook(Hook):
             "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
             "primary": self.run.evaluation[1].get(plan.model.primary) if fresh and self.run.evaluation else None,
         }
-        path, size = save(self.folder, self.run.engine, state)
-        if self.run.rank == 0:
+        if self.run.spool is not None:
+            self.run.spool.flush()  # who continues from here must find what was told until here, however we end
+        path, size = save(self.folder, self.run.engine, state, self.run.attempt)
+        if self.run.rank == 0 and not self.run.attempt.taken_over():
             prune(self.folder, config.keep_last, config.keep_best, plan.model.better)
         seconds = time.perf_counter() - begin
         self.run.seconds["checkpoint"] += seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from distdl.attempts import Attempt
 from distdl.engine.base import Engine
 from distdl.learner import Learner
 from distdl.metrics import Metrics
@@ -30,6 +31,10 @@ class Run:
     """Step and values of the latest evaluation."""
     stopping: bool = False
     """Set by the hook that wants the run to end with this step."""
+    paused: bool = False
+    """Set by the hook that ends this session with this step: a checkpoint is written, and nothing is done as at the end."""
+    attempt: Attempt = field(default_factory=Attempt)
+    """May this process still write?"""
 
     def event(self, kind: str, **fields: Any) -> None:
         """Tells the display and the tracker, from the first rank only."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import torch
 
 from distdl.hooks.hook import Hook, Run
-from distdl.metrics import Metrics, add
+from distdl.metrics import Mean, Metrics, add
 
 
 class Log(Hook):
@@ -24,18 +26,32 @@ class Log(Hook):
         self._steps += 1
         if not self.run.due(step, self.every_steps):
             return
+        sums = self._everyones()
+        if self.run.spool is not None:
+            values = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+            self.run.event("metrics", step=step, values=values | self._rates(step))
+        self._sums = {}
+        self._since, self._steps = time.perf_counter(), 0
+        self._paused_s = sum(self.run.seconds.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collective: the sums since the last point, so that a run continued between two points logs the same mean."""
+        return {"sums": self._everyones()} if self._sums else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.run.rank == 0:  # they are the sums over all ranks, and count once
+            device = self.run.engine.device
+            sums = state.get("sums", {}).items()
+            self._sums = {name: Mean(torch.tensor(total, device=device), count) for name, (total, count) in sums}
+
+    def _everyones(self) -> dict[str, tuple[float, float]]:
+        """Total and count of every metric over all ranks. Collective."""
         names = sorted(self._sums)
         device = self.run.engine.device
         totals = torch.stack([self._sums[n].total.double().to(device) for n in names])
         counts = torch.tensor([self._sums[n].count for n in names], dtype=torch.float64, device=device)
-        totals, counts = self.run.engine.all_sum(torch.stack([totals, counts])).unbind()
-        if self.run.spool is not None:
-            self.run.event(
-                "metrics", step=step, values=dict(zip(names, (totals / counts).tolist())) | self._rates(step)
-            )
-        self._sums = {}
-        self._since, self._steps = time.perf_counter(), 0
-        self._paused_s = sum(self.run.seconds.values())
+        totals, counts = self.run.engine.all_sum(torch.stack([totals, counts]))
+        return dict(zip(names, zip(totals.tolist(), counts.tolist())))
 
     def _rates(self, step: int) -> dict[str, float]:
         plan, engine = self.run.plan, self.run.engine

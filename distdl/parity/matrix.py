@@ -102,7 +102,7 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
     held_out = reference.get("evaluation", {})
     evaluation = _largest(abs(value - result["evaluation"][key]) for key, value in held_out.items())
     limits = [(loss, TOLERANCE), (norm, NORM_TOLERANCE), (evaluation, TOLERANCE)]
-    equal = all(found is None or found < limit[precision] for found, limit in limits)
+    equal = all(found is None or found < limit.get(precision, limit["fp32"]) for found, limit in limits)
     return Cell(name, world, "equal" if equal else "differs", loss, norm, evaluation)
 
 

@@ -29,8 +29,9 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     values |= {"model": model, "runtime": {"kind": "local", "workers": 1}, "early_stopping": None}
     values["train"] |= {"global_batch": GLOBAL_BATCH, "micro_batch": None, "epochs": None, "steps": STEPS}
-    values["train"] |= {"clip_norm": config.train.clip_norm or CLIP_NORM, "compile": False}
-    if config.train.precision != "fp32":
+    clip_norm = None if config.optimizer.name == "lbfgs" else config.train.clip_norm or CLIP_NORM
+    values["train"] |= {"clip_norm": clip_norm, "compile": False}
+    if config.train.precision not in ("fp32", "fp64"):
         values["train"]["precision"] = "bf16"
     values["schedule"]["warmup_steps"] = min(config.schedule.warmup_steps, STEPS // 4)
     values["guard"]["parity_every_steps"] = 5

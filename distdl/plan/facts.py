@@ -29,6 +29,10 @@ class ModelFacts:
     """(layer, later layer, elements) of what two layers share: a pipeline stage of the later one holds a copy."""
     chunks_loss: bool = False
     """The loss can be taken over some tokens at a time."""
+    own_update: bool = False
+    """A step is more than the loss of its batch and one optimizer."""
+    fp64: bool = False
+    """It computes in fp64, too (see `Learner.fp64`)."""
     sharded: int = 0
     """Trainable elements in tensors that the tensor axis cuts."""
     experts: int = 0

@@ -174,17 +174,20 @@ def _steps(config: Config, data: DataFacts) -> tuple[int, float]:
     return max(1, math.ceil(config.train.epochs * steps_per_epoch - 1e-9)), steps_per_epoch
 
 
-STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1}
-"""fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop."""
+STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1, "lbfgs": 0}
+"""fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop, and
+two of each pair in the history of lbfgs."""
 
 
 def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]:
     """Bytes of model state on the fullest worker, by ZeRO's own accounting (Rajbhandari et al. 2020, table 1)."""
     zero = config.parallel.zero if config.parallel.engine == "deepspeed" else 0
-    half_weights = config.train.precision != "fp32" and zero > 0
-    width = 2 if half_weights else 4
+    half_weights = config.train.precision not in ("fp32", "fp64") and zero > 0
+    full = 8 if config.train.precision == "fp64" else 4
+    width = 2 if half_weights else full
     states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
-    per_weight = 4 * states + (
+    states += 2 * getattr(config.optimizer, "history", 0)
+    per_weight = full * states + (
         4 if half_weights else 0
     )  # optimizer states, and fp32 master weights beside the half ones
     shard = {stage: mesh.data * mesh.sequence if zero >= stage else 1 for stage in (1, 2, 3)}

@@ -158,11 +158,38 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
             problems.append(
                 Problem(f"parallel.{key} is nvme, and no folder is named", fix="parallel.nvme_path=/local/nvme/folder")
             )
-    return problems + _precision_problems(config, hardware, zero)
+    problems += _closure_problems(config, model, zero)
+    return problems + _precision_problems(config, model, hardware, zero)
 
 
-def _precision_problems(config: Config, hardware: Hardware, zero: int) -> list[Problem]:
+def _closure_problems(config: Config, model: ModelFacts, zero: int) -> list[Problem]:
+    """What L-BFGS cannot do: it takes the loss and the gradient of a step's batch at other weights, again and again."""
+    if config.optimizer.name != "lbfgs":
+        return []
+    problems, train = [], config.train
+    if model.own_update:
+        why = f"lbfgs takes the loss of a batch again, and a step of the family {model.family} is more than that"
+        problems.append(Problem(why, fix="another optimizer"))
+    if zero or any(getattr(config.parallel, axis) > 1 for axis in AXES):
+        why = "lbfgs needs whole weights and gradients on every rank, which this layout cuts"
+        problems.append(Problem(why, fix="parallel.engine=torch, or parallel.zero=0 without other axes"))
+    for key, value in (("clip_norm", train.clip_norm), ("l1", train.l1), ("l2", train.l2)):
+        if value:
+            why = f"the line search of lbfgs needs the gradient of the loss itself, which train.{key}={value} changes"
+            problems.append(Problem(why, fix=f"train.{key}={'null' if key == 'clip_norm' else 0}"))
+    if train.precision not in ("fp32", "fp64"):
+        why = f"the line search of lbfgs finds no way in the rounding of {train.precision}"
+        problems.append(Problem(why, fix="train.precision=fp32 or fp64"))
+    return problems
+
+
+def _precision_problems(config: Config, model: ModelFacts, hardware: Hardware, zero: int) -> list[Problem]:
     precision = config.train.precision
+    if precision == "fp64" and not model.fp64:
+        return [Problem(f"the family {model.family} is not proven in fp64", fix="train.precision=fp32")]
+    if precision == "fp64" and config.parallel.engine != "torch":
+        why = "train.precision is fp64, and DeepSpeed sums gradients in fp32 at most"
+        return [Problem(why, fix="parallel.engine=torch")]
     if precision == "fp16" and hardware.device == "cpu":
         return [Problem("train.precision is fp16, which this CPU does not compute", fix="train.precision=bf16")]
     if precision == "fp16" and zero == 0:

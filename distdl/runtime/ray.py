@@ -6,54 +6,128 @@ in our own checkpoints, so a restart is the same function again.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distdl.config import Config
 from distdl.config import Ray as RayConfig
 from distdl.errors import TrainingFailed
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
+from distdl.runtime.metrics import GAUGES, LABELS, Sink, follow
+
+if TYPE_CHECKING:
+    from distdl.runtime.probe import Facts, Question
+
+PACKAGE = Path(__file__).resolve().parents[2]
+"""Folder that distdl lies in: the workers import this very copy where they see it."""
 
 
 def start(config: Config, plan: Plan, folder: RunFolder) -> None:
     """Runs the plan to its end on Ray workers. Raises Ray Train's error where they failed for good."""
+    settings = {"folder": str(folder.path), "attempt": folder.attempt.number, "plan": plan.to_dict()}
+    with _cluster(config, plan):
+        restarts, timeout_s = config.runtime.max_restarts, config.runtime.timeout_s
+        where = {"name": f"attempt-{folder.attempt.number}", "storage_path": str(folder.path / "ray")}
+        with closing(follow(folder.events, plan.model.family, plan.layout, plan.steps, gauges())):
+            _fit(config, plan, worker_loop, settings, where, restarts=restarts, timeout_s=timeout_s)
+
+
+def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
+    """What every rank sees, by rank: `probe.look_around` on workers as training would place them."""
+    with _cluster(config, plan) as ray:
+        answers = ray.remote(num_cpus=0)(_Letterbox).remote()
+        settings = {"question": question, "answers": answers}
+        where = {"name": question.token, "storage_path": tempfile.mkdtemp(prefix="distdl-preflight-")}
+        try:
+            _fit(config, plan, probe_loop, settings, where, restarts=0, timeout_s=timeout_s)
+        finally:
+            shutil.rmtree(where["storage_path"], ignore_errors=True)
+        facts: list[Facts] = ray.get(answers.get.remote())
+        return facts
+
+
+def gauges() -> Sink:
+    """Sets gauges that Ray's exporter publishes on this node (port 8080 on Kubernetes), as `ray_NAME`."""
+    from ray.util.metrics import Gauge
+
+    made: dict[str, Any] = {}
+
+    def set_gauge(name: str, value: float, labels: dict[str, str]) -> None:
+        if name not in made:
+            made[name] = Gauge(name, description=GAUGES[name], tag_keys=LABELS)
+        made[name].set(value, tags=labels)
+
+    return set_gauge
+
+
+class _Letterbox:
+    """An actor: takes what a worker tells the driver."""
+
+    def put(self, value: Any) -> None:
+        self.value = value
+
+    def get(self) -> Any:
+        return self.value
+
+
+def _fit(
+    config: Config,
+    plan: Plan,
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    where: dict[str, str],
+    *,
+    restarts: int,
+    timeout_s: float,
+) -> None:
+    """`loop(settings)` on every worker of the plan, in one process group."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    runtime, gpus = config.runtime, _gpus(config, plan)
+    assert isinstance(runtime, RayConfig)
+    TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=plan.world,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=int(timeout_s)),
+        run_config=RunConfig(
+            **where,
+            failure_config=FailureConfig(
+                max_failures=restarts,
+                controller_failure_limit=restarts,  # -1 by default: workers that never fit hang for ever
+            ),
+        ),
+    ).fit()
+
+
+@contextmanager
+def _cluster(config: Config, plan: Plan) -> Iterator[Any]:
+    """A connection to the cluster of the config, or an embedded one; gives the module `ray`."""
     runtime = config.runtime
     assert isinstance(runtime, RayConfig)
     _quiet()
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = runtime.gpus_per_worker if runtime.gpus_per_worker is not None else int(plan.device == "cuda")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _connect(ray, runtime, plan, gpus)
-        trainer = TorchTrainer(
-            worker_loop,
-            train_loop_config={"folder": str(folder.path)},
-            scaling_config=ScalingConfig(
-                num_workers=plan.world,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
-            ),
-            torch_config=TorchConfig(
-                backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=int(runtime.timeout_s)
-            ),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(folder.path),
-                failure_config=FailureConfig(
-                    max_failures=runtime.max_restarts,
-                    controller_failure_limit=runtime.max_restarts,  # -1 by default: workers that never fit hang for ever
-                ),
-            ),
-        )
-        trainer.fit()
+        _connect(ray, runtime, plan)
+        signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])  # Ray's own would end the driver on the spot
+        yield ray
     except SystemExit as end:  # Ray's own answer to Ctrl-C and to SIGTERM: it has ended the workers
         raise KeyboardInterrupt from end
     finally:
@@ -68,24 +142,49 @@ def worker_loop(settings: dict[str, Any]) -> None:
 
     from distdl import worker
 
-    folder = RunFolder(Path(settings["folder"]))
-    plan, rank = worker.read_plan(folder), ray.train.get_context().get_world_rank()
+    folder = RunFolder(Path(settings["folder"]), settings["attempt"])
+    worker.check_visible(folder)
+    folder.attempt.check()
+    plan, rank = Plan.from_dict(settings["plan"]), ray.train.get_context().get_world_rank()
     known = next((record for record in folder.failure_records() if record["known"]), None)
     if known:  # the same input fails the same way: no restart helps
         raise TrainingFailed(known["message"])
     worker.run(plan, folder, rank)
 
 
-def _connect(ray: Any, runtime: RayConfig, plan: Plan, gpus: int) -> None:
+def probe_loop(settings: dict[str, Any]) -> None:
+    """The function of each Ray worker for a look around."""
+    import ray.train
+    from ray.util import get_node_ip_address
+
+    from distdl.runtime.probe import look_around
+
+    context = ray.train.get_context()
+    node = f"{os.uname().nodename} {get_node_ip_address()}"
+    facts = look_around(settings["question"], context.get_world_rank(), context.get_world_size(), node)
+    if context.get_world_rank() == 0:
+        ray.get(settings["answers"].put.remote(facts))
+
+
+def _gpus(config: Config, plan: Plan) -> int:
+    """GPUs of a worker."""
+    asked = getattr(config.runtime, "gpus_per_worker", None)
+    return int(plan.device == "cuda") if asked is None else asked
+
+
+def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
     """Joins the cluster at the address, or starts an embedded Ray that has the resources that the plan asks for."""
     variables = {
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(plan.threads_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONWARNINGS": "ignore",
         **({"DS_ACCELERATOR": "cpu"} if plan.device == "cpu" else {}),
     }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice
     options: dict[str, Any] = {
-        "runtime_env": {"env_vars": variables},
+        "runtime_env": {"env_vars": {name: value for name, value in variables.items() if name not in theirs}},
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }

@@ -68,6 +68,8 @@ class Package:
     """key=value arguments that stand behind config.yaml."""
     fresh: bool = False
     """Start a new run beside earlier ones of the name, instead of continuing."""
+    doctor: bool = False
+    """Look whether the place is fit for the run, and train nothing."""
 
     def train_arguments(self, config_path: str = "config.yaml", folder: str | None = None) -> list[str]:
         """Arguments of `python -m distdl` that train this package on the Ray cluster around it, whatever ran before:
@@ -75,6 +77,8 @@ class Package:
         inside = ["-C", folder] if folder else []
         again = ["--fresh"] if self.fresh else []
         there = ["runtime.kind=ray", "runtime.address=auto"]
+        if self.doctor:
+            return ["doctor", "--config", config_path, *inside, *self.overrides, *there]
         return ["train", config_path, *inside, "--take-over", "--plain", *again, *self.overrides, *there]
 
 

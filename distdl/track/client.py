@@ -10,16 +10,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from distdl.attempts import Attempt
 from distdl.track import uploader
 from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update
 from distdl.track.spool import SpoolWriter, count_events
+
+NO_ATTEMPT = Attempt()
 
 
 class Tracker:
     """Tracks one run folder in one MLflow run, through every restart and continuation.
 
     `tracking_uri` None means the project's own store, `mlflow.db` in the runs folder. `source_dir` is the folder of the
-    config (its git commit becomes a tag). Raises InputError for a URI that cannot be used or holds a password.
+    config (its git commit becomes a tag). Once a newer attempt than `attempt` trains the run, nothing more is sent and the
+    MLflow run stays open. Raises InputError for a URI that cannot be used or holds a password.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class Tracker:
         enabled: bool = True,
         system_metrics_interval_s: float = 10.0,
         source_dir: str | Path | None = None,
+        attempt: Attempt = NO_ATTEMPT,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.tracking_uri = check_tracking_uri(tracking_uri or default_tracking_uri(self.run_dir.resolve().parent))
@@ -39,6 +44,7 @@ class Tracker:
         self.enabled = enabled
         self.system_metrics_interval_s = system_metrics_interval_s
         self.source_dir = source_dir
+        self._attempt = attempt
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -51,6 +57,7 @@ class Tracker:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
         arguments = ["--parent", str(os.getpid()), "--session-offset", str(self._spool_bytes())]
+        arguments += ["--attempt", str(self._attempt.number)]
         if self.source_dir is not None:
             arguments += ["--source-dir", str(Path(self.source_dir).resolve())]
         try:
@@ -81,6 +88,8 @@ class Tracker:
         `status` is FINISHED, FAILED or KILLED. Call it when the workers have stopped writing. Never raises for a store
         that is down.
         """
+        if words := self._attempt.taken_over():
+            return words
         began_s = time.monotonic()
         writer = SpoolWriter(self.run_dir / SPOOL_NAME)
         writer.write("end", status=status, error=error, summary=summary or {}, drain_timeout_s=drain_timeout_s)

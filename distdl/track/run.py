@@ -51,6 +51,15 @@ class RunInfo:
     last_error: str = ""
     """Why the store could not be reached last time; empty when all is well."""
 
+    @property
+    def link(self) -> str:
+        """Where the MLflow run is looked at; '' while there is none. A store without a page is named with the run's id."""
+        if not self.mlflow_run_id or not self.experiment_id:
+            return ""
+        if urlsplit(self.tracking_uri).scheme in ("http", "https"):
+            return f"{self.tracking_uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.mlflow_run_id}"
+        return f"MLflow run {self.mlflow_run_id} in {self.tracking_uri}"
+
 
 def load(run_dir: Path) -> RunInfo | None:
     """The record of this run folder, or None if it was never tracked.

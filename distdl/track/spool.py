@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,19 @@ class SpoolWriter:
     """Appends events. `write` costs the caller about a microsecond; a daemon thread does the rest.
 
     Nothing here ever raises into the training loop. If the disk refuses (full, gone), the error is kept in `.error`,
-    said once on stderr, the newest events stay in memory, and every interval tries again.
+    said once on stderr, the newest events stay in memory, and every interval tries again. Nothing is written any more
+    once `taken_over` returns words: another process tells the rest.
     """
 
-    def __init__(self, path: str | Path, flush_interval_s: float = 0.5, max_pending: int = MAX_PENDING) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        flush_interval_s: float = 0.5,
+        max_pending: int = MAX_PENDING,
+        taken_over: Callable[[], str] = str,
+    ) -> None:
         self.path = Path(path)
+        self._taken_over = taken_over
         self.error: OSError | None = None
         """The error of the last attempt to write; None when all is well."""
         self.dropped = 0
@@ -108,6 +117,9 @@ class SpoolWriter:
         if not self._lines:
             return
         try:
+            if self._taken_over():
+                self._lines.clear()
+                return
             if self._fd is None:
                 self._open()
             self._write_lines()

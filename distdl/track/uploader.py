@@ -10,14 +10,17 @@ the driver is gone without a word: then the run ends as KILLED. What could not b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distdl.attempts import Attempt
 from distdl.errors import InputError
 from distdl.track import provenance, store
 from distdl.track.run import LOG_NAME, SPOOL_NAME, file_lock, load, update
@@ -30,6 +33,8 @@ QUIET_S = 2.0
 """After the driver has vanished, workers may still write for a moment: this long without news is the end."""
 READ_BYTES = 1 << 20
 MONITOR_RETRY_S = 30.0
+LOCK_PATIENCE_S = 15.0
+"""A run's uploader waits this long for the one before it, which may hang; MLflow keeps a point that both send once."""
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 VANISHED = "the driver process ended without a word (killed, or its machine went down)"
 
@@ -97,13 +102,20 @@ class Uploader:
     """Follows one spool until the end of the session, or (drain) only to its present end."""
 
     def __init__(
-        self, run_dir: Path, parent_pid: int, session_offset: int, drain: bool, drain_timeout_s: float
+        self,
+        run_dir: Path,
+        parent_pid: int,
+        session_offset: int,
+        drain: bool,
+        drain_timeout_s: float,
+        attempt: int = 0,
     ) -> None:
         self.run_dir = run_dir
         self._parent_pid = parent_pid
         self._session_offset = session_offset
         self._drain = drain
         self._drain_timeout_s = drain_timeout_s
+        self._attempt = Attempt(run_dir, attempt)
         self._store = store.Store(run_dir, log)
         self._scout = SpoolReader(run_dir / SPOOL_NAME)  # runs ahead of what is sent, only to see the end coming
         self._last_news_s = time.monotonic()
@@ -114,16 +126,27 @@ class Uploader:
         self._system = _SystemMetrics()
 
     def follow(self) -> int:
-        """Runs to the end. 0: everything sent and the run closed; 1: something waits in the spool."""
+        """Runs to the end. 0: everything sent and the run closed; 1: something waits in the spool, or the rest is for the
+        uploader of a newer attempt to send."""
         while True:
+            if self._taken_over():
+                return 1
             self._look_ahead()
             all_sent = self._try_to_send()
-            if all_sent and self._ending() and self._try_to_close():
+            if all_sent and self._ending() and not self._taken_over() and self._try_to_close():
                 return 0
             if self._deadline_s is not None and time.monotonic() > self._deadline_s:
                 log("time is up; what was not sent stays in the spool")
                 return 1
             time.sleep(POLL_INTERVAL_S if self._deadline_s is None else 0.2)
+
+    def _taken_over(self) -> bool:
+        with contextlib.suppress(OSError):
+            if words := self._attempt.taken_over():
+                log(words)
+                self._system.stop()
+                return True
+        return False
 
     def _look_ahead(self) -> None:
         while found := self._scout.poll_with_offsets(READ_BYTES):
@@ -250,6 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="process id of the driver; when it is gone the run ends")
     parser.add_argument("--session-offset", type=int, default=0, help="size of the spool when this session began")
     parser.add_argument("--source-dir", type=Path, help="folder of the config: its git commit becomes a tag")
+    parser.add_argument("--attempt", type=int, default=0, help="number of the driver's attempt; a newer one ends this")
     parser.add_argument("--drain", action="store_true", help="send what is there and exit")
     parser.add_argument("--drain-timeout-s", type=float, default=DRAIN_TIMEOUT_S)
     options = parser.parse_args(arguments)
@@ -260,13 +284,18 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(os, "nice"):
         os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
     store.set_environment()
-    with file_lock(options.run_dir / ".uploader.lock", wait=not options.drain) as alone:
-        if not alone:
+    with _lock(options.run_dir / ".uploader.lock", 0.0 if options.drain else LOCK_PATIENCE_S) as alone:
+        if not alone and options.drain:
             return 3
         if not options.drain:
             _write_origin(options.run_dir, options.source_dir)
         uploader = Uploader(
-            options.run_dir, options.parent, options.session_offset, options.drain, options.drain_timeout_s
+            options.run_dir,
+            options.parent,
+            options.session_offset,
+            options.drain,
+            options.drain_timeout_s,
+            options.attempt,
         )
         try:
             return uploader.follow()
@@ -274,6 +303,18 @@ def main(arguments: list[str] | None = None) -> int:
             log(str(error))
             update_quietly(options.run_dir, last_error=str(error))
             return 1
+
+
+@contextlib.contextmanager
+def _lock(path: Path, patience_s: float) -> Iterator[bool]:
+    """Holds the lock of the run's uploader; yields False where another still has it when patience is over."""
+    end = time.monotonic() + patience_s
+    while True:
+        with file_lock(path, wait=False) as got:
+            if got or time.monotonic() >= end:
+                yield got
+                return
+        time.sleep(0.2)
 
 
 def _write_origin(run_dir: Path, source_dir: Path | None) -> None:

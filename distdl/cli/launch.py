@@ -1,0 +1,99 @@
+"""`distdl launch`: the same config on a Ray cluster, Kubernetes, Slurm or machines reached over SSH."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from distdl.cli.common import add_config_arguments, loaded
+from distdl.errors import InputError
+
+if TYPE_CHECKING:
+    from distdl.runtime.target import Job
+
+DESCRIPTION = """\
+Sends a config, and the distdl that is installed here, to machines elsewhere and trains it there. The same command again,
+after whatever ended the job, continues the run from its last checkpoint, under the same MLflow run.
+
+where to (--on, or launch.on in the YAML):
+  http://HOST:8265      a running Ray cluster, by its dashboard (Ray Jobs); https:// works too
+  ray://HOST:10001      the same, by its Ray Client server
+  kubernetes[:CONTEXT]  a RayJob for KubeRay; CONTEXT is one of kubectl's
+  slurm                 sbatch on this machine
+  ssh, ssh://USER@HOST  bare machines: those of launch.ssh.hosts, or HOST
+"""
+EPILOG = """\
+examples:
+  distdl launch configs/gpt.yaml --on http://head:8265 launch.folder=/shared runtime.workers=8
+  distdl launch configs/gpt.yaml --on kubernetes --dry-run      exactly what would be sent
+  distdl launch configs/gpt.yaml --on ssh://gpu1 -f             and follow its output
+  distdl jobs list                                              what was launched, and how it is
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "launch",
+        help="train a config on a cluster: Ray, Kubernetes, Slurm or SSH",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--on", metavar="TARGET", help="where to; the default is launch.on of the config")
+    parser.add_argument("--dry-run", action="store_true", help="print exactly what would be sent, and send nothing")
+    parser.add_argument("--fresh", action="store_true", help="start a new run beside earlier ones of the same name")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the job's output until it ends")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = loaded(args, "runtime.kind=ray").config
+    on = args.on or config.launch.on
+    if not on:
+        from distdl.runtime.targets import ALLOWED
+
+        raise InputError("where to? neither --on nor launch.on says it", allowed=ALLOWED, fix="--on http://HOST:8265")
+
+    from distdl.runtime.package import left_out, make_package
+    from distdl.runtime.records import draft, record
+    from distdl.runtime.target import job_id
+    from distdl.runtime.targets import target_at
+
+    target = target_at(on, config.launch)
+    if args.dry_run:
+        print(target.dry_run(make_package(args.config, args.overrides, fresh=args.fresh)))
+        return 0
+    directory = draft(job_id(config.name))
+    try:
+        package = make_package(args.config, args.overrides, fresh=args.fresh, directory=directory)
+        for name in left_out(args.config, args.overrides):
+            print(f"left out: {name} looks like a secret, and a package never holds one")
+        job = target.submit(package)
+        record(package, on)
+    finally:
+        shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over
+    print_submitted(job, on, config.track.uri if config.track.enabled else None)
+    if args.follow:
+        from distdl.cli.jobs import follow
+
+        return follow(target, job.id)
+    return 0
+
+
+def print_submitted(job: Job, on: str, tracker: str | None) -> None:
+    """What a person needs next, after a job was sent."""
+    attempt = f", attempt {job.attempt}" if job.attempt > 1 else ""
+    rows = [
+        ("follow", f"distdl jobs logs -f {job.id}"),
+        ("state", f"distdl jobs status {job.id}"),
+        ("stop", f"distdl jobs stop {job.id}"),
+    ]
+    if job.tracking:
+        rows.append(("tracking", job.tracking))
+    elif tracker and tracker.startswith("http"):
+        rows.append(("tracking", f"{tracker} (`distdl jobs status` links the run once it has begun)"))
+    print(f"{job.id} was sent to {on}{attempt}: {job.state.value}")
+    for name, text in rows:
+        print(f"  {name:<9}{text}")

@@ -1,0 +1,396 @@
+"""A run as Kubernetes objects: a ConfigMap that holds its config, and a RayJob with a Ray cluster of its own (KubeRay).
+
+`render` is a pure function of the package, so that what `distdl k8s render` prints is what `submit` sends. The code is in
+the image; secrets are named and never contained. One RayJob is one run: KubeRay's retries, suspension and Kueue all
+refuse or ignore a job on a cluster that it shares. Each retry is a new cluster, which continues from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from distdl import __version__
+from distdl.config import Config
+from distdl.config import Ray as RayConfig
+from distdl.errors import InputError, Problem
+from distdl.runtime.manifests import Object, patched, to_yaml
+from distdl.runtime.target import Package
+
+__all__ = ["Shape", "patched", "render", "shape", "to_yaml"]
+
+RAY_VERSION = "2.60.0"
+"""Ray of the image (constraints.txt); KubeRay decides by it what it may ask of `ray start`."""
+MANAGED_BY = "app.kubernetes.io/managed-by"
+JOB_LABEL = "distdl.io/job"
+FOLDER = "/distdl"
+"""Where the claim of the runs is mounted unless `launch.folder` says otherwise."""
+DATA_FOLDER = "/data"
+CONFIG_FOLDER = "/etc/distdl"
+USER_ID = 1000
+"""The user of the image, and of Ray's own images."""
+GRACE_S = 120
+"""Seconds between SIGTERM and SIGKILL: the driver ends the MLflow run, a worker the write it is in."""
+KEEP_S = 60
+"""Seconds that the pods of an ended job stay, GPUs included: for a follower of the logs to read the last lines."""
+RAY_CPUS = 1.0
+"""CPUs of a worker pod for Ray's own processes; Ray is not told of them, so that it places no worker there."""
+BASE_MEMORY_GIB = 4.0
+"""Memory of a worker beside its model state: Python, torch, Ray's share, batches on their way."""
+OBJECT_STORE_MIB = 256
+"""Ray's object store, which lies in /dev/shm. Data reaches workers without it; Ray would take 30% of the pod."""
+CONFIG_LIMIT_BYTES = 900 * 2**10
+"""A ConfigMap holds 1 MiB, its other fields included."""
+
+# Ray keeps the driver's output in a file of the head pod. It is copied to the output of the pod's first process, so that
+# `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token. tee
+# survives the SIGTERM that ends the driver, whose last words would be lost. The process id is for PRE_STOP.
+DRIVER = 'echo $$ > /tmp/driver.pid; exec "$@" > >(trap "" TERM INT; exec tee /proc/1/fd/1) 2>&1'
+# Without it the driver is killed together with Ray, and its MLflow run stays RUNNING until the job is resumed.
+PRE_STOP = f"pid=$(cat /tmp/driver.pid) && kill $pid && timeout {GRACE_S - 30} tail --pid=$pid -f /dev/null || true"
+
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""What the Pod Security profile `restricted` asks of a container, and a root file system that nobody can write."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the workers of a run lie in pods."""
+
+    pods: int
+    workers: int
+    """Workers of one pod."""
+    cpus: float
+    """CPUs of a pod that Ray gives to workers."""
+    gpus: int
+    """GPUs of a pod."""
+    memory_mib: int
+    """Memory of a pod."""
+    shared_memory_mib: int
+    """Its part that is /dev/shm."""
+
+
+def render(package: Package) -> list[Object]:
+    """The ConfigMap and the RayJob of a run. Raises InputError for what cannot be a RayJob."""
+    _refuse(package)
+    config = _config_map(package)
+    return [config, _ray_job(package, shape(package), config["metadata"]["name"])]
+
+
+def shape(package: Package) -> Shape:
+    """Pods and their resources. Raises InputError where the workers do not fill them."""
+    runtime, launch = package.config.runtime, package.config.launch
+    assert isinstance(runtime, RayConfig)
+    kubernetes = launch.kubernetes
+    workers = min(launch.workers_per_node, runtime.workers)
+    cpus, gpus = workers * runtime.cpus_per_worker, workers * (runtime.gpus_per_worker or 0)
+    problems = []
+    if runtime.workers % workers:
+        divisors = [n for n in range(1, workers) if runtime.workers % n == 0]
+        what = f"{runtime.workers} workers do not fill pods of {workers}"
+        problems.append(Problem(what, fix=f"launch.workers_per_node={divisors[-1]}"))
+    if not gpus and cpus % 1:
+        what = f"a pod of {workers} x {runtime.cpus_per_worker:g} CPUs: Ray counts whole CPUs, and would put more there"
+        problems.append(Problem(what, fix=f"runtime.cpus_per_worker={math.ceil(runtime.cpus_per_worker)}"))
+    state_gib = sum(package.plan.state_bytes_per_worker.values()) / 2**30
+    memory_gib = kubernetes.memory_gib_per_worker or math.ceil(2 * state_gib + BASE_MEMORY_GIB)
+    memory_mib = math.ceil(workers * memory_gib * 1024)
+    asked_gib = kubernetes.shared_memory_gib
+    shared_mib = memory_mib // 4 if asked_gib is None else math.ceil(asked_gib * 1024)
+    if not OBJECT_STORE_MIB < shared_mib < memory_mib:
+        what = f"/dev/shm of {shared_mib} MiB in a pod of {memory_mib} MiB, of which it is a part"
+        allowed = f"more than the {OBJECT_STORE_MIB} MiB of Ray's object store, less than the pod"
+        fix = "launch.kubernetes.shared_memory_gib or launch.kubernetes.memory_gib_per_worker"
+        problems.append(Problem(what, allowed=allowed, fix=fix))
+    if problems:
+        raise InputError(*problems)
+    return Shape(runtime.workers // workers, workers, cpus, gpus, memory_mib, shared_mib)
+
+
+def _refuse(package: Package) -> None:
+    """Raises InputError for what a RayJob cannot do."""
+    launch = package.config.launch
+    problems = []
+    if package.fresh:
+        what = "--fresh would begin once more from the first step each time that the cluster is started again"
+        problems.append(Problem(what, fix=f"give the new run a name of its own: name={package.config.name}-2"))
+    if launch.files:
+        what = f"launch.files: {', '.join(launch.files)}: on Kubernetes the code comes with the image"
+        problems.append(Problem(what, fix=f"put them into the image, or below {_folder(package.config)} on the claim"))
+    if launch.kubernetes.scheduler != "none" and not launch.kubernetes.queue:
+        what = f"launch.kubernetes.scheduler is {launch.kubernetes.scheduler}, and no queue is named"
+        problems.append(Problem(what, fix="launch.kubernetes.queue=NAME"))
+    folder = _folder(package.config)
+    taken = [top for top in (CONFIG_FOLDER, DATA_FOLDER, "/tmp", "/dev", "/proc", "/sys") if _within(folder, top)]
+    if not re.fullmatch(r"(/[^/:]+)+", folder) or taken:
+        why = f"{taken[0]} is taken" if taken else "it is not the absolute path of a folder"
+        problems.append(Problem(f"the runs cannot be mounted at launch.folder={folder}: {why}", fix=f"{FOLDER}"))
+    for name in launch.environment:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            problems.append(Problem(f"launch.environment: {name!r} is no name of a variable"))
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", package.id):
+        allowed = "at most 47 small letters, digits and hyphens, a letter first (KubeRay)"
+        problems.append(Problem(f"{package.id!r} cannot be the name of a RayJob", allowed=allowed, fix="name=OTHER"))
+    if problems:
+        raise InputError(*problems)
+
+
+def _within(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
+
+
+def _folder(config: Config) -> str:
+    return config.launch.folder or FOLDER
+
+
+# -- objects -----------------------------------------------------------------------------------------------------------
+
+
+def _metadata(package: Package, name: str) -> Object:
+    config = package.config
+    return {
+        "name": name,
+        "namespace": config.launch.kubernetes.namespace,
+        "labels": {
+            "app.kubernetes.io/name": "distdl",
+            "app.kubernetes.io/version": re.sub(r"[^A-Za-z0-9._-]", "-", __version__),
+            MANAGED_BY: "distdl",
+            **_labels(package, "training"),
+        },
+        "annotations": {"distdl.io/run": config.name, "distdl.io/layout": package.plan.layout},
+    }
+
+
+def _labels(package: Package, component: str) -> dict[str, str]:
+    # app.kubernetes.io/name of a pod stays KubeRay's own: the selector of the head's Service has it.
+    return {
+        "app.kubernetes.io/instance": package.id,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "distdl",
+        JOB_LABEL: package.id,
+        "distdl.io/family": package.config.family,
+    }
+
+
+def _config_map(package: Package) -> Object:
+    """The user's YAML. Immutable, and named by its content: a changed config is another object, so a pod that starts late
+    never reads another config than the first one did."""
+    text = (package.folder / "config.yaml").read_text(encoding="utf-8")
+    if len(text.encode()) > CONFIG_LIMIT_BYTES:
+        what = f"config.yaml has {len(text.encode()) / 2**10:.0f} KiB"
+        raise InputError(what, allowed=f"{CONFIG_LIMIT_BYTES / 2**10:.0f} KiB in a ConfigMap")
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(package, f"{package.id}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"),
+        "immutable": True,
+        "data": {"config.yaml": text},
+    }
+
+
+def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
+    config, launch = package.config, package.config.launch
+    arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", _folder(config))
+    metadata = _metadata(package, package.id)
+    metadata["labels"] |= _queue_labels(package)
+    spec: Object = {
+        "submissionMode": launch.kubernetes.submission,
+        "entrypoint": shlex.join(["exec", "bash", "-c", DRIVER, "distdl", "python", "-m", "distdl", *arguments]),
+        "backoffLimit": launch.max_retries,
+        "preRunningDeadlineSeconds": math.ceil(launch.start_deadline_minutes * 60),
+        "activeDeadlineSeconds": math.ceil(launch.deadline_hours * 3600),  # of an attempt; it is not tried again
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEEP_S,
+        "rayClusterSpec": {
+            "rayVersion": RAY_VERSION,
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": _head(package, config_name),
+            "workerGroupSpecs": [_workers(package, shape)],
+        },
+    }
+    if launch.kubernetes.submission == "K8sJobMode":
+        spec["submitterPodTemplate"] = _submitter(package)  # KubeRay's own is refused under the restricted profile
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+
+
+def _queue_labels(package: Package) -> dict[str, str]:
+    """What tells the scheduler to admit all pods or none."""
+    kubernetes = package.config.launch.kubernetes
+    queue, priority = kubernetes.queue or "", kubernetes.priority_class
+    if kubernetes.scheduler == "kueue":
+        return {
+            "kueue.x-k8s.io/queue-name": queue,
+            **({"kueue.x-k8s.io/priority-class": priority} if priority else {}),
+        }
+    if kubernetes.scheduler == "volcano":
+        return {"volcano.sh/queue-name": queue, **({"ray.io/priority-class-name": priority} if priority else {})}
+    if kubernetes.scheduler == "yunikorn":
+        return {
+            "ray.io/gang-scheduling-enabled": "true",
+            "yunikorn.apache.org/app-id": package.id,
+            "yunikorn.apache.org/queue": queue,
+        }
+    return {}
+
+
+def _head(package: Package, config_name: str) -> Object:
+    kubernetes = package.config.launch.kubernetes
+    memory_mib = math.ceil(kubernetes.head_memory_gib * 1024)
+    container = _container(package, "ray-head", _resources(kubernetes.head_cpus, memory_mib))
+    container["ports"] = [
+        {"name": "gcs-server", "containerPort": 6379},
+        {"name": "dashboard", "containerPort": 8265},
+        {"name": "metrics", "containerPort": 8080},
+        {"name": "dash-metrics", "containerPort": 44227},
+    ]
+    container["lifecycle"] = {"preStop": {"exec": {"command": ["bash", "-c", PRE_STOP]}}}
+    container["volumeMounts"].append({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True})
+    pod = _pod(package, container, shared_memory_mib=2 * OBJECT_STORE_MIB)
+    pod["volumes"].append({"name": "config", "configMap": {"name": config_name}})
+    return {
+        "rayStartParams": {  # no CPUs: no worker is placed beside the driver, which must always answer KubeRay
+            "num-cpus": "0",
+            "dashboard-host": "0.0.0.0",
+            "object-store-memory": str(OBJECT_STORE_MIB * 2**20),
+        },
+        "template": {"metadata": {"labels": _labels(package, "head"), "annotations": {}}, "spec": pod},
+    }
+
+
+def _workers(package: Package, shape: Shape) -> Object:
+    kubernetes = package.config.launch.kubernetes
+    devices = {
+        **({kubernetes.gpu_resource: shape.gpus} if shape.gpus else {}),
+        **({kubernetes.rdma_resource: 1} if kubernetes.rdma_resource else {}),
+    }
+    resources = _resources(shape.cpus + RAY_CPUS, shape.memory_mib, devices)
+    container = _container(package, "ray-worker", resources)
+    container["ports"] = [{"name": "metrics", "containerPort": 8080}]
+    pod = _pod(package, container, shape.shared_memory_mib)
+    if kubernetes.node_selector:
+        pod["nodeSelector"] = dict(kubernetes.node_selector)
+    if shape.gpus:
+        pod["tolerations"] = [{"key": kubernetes.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
+    return {
+        "groupName": "workers",
+        "replicas": shape.pods,  # all of them from first to last: training does not resize itself
+        "minReplicas": shape.pods,
+        "maxReplicas": shape.pods,
+        "rayStartParams": {
+            "num-cpus": str(math.ceil(shape.cpus)),
+            **({"num-gpus": str(shape.gpus)} if shape.gpus else {}),
+            "object-store-memory": str(OBJECT_STORE_MIB * 2**20),
+        },
+        "template": {"metadata": {"labels": _labels(package, "worker"), "annotations": {}}, "spec": pod},
+    }
+
+
+# -- pods --------------------------------------------------------------------------------------------------------------
+
+
+def _pod(package: Package, container: Object, shared_memory_mib: int) -> Object:
+    """The pod of one Ray node: what the head and the workers have in common."""
+    kubernetes = package.config.launch.kubernetes
+    claims = {"runs": (kubernetes.runs_claim, _folder(package.config), False)}
+    if kubernetes.data_claim:
+        claims["data"] = (kubernetes.data_claim, DATA_FOLDER, True)
+    volumes: list[Object] = [
+        *_scratch(),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _mib(shared_memory_mib)}},
+    ]
+    container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    for name, (claim, path, read_only) in claims.items():
+        only = {"readOnly": True} if read_only else {}
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, **only}})
+        container["volumeMounts"].append({"name": name, "mountPath": path, **only})
+    # Kueue has priorities of its own (a label), and Volcano takes the pods' from the job's label.
+    own = kubernetes.scheduler in ("none", "yunikorn") and kubernetes.priority_class
+    return {
+        "serviceAccountName": kubernetes.service_account,
+        **_confined(),
+        "terminationGracePeriodSeconds": GRACE_S,
+        **({"priorityClassName": kubernetes.priority_class} if own else {}),
+        "containers": [container],
+        "volumes": volumes,
+    }
+
+
+def _container(package: Package, name: str, resources: Object) -> Object:
+    kubernetes = package.config.launch.kubernetes
+    return {
+        "name": name,
+        "image": kubernetes.image,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": RESTRICTED,
+        "env": _environment(package),
+        **({"envFrom": [{"secretRef": {"name": kubernetes.secret}}]} if kubernetes.secret else {}),
+        "resources": resources,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": "/tmp/home"}],
+    }
+
+
+def _submitter(package: Package) -> Object:
+    """The pod that hands the driver to Ray in K8sJobMode, and follows its output."""
+    container = _container(package, "ray-job-submitter", _resources(0.5, 512))
+    container.pop("envFrom", None)
+    container["env"] = [variable for variable in container["env"] if variable["name"] == "HOME"]
+    pod = {**_confined(), "restartPolicy": "Never", "containers": [container], "volumes": _scratch()}
+    return {"metadata": {"labels": _labels(package, "submitter")}, "spec": pod}
+
+
+def _confined() -> Object:
+    """No root, no token of the API, no variables for each Service of the namespace."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",  # or each start changes the owner of every file of the claim
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def _scratch() -> list[Object]:
+    """What can be written under a read-only root: Ray's session and logs in /tmp, caches in HOME."""
+    return [
+        {"name": "tmp", "emptyDir": {"sizeLimit": "20Gi"}},
+        {"name": "home", "emptyDir": {"sizeLimit": "10Gi"}},
+    ]
+
+
+def _environment(package: Package) -> list[Object]:
+    runtime, launch = package.config.runtime, package.config.launch
+    assert isinstance(runtime, RayConfig)
+    variables = {"HOME": "/tmp/home", "PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    if runtime.gpus_per_worker:
+        variables |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+    variables |= launch.environment
+    # Kubernetes would put other variables in the place of $(NAME).
+    return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in variables.items()]
+
+
+def _resources(cpus: float, memory_mib: int, devices: dict[str, Any] | None = None) -> Object:
+    """Requests equal to limits: a pod that may be evicted for memory it was promised takes the whole job with it."""
+    amounts = {"cpu": _cpus(cpus), "memory": _mib(memory_mib), **{k: str(v) for k, v in (devices or {}).items()}}
+    return {"requests": amounts, "limits": dict(amounts)}
+
+
+def _cpus(cpus: float) -> str:
+    millis = math.ceil(cpus * 1000)
+    return f"{millis}m" if millis % 1000 else str(millis // 1000)
+
+
+def _mib(mib: int) -> str:
+    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
