@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.checkpoint.prune import best
 from distdl.config import Config
 from distdl.config_load import config_from_dict
@@ -120,6 +120,7 @@ def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
     torch.manual_seed(config.seed)
     learner = build(config.model)
     if checkpoint:
+        refuse_other_model(checkpoint.manifest.get("model"), config, f"the checkpoint {checkpoint.path}")
         checkpoint.load_weights(learner)
     return learner
 

@@ -166,9 +166,10 @@ class DeepSpeedEngine(Engine):
     def _minimize(self, loss: Tensor, player: str) -> None:
         engine = self.engines[player]
         engine.backward(loss)
-        if self.zero == 0 and self._guard and self._last_micro:  # stage 0 in fp32 reports no norm of its own
+        asked = self._guard or self.config.train.clip_norm
+        if self.zero == 0 and asked and self._last_micro:  # stage 0 in fp32 reports no norm of its own
             self.grad_norm = self._norm(player)
-            if not bool(torch.isfinite(self.grad_norm)):
+            if self._guard and not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
         engine.step()
         if self.zero and self._last_micro:
