@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.parity import line
-from distdl.parity.matrix import TOLERANCE, matrix
+from distdl.parity.matrix import NORM_TOLERANCE, TOLERANCE, matrix
 from tests.small import MODELS, contract_config
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,7 +44,7 @@ def markdown(cells: dict[str, list[dict[str, Any]]]) -> str:
     equal = sum(c["status"] == "equal" for _, c in ran)
     lines = [
         f"{equal} of {len(ran)} cells are equal to the reference: loss and held-out metrics within "
-        f"{TOLERANCE['fp32']:g}, gradient norm within 1e-4 of its size.",
+        f"{TOLERANCE['fp32']:g}, gradient norm within {NORM_TOLERANCE['fp32']:g} of its size.",
         "",
         "| family | layout | processes | loss | norm | held out | |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",

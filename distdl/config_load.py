@@ -300,6 +300,18 @@ class _Checker:
                     what = f"parallel.{key} is not read by the torch engine"
                     fix = f"remove it, or set parallel.engine: deepspeed (argument 'parallel.{key}=…' counts too)"
                     self.problems.append(Problem(what, self.where(("parallel", key)), fix=fix))
+        unread = {
+            "attention": ("parallel.sequence is 1", parallel.sequence == 1 and parallel.attention != "auto"),
+            "balance": ("parallel.pipeline is 1", parallel.pipeline == 1 and parallel.balance != "parameters"),
+            "nvme_path": (
+                "nothing is offloaded to nvme",
+                "nvme" not in (parallel.offload, parallel.offload_parameters),
+            ),
+        }
+        for key, (why, unused) in unread.items():
+            if unused and getattr(parallel, key) is not None and ("parallel", key) in self.origins:
+                what = f"parallel.{key} is not read: {why}"
+                self.problems.append(Problem(what, self.where(("parallel", key)), fix="remove it"))
         for path, problem in deepspeed_keys.check(parallel.deepspeed):
             at = self.where(("parallel", "deepspeed", *path))
             self.problems.append(dataclasses.replace(problem, where=at))

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from distdl.attempts import TakenOver
-from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.checkpoint.prune import best
 from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
@@ -133,6 +133,7 @@ def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
     if config.train.precision == "fp64":
         learner.double()
     if checkpoint:
+        refuse_other_model(checkpoint.manifest.get("model"), config, f"the checkpoint {checkpoint.path}")
         checkpoint.load_weights(learner)
     return learner
 

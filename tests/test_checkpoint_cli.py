@@ -18,7 +18,10 @@ from torch import Tensor
 
 from distdl.checkpoint.layout import MANIFEST, STATE, checksum
 from distdl.checkpoint.load import Checkpoint
+from distdl.config_load import load_config
+from distdl.errors import InputError
 from distdl.families import build
+from distdl.worker import build_learner
 from tests.conftest import Result, python
 from tests.ranks import run_ranks
 from tests.small import MODELS, small_config
@@ -180,6 +183,18 @@ def test_tensors_that_are_missing_or_too_many_are_damage(command: Command, copy:
     verify_says(command, copy, "more is missing")
 
 
+@pytest.mark.parametrize("spoil", ["missing", "cut"])
+def test_a_lost_manifest_is_damage_and_the_others_are_verified(command: Command, copy: Path, spoil: str) -> None:
+    other = shutil.copytree(copy, copy.parent / "step_00000009")
+    manifest = copy / MANIFEST
+    text = manifest.read_text()
+    manifest.unlink() if spoil == "missing" else manifest.write_text(text[: len(text) // 2])
+    done = command("checkpoint", "verify", copy.parent.parent)
+    assert done.code == 1 and "Traceback" not in done.stderr
+    assert f"{copy}: " in done.stdout and f"{other}: all bytes are as they were written" in done.stdout
+    assert command("checkpoint", "verify", copy).code == 1
+
+
 def test_every_checkpoint_of_a_run_is_verified(command: Command, copy: Path) -> None:
     later = Path(shutil.copytree(copy, copy.with_name("step_00000005")))
     flip(tensor_file(copy), -1)
@@ -265,24 +280,54 @@ def test_transformers_computes_the_same(command: Command, tmp_path: Path, gpt: t
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    ("change", "words"),
     [
         ({"model_type": "llama"}, "model of the type 'llama'"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"n_inner": 7}, "n_inner is 7"),
-        ({"n_head": 2}, "heads is 2"),
+        ({"n_head": 2}, "heads is 2 there and 4 in the config"),
     ],
 )
 def test_another_hugging_face_model_is_refused(
-    command: Command, tmp_path: Path, gpt: tuple[Path, Path], change: dict[str, Any], text: str
+    command: Command, tmp_path: Path, gpt: tuple[Path, Path], change: dict[str, Any], words: str
 ) -> None:
     folder = tmp_path / "hf"
     assert command("checkpoint", "convert", gpt[0], folder, "--to", "huggingface", "--config", gpt[1]).code == 0
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | change))
     refused = command("checkpoint", "convert", folder, tmp_path / "ours", "--config", gpt[1])
-    assert refused.code == 2 and text in refused.stderr and not (tmp_path / "ours").exists()
+    assert refused.code == 2 and words in refused.stderr and not (tmp_path / "ours").exists()
+
+
+def test_weights_of_another_architecture_of_the_same_shapes_are_refused(
+    command: Command, tmp_path: Path, gpt: tuple[Path, Path]
+) -> None:
+    """8 heads have weights of the shapes of 4: only the settings tell them apart. Dropout may differ."""
+    assert command("checkpoint", "convert", gpt[0], tmp_path / "four", "--config", gpt[1]).code == 0
+    arguments = ("checkpoint", "convert", tmp_path / "four", tmp_path / "other", "--config", gpt[1])
+    refused = command(*arguments, "model.heads=8")
+    assert refused.code == 2 and "heads is 4 there and 8 in the config" in refused.stderr
+    assert not (tmp_path / "other").exists()
+    assert command(*arguments, "model.dropout=0.2").code == 0
+    run = load_config(str(gpt[1]), ["model.heads=8"]).config  # a run that finds it among its checkpoints
+    with pytest.raises(InputError, match="heads is 4 there and 8 in the config"):
+        build_learner(run, Checkpoint(tmp_path / "four"))
+
+
+def test_a_family_without_an_optimizer_is_converted(command: Command, tmp_path: Path, digits: str) -> None:
+    values = small_config("som", digits, "")
+    learner = build(values["model"])
+    kept = {name: t.contiguous() for name, t in learner.state_dict().items()}
+    save_file(kept, tmp_path / "som.safetensors")
+    done = command(
+        *("checkpoint", "convert", tmp_path / "som.safetensors", tmp_path / "som"),
+        *("--config", config_file(tmp_path / "som.yaml", values)),
+    )
+    assert done.code == 0, done.stderr
+    back = build(values["model"])
+    Checkpoint(tmp_path / "som").load_weights(back)
+    assert all(torch.equal(t, kept[name]) for name, t in back.state_dict().items())
 
 
 # -- convert: refusals -------------------------------------------------------------------------------------------------
@@ -441,6 +486,16 @@ def test_weights_alone_start_a_run_at_step_0(command: Command, tmp_path: Path, s
         assert done.code == 0, done.stderr
         state = Checkpoint(target).state
         assert same(tensors(target), weights(sound)) and (state["step"], state["data"]["position"]) == (0, 0)
+
+
+@pytest.mark.parametrize("tag", ["..", ".", "", "../other", "nowhere"])
+def test_a_tag_outside_its_folder_is_refused(command: Command, tmp_path: Path, tag: str) -> None:
+    (tmp_path / "other" / "inside").mkdir(parents=True)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "latest").write_text(tag)
+    refused = command("checkpoint", "convert", folder, tmp_path / "out")
+    assert refused.code == 2 and f"names {tag!r}" in refused.stderr, refused
 
 
 def test_a_folder_that_lacks_a_rank_is_refused(command: Command, tmp_path: Path, sound: Path) -> None:
@@ -618,3 +673,16 @@ def test_a_checkpoint_larger_than_memory_is_converted(tmp_path: Path, text: str)
     converted = tmp_path / "converted" / "global_step4" / "mp_rank_00_model_states.pt"
     assert same(dict(torch.load(converted, weights_only=True, mmap=True)["module"]), weight)
     assert same(tensors(tmp_path / "back"), {f"weights/{n}": t for n, t in weight.items()})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp8"])
+def test_what_was_trained_on_a_gpu_is_evaluated_without_one(
+    command: Command, tmp_path: Path, sound: Path, digits: str, precision: str
+) -> None:
+    values = small_config("mlp", digits, "", parallel__engine="deepspeed", train__precision=precision)
+    run = tmp_path / "runs" / "mlp"
+    shutil.copytree(sound.parent, run / "checkpoints")
+    (run / "config.json").write_text(json.dumps(values))
+    done = command("evaluate", run, "--json")
+    assert done.code == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 3 and 0 <= json.loads(done.stdout)["metrics"]["accuracy"] <= 1

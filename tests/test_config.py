@@ -293,6 +293,12 @@ def test_sections_that_contradict_each_other(tmp_path: Path) -> None:
     assert zero.where == "argument 'parallel={engine: torch, zero: 1}'"
     (keys,) = problems(tmp_path, "parallel.engine=torch", "parallel.deepspeed.wall_clock_breakdown=true")
     assert keys.what == "parallel.deepspeed is not read by the torch engine"
+    for key, value in {"attention": "ring", "balance": "time", "nvme_path": "disk"}.items():
+        (unread,) = problems(tmp_path, f"parallel.{key}={value}")
+        assert unread.what.startswith(f"parallel.{key} is not read: ") and unread.fix == "remove it"
+        assert unread.where == f"argument 'parallel.{key}={value}'"
+    used = "parallel={sequence: 2, attention: ring, zero: 3, offload: nvme, nvme_path: disk}"
+    assert load(tmp_path, used).config.parallel.attention == "ring"
     (nesterov,) = problems(tmp_path, "optimizer={name: sgd, lr: 0.1, nesterov: true}")
     assert nesterov.what == "optimizer.nesterov needs a momentum above 0"
     (stopping,) = problems(tmp_path, "data.eval_split=null", "early_stopping.patience=3")

@@ -177,8 +177,8 @@ def test_what_can_run_is_laid_out(name: str, world: int, mesh: Mesh) -> None:
 GPT2 = {"vocabulary": 50257, "context": 1024, "layers": 12, "heads": 12, "width": 768}
 
 
-def held(plan: Plan) -> int:
-    """Elements of the weights on the fullest rank, counted after the cut that training makes."""
+def held(plan: Plan) -> tuple[int, int]:
+    """Elements of the weights on the fullest rank, dense ones and experts, counted after the cut that training makes."""
     import torch
 
     from distdl.families import build
@@ -193,10 +193,10 @@ def held(plan: Plan) -> int:
     if plan.mesh.expert > 1:
         cut_experts(learner, Axis(plan.mesh.expert, 0, None))
     stages = [learner.layers()[a:b] for a, b in itertools.pairwise(plan.stages)]
-    return max(
-        sum({p: p.numel() for layer in stage for module in layer.modules for p in module.parameters()}.values())
-        for stage in stages
-    )
+    on_stage = [{p for layer in stage for module in layer.modules for p in module.parameters()} for stage in stages]
+    fullest = max(on_stage, key=lambda parameters: sum(p.numel() for p in parameters))
+    experts = sum(p.numel() for p in fullest if getattr(p, "distdl_expert", False))
+    return sum(p.numel() for p in fullest) - experts, experts
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,14 @@ def held(plan: Plan) -> int:
 def test_the_state_is_that_of_a_model_that_is_really_cut(name: str, world: int, model: dict[str, Any]) -> None:
     """Within a thousandth: the biases behind a row-cut matrix, which stay whole, are counted as if they were cut."""
     plan = planned(values("gpt", name, world, **{f"model__{key}": value for key, value in model.items()}))
-    elements, found = held(plan), plan.state_bytes_per_worker
+    (dense, experts), found = held(plan), plan.state_bytes_per_worker
     rel = 1e-2 if plan.mesh.pipeline > 1 and plan.mesh.tensor > 1 else 1e-3  # what is cut, as a mean over the stages
-    assert found["weights"] == pytest.approx(4 * elements, rel=rel)
-    assert found["gradients"] == pytest.approx(4 * elements / (plan.mesh.data if "zero2" in name else 1), rel=rel)
-    shards = 1 if "zero0" in name else plan.mesh.data
-    assert found["optimizer"] == pytest.approx(8 * elements / shards, rel=rel)  # AdamW: two fp32 numbers a weight
+    data, replicas = plan.mesh.data, plan.mesh.data // plan.mesh.expert  # ranks that hold the same weights, experts
+    sharded = dense / data + experts / replicas
+    assert found["weights"] == pytest.approx(4 * (dense + experts), rel=rel)
+    assert found["gradients"] == pytest.approx(4 * (sharded if "zero2" in name else dense + experts), rel=rel)
+    state = dense + experts if "zero0" in name else sharded
+    assert found["optimizer"] == pytest.approx(8 * state, rel=rel)  # AdamW: two fp32 numbers a weight
 
 
 # -- `distdl plan` -----------------------------------------------------------------------------------------------------
@@ -252,6 +254,15 @@ def test_the_command_draws_the_mesh(command: Callable[..., Result], config_file:
         f"  ranks 6-7: stage 2/2 ({stages[1]}), samples 2/2, {cut}\n"
     ) in out
     assert "note: a pipeline of 2 stages with 4 micro-batches stands idle 20% of the time" in out
+
+
+def test_the_command_says_that_measured_stages_may_lie_elsewhere(
+    command: Callable[..., Result], config_file: str
+) -> None:
+    keys = ("parallel.pipeline=2", "parallel.engine=deepspeed")
+    said = "stages are drawn by parameters; balance: time measures"
+    assert said in command("plan", config_file, "--workers", 2, *keys, "parallel.balance=time").stdout
+    assert said not in command("plan", config_file, "--workers", 2, *keys).stdout
 
 
 def test_the_command_names_the_attention_of_a_cut_sequence(command: Callable[..., Result], config_file: str) -> None:

@@ -93,6 +93,13 @@ def test_a_case_that_dies_costs_itself_only(digits: str, tmp_path: Path, monkeyp
     assert found["well"]["loss"] == found["well too"]["loss"] and len(found["well"]["loss"]) == 2
 
 
+@pytest.mark.slow
+def test_a_gradient_norm_is_told_where_the_guard_is_off(digits: str) -> None:
+    values = matrix.laid_out(small_run(digits, train__clip_norm=0.5, guard__nonfinite=False), "zero0", 1)
+    (told,) = dict(processes.curves(1, {"zero0": values}, 100)).values()
+    assert len(told["norm"]) == 2 and all(norm > 0 for norm in told["norm"])
+
+
 # -- processes that end badly ------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from distdl.checkpoint.layout import (
     step_folder,
     write_json,
 )
-from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
 from distdl.config import Config
 from distdl.engine.optimizers import make_optimizer
@@ -86,6 +86,7 @@ def convert(source_path: Path, target: Path, wish: Wish) -> Source:
     if wish.to == "distdl" and source.state is None and not source.of("optimizer"):
         source.step = 0  # a run that starts from these weights
     if wish.config is not None:
+        refuse_other_model(source.model, wish.config, str(source_path))
         source.model = wish.config.model
         _fit(source, source_path, wish.config)
     _refuse_nested(source_path, target)
@@ -151,7 +152,7 @@ def _open_huggingface(path: Path) -> Source:
 
 
 def _fit(source: Source, path: Path, config: Config) -> None:
-    """Puts every tensor where the config's model has it. Raises InputError where names, shapes or settings differ."""
+    """Puts every tensor where the config's model has it. Raises InputError where names or shapes differ."""
     with torch.device("meta"):
         learner = build(config.model)
     wanted = {f"weights/{n}": tuple(p.shape) for n, p in learner.named_parameters()}
@@ -225,13 +226,15 @@ def _first_state(source: Source, config: Config, data: Callable[[Config, int], d
 def _check_optimizer(source: Source, config: Config) -> None:
     """Raises InputError where the config's optimizer keeps other things than the source has."""
     have = {name.split("/")[0] for name in source.of("optimizer")}
+    if not have:
+        return
     probe = torch.nn.Linear(1, 1)
     optimizer = make_optimizer(config, probe)
     for parameter in probe.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     keeps = {key for state in optimizer.state.values() for key in state if key != "step"}
-    if have and have != keeps:
+    if have != keeps:
         what = (
             f"the optimizer {config.optimizer.name} keeps {', '.join(sorted(keeps)) or 'nothing'}, and the source has "
         )
@@ -282,7 +285,12 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
         _remove(old)
         if target.is_dir():  # a file is replaced by the rename itself
             target.rename(old)
-        draft.rename(target)
+        try:
+            draft.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         _remove(old)
     except OSError as error:
         what = f"{target} could not be written: {error.strerror or error}"

@@ -260,7 +260,7 @@ def _tag_folder(path: Path) -> Path:
     if not latest.is_file():
         return path
     tag = latest.read_text(encoding="utf-8").strip()
-    if Path(tag).name != tag or not (path / tag).is_dir():
+    if tag in ("", ".", "..") or Path(tag).name != tag or not (path / tag).is_dir():
         raise InputError(f"{latest} names {tag!r}, and {path} has no such folder")
     return path / tag
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, seal
+from distdl.config import Config
 from distdl.errors import DataCorrupt, InputError
+from distdl.families import model_config
 
 
 class Checkpoint:
@@ -72,6 +76,27 @@ class Checkpoint:
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(self.read(name))
+
+
+TRAINING_ONLY = {"dropout", "balance_loss", "router_z_loss"}
+"""Fields of a model that change how it learns, not what it computes."""
+
+
+def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: str) -> None:
+    """Raises InputError where weights of `model` (None: unknown) would compute something else in the config's model.
+
+    Names and shapes do not tell everything: twice the attention heads have weights of the same shapes.
+    """
+    if model is None:
+        return
+    if model.get("family") != config.family:
+        raise InputError(f"{where} holds a {model.get('family')}, and the config is of a {config.family}")
+    have, want = (dataclasses.asdict(model_config(m)) for m in (model, config.model))
+    other = [f"{key} is {have[key]!r} there and {value!r} in the config" for key, value in want.items()]
+    other = [text for text, key in zip(other, want) if have[key] != want[key] and key not in TRAINING_ONLY]
+    if other:
+        fix = "use the config that it was trained with"
+        raise InputError(f"{where} holds another {config.family}: {'; '.join(other)}", fix=fix)
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -30,7 +30,9 @@ def add_parser(subparsers: Any) -> None:
     verify.set_defaults(run=run_verify)
 
     convert = commands.add_parser("convert", help="to and from DeepSpeed, safetensors and Hugging Face")
-    convert.add_argument("source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face")
+    convert.add_argument(
+        "source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face"
+    )
     convert.add_argument("target", metavar="TARGET", help="file or folder to create")
     convert.add_argument(
         "--to",
@@ -79,6 +81,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Exit code 0 where every checkpoint is sound, 1 where not; InputError where there is none."""
+    from distdl.checkpoint.layout import checkpoints
     from distdl.checkpoint.verify import found_in, problems
     from distdl.errors import DataCorrupt
 
@@ -88,6 +91,10 @@ def run_verify(args: argparse.Namespace) -> int:
             found = problems(path)
         except DataCorrupt as error:
             found = [str(error)]
+        except InputError as error:
+            if path.absolute() not in [p for _, p in checkpoints(path.absolute().parent)]:
+                raise
+            found = [str(error)]  # it has a checkpoint's name: what is missing there has been lost
         damaged += bool(found)
         for problem in found:
             print(f"{path}: {problem}")

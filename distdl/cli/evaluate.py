@@ -21,7 +21,10 @@ def run(args: argparse.Namespace) -> int:
     from distdl.run_folder import find_run, saved_config
 
     folder = find_run(args.name, args.runs)
-    config = saved_config(folder, ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"])
+    overrides = ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"]
+    if saved_config(folder).train.precision in ("fp16", "fp8"):  # what training needs of a GPU, a forward pass does not
+        overrides.append("train.precision=bf16")
+    config = saved_config(folder, overrides)
 
     from distdl.survey import survey
     from distdl.worker import evaluate_checkpoint

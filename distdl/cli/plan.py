@@ -68,6 +68,10 @@ def print_plan(plan: Any) -> None:
         print("mesh")
         for line in plan.mesh.picture(stage_names(plan)).splitlines():
             print(f"  {line}")
+        if plan.mesh.pipeline > 1 and plan.config["parallel"]["balance"] == "time":
+            print(
+                "  stages are drawn by parameters; balance: time measures the layers at the start and may cut elsewhere"
+            )
         if plan.mesh.sequence > 1:
             print(f"  a sample's slices attend to each other by {plan.attention}")
     for note in plan.notes:

@@ -58,7 +58,7 @@ class Engine(ABC):
         self._last_micro = True
         self.batch: Batch = {}
         self._step = 0
-        self._micro_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
+        self._closure_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
         """Those of the step so far, for an optimizer that asks for their loss again."""
         self._loss_sum: Tensor | float = 0.0
 
@@ -106,8 +106,8 @@ class Engine(ABC):
             batch = self.to_device(cut_sequence(next(source), self.learner))
             self.data_s += time.perf_counter() - begin
             self._begin(batch, micro)
-            if self._micro_batches is not None:
-                self._micro_batches = [*self._micro_batches, batch] if micro else [batch]
+            if self._closure_batches is not None:
+                self._closure_batches = [*self._closure_batches, batch] if micro else [batch]
             yield batch
         noise.begin(0, None)
 
@@ -130,7 +130,7 @@ class Engine(ABC):
 
         def closure() -> float:
             net.zero_grad()
-            for micro, batch in enumerate(self._micro_batches or []):
+            for micro, batch in enumerate(self._closure_batches or []):
                 self._begin(batch, micro)
                 with torch.enable_grad():
                     loss, _ = self.forward(batch, self._step)

@@ -166,11 +166,12 @@ class DeepSpeedEngine(Engine):
     def _minimize(self, loss: Tensor, player: str) -> None:
         engine = self.engines[player]
         engine.backward(loss)
-        if self.zero == 0 and self._guard and self._last_micro:  # stage 0 in fp32 reports no norm of its own
+        asked = self._guard or self.config.train.clip_norm
+        if self.zero == 0 and asked and self._last_micro:  # stage 0 in fp32 reports no norm of its own
             self.grad_norm = self._norm(player)
-            if not bool(torch.isfinite(self.grad_norm)):
+            if self._guard and not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
-        if self._micro_batches is None:
+        if self._closure_batches is None:
             engine.step()
         elif self._last_micro:  # DeepSpeed's own step takes no closure
             self._closed_step(engine.optimizer, self.bare[player])
@@ -181,7 +182,7 @@ class DeepSpeedEngine(Engine):
         self.engines["learner"].backward(loss)
 
     def _before_micro_batch(self) -> None:
-        if self._micro_batches is not None:  # DeepSpeed counts by its own steps, which are not taken
+        if self._closure_batches is not None:  # DeepSpeed counts by its own steps, which are not taken
             self.engines["learner"].set_gradient_accumulation_boundary(is_boundary=self._last_micro)
 
     def _stepped(self, player: str) -> bool:

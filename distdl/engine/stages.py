@@ -49,7 +49,7 @@ def free(learner: Learner, names: set[str]) -> None:
 
 def ties(learner: Learner, mesh: Mesh, rank: int, holders: dict[str, list[int]]) -> list[tuple[nn.Parameter, Any]]:
     """Collective. The parameters that this rank's stage shares with others, and the group to sum their gradients over."""
-    lines = sorted({tuple(mesh.line(other, "pipeline")) for other in range(mesh.world)})
+    lines = mesh.lines("pipeline")
     groups: dict[tuple[int, ...], Any] = {}
     parameters = dict(learner.named_parameters())
     for stages in sorted({tuple(holders[name]) for name in parameters if len(holders[name]) > 1}):

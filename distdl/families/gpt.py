@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
-from distdl.nn.language import attend, places, token_losses
+from distdl.nn.language import attend, logits, places, token_losses
 from distdl.nn.moe import MixtureOfExperts, router_loss
 from distdl.nn.noise import Dropout
 
@@ -179,5 +179,5 @@ class GPT(Learner):
         return loss + routing, metrics
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V)"""
-        return F.linear(self.through({"tokens": F.pad(tokens, (0, 1))}), self.wte.weight)
+        """(B, T) -> (B, T, V); where the vocabulary is cut, this rank's part of V"""
+        return logits(self.through({"tokens": F.pad(tokens, (0, 1))}), self.wte.weight)

@@ -65,8 +65,13 @@ class Perceptron(Learner):
 
     def stimulus(self, batch: Batch) -> Tensor:
         """What the response units see."""
-        x = to_unit(batch[self.config.column]).flatten(1)  # (B, D)
-        return (F.linear(x, self.wiring) >= 0).to(x.dtype) if self.config.association else x  # (B, A)
+        cells = batch[self.config.column].flatten(1)  # (B, D)
+        if not self.config.association:
+            return to_unit(cells)
+        # Sums of whole pixels are exact. Scaled ones that cancel would leave a rounding of either sign, which depends on
+        # how many samples are multiplied at once: other units would fire on another number of workers.
+        with torch.autocast(cells.device.type, enabled=False):
+            return (F.linear(cells.to(self.wiring.dtype), self.wiring) >= 0).to(self.wiring.dtype)  # (B, A)
 
     def errors(self, s: Tensor, label: Tensor) -> Tensor:
         """(B,) surrogate of each sample. The slope of clamp at zero is 1: a sum of exactly zero counts as an error."""

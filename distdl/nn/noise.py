@@ -25,10 +25,12 @@ _GOLDEN, _MIX1, _MIX2 = _int32(0x9E3779B1), _int32(0x85EBCA6B), _int32(0xC2B2AE3
 
 
 class _Scope:
-    """Seed, sample positions and the number of draws so far of the forward pass under way."""
+    """Seed, sample positions, the layer and the number of its draws so far, of the forward pass under way."""
 
     seed: int = 0
     positions: Tensor | None = None
+    layer: Tensor = torch.zeros((), dtype=torch.int32)
+    """Number of the layer's first draw. A tensor: a compiled block would be compiled again for every other int."""
     draws: int = 0
 
 
@@ -37,12 +39,14 @@ _scope = _Scope()
 
 def begin(seed: int, positions: Tensor | None) -> None:
     """Says which samples the following draws are for: int64 (B,), or None to end."""
-    _scope.seed, _scope.positions, _scope.draws = seed, positions, 0
+    _scope.seed, _scope.positions = seed, positions
+    layer(-1)
 
 
 def layer(index: int) -> None:
     """Numbers the following draws from this layer on, so that a pipeline stage or a recomputed layer draws the same."""
-    _scope.draws = (index + 1) << 16
+    _scope.layer = torch.tensor((index + 1) << 16, dtype=torch.int32)
+    _scope.draws = 0
 
 
 def active() -> bool:
@@ -58,14 +62,14 @@ def bits(shape: torch.Size) -> Tensor:
     positions = _scope.positions
     assert positions is not None
     _scope.draws += 1
-    site = _fmix_int(_scope.seed * 0x9E3779B1 + _scope.draws)
+    site = _fmix(_scope.layer + _int32((_scope.seed * 0x9E3779B1 + _scope.draws) & 0xFFFFFFFF))
     high, low = (positions >> 32).int(), positions.int()  # position modulo 2^32: int() keeps the low bits
-    keys = _fmix(_fmix(low ^ _int32(site)) + high * _GOLDEN)  # (B,)
+    keys = _fmix(_fmix(low ^ site) + high * _GOLDEN)  # (B,)
     if shape[0] % len(keys):
         raise ValueError(f"noise of shape {tuple(shape)} for {len(keys)} samples: the first dimension must hold them")
     count = shape.numel() // len(keys)
     first = count * here.sequence.index
-    elements = torch.arange(first, first + count, dtype=torch.int32, device=positions.device)
+    elements = torch.arange(first, first + count, device=positions.device).int()  # modulo 2^32 again
     return _fmix(keys[:, None] + elements * _GOLDEN).view(shape)
 
 
@@ -74,13 +78,6 @@ def _fmix(x: Tensor) -> Tensor:
     x = (x ^ ((x >> 16) & 0xFFFF)) * _MIX1
     x = (x ^ ((x >> 13) & 0x7FFFF)) * _MIX2
     return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _fmix_int(x: int) -> int:
-    x &= 0xFFFFFFFF
-    x = (x ^ (x >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
-    x = (x ^ (x >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
-    return x ^ (x >> 16)
 
 
 def uniform(*shape: int, device: torch.device | str | None = None) -> Tensor:

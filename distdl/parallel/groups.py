@@ -31,10 +31,13 @@ class Groups:
         """The ranks that hold the same layers."""
 
     def _axis(self, *axes: str) -> Axis:
-        lines = sorted({tuple(self.mesh.line(rank, *axes)) for rank in range(self.mesh.world)})
-        groups = {line: _group(line) for line in lines}
+        lines = self.mesh.lines(*axes)
         mine = next(line for line in lines if self.rank in line)
-        return Axis(len(mine), mine.index(self.rank), groups[mine])
+        index = mine.index(self.rank)
+        if len(mine) == 1 and axes[0] not in ("data", "replica"):  # DeepSpeed asks for these two whatever their size
+            return Axis()
+        groups = {line[0]: _group(tuple(line)) for line in lines}
+        return Axis(len(mine), index, groups[mine[0]])
 
 
 def _group(ranks: tuple[int, ...]) -> Any:

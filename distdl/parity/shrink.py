@@ -34,7 +34,7 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
     if config.train.precision not in ("fp32", "fp64"):
         values["train"]["precision"] = "bf16"
     values["schedule"]["warmup_steps"] = min(config.schedule.warmup_steps, STEPS // 4)
-    values["guard"]["parity_every_steps"] = 5
+    values["guard"] |= {"parity_every_steps": 5, "nonfinite": True}  # the guard makes ZeRO-0 tell its gradient norm
     values["track"]["enabled"] = False
     values["evaluate"] = {"batch": 10}
     values["parallel"].update(offload="none", offload_parameters="none", deepspeed={})

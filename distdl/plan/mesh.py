@@ -45,18 +45,20 @@ class Mesh:
 
         `expert`: those that hold the other experts of the same set. `replica`: those that hold the same experts.
         """
-        here = self.place(rank)
+        return next(line for line in self.lines(*axes) if rank in line)
 
-        def together(other: dict[str, int]) -> bool:
-            for axis in AXES:
-                if axis in axes or here[axis] == other[axis]:
-                    continue
-                set_of = {"expert": lambda place: place["data"] // self.expert, "replica": lambda p: p["expert"]}
-                if not (axis == "data" and any(a in set_of and set_of[a](here) == set_of[a](other) for a in axes)):
-                    return False
-            return True
-
-        return [other for other in range(self.world) if together(self.place(other))]
+    def lines(self, *axes: str) -> list[list[int]]:
+        """Every such line, in the order of their first ranks."""
+        lines: dict[tuple[int, ...], list[int]] = {}
+        for rank in range(self.world):
+            place = self.place(rank)
+            same = {axis: place[axis] for axis in AXES if axis not in axes}
+            if "expert" in axes:
+                same["data"] = place["data"] // self.expert
+            if "replica" in axes:
+                same["data"] = place["expert"]
+            lines.setdefault(tuple(same.values()), []).append(rank)
+        return list(lines.values())
 
     def picture(self, stages: list[str] | None = None) -> str:
         """Which rank holds what: a line per pipeline stage and data rank. `stages`: what each stage holds, in words."""

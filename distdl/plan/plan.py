@@ -190,8 +190,9 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
     per_weight = full * states + (
         4 if half_weights else 0
     )  # optimizer states, and fp32 master weights beside the half ones
-    shard = {stage: mesh.data * mesh.sequence if zero >= stage else 1 for stage in (1, 2, 3)}
-    saved = model.sharded * (1 - 1 / mesh.tensor) + model.experts * (1 - 1 / mesh.expert)
+    whole = mesh.data * mesh.sequence
+    dense = model.trainable - model.experts - model.sharded * (1 - 1 / mesh.tensor)
+    frozen = model.parameters - model.trainable
     stage = 1.0
     if mesh.pipeline > 1:
         counts = [count for _, count in model.layers]
@@ -199,20 +200,26 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
         copies = [
             sum(n for first, later, n in model.ties if first < a <= later < b) for a, b in itertools.pairwise(bounds)
         ]
-        held = [sum(counts[a:b]) + copy for (a, b), copy in zip(itertools.pairwise(bounds), copies)]
-        stage = max(held) / sum(counts)
-    share = stage * (1 - saved / max(model.trainable, 1))
+        by_stage = [sum(counts[a:b]) + copy for (a, b), copy in zip(itertools.pairwise(bounds), copies)]
+        stage = max(by_stage) / sum(counts)
+
+    def held(from_stage: int, frozen: int = 0) -> float:
+        """Elements on a rank of what ZeRO shards from this stage on: experts over the ranks that hold the same ones."""
+        ranks = whole if zero >= from_stage else 1
+        own = model.experts / mesh.expert / (ranks // mesh.expert if ranks > 1 else 1)
+        return (stage * (dense + frozen)) / ranks + own
+
     return {
-        "weights": math.ceil(width * model.parameters * share / shard[3]),
-        "gradients": math.ceil(width * model.trainable * share / shard[2]),
-        "optimizer": math.ceil(per_weight * model.trainable * share / shard[1]),
+        "weights": math.ceil(width * held(3, frozen)),
+        "gradients": math.ceil(width * held(2)),
+        "optimizer": math.ceil(per_weight * held(1)),
     }
 
 
 def _notes(
     config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware, steps: int, split: BatchSplit
 ) -> list[str]:
-    notes, world = [], config.runtime.workers
+    notes = []
     warmup = config.schedule.warmup_steps
     if warmup >= steps:
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
@@ -227,8 +234,8 @@ def _notes(
         )
     if model.batch_coupled and split.accumulate > 1:
         notes.append(
-            f"the family {model.family} couples the {split.micro_batch * world} samples that the workers take at a time: "
-            "another accumulation gives other numbers"
+            f"the family {model.family} couples the {split.micro_batch * split.world} samples that the workers take at a "
+            "time: another accumulation gives other numbers"
         )
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")

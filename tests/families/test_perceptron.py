@@ -119,3 +119,15 @@ def test_association_units_are_fixed_signs_behind_a_threshold() -> None:
     seen = learner.stimulus({"image": torch.from_numpy(x)}).numpy()
     assert np.array_equal(seen, (x @ before.numpy().T >= 0).astype(float)) and 0.1 < seen.mean() < 0.9
     assert torch.equal(learner.wiring, before) and not learner.wiring.requires_grad
+
+
+def test_a_sum_that_cancels_fires_whatever_is_multiplied_beside_it() -> None:
+    """Whole pixels that cancel exactly are at the threshold; scaled to 0..1 they would miss it by a rounding."""
+    learner = made({"family": "perceptron", "inputs": [64], "association": 300})
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 17, (64, 64), generator=generator, dtype=torch.uint8)
+    sums = image.long() @ learner.wiring.long().T
+    assert int((sums == 0).sum()) > 50
+    for rows in (1, 2, 16, 64):
+        parts = [learner.stimulus({"image": part}) for part in image.split(rows)]
+        assert torch.equal(torch.cat(parts), (sums >= 0).float())
