@@ -385,7 +385,7 @@ def test_a_stopped_job_is_resumed(world: World) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_slurms_own_time_limit_and_the_script_written_by_hand(world: World) -> None:
-    """launch/slurm.sbatch, with a minute for each attempt: Slurm sends the signal, and the run needs more than one."""
+    """launch/slurm.sbatch, with two minutes for each attempt: Slurm sends the signal, and the run needs more than one."""
     setup = world.tmp / "setup.sh"
     setup.write_text(
         f"export DISTDL_NODE_IP=127.0.1.$((SLURM_NODEID + 1)) PYTHONPATH={REPOSITORY}\n"
@@ -393,14 +393,14 @@ def test_slurms_own_time_limit_and_the_script_written_by_hand(world: World) -> N
     )
     path, steps = world.config("limited"), 400_000
     environment = {**os.environ, "DISTDL_SETUP": str(setup)}
-    command = ["sbatch", "--parsable", "--time=2", "--signal=B:USR1@60", "--cpus-per-task=1", "--mem=2G"]
+    command = ["sbatch", "--parsable", "--time=3", "--signal=B:USR1@60", "--cpus-per-task=1", "--mem=2G"]
     sent = [*command, str(REPOSITORY / "launch" / "slurm.sbatch"), str(path), f"train.steps={steps}"]
     number = subprocess.run(sent, cwd=world.shared, env=environment, capture_output=True, text=True).stdout.strip()
     assert number.isdigit()
     log = world.shared / f"distdl-{number}.log"
     wait_for(lambda: log.exists() and "attempt 2 of Slurm job" in log.read_text(), "second attempt", world.shared)
     assert "the job is requeued" in log.read_text()
-    last = max(found for found, _ in checkpoints(world.shared / "runs" / "limited" / "checkpoints"))
+    last = max((found for found, _ in checkpoints(world.shared / "runs" / "limited" / "checkpoints")), default=0)
     wait_for(world.reached("limited", last + 100), "further checkpoint", world.shared)
     slurm("scancel", "--batch", "--signal=USR2", number)
     wait_for(lambda: "JobState=CANCELLED" in slurm("scontrol", "show", "job", number), "end", world.shared, 90)
