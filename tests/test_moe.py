@@ -18,7 +18,8 @@ from distdl.families import build
 from distdl.nn.moe import MixtureOfExperts, route, router_loss
 from distdl.survey import survey
 from tests.ranks import run_ranks
-from tests.small import curves, layout, small_config, trained
+from tests.resumed import Runs, go_on, train
+from tests.small import curves, layout, small_config
 from tests.test_resume import last, metrics
 
 B, T, D, E = 3, 12, 8, 4
@@ -279,26 +280,25 @@ def test_a_checkpoint_of_experts_continues_on_any_layout(text: str, tmp_path: Pa
         ("torch", 1, "zero1+expert2", 2),
         ("zero2+expert2", 4, "zero2+expert4", 4),
     ]
-    for begin in (True, False):
-        for world in (1, 2, 4):
-            runs: dict[str, Any] = {"whole": whole} if begin and world == 1 else {}
-            for first, first_world, second, second_world in ways:
-                name = f"{first}x{first_world} to {second}x{second_world}"
-                if world == (first_world if begin else second_world):
-                    values = layout(base, first if begin else second, world)
-                    die = {"die_after": 13} if begin else {}
-                    runs[name] = {"values": values, "folder": str(tmp_path / name), **die}
-            if runs:
-                ended = run_ranks(trained, world, runs)[0]
-                assert {n: e for n, e in ended.items() if e != ("power cut" if begin and n != "whole" else "")} == {}
+    first: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
+    then: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
+    for source, world, target, target_world in ways:
+        name = f"{source}x{world} to {target}x{target_world}"
+        folder = {"folder": str(tmp_path / name)}
+        first[world][name] = {"values": layout(base, source, world), **folder}
+        then[target_world][name] = {"values": layout(base, target, target_world), **folder}
+    for world, runs in first.items():
+        train(world, {"whole": whole} if world == 1 else {}, runs)
+    for world, runs in then.items():
+        go_on(world, runs)
     wanted, tensors = metrics(tmp_path / "whole"), last(tmp_path / "whole").tensors
     assert len(wanted) == 20
-    for first, first_world, second, second_world in ways:
-        folder = tmp_path / f"{first}x{first_world} to {second}x{second_world}"
-        got = metrics(folder)
-        assert max(abs(got[step] - wanted[step]) for step in wanted) < 1e-5, folder.name
+    for source, world, target, target_world in ways:
+        path = tmp_path / f"{source}x{world} to {target}x{target_world}"
+        got = metrics(path)
+        assert max(abs(got[step] - wanted[step]) for step in wanted) < 1e-5, path.name
         for step in (10, 20):  # written by both layouts: every expert once, under its one-process name
-            saved = Checkpoint(folder / "checkpoints" / f"step_{step:08d}").tensors
+            saved = Checkpoint(path / "checkpoints" / f"step_{step:08d}").tensors
             assert {n: t["shape"] for n, t in saved.items()} == {n: t["shape"] for n, t in tensors.items()}
 
 

@@ -14,8 +14,8 @@ from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from distdl.families import load_family
 from distdl.parity.layouts import data_ranks
-from tests.ranks import run_ranks
-from tests.small import MODELS, contract_config, layout, small_config, trained
+from tests.resumed import Runs, events, go_on, train
+from tests.small import MODELS, contract_config, layout, small_config
 
 CUT = ["zero1+pipeline2", "zero1+tensor2", "zero2+sequence2", "zero3+tensor2"]
 """Layouts of two ranks that cut more than ZeRO does."""
@@ -45,8 +45,7 @@ def differing(a: Checkpoint, b: Checkpoint) -> list[str]:
 
 def metrics(folder: Path) -> dict[int, float]:
     """Step -> logged loss, the last word on every step."""
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    return {e["step"]: e["values"]["loss"] for e in events if e["kind"] == "metrics"}
+    return {event["step"]: event["values"]["loss"] for event in events(folder, "metrics")}
 
 
 def family_runs(data: Path) -> dict[str, dict[str, Any]]:
@@ -63,15 +62,9 @@ def family_runs(data: Path) -> dict[str, dict[str, Any]]:
 def interrupt_and_compare(cases: dict[str, dict[str, Any]], folder: Path) -> None:
     """Two ranks, killed after step 13 with the checkpoint of step 10 behind them, go on to the bits of the whole run."""
     whole = {f"{n}/whole": {"values": v, "folder": str(folder / n / "whole")} for n, v in cases.items()}
-    cut = {f"{n}/cut": {"values": v, "folder": str(folder / n / "cut"), "die_after": 13} for n, v in cases.items()}
-    ended = run_ranks(trained, 2, whole | cut, timeout_s=1500)[0]
-    assert {n: ended[n] for n in whole if ended[n]} == {}
-    assert {n: ended[n] for n in cut if ended[n] != "power cut"} == {}
-    assert all(last(Path(run["folder"])).step == 10 for run in cut.values())
-
-    again = {name: run | {"die_after": 0} for name, run in cut.items()}
-    ended = run_ranks(trained, 2, again, timeout_s=1500)[0]
-    assert {n: ended[n] for n in cut if ended[n]} == {}
+    cut = {f"{n}/cut": {"values": v, "folder": str(folder / n / "cut")} for n, v in cases.items()}
+    train(2, whole, cut, timeout_s=1500)
+    go_on(2, cut, timeout_s=1500)
     for name in cases:
         assert differing(last(folder / name / "whole"), last(folder / name / "cut")) == [], name
 
@@ -117,26 +110,23 @@ def test_a_checkpoint_continues_however_the_model_is_cut(experts: bool, digits: 
     base["track"]["every_steps"] = 1
     pairs = EXPERT_PAIRS if experts else PAIRS
     whole = {"reference": {"values": cut(base, "torch", 1), "folder": str(tmp_path / "reference")}}
-    assert run_ranks(trained, 1, whole)[0] == {"reference": ""}
-    first: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
-    then: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    first: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
+    then: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
     for (name, world), targets in pairs:
         for target, target_world in targets:
             folder = str(tmp_path / f"{name}x{world} to {target}x{target_world}")
-            first[world][folder] = {"values": cut(base, name, world), "folder": folder, "die_after": 13}
+            first[world][folder] = {"values": cut(base, name, world), "folder": folder}
             then[target_world][folder] = {"values": cut(base, target, target_world), "folder": folder}
     for world, runs in first.items():
-        ended = run_ranks(trained, world, runs)[0] if runs else {}
-        assert set(ended.values()) <= {"power cut"}, ended
+        train(world, whole if world == 1 else {}, runs)
     wanted, count = metrics(tmp_path / "reference"), 0
     for world, runs in then.items():
-        ended = run_ranks(trained, world, runs)[0] if runs else {}
-        assert set(ended.values()) <= {""}, ended
-        for folder in map(Path, runs):
-            got = metrics(folder)
-            assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, folder.name
-            assert samples(folder) == samples(tmp_path / "reference"), folder.name
-            assert last(folder).state["data"] == last(tmp_path / "reference").state["data"]
+        go_on(world, runs)
+        for path in map(Path, runs):
+            got = metrics(path)
+            assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, path.name
+            assert samples(path) == samples(tmp_path / "reference"), path.name
+            assert last(path).state["data"] == last(tmp_path / "reference").state["data"]
             count += 1
     assert count == (4 if experts else 15)
 
@@ -163,34 +153,28 @@ def samples(folder: Path) -> dict[int, list[int]]:
 
 @pytest.mark.slow
 def test_a_checkpoint_continues_on_any_other_layout(digits: str, text: str, tmp_path: Path) -> None:
-    """Twelve ordered pairs of layouts and world sizes; the loss stays that of the uninterrupted reference."""
+    """Sixteen ordered pairs of layouts and world sizes; the loss stays that of the uninterrupted reference."""
     sources = [("torch", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)]
     targets = [("torch", 2), ("zero0", 1), ("zero1", 4), ("zero3", 4)]
     base = prepared("gpt", digits, text)
     base["train"]["micro_batch"] = None
     base["track"]["every_steps"] = 1
     reference = {"values": layout(base, "torch", 1), "folder": str(tmp_path / "reference")}
-    by_world: dict[int, dict[str, Any]] = {1: {"reference": reference}, 2: {}, 4: {}}
+    first: dict[int, Runs] = {1: {}, 2: {}}
+    then: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
     for name, world in sources:
-        run = {"values": layout(base, name, world), "die_after": 13}
-        by_world[world] |= {
-            f"{name}x{world}-{i}": run | {"folder": str(tmp_path / f"{name}x{world}-{i}")} for i in range(4)
-        }
-    for world in (1, 2):
-        run_ranks(trained, world, by_world[world])
-    pairs: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
-    for name, world in sources:
-        for i, (target, target_world) in enumerate(targets):
-            folder = tmp_path / f"{name}x{world}-{i}"
-            pairs[target_world][f"{folder.name} to {target}x{target_world}"] = {
-                "values": layout(base, target, target_world),
-                "folder": str(folder),
-            }
+        for target, target_world in targets:
+            pair = f"{name}x{world} to {target}x{target_world}"
+            folder = str(tmp_path / pair)
+            first[world][pair] = {"values": layout(base, name, world), "folder": folder}
+            then[target_world][pair] = {"values": layout(base, target, target_world), "folder": folder}
+    for world, runs in first.items():
+        train(world, {"reference": reference} if world == 1 else {}, runs)
     wanted = metrics(tmp_path / "reference")
     assert len(wanted) == 20
     count = 0
-    for world, runs in pairs.items():
-        assert set(run_ranks(trained, world, runs)[0].values()) == {""}
+    for world, runs in then.items():
+        go_on(world, runs)
         for pair, run in runs.items():
             got = metrics(Path(run["folder"]))
             assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, pair

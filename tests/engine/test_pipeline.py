@@ -13,6 +13,7 @@ from distdl.families.gpt import GPT, Config
 from distdl.parity.layouts import data_ranks
 from tests.engine.test_parity import compare, largest_difference
 from tests.ranks import run_ranks
+from tests.resumed import Runs, go_on, train
 from tests.small import contract_config, curve, curves, layout, small_config, trained
 from tests.test_resume import interrupt_and_compare, last, metrics
 
@@ -185,23 +186,18 @@ def test_a_checkpoint_goes_from_and_to_any_layout(digits: str, text: str, tmp_pa
         (with_tensor, ("zero1+pipeline4", 4)),
     ]
     gpt = small_config("gpt", digits, text)
-    runs: dict[int, dict[str, Any]] = {
-        1: {"whole": {"values": saved_often(gpt, *torch1), "folder": str(tmp_path / "w")}}
-    }
-    for i, (source, _) in enumerate(moves):
-        run = {"values": saved_often(gpt, *source), "folder": str(tmp_path / str(i)), "die_after": 13}
-        runs.setdefault(source[1], {})[str(i)] = run
-    for world, cases_ in runs.items():
-        ended = run_ranks(trained, world, cases_)[0]
-        assert ended == {name: "" if name == "whole" else "power cut" for name in cases_}
-    again: dict[int, dict[str, Any]] = {}
-    for i, (_, target) in enumerate(moves):
-        run = {"values": saved_often(gpt, *target), "folder": str(tmp_path / str(i))}
-        again.setdefault(target[1], {})[str(i)] = run
+    whole = {"values": saved_often(gpt, *torch1), "folder": str(tmp_path / "w")}
+    first: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
+    then: dict[int, Runs] = {1: {}, 2: {}, 4: {}}
+    for i, (source, target) in enumerate(moves):
+        for part, laid in ((first, source), (then, target)):
+            part[laid[1]][str(i)] = {"values": saved_often(gpt, *laid), "folder": str(tmp_path / str(i))}
+    for world, runs in first.items():
+        train(world, {"whole": whole} if world == 1 else {}, runs)
     wanted = metrics(tmp_path / "w")
     assert len(wanted) == 20
-    for world, cases_ in again.items():
-        assert set(run_ranks(trained, world, cases_)[0].values()) == {""}
+    for world, runs in then.items():
+        go_on(world, runs)
     for i, move in enumerate(moves):
         got = metrics(tmp_path / str(i))
         assert last(tmp_path / str(i)).step == 20

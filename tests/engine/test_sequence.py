@@ -12,7 +12,8 @@ from distdl.errors import InputError
 from distdl.survey import survey
 from tests.engine.test_parity import largest_difference
 from tests.ranks import run_ranks
-from tests.small import contract_config, curve, curves, layout, trained
+from tests.resumed import go_on, train
+from tests.small import contract_config, curve, curves, layout
 from tests.test_resume import interrupt_and_compare, metrics, saved_often
 
 ATTENTIONS = ("ulysses", "ring")
@@ -180,11 +181,10 @@ def test_a_checkpoint_continues_with_another_cut_or_none(small_data: Path, tmp_p
     one = {"values": layout(base, "torch", 1)}
     two = {"values": cut(base, "zero1+sequence2", 2)}
     paths = {name: {"folder": str(tmp_path / name)} for name in ("whole", "joined", "cut")}
-    half = {"die_after": 13}
-    run_ranks(trained, 1, {"whole": one | paths["whole"], "cut": one | paths["cut"] | half})
-    run_ranks(trained, 2, {"joined": two | paths["joined"] | half})
-    assert run_ranks(trained, 1, {"joined": one | paths["joined"]}) == [{"joined": ""}]
-    assert run_ranks(trained, 2, {"cut": two | paths["cut"]})[0] == {"cut": ""}
+    train(1, {"whole": one | paths["whole"]}, {"cut": one | paths["cut"]})
+    train(2, {}, {"joined": two | paths["joined"]})
+    go_on(1, {"joined": one | paths["joined"]})
+    go_on(2, {"cut": two | paths["cut"]})
     want = metrics(tmp_path / "whole")
     assert len(want) == 20
     for name in ("joined", "cut"):

@@ -136,3 +136,38 @@ def test_the_batch_that_deepspeed_computes_is_the_one_it_is_told(small_data: Pat
             assert told["train_batch_size"] == product == 16 * plan.mesh.sequence
             planned += 1
     assert planned > 20
+
+
+def sums(rank: int, world: int) -> dict[str, Any]:
+    """The numbers 1 to 4 summed by DeepSpeed over ranks 0-1 and 2-3, and what it did with its shared-memory operator."""
+    from distdl.engine.deepspeed import _import_deepspeed
+
+    deepspeed = _import_deepspeed("cpu")
+    import torch
+    import torch.distributed as dist
+    from deepspeed import comm
+    from deepspeed.comm.torch import build_shm_op
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    deepspeed.init_distributed("gloo")
+    mine = [dist.new_group(pair) for pair in ([0, 1], [2, 3])][rank // 2]
+    out: dict[str, Any] = {"operator": str(comm.comm.cdb.shm_comm_op)}
+    for name in ("all_reduce", "inference_all_reduce"):  # the second is what takes the operator
+        numbers = torch.tensor([rank + 1.0] * 64)
+        getattr(comm, name)(numbers, group=mine)
+        out[name] = numbers.unique().tolist()
+
+    ShareMemCommBuilder.load = lambda self, verbose=True: "loaded"
+    out["ours"] = build_shm_op()
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = True  # as where a compiler is found
+    out["deepspeed's"] = build_shm_op()
+    return out
+
+
+@pytest.mark.slow
+def test_a_sum_over_some_ranks_is_not_over_others() -> None:
+    """The operator knows no groups: it would sum over all ranks, after a minute of compiling it."""
+    for rank, found in enumerate(run_ranks(sums, 4)):
+        want = [3.0] if rank < 2 else [7.0]
+        assert (found["all_reduce"], found["inference_all_reduce"]) == (want, want)
+        assert (found["operator"], found["ours"], found["deepspeed's"]) == ("None", None, "loaded")

@@ -401,7 +401,7 @@ def test_slurms_own_time_limit_and_the_script_written_by_hand(world: World) -> N
     wait_for(lambda: log.exists() and "attempt 2 of Slurm job" in log.read_text(), "second attempt", world.shared)
     assert "the job is requeued" in log.read_text()
     last = max((found for found, _ in checkpoints(world.shared / "runs" / "limited" / "checkpoints")), default=0)
-    wait_for(world.reached("limited", last + 100), "further checkpoint", world.shared)
+    wait_for(world.reached("limited", last + 1), "further checkpoint", world.shared)
     slurm("scancel", "--batch", "--signal=USR2", number)
     wait_for(lambda: "JobState=CANCELLED" in slurm("scontrol", "show", "job", number), "end", world.shared, 90)
     assert (world.shared / ".distdl" / "slurm" / number / f"end-{number}").read_text() == "stopped 130\n"
