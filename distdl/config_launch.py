@@ -28,6 +28,9 @@ class Kubernetes(Section):
     """What admits all pods of a job at once; none: the cluster's own scheduler, pod by pod."""
     queue: str | None = None
     """Queue of that scheduler (Kueue: a LocalQueue of the namespace)."""
+    topology: str | None = None
+    """Kueue: label of the nodes that workers are packed by, such as kubernetes.io/hostname; the queue's GPU flavor needs a
+    `topologyName` then, and wants one of its jobs if it has it."""
     priority_class: str | None = None
     """WorkloadPriorityClass (Kueue) or PriorityClass of the pods."""
     memory_gib_per_worker: PositiveFloat | None = None

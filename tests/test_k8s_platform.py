@@ -467,6 +467,22 @@ def test_the_example_is_what_distdl_sends() -> None:
     assert render_job(*words).split("---\n", 1)[1] == body
 
 
+def test_gpu_jobs_of_a_queue_with_a_topology_ask_for_it() -> None:
+    """Kueue gives a flavor with a topology only to pods that name a level of it: others would wait for ever."""
+    queues = objects(K8S / "cluster" / "kueue")
+    flavors = [i for i in queues if i["kind"] == "ResourceFlavor" and i.get("spec", {}).get("nodeLabels")]
+    levels = {level["nodeLabel"] for i in queues if i["kind"] == "Topology" for level in i["spec"]["levels"]}
+    assert flavors and all(flavor["spec"].get("topologyName") for flavor in flavors)
+    head = (K8S / "examples" / "rayjob.yaml").read_text(encoding="utf-8").split("\n---\n", 1)[0].replace("\\\n#", "")
+    texts = [*(REPOSITORY / "docs" / "deploy.md").read_text(encoding="utf-8").splitlines(), head]
+    sent = [text for text in texts if "launch.kubernetes.scheduler=kueue" in text and "gpus_per_worker" in text]
+    assert len(sent) == 2
+    for text in sent:
+        assert re.search(r"launch\.kubernetes\.topology=(\S+)", text)[1] in levels, text  # type: ignore[index]
+    job = render_job(*head.split("distdl k8s render", 1)[1].split())
+    assert job.count("podset-preferred-topology: kubernetes.io/hostname") == 1, "the workers, not the head"
+
+
 def test_versions_agree_with_the_constraints() -> None:
     versions = dict(re.findall(r"^([\w.-]+)==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE))
     clusters = [i for i in objects(K8S / "examples") if i["kind"] in ("RayCluster", "RayJob")]

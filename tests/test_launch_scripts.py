@@ -110,6 +110,13 @@ def test_cloud_files_are_what_rays_cluster_launcher_takes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.stem)
+def test_what_is_not_copied_to_a_cloud_lies_beside_the_code(path: Path) -> None:
+    """A pattern that rsync does not anchor at the checkout would leave out the package distdl/data, too."""
+    patterns = yaml.safe_load(path.read_text())["rsync_exclude"]
+    assert "/data/" in patterns and all(pattern.startswith("/") for pattern in patterns)
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.stem)
 def test_cloud_clusters_are_closed(path: Path) -> None:
     """Token authentication on every node, no dashboard on a public address, no secret in the file; a fixed size."""
     cluster = yaml.safe_load(path.read_text())

@@ -79,7 +79,8 @@ def _elsewhere(args: argparse.Namespace) -> int:
     from distdl.runtime.target import State, job_id
     from distdl.runtime.targets import target_at
 
-    overrides = [*args.overrides, "launch.max_retries=0"]
+    limits = ("max_retries=0", "deadline_hours=0.5", "start_deadline_minutes=15")
+    overrides = [*args.overrides, *(f"launch.{limit}" for limit in limits)]
     config = load_config(args.config, [*overrides, "runtime.kind=ray"]).config
     target = target_at(args.on, config.launch)
     with tempfile.TemporaryDirectory() as folder:

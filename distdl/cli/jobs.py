@@ -126,6 +126,9 @@ def _stop(args: argparse.Namespace) -> int:
     _print_job(job, on, record)
     if job.state is not State.FINISHED:
         print(f"  {'resume':<9}distdl jobs resume {id}")
+    if not job.state.ended:
+        print(f"{id} has not ended yet: ask again")
+        return 1
     return 0
 
 

@@ -62,12 +62,18 @@ def run(args: argparse.Namespace) -> int:
     from distdl.runtime.targets import target_at
 
     target = target_at(on, config.launch)
+    overrides = list(args.overrides)
+    if config.launch.folder is None and (folder := getattr(target, "folder", None)):
+        # Written down: `distdl jobs` may be called from another folder, and must find the job and continue its run there.
+        overrides.append(f"launch.folder={folder}")
     if args.dry_run:
-        print(target.dry_run(make_package(args.config, args.overrides, fresh=args.fresh)))
+        print(target.dry_run(make_package(args.config, overrides, fresh=args.fresh)))
         return 0
+    if getattr(config.runtime, "gpus_per_worker", None) is None:
+        print("note: the workers train on CPUs; runtime.gpus_per_worker=1 gives each a GPU")
     directory = draft(job_id(config.name))
     try:
-        package = make_package(args.config, args.overrides, fresh=args.fresh, directory=directory)
+        package = make_package(args.config, overrides, fresh=args.fresh, directory=directory)
         for name in left_out(args.config, args.overrides):
             print(f"left out: {name} looks like a secret, and a package never holds one")
         job = target.submit(package)

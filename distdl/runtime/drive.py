@@ -1,7 +1,7 @@
 """Runs the driver of a launched job where nothing else looks after it (Ray Jobs, SSH): starts it again when it was killed,
 and ends it at its deadline.
 
-    python -m distdl.runtime.drive --deadline-hours 168 --retries 3 -- train config.yaml …
+    python -m distdl.runtime.drive --deadline-hours 168 --retries 3 --grace-s 120 -- train config.yaml …
 
 SIGTERM is meant for the whole process group: Ray Jobs and `distdl jobs stop` send it to every process of it. So it is not
 passed on to the driver, which would get it twice and be interrupted in the middle of ending well.
@@ -15,12 +15,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-GRACE_S = 120
-"""Seconds that a driver has to end its workers after SIGTERM; then it is killed."""
+if TYPE_CHECKING:  # the head of a job need not load all of this to start its driver
+    from distdl.runtime.target import Package
+
+BESIDE_GRACE_S = 60
+"""Seconds beyond `runtime.grace_s` that a driver has after SIGTERM, for Ray and its MLflow run; then it is killed."""
 PAUSE_S = 5.0
 """Seconds before a driver that was killed is started again: what killed it may need them to pass."""
+
+
+def driven(package: Package, folder: str | None) -> list[str]:
+    """Arguments of this module that run a package's driver; relative paths of its config lie in `folder`."""
+    launch = package.config.launch
+    limits = {"--deadline-hours": launch.deadline_hours, "--retries": launch.max_retries, "--grace-s": stop_s(package)}
+    words = [word for option, value in limits.items() for word in (option, f"{value:g}")]
+    return [*words, "--", *package.train_arguments(folder=folder)]
+
+
+def stop_s(package: Package) -> float:
+    """Seconds that the driver of a package has to end well."""
+    return package.config.runtime.grace_s + BESIDE_GRACE_S
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distdl.runtime.drive")
     parser.add_argument("--deadline-hours", type=float, required=True)
     parser.add_argument("--retries", type=int, required=True)
+    parser.add_argument("--grace-s", type=float, required=True)
     parser.add_argument("arguments", nargs="+", metavar="ARGS")
     args = parser.parse_args(argv)
     arguments = list(args.arguments)
     for retry in range(args.retries + 1):
-        code = _once(arguments, args.deadline_hours)
+        code = _once(arguments, args.deadline_hours, args.grace_s)
         if code >= 0 or retry == args.retries:
             break
         print(f"the driver was killed by signal {-code}; starting it again ({retry + 1} of {args.retries})", flush=True)
@@ -41,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _once(arguments: Sequence[str], deadline_hours: float) -> int:
+def _once(arguments: Sequence[str], deadline_hours: float, grace_s: float) -> int:
     """One driver. Returns its exit code; -N: signal N killed it."""
     stopped: list[int] = []
 
@@ -59,16 +76,16 @@ def _once(arguments: Sequence[str], deadline_hours: float) -> int:
         if not stopped:
             print(f"the deadline of {deadline_hours:g} hours is reached: `distdl jobs resume` continues", flush=True)
             driver.send_signal(signal.SIGTERM)
-        code = _await_end(driver)
+        code = _await_end(driver, grace_s)
         return (max(code, 0) or 130) if stopped else 1  # a stopped driver is not started again, however it ended
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
 
-def _await_end(driver: subprocess.Popen[bytes]) -> int:
+def _await_end(driver: subprocess.Popen[bytes], grace_s: float) -> int:
     try:
-        return driver.wait(GRACE_S)
+        return driver.wait(grace_s)
     except subprocess.TimeoutExpired:
         driver.kill()
         return driver.wait()

@@ -20,7 +20,8 @@ from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime.kubectl import Kubectl, NoSuchKind, NotFound, no_kubectl
 from distdl.runtime.manifests import Object, patched, read_patches, to_yaml
-from distdl.runtime.rayjob import GRACE_S, JOB_LABEL, MANAGED_BY, render
+from distdl.runtime.pods import JOB_LABEL
+from distdl.runtime.rayjob import MANAGED_BY, render
 from distdl.runtime.target import Job, Package, State, tracking_link
 
 RAYJOB, WORKLOAD = "rayjobs.ray.io", "workloads.kueue.x-k8s.io"
@@ -31,7 +32,8 @@ PATCHES = "kubernetes-patch.yaml"
 """A file of the package whose patches are put on the objects, so that `distdl jobs resume` sends the same."""
 MANAGER = "--field-manager=distdl"
 POLL_S = 1.0
-STOP_TIMEOUT_S = GRACE_S + 60
+STOP_TIMEOUT_S = 60.0
+"""Beyond what its pods have to end, for a job to be gone."""
 WORKLOAD_TIMEOUT_S = 10.0
 """Kueue makes the Workload of a new job within a second."""
 UNSEEN_S = 60.0
@@ -67,7 +69,9 @@ class KubernetesTarget:
         apply = ["apply", "--server-side", "--force-conflicts", MANAGER, "--validate=strict", "-f", "-"]
         self._kubectl(*apply, "--dry-run=server", stdin=to_yaml(objects))  # all or nothing, and nothing old is lost
         if old is not None and not _suspended(old):  # foreground: nothing of the old one is left to meet the new one
-            self._kubectl("delete", RAYJOB, package.id, "--cascade=foreground", timeout_s=STOP_TIMEOUT_S)
+            self._kubectl(
+                "delete", RAYJOB, package.id, "--cascade=foreground", timeout_s=_grace_s(old) + STOP_TIMEOUT_S
+            )
             old = None
         self._kubectl(*apply, stdin=to_yaml(objects))
         if old is not None:
@@ -100,7 +104,7 @@ class KubernetesTarget:
             self._patch(RAYJOB, id, {"spec": {"suspend": True}})
         else:  # Kueue would let an admitted job that was only suspended go on at once
             self._patch(WORKLOAD, workload["metadata"]["name"], {"spec": {"active": False}})
-        end = time.monotonic() + STOP_TIMEOUT_S
+        end = time.monotonic() + _grace_s(found) + STOP_TIMEOUT_S
         while not (job := self._job(self._required(id))).state.ended and time.monotonic() < end:
             time.sleep(POLL_S)
         return job
@@ -316,6 +320,12 @@ def _created(o: Object) -> str:
 
 def _suspended(job: Object) -> bool:
     return bool(_status(job).get("jobDeploymentStatus") == "Suspended")
+
+
+def _grace_s(job: Object) -> float:
+    """What its pods have to end."""
+    head = job["spec"].get("rayClusterSpec", {}).get("headGroupSpec", {})
+    return float(head.get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds", 30))
 
 
 def _same_cluster(job: Object, pod: Object) -> bool:

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 from distdl import __version__
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
-from distdl.runtime.drive import GRACE_S
+from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import digest, size_text
-from distdl.runtime.target import Job, Package, State, tracking_link
+from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
 
 STATES = {
     "PENDING": State.QUEUED,
@@ -130,10 +130,11 @@ class RayJobsTarget:
             return _job(details)
         with self._told():
             self._connected().stop_job(details.submission_id)
-        end = time.monotonic() + GRACE_S + 30
+        patience_s = float(details.metadata.get("distdl_stop_s", 120)) + 30
+        end = time.monotonic() + patience_s
         while not STATES[(details := self._latest(id)).status].ended:
             if time.monotonic() > end:
-                raise DistdlError(f"{id} was told to stop and is still alive after {GRACE_S + 30} s: ask again")
+                raise DistdlError(f"{id} was told to stop and is still alive after {patience_s:g} s: ask again")
             time.sleep(0.5)
         return _job(details)
 
@@ -148,13 +149,12 @@ class RayJobsTarget:
             raise InputError("a Ray cluster does not see this folder: launch.folder is missing", fix=fix)
         if folder is not None and not Path(folder).is_absolute():
             raise InputError(f"launch.folder = {folder!r} is not an absolute path", fix="begin it with /")
-        drive = ["--deadline-hours", f"{launch.deadline_hours:g}", "--retries", str(launch.max_retries), "--"]
-        command = ["python", "-m", "distdl.runtime.drive", *drive, *package.train_arguments(folder=folder)]
+        command = ["python", "-m", "distdl.runtime.drive", *driven(package, folder)]
         variables = {
+            **start_variables(launch),
             **launch.environment,
-            "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S + 10),  # 3 by default: workers would be killed while they save
+            "RAY_JOB_STOP_WAIT_TIME_S": f"{stop_s(package) + 10:g}",  # 3 by default: too few to save in
             "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the driver sets the threads of its plan on top of these
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{launch.start_deadline_minutes * 60:g}",
         }
         return {
             "entrypoint": f"exec {shlex.join(command)}",
@@ -165,6 +165,7 @@ class RayJobsTarget:
                 "distdl_job": package.id,
                 "distdl_run": config.name,
                 "distdl_attempt": str(number),
+                "distdl_stop_s": f"{stop_s(package):g}",
                 "distdl_version": __version__,
             },
         }

@@ -12,13 +12,21 @@ import math
 import re
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
 from distdl import __version__
-from distdl.config import Config
 from distdl.config import Ray as RayConfig
 from distdl.errors import InputError, Problem
 from distdl.runtime.manifests import Object, patched, to_yaml
+from distdl.runtime.pods import (
+    DATA_FOLDER,
+    FOLDER,
+    container_spec,
+    labels,
+    pod_spec,
+    resource_amounts,
+    runs_folder,
+    submitter_template,
+)
 from distdl.runtime.target import Package
 
 __all__ = ["Shape", "patched", "render", "shape", "to_yaml"]
@@ -26,15 +34,7 @@ __all__ = ["Shape", "patched", "render", "shape", "to_yaml"]
 RAY_VERSION = "2.60.0"
 """Ray of the image (constraints.txt); KubeRay decides by it what it may ask of `ray start`."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
-JOB_LABEL = "distdl.io/job"
-FOLDER = "/distdl"
-"""Where the claim of the runs is mounted unless `launch.folder` says otherwise."""
-DATA_FOLDER = "/data"
 CONFIG_FOLDER = "/etc/distdl"
-USER_ID = 1000
-"""The user of the image, and of Ray's own images."""
-GRACE_S = 120
-"""Seconds between SIGTERM and SIGKILL: the driver ends the MLflow run, a worker the write it is in."""
 KEEP_S = 60
 """Seconds that the pods of an ended job stay, GPUs included: for a follower of the logs to read the last lines."""
 RAY_CPUS = 1.0
@@ -48,17 +48,15 @@ CONFIG_LIMIT_BYTES = 900 * 2**10
 
 # Ray keeps the driver's output in a file of the head pod. It is copied to the output of the pod's first process, so that
 # `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token. tee
-# survives the SIGTERM that ends the driver, whose last words would be lost. The process id is for PRE_STOP.
+# survives the SIGTERM that ends the driver, whose last words would be lost. The process id is for HEAD_PRE_STOP.
 DRIVER = 'echo $$ > /tmp/driver.pid; exec "$@" > >(trap "" TERM INT; exec tee /proc/1/fd/1) 2>&1'
-# Without it the driver is killed together with Ray, and its MLflow run stays RUNNING until the job is resumed.
-PRE_STOP = f"pid=$(cat /tmp/driver.pid) && kill $pid && timeout {GRACE_S - 30} tail --pid=$pid -f /dev/null || true"
-
-RESTRICTED = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
-"""What the Pod Security profile `restricted` asks of a container, and a root file system that nobody can write."""
+# What ends a cluster (a stop, a deadline, a pre-emption) ends all pods at once. So the head has the driver end, which has
+# the workers write a checkpoint, and every worker's pod waits for its workers: Ray would be gone under them otherwise.
+HEAD_PRE_STOP = "pid=$(cat /tmp/driver.pid) && kill $pid && timeout {wait_s} tail --pid=$pid -f /dev/null || true"
+WORKER_PRE_STOP = (
+    "timeout {wait_s} bash -c "
+    "'while grep -qsa \"[R]ayTrainWorker\" /proc/[0-9]*/cmdline; do sleep 1; done' || true"  # [R]: not grep itself
+)
 
 
 @dataclass(frozen=True)
@@ -124,11 +122,13 @@ def _refuse(package: Package) -> None:
         problems.append(Problem(what, fix=f"give the new run a name of its own: name={package.config.name}-2"))
     if launch.files:
         what = f"launch.files: {', '.join(launch.files)}: on Kubernetes the code comes with the image"
-        problems.append(Problem(what, fix=f"put them into the image, or below {_folder(package.config)} on the claim"))
+        problems.append(
+            Problem(what, fix=f"put them into the image, or below {runs_folder(package.config)} on the claim")
+        )
     if launch.kubernetes.scheduler != "none" and not launch.kubernetes.queue:
         what = f"launch.kubernetes.scheduler is {launch.kubernetes.scheduler}, and no queue is named"
         problems.append(Problem(what, fix="launch.kubernetes.queue=NAME"))
-    folder = _folder(package.config)
+    folder = runs_folder(package.config)
     taken = [top for top in (CONFIG_FOLDER, DATA_FOLDER, "/tmp", "/dev", "/proc", "/sys") if _within(folder, top)]
     if not re.fullmatch(r"(/[^/:]+)+", folder) or taken:
         why = f"{taken[0]} is taken" if taken else "it is not the absolute path of a folder"
@@ -147,10 +147,6 @@ def _within(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top}/")
 
 
-def _folder(config: Config) -> str:
-    return config.launch.folder or FOLDER
-
-
 # -- objects -----------------------------------------------------------------------------------------------------------
 
 
@@ -163,20 +159,9 @@ def _metadata(package: Package, name: str) -> Object:
             "app.kubernetes.io/name": "distdl",
             "app.kubernetes.io/version": re.sub(r"[^A-Za-z0-9._-]", "-", __version__),
             MANAGED_BY: "distdl",
-            **_labels(package, "training"),
+            **labels(package, "training"),
         },
         "annotations": {"distdl.io/run": config.name, "distdl.io/layout": package.plan.layout},
-    }
-
-
-def _labels(package: Package, component: str) -> dict[str, str]:
-    # app.kubernetes.io/name of a pod stays KubeRay's own: the selector of the head's Service has it.
-    return {
-        "app.kubernetes.io/instance": package.id,
-        "app.kubernetes.io/component": component,
-        "app.kubernetes.io/part-of": "distdl",
-        JOB_LABEL: package.id,
-        "distdl.io/family": package.config.family,
     }
 
 
@@ -198,7 +183,7 @@ def _config_map(package: Package) -> Object:
 
 def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
     config, launch = package.config, package.config.launch
-    arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", _folder(config))
+    arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", runs_folder(config))
     metadata = _metadata(package, package.id)
     metadata["labels"] |= _queue_labels(package)
     spec: Object = {
@@ -217,7 +202,9 @@ def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
         },
     }
     if launch.kubernetes.submission == "K8sJobMode":
-        spec["submitterPodTemplate"] = _submitter(package)  # KubeRay's own is refused under the restricted profile
+        spec["submitterPodTemplate"] = submitter_template(
+            package
+        )  # KubeRay's own is refused under the restricted profile
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
 
 
@@ -244,16 +231,16 @@ def _queue_labels(package: Package) -> dict[str, str]:
 def _head(package: Package, config_name: str) -> Object:
     kubernetes = package.config.launch.kubernetes
     memory_mib = math.ceil(kubernetes.head_memory_gib * 1024)
-    container = _container(package, "ray-head", _resources(kubernetes.head_cpus, memory_mib))
+    container = container_spec(package, "ray-head", resource_amounts(kubernetes.head_cpus, memory_mib))
     container["ports"] = [
         {"name": "gcs-server", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},
         {"name": "metrics", "containerPort": 8080},
         {"name": "dash-metrics", "containerPort": 44227},
     ]
-    container["lifecycle"] = {"preStop": {"exec": {"command": ["bash", "-c", PRE_STOP]}}}
+    container["lifecycle"] = _pre_stop(package, HEAD_PRE_STOP)
     container["volumeMounts"].append({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True})
-    pod = _pod(package, container, shared_memory_mib=2 * OBJECT_STORE_MIB)
+    pod = pod_spec(package, container, shared_memory_mib=2 * OBJECT_STORE_MIB)
     pod["volumes"].append({"name": "config", "configMap": {"name": config_name}})
     return {
         "rayStartParams": {  # no CPUs: no worker is placed beside the driver, which must always answer KubeRay
@@ -261,7 +248,7 @@ def _head(package: Package, config_name: str) -> Object:
             "dashboard-host": "0.0.0.0",
             "object-store-memory": str(OBJECT_STORE_MIB * 2**20),
         },
-        "template": {"metadata": {"labels": _labels(package, "head"), "annotations": {}}, "spec": pod},
+        "template": {"metadata": {"labels": labels(package, "head"), "annotations": {}}, "spec": pod},
     }
 
 
@@ -271,10 +258,13 @@ def _workers(package: Package, shape: Shape) -> Object:
         **({kubernetes.gpu_resource: shape.gpus} if shape.gpus else {}),
         **({kubernetes.rdma_resource: 1} if kubernetes.rdma_resource else {}),
     }
-    resources = _resources(shape.cpus + RAY_CPUS, shape.memory_mib, devices)
-    container = _container(package, "ray-worker", resources)
+    resources = resource_amounts(shape.cpus + RAY_CPUS, shape.memory_mib, devices)
+    container = container_spec(package, "ray-worker", resources)
     container["ports"] = [{"name": "metrics", "containerPort": 8080}]
-    pod = _pod(package, container, shape.shared_memory_mib)
+    container["lifecycle"] = _pre_stop(package, WORKER_PRE_STOP)
+    pod = pod_spec(package, container, shape.shared_memory_mib)
+    # A Kueue flavor with a topology takes only pods that ask for one, and a flavor without takes none of those.
+    near = {"kueue.x-k8s.io/podset-preferred-topology": kubernetes.topology} if kubernetes.topology else {}
     if kubernetes.node_selector:
         pod["nodeSelector"] = dict(kubernetes.node_selector)
     if shape.gpus:
@@ -289,108 +279,10 @@ def _workers(package: Package, shape: Shape) -> Object:
             **({"num-gpus": str(shape.gpus)} if shape.gpus else {}),
             "object-store-memory": str(OBJECT_STORE_MIB * 2**20),
         },
-        "template": {"metadata": {"labels": _labels(package, "worker"), "annotations": {}}, "spec": pod},
+        "template": {"metadata": {"labels": labels(package, "worker"), "annotations": near}, "spec": pod},
     }
 
 
-# -- pods --------------------------------------------------------------------------------------------------------------
-
-
-def _pod(package: Package, container: Object, shared_memory_mib: int) -> Object:
-    """The pod of one Ray node: what the head and the workers have in common."""
-    kubernetes = package.config.launch.kubernetes
-    claims = {"runs": (kubernetes.runs_claim, _folder(package.config), False)}
-    if kubernetes.data_claim:
-        claims["data"] = (kubernetes.data_claim, DATA_FOLDER, True)
-    volumes: list[Object] = [
-        *_scratch(),
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _mib(shared_memory_mib)}},
-    ]
-    container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
-    for name, (claim, path, read_only) in claims.items():
-        only = {"readOnly": True} if read_only else {}
-        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, **only}})
-        container["volumeMounts"].append({"name": name, "mountPath": path, **only})
-    # Kueue has priorities of its own (a label), and Volcano takes the pods' from the job's label.
-    own = kubernetes.scheduler in ("none", "yunikorn") and kubernetes.priority_class
-    return {
-        "serviceAccountName": kubernetes.service_account,
-        **_confined(),
-        "terminationGracePeriodSeconds": GRACE_S,
-        **({"priorityClassName": kubernetes.priority_class} if own else {}),
-        "containers": [container],
-        "volumes": volumes,
-    }
-
-
-def _container(package: Package, name: str, resources: Object) -> Object:
-    kubernetes = package.config.launch.kubernetes
-    return {
-        "name": name,
-        "image": kubernetes.image,
-        "imagePullPolicy": "IfNotPresent",
-        "securityContext": RESTRICTED,
-        "env": _environment(package),
-        **({"envFrom": [{"secretRef": {"name": kubernetes.secret}}]} if kubernetes.secret else {}),
-        "resources": resources,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": "/tmp/home"}],
-    }
-
-
-def _submitter(package: Package) -> Object:
-    """The pod that hands the driver to Ray in K8sJobMode, and follows its output."""
-    container = _container(package, "ray-job-submitter", _resources(0.5, 512))
-    container.pop("envFrom", None)
-    container["env"] = [variable for variable in container["env"] if variable["name"] == "HOME"]
-    pod = {**_confined(), "restartPolicy": "Never", "containers": [container], "volumes": _scratch()}
-    return {"metadata": {"labels": _labels(package, "submitter")}, "spec": pod}
-
-
-def _confined() -> Object:
-    """No root, no token of the API, no variables for each Service of the namespace."""
-    return {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",  # or each start changes the owner of every file of the claim
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
-
-
-def _scratch() -> list[Object]:
-    """What can be written under a read-only root: Ray's session and logs in /tmp, caches in HOME."""
-    return [
-        {"name": "tmp", "emptyDir": {"sizeLimit": "20Gi"}},
-        {"name": "home", "emptyDir": {"sizeLimit": "10Gi"}},
-    ]
-
-
-def _environment(package: Package) -> list[Object]:
-    runtime, launch = package.config.runtime, package.config.launch
-    assert isinstance(runtime, RayConfig)
-    variables = {"HOME": "/tmp/home", "PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    if runtime.gpus_per_worker:
-        variables |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
-    variables |= launch.environment
-    # Kubernetes would put other variables in the place of $(NAME).
-    return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in variables.items()]
-
-
-def _resources(cpus: float, memory_mib: int, devices: dict[str, Any] | None = None) -> Object:
-    """Requests equal to limits: a pod that may be evicted for memory it was promised takes the whole job with it."""
-    amounts = {"cpu": _cpus(cpus), "memory": _mib(memory_mib), **{k: str(v) for k, v in (devices or {}).items()}}
-    return {"requests": amounts, "limits": dict(amounts)}
-
-
-def _cpus(cpus: float) -> str:
-    millis = math.ceil(cpus * 1000)
-    return f"{millis}m" if millis % 1000 else str(millis // 1000)
-
-
-def _mib(mib: int) -> str:
-    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
+def _pre_stop(package: Package, command: str) -> Object:
+    waiting = command.format(wait_s=math.ceil(package.config.runtime.grace_s) + 30)
+    return {"preStop": {"exec": {"command": ["bash", "-c", waiting]}}}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from distdl.config import Config, Launch
 from distdl.errors import DistdlError, InputError
-from distdl.runtime.target import Job, Package, State, tracking_link
+from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
 
 PREFIX = "distdl-"
 """Jobs of this name are ours."""
@@ -48,6 +48,8 @@ REASONS = {
 }
 """Why a job waits, by Slurm's reason."""
 POLL_S = 1.0
+GONE_S = 60.0
+"""Seconds that Slurm has to clear a job away that it was told to cancel."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ class SlurmTarget:
                 found = self._find(id)
         if found and not _state(found).ended:
             slurm("scancel", str(found.number))
+            end = time.monotonic() + GONE_S
+            while (found := self._find(id)) and not _state(found).ended and time.monotonic() < end:
+                time.sleep(POLL_S)
         return self.job(id)
 
     # -- asking ---------------------------------------------------------------------------------------------------------
@@ -273,9 +278,13 @@ def script(package: Package, folder: Path, job_folder: Path) -> str:
     q = shlex.quote
     # The interpreter that submits is on the shared file system as a rule; setup lines bring their own.
     python = "python3" if slurm_config.setup else sys.executable
-    exports = [f"export {name}={q(value)}" for name, value in sorted(config.launch.environment.items())]
     setup = [*slurm_config.setup, f"export PYTHONPATH={q(str(job_folder / 'package'))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    train = shlex.join(package.train_arguments(str(job_folder / "package" / "config.yaml"), str(folder)))
+    train = package.train_arguments(str(job_folder / "package" / "config.yaml"), str(folder))
+    grace_s = max(_signal_s(config) - 10, 1)  # of the driver; the run has a little less for its checkpoint
+    if not package.doctor:
+        train.append(f"runtime.grace_s={max(grace_s - 5, 1)}.0")
+    variables = {**start_variables(config.launch), **config.launch.environment}
+    exports = [f"export {name}={q(value)}" for name, value in sorted(variables.items())]
     cpus, gpus = _per_node(package)
     settings = [
         f"python={q(python)}",
@@ -284,8 +293,9 @@ def script(package: Package, folder: Path, job_folder: Path) -> str:
         f"cpus_per_node={cpus} gpus_per_node={gpus}",
         f"max_retries={config.launch.max_retries}",
         f"start_deadline_s={math.ceil(60 * config.launch.start_deadline_minutes)}",
-        f"grace_s={max(slurm_config.signal_s - 10, slurm_config.signal_s // 2, 1)}",
-        f"train=({train})",
+        f"name={q(config.name)}",
+        f"grace_s={grace_s}",
+        f"train=({shlex.join(train)})",
     ]
     body = Path(__file__).with_suffix(".sh").read_text(encoding="utf-8")
     parts = [*_headers(package, job_folder), "", *exports, *settings]
@@ -306,14 +316,19 @@ def _headers(package: Package, job_folder: Path) -> list[str]:
         *([f"--mem={math.ceil(memory * 1024)}M"] if memory else []),
         f"--time={max(1, math.ceil(60 * config.launch.deadline_hours))}",  # minutes
         *(f"--{key}={value}" for key in ("partition", "account", "qos") if (value := getattr(slurm_config, key))),
-        f"--signal=B:USR1@{slurm_config.signal_s}",
+        f"--signal=B:USR1@{_signal_s(config)}",
         "--requeue",
         "--open-mode=append",
-        f"--output={job_folder}/log-%j.txt",
-        f"--chdir={job_folder}/package",
+        f"--output={shlex.quote(f'{job_folder}/log-%j.txt')}",
+        f"--chdir={shlex.quote(f'{job_folder}/package')}",
         *slurm_config.options,
     ]
     return ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
+
+
+def _signal_s(config: Config) -> int:
+    """Seconds before the end at which the run is told: at least what it asks for its checkpoint."""
+    return max(config.launch.slurm.signal_s, math.ceil(config.runtime.grace_s) + 15)
 
 
 def _per_node(package: Package) -> tuple[int, int]:

@@ -8,7 +8,7 @@
 #   setup             function run on every node before anything else; it may export DISTDL_NODE_IP, the address by
 #                     which the other nodes reach this one (default: Ray's choice, the interface of the default route)
 #   job_folder        folder that every node mounts: token, logs, how the job ended
-#   runs              folder of the runs, to see whether an attempt came any further
+#   runs, name        folder of the runs and name of this one, to see whether an attempt came any further
 #   cpus_per_node, gpus_per_node, max_retries, start_deadline_s
 #   grace_s           seconds that the run has, once asked to end, to write a checkpoint
 #
@@ -16,7 +16,7 @@
 # The same job continues its run after a requeue, whoever asked for it.
 
 # shellcheck disable=SC2329  # functions are run by name
-: "${python:?}" "${train[0]:?}" "${job_folder:?}" "${runs:?}" "${cpus_per_node:?}" "${gpus_per_node:?}"
+: "${python:?}" "${train[0]:?}" "${job_folder:?}" "${runs:?}" "${name:?}" "${cpus_per_node:?}" "${gpus_per_node:?}"
 : "${max_retries:?}" "${start_deadline_s:?}" "${grace_s:?}" "${SLURM_JOB_ID:?this runs inside an allocation}"
 
 reason=""
@@ -92,7 +92,8 @@ cluster_gone() {
     kill -0 "$cluster" 2>/dev/null || echo gone
 }
 
-end_cluster() {
+end_cluster() { # before Slurm ends the job: its SIGKILL would leave the temporary folders behind
+    [[ -n ${cluster:-} ]] || return 0
     scancel --signal=TERM "$SLURM_JOB_ID.0" # srun would pass a signal on as SIGKILL, and no node could clean up
     for _ in {1..50}; do
         [[ -z $(cluster_gone) ]] || break
@@ -101,11 +102,14 @@ end_cluster() {
     kill "$cluster"
     wait "$cluster"
     rm -f "$RAY_AUTH_TOKEN_PATH"
-}
+    cluster=""
+} 2>/dev/null
 
 end_job() { # HOW (finished, stopped, failed), EXIT CODE
     echo "$1 $2" >"$job_folder/end-$SLURM_JOB_ID" # for the time when Slurm has forgotten the job
-    [[ $1 != stopped ]] || scancel "$SLURM_JOB_ID"
+    end_cluster
+    # A job that Slurm ends itself is cancelled already, or requeued after a lost node: a scancel would undo that.
+    [[ $1 != stopped || $reason == cancel ]] || scancel "$SLURM_JOB_ID"
     exit "$2"
 }
 
@@ -118,6 +122,7 @@ retry_or_fail() { # EXIT CODE
 
 requeue() { # WHY, EXIT CODE where Slurm refuses
     echo "the job is requeued and will continue from its last checkpoint: $1"
+    end_cluster
     trap '' TERM # which Slurm sends to scontrol as well
     scontrol requeue "$SLURM_JOB_ID" && exit 0
     echo "error: Slurm does not requeue the job: \`distdl jobs resume\`, or the same sbatch, continues it"
@@ -125,7 +130,8 @@ requeue() { # WHY, EXIT CODE where Slurm refuses
 }
 
 progressed() { # whether this attempt wrote a checkpoint
-    [[ -n $(find "$runs" -mindepth 3 -maxdepth 3 -path '*/checkpoints/*' -newer "$begun" -print -quit 2>/dev/null) ]]
+    [[ -n $(find "$runs/$name" "$runs/$name"-[0-9]* -mindepth 2 -maxdepth 2 -path '*/checkpoints/*' -newer "$begun" \
+        -print -quit 2>/dev/null) ]]
 }
 
 umask 077
@@ -171,7 +177,7 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per
     bash -c "$(declare -f setup ray_node
         declare -p python cpus_per_node gpus_per_node client_port); ray_node" 2>"$job_folder/srun-$SLURM_JOB_ID.log" &
 cluster=$!
-trap 'end_cluster 2>/dev/null' EXIT
+trap end_cluster EXIT
 
 beside_cluster KILL wait_for_nodes
 code=$?

@@ -23,8 +23,9 @@ from typing import Any
 
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
+from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import EPOCH_S, digest, size_text
-from distdl.runtime.target import Job, Package, State, tracking_link
+from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
 
 CONNECT_S = 15
 UNKNOWN, ALIVE = 44, 3
@@ -90,7 +91,7 @@ class SshTarget:
 
     def jobs(self) -> list[Job]:
         """See Target."""
-        every = f"{self.root}/*/package"
+        every = f"{shlex.quote(self.root)}/*/package"
         command = (
             f"for p in {every}; do cd \"$p\" 2>/dev/null && exec {self._module('list', self.root)}; done; echo '[]'"
         )
@@ -149,27 +150,24 @@ class SshTarget:
     def _spec(self, package: Package, node: int, attempt: int, head: str, token: str) -> dict[str, Any]:
         """What a machine is told on stdin."""
         launch = package.config.launch
-        arguments = package.train_arguments(folder=self.folder)
-        drive = [
-            "--deadline-hours",
-            f"{launch.deadline_hours:g}",
-            "--retries",
-            str(launch.max_retries),
-            "--",
-            *arguments,
-        ]
-        timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{launch.start_deadline_minutes * 60:g}"}
-        of_head = {"port": launch.ssh.port, "attempt": attempt, "drive": drive}
+        of_head = {
+            "port": launch.ssh.port,
+            "attempt": attempt,
+            "drive": driven(package, self.folder),
+            "stop_s": stop_s(package) + 30,
+        }
         return {
             "node": node,
             "host": self.hosts[node].removeprefix("ssh://").rpartition("@")[2],
-            "environment": {**launch.environment, **timeout},
+            "environment": {**start_variables(launch), **launch.environment},
             "token": token,
             **({"head": head} if node else of_head),
         }
 
     def _ssh(self, host: str) -> list[str]:
-        return ["ssh", "-oBatchMode=yes", f"-oConnectTimeout={CONNECT_S}", *self.launch.ssh.options, host]
+        own = ["-oBatchMode=yes", f"-oConnectTimeout={CONNECT_S}"]
+        alive = ["-oServerAliveInterval=15", "-oServerAliveCountMax=4"]  # or a line that went dead blocks for ever
+        return ["ssh", *own, *self.launch.ssh.options, *alive, host]
 
     def _module(self, *arguments: str) -> str:
         python = self.launch.ssh.python

@@ -39,8 +39,6 @@ SILENT_S = 30.0
 """Seconds for which a worker's machine looks for a head that does not answer; then it ends its Ray."""
 HEAD_STARTS = 3
 """How often a head that does not come up is started."""
-STOP_S = 150.0
-"""Seconds that `stop` waits for the driver, which has GRACE_S of distdl.runtime.drive, and for Ray after it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +118,7 @@ def stop(folder: Path) -> None:
         _signal_group(state["driver"], signal.SIGTERM)
     elif pid := read(_file(folder, 0, "pid")).get("pid"):
         _signal(pid, signal.SIGTERM)  # Ray was still starting
-    until = time.monotonic() + STOP_S
+    until = time.monotonic() + state.get("stop_s", 150.0)
     while alive(folder, 0) and time.monotonic() < until:
         time.sleep(0.1)
 
@@ -190,7 +188,13 @@ def run(folder: Path, node: int) -> int:
 
 def head(folder: Path, spec: dict[str, Any], temp: str) -> int:
     """The head of the Ray cluster and the driver, whose output goes to the job's log."""
-    state = {"attempt": spec["attempt"], "started_s": time.time(), "code": None, "stopped": False}
+    state = {
+        "attempt": spec["attempt"],
+        "stop_s": spec["stop_s"],
+        "started_s": time.time(),
+        "code": None,
+        "stopped": False,
+    }
     write(folder / "state.json", state)
     code = 1
     try:

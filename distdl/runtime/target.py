@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distdl.config import Config
+from distdl.config_launch import Launch
 from distdl.plan.plan import Plan
 
 TRACKING = "tracking: "
@@ -102,6 +103,11 @@ class Target(Protocol):
 
     def stop(self, id: str) -> Job:
         """Ends the job so that it can be resumed; it writes a checkpoint where the place gives it the time to."""
+
+
+def start_variables(launch: Launch) -> dict[str, str]:
+    """What a driver is told, wherever it runs: Ray Train's own patience for workers that wait for a machine is a minute."""
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{launch.start_deadline_minutes * 60:g}"}
 
 
 def job_id(name: str) -> str:

@@ -397,7 +397,10 @@ def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, mon
     for request in (body, sent):
         request["runtime_env"].pop("working_dir")  # a folder of its own each time; its sha256 is printed
     assert body == sent
-    assert "-C /shared --take-over" in sent["entrypoint"] and "--deadline-hours 5 --retries 3" in sent["entrypoint"]
+    assert (
+        "-C /shared --take-over" in sent["entrypoint"]
+        and "--deadline-hours 5 --retries 3 --grace-s 120" in sent["entrypoint"]
+    )
 
 
 # -- the driver's keeper -----------------------------------------------------------------------------------------------
@@ -427,7 +430,7 @@ def drive(folder: Path, *arguments: str, hours: float = 1, retries: int = 3) -> 
     (folder / "fake" / "distdl" / "runtime" / "drive.py").write_text(
         (REPOSITORY / "distdl" / "runtime" / "drive.py").read_text().replace("PAUSE_S = 5.0", "PAUSE_S = 0.0")
     )
-    numbers = ["--deadline-hours", str(hours), "--retries", str(retries)]
+    numbers = ["--deadline-hours", str(hours), "--retries", str(retries), "--grace-s", "120"]
     command = [sys.executable, "-m", "distdl.runtime.drive", *numbers, "--"]
     variables = {**os.environ, "PYTHONPATH": str(folder / "fake")}
     return subprocess.Popen(

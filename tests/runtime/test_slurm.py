@@ -104,12 +104,39 @@ def test_the_script_asks_for_what_the_config_says(tmp_path: Path, digits: str) -
     ).stdout
     assert told.split("\0")[0] == "ODD=a 'b' $c"
     arguments = told.split("\0")[1:-1]
-    assert arguments == packed(path, *big, fresh=True).train_arguments(
+    of_package = packed(path, *big, fresh=True).train_arguments(
         str(folder / "package" / "config.yaml"), str(tmp_path / "shared")
     )
+    assert arguments == [*of_package, "runtime.grace_s=285.0"], "of the 300 s between the signal and the end"
+    assert "\ngrace_s=290\n" in settings and "\nname=Big_Run\n" in settings
+    assert "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=3600\n" in settings
     assert "--fresh" in arguments and "module load cuda/13" in told
     assert "python=python3\n" in settings, "the setup lines bring their own Python"
     assert body.rstrip() in (REPOSITORY / "distdl" / "runtime" / "slurm.sh").read_text()
+
+
+def test_the_signal_comes_as_early_as_the_checkpoint_needs(tmp_path: Path, digits: str) -> None:
+    """A run that asks for ten minutes gets them, whatever signal_s says."""
+    path = config(tmp_path, "slow", digits, slurm={"signal_s": 120})
+    text = SlurmTarget(Launch(folder=str(tmp_path / "a b"))).dry_run(packed(path, "runtime.grace_s=600.0"))
+    assert "--signal=B:USR1@615" in headers(text) and "runtime.grace_s=600.0)" in text and "\ngrace_s=605\n" in text
+    assert f"--output='{tmp_path}/a b/.distdl/jobs/slow/log-%j.txt'" in headers(text)
+
+
+def test_a_doctor_asks_for_half_an_hour(tmp_path: Path, digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition may not give a week, and nobody wants a look at the nodes to hold them so long."""
+    from distdl.cli.main import main
+
+    sent: list[Package] = []
+
+    def submit(self: SlurmTarget, package: Package) -> Any:
+        sent.append(package)
+        raise InputError("seen")
+
+    monkeypatch.setattr(SlurmTarget, "submit", submit)
+    assert main(["doctor", "--config", str(config(tmp_path, "looked", digits)), "--on", "slurm"]) == 2
+    text = SlurmTarget(sent[0].config.launch).dry_run(sent[0])
+    assert "--time=30" in headers(text) and "\nmax_retries=0\n" in text and "train=(doctor " in text
 
 
 def test_few_workers_on_one_node_without_gpus(tmp_path: Path, digits: str) -> None:

@@ -180,6 +180,7 @@ def test_what_cannot_be_reached_is_told(machines: Machines, digits: str) -> None
             SshTarget(changes["hosts"], package.config.launch).submit(package)
         assert words in str(caught.value) and "fix: " in str(caught.value)
         assert not left_behind(machines)
+    package = make_package(str(config(machines, "unreached", digits)), [])
     target = SshTarget(HOSTS, package.config.launch)
     assert target.job("unknown").state is State.LOST and target.jobs() == []
     with pytest.raises(InputError, match="has no job 'unknown'"):
