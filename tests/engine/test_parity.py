@@ -17,7 +17,7 @@ from tests.ranks import run_ranks
 from tests.small import MODELS, contract_config, curves, layout, small_config
 
 AT_FOUR = ["mlp", "lenet5", "gpt"]
-CUT_AT_TWO = 24
+CUT_AT_TWO = 52
 """Cells with an axis cut: that a family loses one is not seen otherwise."""
 CUT_AT_FOUR = 40
 LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]

@@ -334,6 +334,21 @@ def leftovers() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_job_that_slurm_requeues_itself_is_not_cancelled(world: World) -> None:
+    """As after a lost node, or by an administrator: Slurm ends every process of the job and puts it into the queue again."""
+    path, jobs = world.config("lost"), world.shared / ".distdl" / "jobs" / "lost"
+    world.call("launch", path, "--on", "slurm")
+    wait_for(world.reached("lost", 100), "checkpoint", jobs)
+    slurm("scontrol", "requeue", number_of("lost"))
+    assert "attempt 2 of Slurm job" in world.call("jobs", "logs", "lost", "-f")
+    _, points = world.the_mlflow_run("lost")
+    assert points == pytest.approx(world.reference(), rel=1e-6)
+    assert "lost: finished" in world.call("jobs", "status", "lost")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_requeued_job_continues_its_run(world: World) -> None:
     """Two nodes; Slurm's warning before the time limit comes in the middle. One MLflow run, the numbers of a run that

@@ -1,0 +1,147 @@
+"""Vision Transformer (Dosovitskiy et al. 2021): a picture is a sequence of patches, and a Transformer's encoder reads it.
+
+    z = [class; E patch_1; ...; E patch_N] + positions                      (equation 1)
+    z += attn(ln(z));   z += mlp(ln(z))   (pre-norm, L times)               (2, 3)
+    logits = W ln(z)[0]                                                     (4)
+
+Every patch of P x P pixels goes through one linear map E, which is a convolution of stride P; class and positions are
+learned. The perceptron has the exact GELU. With the default config it is ViT-B/16 with a head of 1,000 classes: 86,567,656
+parameters (85,798,656 without the head); B/32 88,224,232, L/16 304,326,632, S/16 22,050,664, Ti/16 5,717,416.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Layer
+from distdl.nn.attention import SelfAttention
+from distdl.nn.classifier import Classifier
+from distdl.nn.images import to_unit
+from distdl.nn.noise import Dropout
+
+
+@dataclass(frozen=True)
+class Config:
+    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
+    patch: Annotated[int, Field(gt=0)] = 16
+    """Side of a patch in pixels; must divide height and width."""
+    classes: Annotated[int, Field(gt=1)] = 1000
+    """Number of classes."""
+    layers: Annotated[int, Field(gt=0)] = 12
+    """Transformer blocks."""
+    heads: Annotated[int, Field(gt=0)] = 12
+    """Attention heads of a block; must divide `width`."""
+    width: Annotated[int, Field(gt=0)] = 768
+    """Size of the residual stream."""
+    inner: Annotated[int, Field(ge=0)] = 0
+    """Hidden units of a block's perceptron; 0: four times `width`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping in the embedding and the residual branches (the paper: 0.1 on ImageNet alone)."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the variance by layer norm (the paper's code: 1e-6; transformers: 1e-12)."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+        if self.image[1] % self.patch or self.image[2] % self.patch:
+            size = f"{self.image[1]}x{self.image[2]}"
+            raise ValueError(
+                f"a picture of {size} cannot be cut into patches of {self.patch}; choose a divisor of both"
+            )
+
+    @property
+    def patches(self) -> int:
+        """N, the patches of a picture."""
+        return (self.image[1] // self.patch) * (self.image[2] // self.patch)
+
+
+class Patches(nn.Module):
+    """A picture as a sequence: the class first, then its patches, each with its place."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(config.image[0], config.width, config.patch, config.patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.places = nn.Parameter(torch.empty(1, 1 + config.patches, config.width))
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches = self.patch(image).flatten(2).mT  # (B, C, H, W) -> (B, N, D)
+        return self.drop(torch.cat([self.cls.expand(len(image), -1, -1), patches], 1) + self.places)  # (B, 1 + N, D)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each on a residual branch."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, inner = config.width, config.inner or 4 * config.width
+        self.ln1, self.attn = nn.LayerNorm(D, config.epsilon), SelfAttention(D, config.heads)
+        self.ln2 = nn.LayerNorm(D, config.epsilon)
+        self.up, self.down = nn.Linear(D, inner), nn.Linear(inner, D)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attn(self.ln1(x)))
+        return x + self.drop(self.down(F.gelu(self.up(self.ln2(x)))))  # (B, 1 + N, D)
+
+
+class ViT(Classifier):
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
+    tensor_plan = {
+        "blocks.*.attn.qkv": "column/3",
+        "blocks.*.attn.out": "row",
+        "blocks.*.up": "column",
+        "blocks.*.down": "row",
+    }
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Patches(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln = nn.LayerNorm(config.width, config.epsilon)
+        self.head = nn.Linear(config.width, config.classes)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1 and not name.endswith("cls"):
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        return {"image": Column(config.image), "label": Column(())}
+
+    @staticmethod
+    def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
+        full = Config(**{key: value for key, value in model.items() if key != "family"})
+        heads = 4 if full.heads % 4 == 0 else full.heads
+        side = min(full.patch, 8)  # the data are cut to the first patches
+        image = (full.image[0], side * min(full.image[1] // full.patch, 4), side * min(full.image[2] // full.patch, 4))
+        small = {"layers": min(full.layers, 4), "heads": heads, "width": 8 * heads, "inner": 32 * heads}
+        return {**model, **small, "patch": side, "image": image}
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        inner = self.config.inner or 4 * self.config.width
+        return {"tensor": {"attention heads": self.config.heads, "units of a perceptron": inner}}
+
+    def inputs(self, batch: Batch) -> Tensor:
+        return 2 * to_unit(batch["image"]) - 1  # (B, C, H, W), -1 to 1
+
+    def layers(self) -> list[Layer]:
+        return [
+            Layer("patches", self.embed, (self.embed,)),
+            *(Layer(f"block {i}", block, (block,)) for i, block in enumerate(self.blocks)),
+            Layer("head", lambda x: self.head(self.ln(x[:, 0])), (self.ln, self.head)),  # (B, K)
+        ]
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.through(batch)  # (B, K)
