@@ -337,7 +337,7 @@ def leftovers() -> list[str]:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_a_job_that_slurm_requeues_itself_is_not_cancelled(world: World) -> None:
-    """As after a lost node, or by an administrator: Slurm ends every process of the job and puts it into the queue again."""
+    """As after a lost node, or by an administrator: Slurm ends every process of the job and queues it again."""
     path, jobs = world.config("lost"), world.shared / ".distdl" / "jobs" / "lost"
     world.call("launch", path, "--on", "slurm")
     wait_for(world.reached("lost", 100), "checkpoint", jobs)
