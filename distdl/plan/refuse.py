@@ -140,6 +140,9 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
         if value and not model.layers:
             why = f"{fix.partition('=')[0]}: the family {model.family} has no ordered layers"
             problems.append(Problem(why, fix=fix))
+    if train.compile and zero == 3:
+        why = "train.compile: ZeRO-3 gathers weights by hooks within a block, at which the compiler gives up"
+        problems.append(Problem(why, fix="parallel.zero=2 or train.compile=false"))
     if parallel.loss_chunk_tokens and not model.chunks_loss:
         why = f"parallel.loss_chunk_tokens: the family {model.family} has no loss over tokens"
         problems.append(Problem(why, fix="parallel.loss_chunk_tokens=0"))
