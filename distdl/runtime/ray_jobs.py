@@ -127,7 +127,7 @@ class RayJobsTarget:
         """See Target. Waits until the driver has ended its workers."""
         details = self._latest(id)
         if STATES[details.status].ended:
-            return _job(details)
+            return self.job(id)
         with self._told():
             self._connected().stop_job(details.submission_id)
         patience_s = float(details.metadata.get("distdl_stop_s", 120)) + 30
@@ -136,7 +136,7 @@ class RayJobsTarget:
             if time.monotonic() > end:
                 raise DistdlError(f"{id} was told to stop and is still alive after {patience_s:g} s: ask again")
             time.sleep(0.5)
-        return _job(details)
+        return self.job(id)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
