@@ -194,6 +194,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(500)
 def test_a_head_and_two_workers_train_and_leave_nothing(nodes: Nodes, tmp_path: Path, digits: str) -> None:
     """A wrong secret is refused on the way; SIGTERM to a script ends each process that it started, and no other."""

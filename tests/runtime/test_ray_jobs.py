@@ -153,7 +153,7 @@ def test_a_stopped_job_resumes_to_the_same_numbers_as_the_same_mlflow_run(world:
     assert 100 <= done < STEPS
     output, _ = follower.communicate(timeout=60)
     assert follower.returncode == 1 and output.rstrip().splitlines()[-1].startswith("halted: stopped"), output
-    first = re.search(r"tracking\s+(\S+)", stopped)
+    first = re.search(r"tracking\s+(.+)", stopped)
     assert first, stopped
 
     resumed = call(world, "jobs", "resume", "halted", "-f")

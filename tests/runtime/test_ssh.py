@@ -134,6 +134,7 @@ def left_behind(machines: Machines) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_two_machines_train_stop_and_resume(machines: Machines, digits: str) -> None:
     told = call(machines, "launch", config(machines, "bare", digits))
