@@ -60,7 +60,7 @@ def test_doctor_on_this_machine(tmp_path: Path, command: Command, monkeypatch: p
 
 def test_doctors_floors_are_those_of_the_project() -> None:
     text = (REPOSITORY / "pyproject.toml").read_text()
-    needs = dict(re.findall(r'^    "(\w+)(?:\[\w+\])?>=([\d.]+)"', text, re.MULTILINE))
+    needs = dict(re.findall(r'^    "(\w+)(?:\[[\w,]+\])?>=([\d.]+)"', text, re.MULTILINE))
     assert {name: needs[name] for name in doctor.FLOORS} == doctor.FLOORS
 
 

@@ -25,7 +25,8 @@ def whole(path: Path, split: str = "train") -> dict:
 
 def test_the_folder_is_the_registry() -> None:
     known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
-    assert source_names() == [*known, "stdlib", "synthetic", "text"]
+    known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
+    assert source_names() == sorted(known)
     for name in source_names():
         module = source_module(name)
         assert module.__doc__ and module.Options.__doc__ and callable(module.prepare)
