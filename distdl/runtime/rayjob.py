@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from distdl import __version__
 from distdl.config import Ray as RayConfig
 from distdl.errors import InputError, Problem
-from distdl.runtime.manifests import Object, patched, to_yaml
+from distdl.runtime.manifests import Object
 from distdl.runtime.pods import (
     DATA_FOLDER,
     FOLDER,
@@ -28,8 +28,6 @@ from distdl.runtime.pods import (
     submitter_template,
 )
 from distdl.runtime.target import Package
-
-__all__ = ["Shape", "patched", "render", "shape", "to_yaml"]
 
 RAY_VERSION = "2.60.0"
 """Ray of the image (constraints.txt); KubeRay decides by it what it may ask of `ray start`."""
