@@ -23,7 +23,7 @@ from distdl.runtime.target import Package, State
 from tests.conftest import REPOSITORY, distdl
 from tests.runtime.slurm_cluster import slurm_cluster
 
-STEPS, EVERY = 1200, 50
+STEPS, EVERY = 2000, 50
 
 
 def config(folder: Path, name: str, digits: str, **launch: Any) -> Path:
@@ -362,12 +362,14 @@ def test_a_requeued_job_continues_its_run(world: World) -> None:
         == printed
         == slurm("scontrol", "write", "batch_script", number_of("requeued"), "-") + "\n"
     )
-    wait_for(world.reached("requeued", 100), "checkpoint", jobs)
-    token = jobs / f"token-{number_of('requeued')}"
-    assert (token.stat().st_mode & 0o777, jobs.stat().st_mode & 0o777) == (0o600, 0o700)
     assert "already" in world.call("launch", path, "--on", "slurm", code=2)
+    token = jobs / f"token-{number_of('requeued')}"
+    wait_for(token.exists, "start", jobs, 60)
+    assert (token.stat().st_mode & 0o777, jobs.stat().st_mode & 0o777) == (0o600, 0o700)
     assert "requeued: running" in world.call("jobs", "status")
 
+    # nothing between these two: the signal has to come before the last step
+    wait_for(world.reached("requeued", 100), "checkpoint", jobs)
     slurm("scancel", "--batch", "--signal=USR1", number_of("requeued"))
     lines = world.call("jobs", "logs", "-f")
     assert "the job is requeued" in lines and "attempt 2 of Slurm job" in lines
