@@ -1,8 +1,7 @@
 """The typed schema of a run: one class per section of the YAML, a sentence under each field.
 
 `config_load.py` fills it (defaults < YAML < key=value) and explains every mistake. The `model:` section is not described
-here: its schema is the `Config` dataclass of the family that it names (see `family_schema.py`).
-Numbers that follow from these (micro-batch, steps, DeepSpeed JSON) are computed once, in `plan/`.
+here: its schema is the `Config` dataclass of the family (see `family_schema.py`). What follows is computed in `plan/`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from distdl.config_launch import Launch, Natural, Positive, PositiveFloat, Section
+from distdl.config_ways import Augment, Start, Way
+from distdl.family_schema import label
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -372,6 +373,12 @@ class Config(Section):
     data: Data
     train: Train
     optimizer: Optimizer
+    start: Start | None = None
+    """Null: fresh weights, all of which learn."""
+    augment: Augment | None = None
+    """Null: the samples as they are."""
+    way: Way | None = None
+    """Another way to learn for a classifier; null: the family's own."""
     schedule: Schedule = Constant()
     parallel: Parallel = Parallel()
     evaluate: Evaluate = Evaluate()
@@ -389,5 +396,5 @@ class Config(Section):
 
     @property
     def family(self) -> str:
-        """Name of the architecture family."""
-        return str(self.model["family"])
+        """Name of the architecture family; of the user's own without its place, which is in `model["family"]`."""
+        return label(self.model["family"])

@@ -22,8 +22,9 @@ import yaml
 
 from distdl import deepspeed_keys
 from distdl.config import Config, Optimizer, Runtime, Schedule
+from distdl.config_ways import Way
 from distdl.errors import InputError, Problem, did_you_mean, nearest
-from distdl.family_schema import family_names, family_schema
+from distdl.family_schema import family_names, family_schema, is_custom, located
 
 KeyPath = tuple[str, ...]
 DEFAULT = "default"
@@ -48,7 +49,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
     """Reads a YAML file and puts `key=value` arguments on top. Raises InputError with all problems."""
     values, origins = read_yaml(path)
     problems = [p for p in (apply_override(values, origins, text) for text in overrides) if p]
-    checker = _Checker(origins, path)
+    checker = _Checker(origins, path, Path(path).parent)
     config = checker.check(values)
     problems += checker.problems
     if problems or config is None:
@@ -56,16 +57,19 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(config, origins, path)
 
 
-def config_from_dict(resolved: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A config that was resolved before (a run folder's config.json), `key=value` arguments on top. Raises InputError."""
+def config_from_dict(resolved: Mapping[str, Any], overrides: Sequence[str] = (), beside: Path = Path()) -> Config:
+    """A config that was resolved before (a run folder's config.json), `key=value` arguments on top. Raises InputError.
+
+    `beside`: the folder that it lies in, where its family may be a file.
+    """
     values, origins = copy.deepcopy(dict(resolved)), dict[KeyPath, str]()
     problems = [p for p in (apply_override(values, origins, text) for text in overrides) if p]
     for section, (_, tag) in UNIONS.items():
-        variant = _variant(section, values.get(section, {}).get(tag)) if (section, tag) in origins else None
+        variant = _variant(section, (values.get(section) or {}).get(tag)) if (section, tag) in origins else None
         if variant:  # another kind of it: what was resolved for the old one says nothing about the new one
             kept = {k: v for k, v in values[section].items() if k in variant.model_fields or (section, k) in origins}
             values[section] = kept
-    checker = _Checker(origins, "config.json")
+    checker = _Checker(origins, "config.json", beside)
     config = checker.check(values)
     if problems or config is None:
         raise InputError(*problems, *checker.problems)
@@ -201,8 +205,9 @@ IN_WORDS = {
 class _Checker:
     """Checks values against the schema and collects the problems, each with its place."""
 
-    def __init__(self, origins: dict[KeyPath, str], file: str) -> None:
-        self.origins, self.file, self.problems = origins, file, []  # type: ignore[var-annotated]
+    def __init__(self, origins: dict[KeyPath, str], file: str, beside: Path) -> None:
+        self.origins, self.file, self.beside = origins, file, beside
+        self.problems: list[Problem] = []
 
     def check(self, values: dict[str, Any]) -> Config | None:
         """The config, or None where `problems` says why not."""
@@ -230,19 +235,27 @@ class _Checker:
             fix = "write model: {family: NAME, …}"
             self.problems.append(Problem("model.family is missing", self.where(("model", "family")), names, fix))
             return None
-        family = section["family"]
-        if family not in family_names():
-            at = self.where(("model", "family"))
-            self.problems.append(
-                Problem(f"model.family = {family!r} is not a family", at, names, did_you_mean(family, family_names()))
-            )
+        family, at = located(section["family"], self.beside), self.where(("model", "family"))
+        if family not in family_names() and not is_custom(family):
+            beside = (self.beside / f"{family}.py").is_file()
+            fix = f"did you mean './{family}.py'?" if beside else did_you_mean(family, family_names())
+            self.problems.append(Problem(f"model.family = {family!r} is not a family", at, names, fix))
             return None
-        schema = family_schema(family)
+        try:
+            schema = family_schema(family)
+        except InputError as error:
+            self.problems += [dataclasses.replace(p, where=p.where or at) for p in error.problems]
+            return None
         fields = {k: v for k, v in section.items() if k != "family"}
         try:
             built = schema.adapter.validate_json(json.dumps(fields))
         except pydantic.ValidationError as error:
             self._explain(error, ("model",), fields, [f.name for f in dataclasses.fields(schema.config)])
+            return None
+        except Exception as error:
+            if not is_custom(family):
+                raise
+            self.problems.append(Problem(f"Config of {family}: {type(error).__name__}: {error}", at))
             return None
         return {"family": family, **json.loads(json.dumps(dataclasses.asdict(built)))}
 
@@ -350,6 +363,7 @@ UNIONS: dict[str, tuple[Any, str]] = {
     "optimizer": (Optimizer, "name"),
     "schedule": (Schedule, "name"),
     "runtime": (Runtime, "kind"),
+    "way": (Way, "name"),
 }
 """Sections that are one of several, and the key that says which."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from distdl.config import Config
-from distdl.family_schema import FamilySchema, family_names, family_schema
+from distdl.family_schema import DOCS, FamilySchema, family_names, family_schema
+
+OWN = r"\.py$|^\w+(\.\w+)+$"
+"""What names a family of the user's own."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -18,10 +21,21 @@ def json_schema() -> dict[str, Any]:
         "description": schema["properties"]["model"].get("description", ""),
         "type": "object",
         "required": ["family"],
-        "properties": {"family": {"enum": family_names()}},
-        "oneOf": families,
+        "properties": {"family": {"anyOf": [{"enum": family_names()}, {"pattern": OWN}]}},
+        "oneOf": [*families, _own()],
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _own() -> dict[str, Any]:
+    """The alternative of all families that are not ours: their fields are checked when the file is there."""
+    what = "`./my_family.py`, relative to the config, or `package.module`"
+    return {
+        "title": "a family of your own",
+        "description": f"Any other fields are those of its Config ({DOCS}).",
+        "properties": {"family": {"type": "string", "pattern": OWN, "description": what}},
+        "required": ["family"],
+    }
 
 
 def _family(family: FamilySchema) -> dict[str, Any]:

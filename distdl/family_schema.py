@@ -1,6 +1,7 @@
 """Which families there are and what their `model:` section may say, without importing torch.
 
-The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. Its `Config` dataclass is the only schema of
+The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. A family of the user's own is named by its
+file, `./my_family.py` beside the config, or by its module, `package.module`. Its `Config` dataclass is the only schema of
 the section. A config must be checked in well under a second, and importing a family imports torch (2 s), so the class is
 read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing` and pydantic's `Field`.
 A test compares the result with the class that the imported module really has.
@@ -10,16 +11,24 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import itertools
+import os
+import re
+import traceback
 import typing
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from distdl.errors import InputError, did_you_mean
+
 FOLDER = Path(__file__).parent / "families"
+DOCS = "docs/custom_family.md"
 
 
 @dataclass(frozen=True)
@@ -41,19 +50,102 @@ class FamilySchema:
 
 
 def family_names() -> list[str]:
-    """All families, sorted by name."""
+    """The families of `families/`, sorted by name."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
-@cache
+# -- names of families -------------------------------------------------------------------------------------------------
+
+
+def is_file(family: str) -> bool:
+    """Whether a family is named by its file."""
+    return family.endswith(".py")
+
+
+def is_custom(family: str) -> bool:
+    """Whether a family is the user's own: `./my_family.py` or `package.module`."""
+    return is_file(family) or re.fullmatch(r"\w+(\.\w+)+", family) is not None
+
+
+def located(family: str, beside: Path) -> str:
+    """The family's name, a file in full; `beside` is where the config lies that names it."""
+    return os.path.abspath(beside / family) if is_file(family) else family
+
+
+def relocated(model: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A `model:` section whose family's file is written as lying in this folder; any other as it is."""
+    if not is_file(model["family"]):
+        return model
+    return {**model, "family": f"{folder}/{Path(model['family']).name}"}
+
+
+def label(family: str) -> str:
+    """A family's name without a place: `my_family`."""
+    return Path(family).stem if is_file(family) else family
+
+
+def source_file(family: str) -> Path:
+    """The file that a family is written in. Raises InputError where there is none."""
+    if not is_custom(family):
+        if family in family_names():
+            return FOLDER / f"{family}.py"
+        raise InputError(f"there is no family {family!r}", fix=did_you_mean(family, family_names()))
+    if is_file(family):
+        if Path(family).is_file():
+            return Path(family)
+        fix = "the path of a family is relative to the folder of the config that names it"
+        raise InputError(f"there is no family file {family} on {os.uname().nodename}", fix=fix)
+    spec = _spec(family)
+    if spec is None or not spec.origin or not is_file(spec.origin):
+        fix = "install it there, add its folder to PYTHONPATH, or name its file: family: ./my_family.py"
+        raise InputError(f"the family's module {family} cannot be imported on {os.uname().nodename}", fix=fix)
+    return Path(spec.origin)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, found without executing the packages around it."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # imported by hand, without a spec
+        return None
+    for n in range(len(below)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(".".join([top, *below[: n + 1]]), list(spec.submodule_search_locations))
+    return spec
+
+
+# -- schemas -----------------------------------------------------------------------------------------------------------
+
+
 def family_schema(name: str) -> FamilySchema:
-    """The schema of one family. Raises KeyError where the folder has no such file."""
-    path = FOLDER / f"{name}.py"
-    if name not in family_names():
-        raise KeyError(name)
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config")
-    compiled = compile(ast.Module([node], []), str(path), "exec", dont_inherit=True)  # annotations become real types
+    """The schema of one family. Raises InputError where there is no such family, or its file holds no sound schema."""
+    path = source_file(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the family {path} cannot be read: {error}") from None
+    return _schema(name, path, text)
+
+
+@cache
+def _schema(name: str, path: Path, text: str) -> FamilySchema:
+    try:
+        tree = ast.parse(text, filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise InputError(f"this is not valid Python: {getattr(error, 'msg', error)}", where=f"{path}:{line}") from None
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
+    if node is None:
+        fix = f"a frozen dataclass called Config is the schema of its model: section ({DOCS})"
+        raise InputError("the family has no class Config", where=str(path), fix=fix)
+    summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
+    return FamilySchema(name, _compiled(node, path), summary, field_docs(node))
+
+
+def _compiled(node: ast.ClassDef, path: Path) -> type:
+    """The class Config, without the rest of its file. Raises InputError where it needs more than the names below."""
     namespace: dict[str, Any] = {
         "dataclass": dataclasses.dataclass,
         "Annotated": typing.Annotated,
@@ -62,9 +154,23 @@ def family_schema(name: str) -> FamilySchema:
         "Field": pydantic.Field,
         "__name__": __name__,  # dataclasses look their module up
     }
-    exec(compiled, namespace)  # our own source file, never input
-    summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
-    return FamilySchema(name, namespace["Config"], summary, field_docs(node))
+    try:
+        compiled = compile(
+            ast.Module([node], []), str(path), "exec", dont_inherit=True
+        )  # annotations become real types
+        exec(compiled, namespace)  # our own source file, or the one that the user trains: never other input
+        config = namespace["Config"]
+        if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
+            raise InputError("Config is not a frozen dataclass", where=f"{path}:{node.lineno}", fix=f"see {DOCS}")
+        _adapter(config)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        allowed = "builtins, dataclass, Annotated, Any, Literal and pydantic's Field: it is read without the imports"
+        what = f"Config cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(what, where=f"{path}:{(lines or [node.lineno])[-1]}", allowed=allowed) from None
+    return config  # type: ignore[no-any-return]
 
 
 def field_docs(node: ast.ClassDef) -> dict[str, str]:

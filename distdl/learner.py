@@ -86,6 +86,10 @@ class Learner(nn.Module):
     """Tokens whose logits exist at a time; 0: all. Set from the config."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
+    augmentation: Callable[[Batch], Batch] | None = None
+    """Random changes to a training batch. Set from the config."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Modules that learn nothing and stay in evaluation mode. Set from the config."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,7 +158,15 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
         """What an engine wraps: everything in the gradient path happens inside this call."""
-        return self.evaluate(batch) if evaluate else self.loss(batch, step)
+        if evaluate:
+            return self.evaluate(batch)
+        return self.loss(self.augmentation(batch) if self.augmentation else batch, step)
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
 
 def bare(player: nn.Module) -> nn.Module:

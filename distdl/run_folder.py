@@ -16,6 +16,7 @@ from distdl.attempts import Attempt, claim
 from distdl.config import Config
 from distdl.config_load import config_from_dict, flatten
 from distdl.errors import InputError, Problem
+from distdl.family_schema import is_file, relocated
 
 MAY_CHANGE = (
     "checkpoint",
@@ -66,6 +67,21 @@ class RunFolder:
         draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(draft, file)
 
+    def keep(self, config: Config) -> Config:
+        """Writes config.json, and the file of a family of the user's own beside it, for a run that goes on elsewhere and
+        for workers that see nothing else of the user's. Returns the config that names that copy."""
+        values = config.model_dump(mode="json")
+        self.write("config.json", values | {"model": relocated(config.model, ".")})
+        if not is_file(config.model["family"]):
+            return config
+        model = relocated(config.model, str(self.path))
+        file = Path(model["family"])
+        if file != Path(config.model["family"]):
+            draft = file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
+            shutil.copyfile(config.model["family"], draft)
+            os.replace(draft, file)
+        return config.model_copy(update={"model": model})
+
     def failure_records(self) -> list[dict[str, Any]]:
         """What each worker that failed left behind: rank, time, message, exit_code, known, traceback."""
         return [self.read(f"failures/{path.name}") for path in self.failures.glob("rank-*.json")]
@@ -99,7 +115,7 @@ def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> R
         name = config.name if not taken else f"{config.name}-{max(n for n, _ in taken) + 1}"
         folder = RunFolder(root / name)
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write("config.json", config.model_dump(mode="json"))
+        folder.keep(config)
     else:
         folder = RunFolder(max(taken)[1])
         refuse_other(folder, config)
@@ -120,13 +136,13 @@ def find_run(name: str, runs: str) -> RunFolder:
 
 def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
     """The config that a run was last started with, `key=value` arguments on top. Raises InputError."""
-    return config_from_dict(folder.read("config.json"), overrides)
+    return config_from_dict(folder.read("config.json"), overrides, folder.path)
 
 
 def refuse_other(folder: RunFolder, config: Config) -> None:
     """Raises InputError where the folder's run learns something else than `config` says."""
     old = dict(flatten(folder.read("config.json") or {}))
-    new = dict(flatten(config.model_dump(mode="json")))
+    new = dict(flatten(config.model_dump(mode="json") | {"model": relocated(config.model, ".")}))
     changed = [
         path
         for path in sorted(old.keys() | new.keys())

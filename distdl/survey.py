@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def survey(config: Config) -> Plan:
     """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
     data = data_facts(config)
-    return make_plan(config, model_facts(config), data, hardware(config))
+    return make_plan(config, model_facts(config, look=True), data, hardware(config))
 
 
 def survey_elsewhere(config: Config) -> Plan:
@@ -40,16 +40,21 @@ def survey_elsewhere(config: Config) -> Plan:
     return make_plan(config, model_facts(config), data, there)
 
 
-def model_facts(config: Config) -> ModelFacts:
-    """Counts the parameters on the meta device: nothing is allocated, whatever the size."""
+def model_facts(config: Config, look: bool = False) -> ModelFacts:
+    """Counts the parameters on the meta device: nothing is allocated, whatever the size.
+
+    `look`: at the weights that the config starts from, too, which are where the workers run. Raises InputError.
+    """
     import torch
 
-    from distdl.families import build
     from distdl.learner import Learner
     from distdl.parallel.tensor import cut_parameters, to_cut
+    from distdl.ways import assemble, start
 
     with torch.device("meta"):
-        learner = build(config.model)
+        learner = assemble(config)
+    if look:
+        start.check(learner, config)
     parameters = list(learner.parameters())
     trainable = [p for p in parameters if p.requires_grad]
     cut = {id(p) for _, module, how in to_cut(learner) for p in cut_parameters(module, how)}
@@ -99,24 +104,25 @@ def _ties(learner: Learner) -> tuple[tuple[int, int, int], ...]:
 def data_facts(config: Config) -> DataFacts:
     """Reads the manifest and checks that the columns are what the family reads."""
     from distdl.data.manifest import read_manifest
-    from distdl.families import load_family, model_config
+    from distdl.ways import columns_read
 
     manifest = read_manifest(config.data.path)
     train = manifest.split(config.data.train_split)
     evaluation = manifest.split(config.data.eval_split) if config.data.eval_split else None
     problems = []
-    for name, column in load_family(config.family).columns(model_config(config.model)).items():
-        where = f"{config.data.path}"
-        if name not in manifest.columns:
-            have = ", ".join(f"{n} {list(c.shape)}" for n, c in manifest.columns.items())
-            what = f"the family {config.family} reads a column {name!r}, and the data set has none"
-            problems.append(Problem(what, where, f"the columns of the data set: {have}"))
-            continue
-        shape = manifest.columns[name].shape
-        if len(shape) != len(column.shape) or any(b is not None and a != b for a, b in zip(shape, column.shape)):
-            what = f"the family {config.family} expects {name!r} of shape {list(column.shape)} for a sample"
-            fix = f"change the model's shape to {list(shape)}, or prepare the data in the expected shape"
-            problems.append(Problem(f"{what}; the data set has {list(shape)}", where, fix=fix))
+    for who, columns in columns_read(config).items():
+        for name, column in columns.items():
+            where = f"{config.data.path}"
+            if name not in manifest.columns:
+                have = ", ".join(f"{n} {list(c.shape)}" for n, c in manifest.columns.items())
+                what = f"{who} reads a column {name!r}, and the data set has none"
+                problems.append(Problem(what, where, f"the columns of the data set: {have}"))
+                continue
+            shape = manifest.columns[name].shape
+            if len(shape) != len(column.shape) or any(b is not None and a != b for a, b in zip(shape, column.shape)):
+                what = f"{who} expects {name!r} of shape {list(column.shape)} for a sample"
+                fix = f"change the model's shape to {list(shape)}, or prepare the data in the expected shape"
+                problems.append(Problem(f"{what}; the data set has {list(shape)}", where, fix=fix))
     if problems:
         raise InputError(*problems)
     # Workers may start in another folder: they get the place, not the way to it from here.

@@ -26,7 +26,6 @@ from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
-from distdl.families import build
 from distdl.hooks.checkpoint import CheckpointHook
 from distdl.hooks.early_stopping import EarlyStopping
 from distdl.hooks.evaluate import Evaluate
@@ -40,6 +39,9 @@ from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
 from distdl.track.spool import SpoolWriter
+from distdl.ways import assemble
+from distdl.ways.start import carry_over
+from distdl.ways.way import Way
 
 
 def run(plan: Plan, folder: RunFolder, rank: int) -> None:
@@ -127,14 +129,19 @@ def set_up_torch(plan: Plan, config: Config) -> None:
 
 
 def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
-    """A learner with the checkpoint's weights, or with fresh ones that depend on the seed alone."""
+    """A learner with the checkpoint's weights, or with those that the config starts from: fresh ones depend on the seed
+    alone."""
     torch.manual_seed(config.seed)
-    learner = build(config.model)
+    learner = assemble(config)
+    if isinstance(learner, Way):
+        learner.ready(config)
     if config.train.precision == "fp64":
         learner.double()
     if checkpoint:
         refuse_other_model(checkpoint.manifest.get("model"), config, f"the checkpoint {checkpoint.path}")
         checkpoint.load_weights(learner)
+    elif config.start and config.start.weights:
+        carry_over(learner, config)
     return learner
 
 

@@ -24,6 +24,7 @@ LEVELS = [  # a room may import its own level and every level before it
         "config_launch",
         "config_load",
         "config_schema",
+        "config_ways",
         "deepspeed_keys",
         "family_schema",
         "learner",
@@ -31,7 +32,7 @@ LEVELS = [  # a room may import its own level and every level before it
     },
     {"plan", "attempts", "run_folder"},
     {"families", "parallel", "engine", "data", "track"},
-    {"loop", "hooks", "checkpoint"},
+    {"loop", "hooks", "checkpoint", "ways"},
     {"survey", "worker"},
     {"runtime", "parity"},
     {"cli", "__main__"},
@@ -43,6 +44,7 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "deepspeed": ("engine.deepspeed", "engine.pipeline"),
     "mlflow": ("track",),
     "ray": ("runtime.ray", "runtime.ray_jobs"),
+    "transformers": ("families.huggingface",),
 }
 HEAVY = {"torch", *THIRD_PARTY}
 LIGHT = (  # importing these must not import anything heavy, not even through another file of ours
@@ -52,6 +54,7 @@ LIGHT = (  # importing these must not import anything heavy, not even through an
         "config_launch",
         "config_load",
         "config_schema",
+        "config_ways",
         "errors",
         "plan",
         "family_schema",

@@ -93,7 +93,9 @@ def test_the_family_fills_in_its_own_defaults(tmp_path: Path) -> None:
         "hidden": [512, 512],
         "classes": 10,
         "activation": "relu",
-        "layer_norm": False,
+        "loss": "default",
+        "norm": "none",
+        "init": "default",
         "dropout": 0.0,
     }
 
@@ -196,7 +198,7 @@ BAD_VALUES = {  # what is written -> line, what, allowed, fix
         "[1, 8, 8]\n  activation: rellu",
         5,
         "model.activation = 'rellu'",
-        "'relu', 'tanh' or 'sigmoid'",
+        "'relu', 'leaky_relu', 'elu'",
         "did you mean 'relu'?",
     ),
     "unknown variant": (

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -22,16 +23,16 @@ HEAD = """# Acceptance
 
 `make acceptance` trains every family on the data named here through `distdl train`, as one process of plain PyTorch on two
 CPU threads, and measures. "required" is what the literature, an independent implementation or a trivial predictor sets.
-Seconds are wall time of the whole case, start-up included.
+Seconds are wall time of the whole case, start-up included; the commit is the last one before the measurement.
 
-| family | data | metric | reached | required | | seconds |
-|---|---|---|---:|---:|---|---:|
+| family | data | metric | reached | required | | seconds | commit |
+|---|---|---|---:|---:|---|---:|---|
 """
 
 
-def all_cases(names: list[str]) -> list[Case]:
+def all_cases(chosen: list[str]) -> list[Case]:
     found: list[Case] = []
-    for name in names or family_names():
+    for name in chosen or family_names():
         found += importlib.import_module(f"benchmarks.acceptance.cases.{name}").CASES
     return found
 
@@ -65,6 +66,7 @@ def run(case: Case, bench: Bench) -> bool:
         "better": case.better,
         "met": case.met(reached),
         "seconds": round(time.perf_counter() - begin, 1),
+        "commit": commit(),
     }
     print(line(row), flush=True)
     keep(row)
@@ -76,8 +78,16 @@ def line(row: dict[str, Any]) -> str:
     met = "met" if row["met"] else "**missed**"
     return (
         f"| `{row['family']}` | {row['data']} | {row['metric']} | {row['reached']:.4g} | {sign} {row['required']:.4g} "
-        f"| {met} | {row['seconds']:.0f} |"
+        f"| {met} | {row['seconds']:.0f} | {row.get('commit', '')} |"
     )
+
+
+def commit() -> str:
+    """The checked-out commit; + where files that git knows have been changed since."""
+    git = ["git", "-C", str(REPOSITORY)]
+    head = subprocess.run([*git, "rev-parse", "--short=9", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--", "distdl", "configs"], capture_output=True, text=True)
+    return head + "+" * bool(changed.stdout.strip())
 
 
 def keep(row: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
     distdl        a checkpoint folder of ours, or a run's folder: its latest sound one
     deepspeed     a folder of DeepSpeed's save_checkpoint, ZeRO 0-3, or a universal one
     safetensors   one file of weights and buffers under the model's names
-    huggingface   a model of transformers that a family of ours equals (dialects/): config.json and model.safetensors
+    huggingface   a model of transformers that a family of ours equals (dialects/), or is (the family huggingface):
+                  config.json and model.safetensors
 
 A source becomes named tensors that are read when they are written; a target takes these. A target is published by one
 rename: it is whole or it is not there.
@@ -41,6 +42,7 @@ from distdl.config import Config
 from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
+from distdl.family_schema import label, relocated
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"
@@ -198,8 +200,8 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "family": (source.model or {}).get("family"),
-        "model": source.model,
+        "family": label(source.model["family"]) if source.model else None,
+        "model": relocated(dict(source.model), ".") if source.model else None,
         "step": source.step,
         "files": {
             name: {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)} for name in (_TENSORS, STATE)
@@ -249,8 +251,11 @@ def _safetensors(source: Source, target: Path, draft: Path, wish: Wish) -> None:
 def _huggingface(source: Source, target: Path, draft: Path, wish: Wish) -> None:
     if source.model is None:
         raise InputError("the source does not say what model it is", fix="give the YAML of its run with --config")
-    config, tensors = huggingface.to_huggingface(source.model, source.of("weights"))
     draft.mkdir()
+    if source.model.get("family") == huggingface.OURS:
+        huggingface.write_theirs(source.model, source.of("weights") | source.of("buffers"), draft)
+        return
+    config, tensors = huggingface.to_huggingface(source.model, source.of("weights"))
     write_safetensors(draft / huggingface.WEIGHTS, tensors)
     write_json(draft / huggingface.CONFIG, config)
 
@@ -306,7 +311,7 @@ def _is_ours_to_replace(folder: Path) -> bool:
     return (
         not any(folder.iterdir())
         or (len(files - rest) == 2 and all(name.endswith(".safetensors") for name in rest))
-        or files == {huggingface.CONFIG, huggingface.WEIGHTS}
+        or files - {"generation_config.json"} == {huggingface.CONFIG, huggingface.WEIGHTS}
         or (
             len(files) == 2 and "latest" in files and any(name.endswith("mp_rank_00_model_states.pt") for name in files)
         )

@@ -17,9 +17,11 @@ import torch
 from distdl.checkpoint.dialects import Dialect, Rule, Values, dialects
 from distdl.checkpoint.stream import Lazy, open_safetensors
 from distdl.errors import InputError
-from distdl.families import model_config
+from distdl.families import build, model_config
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OURS = "huggingface"
+"""The family whose network is theirs, of any kind."""
 
 
 # -- to them -----------------------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tup
     """(config.json, tensors under their names) of a model of ours. Raises InputError where it has no equal there."""
     dialect = next((d for d in dialects() if d.family == model.get("family")), None)
     if dialect is None:
-        allowed = "the families " + ", ".join(d.family for d in dialects())
+        allowed = "the families " + ", ".join([*(d.family for d in dialects()), OURS])
         raise InputError(f"the family {model.get('family')} has no Hugging Face model", allowed=allowed)
     if any("experts" in name for name in tensors):
         raise InputError("a gpt with a mixture of experts has no Hugging Face model", allowed="gpt with dense blocks")
@@ -46,6 +48,17 @@ def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tup
     fixed = {key: values[0] for key, values in dialect.fixed.items()}
     head = {"model_type": dialect.model_type, "torch_dtype": "float32"}
     return {**head, **sizes, **fixed, **dialect.to_config(ours)}, out
+
+
+def write_theirs(model: Mapping[str, Any], tensors: Mapping[str, Lazy], folder: Path) -> None:
+    """Writes a model of the family that is their network itself, as their library does. Raises InputError."""
+    with torch.device("meta"):
+        learner = build(model)
+    weights = {name: tensor.read() for name, tensor in tensors.items()}
+    if missing := [name for name, _ in learner.named_parameters() if name not in weights]:
+        raise InputError(f"the source has no {', '.join(missing[:5])}")
+    learner.load_state_dict(weights, strict=False, assign=True)
+    learner.save(folder)
 
 
 def _part(tensor: Lazy, index: int, of: int) -> Lazy:

@@ -16,6 +16,7 @@ from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoin
 from distdl.config import Config
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
+from distdl.family_schema import label
 
 
 class Checkpoint:
@@ -89,14 +90,18 @@ def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: s
     """
     if model is None:
         return
-    if model.get("family") != config.family:
-        raise InputError(f"{where} holds a {model.get('family')}, and the config is of a {config.family}")
-    have, want = (dataclasses.asdict(model_config(m)) for m in (model, config.model))
+    family = config.family
+    if label(model.get("family", "")) != family:
+        raise InputError(f"{where} holds a {model.get('family')}, and the config is of a {family}")
+    want = dataclasses.asdict(model_config(config.model))
+    if gone := sorted(model.keys() - want.keys() - {"family"}):
+        raise InputError(f"{where} holds a {family} with {', '.join(gone)}, which this one has not")
+    have = dataclasses.asdict(model_config({**model, "family": config.model["family"]}))
     other = [f"{key} is {have[key]!r} there and {value!r} in the config" for key, value in want.items()]
     other = [text for text, key in zip(other, want) if have[key] != want[key] and key not in TRAINING_ONLY]
     if other:
         fix = "use the config that it was trained with"
-        raise InputError(f"{where} holds another {config.family}: {'; '.join(other)}", fix=fix)
+        raise InputError(f"{where} holds another {family}: {'; '.join(other)}", fix=fix)
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

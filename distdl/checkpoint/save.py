@@ -16,6 +16,7 @@ from distdl.attempts import Attempt, TakenOver
 from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, seal, step_folder, write_json
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
+from distdl.family_schema import relocated
 
 DRAFT = ".writing-"
 """Begins the name of a checkpoint that is not published yet; the attempt's number follows."""
@@ -123,7 +124,7 @@ def _publish(
             "format": FORMAT,
             "version": VERSION,
             "family": engine.plan.model.family,
-            "model": engine.plan.config["model"],
+            "model": relocated(engine.plan.config["model"], "."),  # of a file its name: the run may move
             "step": state["step"],
             "files": files,
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},

@@ -7,21 +7,19 @@ import dataclasses
 import json
 from typing import Any
 
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import InputError
 from distdl.family_schema import FamilySchema, family_names, family_schema
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("families", help="the architecture families, or the config fields of one")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a family")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a family, or the file or module of one of your own")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.name is None:
         return _list()
-    if args.name not in family_names():
-        raise InputError(f"there is no family {args.name!r}", fix=did_you_mean(args.name, family_names()))
     _describe(family_schema(args.name))
     return 0
 
@@ -32,11 +30,15 @@ def _list() -> int:
     from distdl.families import load_family
 
     for name in family_names():
-        family = load_family(name)
-        with torch.device("meta"):
-            learner = family(family.Config())
-        parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
         print(f"{name:<13} {family_schema(name).summary}")
+        try:
+            family = load_family(name)
+            with torch.device("meta"):
+                learner = family(family.Config())
+        except InputError as error:  # a package that it needs is not installed
+            print(f"{'':<13} {error.problems[0].what}; {error.problems[0].fix}")
+            continue
+        parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
         print(f"{'':<13} {parameters:,} trainable by default; learns by {family.learns}{_players(family.players)}")
         print(f"{'':<13} proven on {', '.join(sorted(family.layouts))}")
     print("\ndistdl families NAME lists the fields of its model: section")

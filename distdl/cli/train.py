@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import time
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with folder.locked(take_over=args.take_over):
         folder.begin()
-        folder.write("config.json", config.model_dump(mode="json"))
+        config = folder.keep(config)
+        plan = dataclasses.replace(plan, config=config.model_dump(mode="json"))
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)

@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
+import os
+import sys
+import traceback
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
-from distdl.errors import InputError, did_you_mean
-from distdl.family_schema import family_names, family_schema
+from distdl.errors import InputError
+from distdl.family_schema import DOCS, family_names, family_schema, is_custom, is_file, source_file
 from distdl.learner import Learner
 
 
 def load_family(name: str) -> type[Learner]:
-    """The learner class of a family. Raises InputError where there is no such file."""
-    if name not in family_names():
-        raise InputError(f"there is no family {name!r}", fix=did_you_mean(name, family_names()))
-    module = importlib.import_module(f"distdl.families.{name}")
-    learners = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Learner)]
-    return next(c for c in learners if c.__module__ == module.__name__)
+    """The learner class of a family. Raises InputError where there is no such family, or its file is not one."""
+    path = source_file(name)
+    module = _import_custom(name, path) if is_custom(name) else importlib.import_module(f"distdl.families.{name}")
+    learners = {c: None for c in vars(module).values() if isinstance(c, type) and issubclass(c, Learner)}
+    own = [c for c in learners if c.__module__ == module.__name__]
+    if is_custom(name) and len(own) != 1:
+        have = " and ".join(c.__name__ for c in own) or "none"
+        fix = f"a family's file has one class that learns ({DOCS})"
+        raise InputError(f"a family has one subclass of Learner, and this file has {have}", where=str(path), fix=fix)
+    return own[0]
+
+
+def _import_custom(name: str, path: Path) -> ModuleType:
+    """The module of a user's own family. Raises InputError with the line where importing it fails."""
+    family_schema(name)  # a file that does not parse, or has no Config
+    try:
+        return _import_file(path) if is_file(name) else importlib.import_module(name)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        what = f"the family cannot be imported on {os.uname().nodename}: {type(error).__name__}: {error}"
+        raise InputError(what, where=where) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    """A file as a module whose name tells its content: the same on every worker, wherever the file lies there."""
+    name = f"distdl_custom_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: Learner looks its subclass's module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class _Source(SourceFileLoader):
+    """Compiles the file as it is now: a cached one would be chosen by date and size, and lie in the user's folder."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def model_config(model: Mapping[str, Any]) -> Any:

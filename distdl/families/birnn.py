@@ -28,9 +28,8 @@ from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.ctc import best_path, ctc, edit_distance
 from distdl.nn.images import to_unit
-
-NEVER = -1e30  # ln 0, finite: the gradient of a sum of nothing but -inf is not a number
 
 
 @dataclass(frozen=True)
@@ -67,44 +66,6 @@ def reverse(x: Tensor, frames: Tensor) -> Tensor:
     t = torch.arange(x.shape[1], device=x.device)  # (T,)
     order = torch.where(t < frames[:, None], frames[:, None] - 1 - t, t)  # (B, T)
     return x.gather(1, order[:, :, None].expand_as(x))
-
-
-def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
-    """-ln p(z | x), (B,): log-probabilities (B, T, K + 1), blank last, of which `frames` (B,) count; z is the first
-    `length` (B,) of `label` (B, L)."""
-    B, T, K = log_y.shape
-    z = label.new_full((B, 2 * label.shape[1] + 1), K - 1)  # (B, S) blanks,
-    z[:, 1::2] = label  # with the labels between them
-    emit = log_y.gather(2, z[:, None].expand(B, T, -1))  # (B, T, S)
-    same = F.pad(z[:, 2:] == z[:, :-2], (2, 0), value=True)  # (B, S): blanks, and labels that only a blank can part
-    s = torch.arange(z.shape[1], device=z.device)
-    alpha = emit[:, 0].masked_fill(s > 1, NEVER)  # (B, S): a path begins with the blank or the first label
-    for t in range(1, T):
-        one = F.pad(alpha[:, :-1], (1, 0), value=NEVER)
-        two = F.pad(alpha[:, :-2], (2, 0), value=NEVER).masked_fill(same, NEVER)
-        after = emit[:, t] + torch.stack([alpha, one, two]).logsumexp(0)
-        alpha = torch.where((t < frames)[:, None], after, alpha)
-    end = 2 * length[:, None]  # a path ends with the last label or the blank behind it
-    return -alpha.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
-
-
-def best_path(log_y: Tensor, frames: Tensor) -> list[list[int]]:
-    """The string of the likeliest path of each sample: merge repeats, then drop blanks."""
-    path = log_y.argmax(-1)  # (B, T)
-    new = F.pad(path[:, 1:] != path[:, :-1], (1, 0), value=True)
-    t = torch.arange(path.shape[1], device=path.device)
-    keep = new & (path != log_y.shape[-1] - 1) & (t < frames[:, None])
-    return [row[kept].tolist() for row, kept in zip(path, keep, strict=True)]
-
-
-def edit_distance(a: list[int], b: list[int]) -> int:
-    """Least number of insertions, deletions and substitutions that turn a into b (Levenshtein 1966)."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        above, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
-    return row[-1]
 
 
 class BiRNN(Learner):

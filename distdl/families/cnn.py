@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distdl.learner import Batch, Column
-from distdl.nn.batch_norm import BatchNorm
+from distdl.nn import blocks
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
 from distdl.nn.noise import Dropout
@@ -36,10 +36,21 @@ class Config:
     """Of each stage the maps, the side of the kernel (odd) and the side of the pooling window (1: no pooling)."""
     pool: Literal["max", "mean"] = "max"
     """What a pooling window passes on."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     """Non-linearity of the convolutions and of the hidden dense layers."""
-    batch_norm: bool = True
-    """Normalise the sums of each map over the batch before the non-linearity (Ioffe & Szegedy 2015)."""
+    norm: Literal["none", "batch", "layer", "group"] = "batch"
+    """Normalise the sums of the maps before the non-linearity; batch: of each map over the batch (Ioffe & Szegedy 2015)."""
+    init: Literal[
+        "default",
+        "glorot_uniform",
+        "glorot_normal",
+        "he_uniform",
+        "he_normal",
+        "lecun_uniform",
+        "lecun_normal",
+        "orthogonal",
+    ] = "default"
+    """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
     average: bool = False
     """The dense layers see the mean of each map instead of all its places."""
     dense: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
@@ -65,16 +76,14 @@ class ConvNet(Classifier):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        act = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[config.activation]
+        act = blocks.ACTIVATIONS[config.activation]
         pool = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[config.pool]
         maps, height, width = config.image
         layers: list[nn.Module] = []
         for out, kernel, window in config.stages:
             # A bias before batch normalisation would be subtracted again: it could not learn.
-            layers.append(nn.Conv2d(maps, out, kernel, padding=kernel // 2, bias=not config.batch_norm))
-            if config.batch_norm:
-                layers.append(BatchNorm(out))
-            layers.append(act())
+            layers.append(nn.Conv2d(maps, out, kernel, padding=kernel // 2, bias=config.norm != "batch"))
+            layers += [*blocks.normalisation(config.norm, out), act()]
             if window > 1:
                 layers.append(pool(window))
             maps, height, width = out, height // window, width // window
@@ -86,6 +95,8 @@ class ConvNet(Classifier):
         for i, (before, after) in enumerate(itertools.pairwise(widths)):
             layers += [*([act()] if i else []), Dropout(config.dropout), nn.Linear(before, after)]
         self.net = nn.Sequential(*layers)
+        self.batch_coupled = config.norm == "batch"
+        blocks.initialise(self.net, config.init)
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:

@@ -3,8 +3,9 @@
     y    = r + gamma (1 - terminal) max_a' Q(s', a'; target)      `double`: ... Q(s', argmax_a' Q(s', a'); target)
     loss = huber(Q(s, a) - y)                                     draws (s, a, r, s', terminal) from the replay buffer
 
-Double: van Hasselt et al. 2016. A state in which an episode was only cut off is not terminal. 84 x 84 x 4 pixels and 4
-actions: 1,686,180 parameters (2015), or 677,172 (2013: network nips, hidden 256); 4-64-64-2 has 4,610.
+Double: van Hasselt et al. 2016; dueling: Wang et al. 2016. A state in which an episode was only cut off is not terminal.
+84 x 84 x 4 pixels and 4 actions: 1,686,180 parameters (2015), or 677,172 (2013: network nips, hidden 256); 4-64-64-2 has
+4,610.
 
 Rollouts run beside the learner: a training step takes the transitions of the last rollouts, copies Q to the `actor`, starts
 the next rollouts with it in a thread, and learns from the replay buffer meanwhile. So acting is always one step behind,
@@ -19,7 +20,7 @@ from __future__ import annotations
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.errors import InputError, TrainingFailed
+from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
+from distdl.nn.blocks import Dueling
+from distdl.nn.environments import make_environment
 from distdl.nn.images import to_unit
 
 
@@ -66,6 +69,8 @@ class Config:
     """Training steps between two copies of Q to the target."""
     double: bool = False
     """Choose the next action by Q and value it by the target."""
+    dueling: bool = False
+    """Two streams after the convolutions, the value of the state and the advantage of each action; needs `hidden`."""
     clip_reward: bool = True
     """Learn from rewards clipped to -1..1; evaluations count them as they are."""
     reward_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -74,6 +79,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.capacity < self.environments * self.rollout_steps:
             raise ValueError("capacity must hold the transitions of one step: environments x rollout_steps")
+        if self.dueling and not self.hidden:
+            raise ValueError("dueling streams have a hidden layer each: give hidden, such as [512]")
         if self.network != "mlp" and len(self.observation) != 3:
             raise ValueError("convolutions need an observation of [channels, height, width]; or say network: mlp")
 
@@ -89,9 +96,12 @@ def q_network(config: Config) -> nn.Sequential:
         layers += [nn.Conv2d(size[0], maps, side, stride), nn.ReLU()]
         size = (maps, (size[1] - side) // stride + 1, (size[2] - side) // stride + 1)
     layers.append(nn.Flatten())
-    for n_in, n_out in itertools.pairwise([int(np.prod(size)), *config.hidden, config.actions]):
+    sizes = [int(np.prod(size)), *config.hidden]
+    shared = sizes[:-1] if config.dueling else sizes
+    for n_in, n_out in itertools.pairwise(shared):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])  # values may be negative
+    last = Dueling(shared[-1], sizes[-1], config.actions) if config.dueling else nn.Linear(sizes[-1], config.actions)
+    return nn.Sequential(*layers, last)  # values may be negative
 
 
 def best_actions(q: nn.Module, state: np.ndarray) -> list[int]:
@@ -225,26 +235,3 @@ class Stage:
                     self.episode[e] += 1
                     self.reset(e)
         return states, told
-
-
-def make_environment(config: Config) -> Any:
-    """A gymnasium environment; Atari's as Machado et al. 2018 advise: sticky actions, an episode has all lives."""
-    import gymnasium
-
-    try:
-        if config.environment.startswith("ALE/"):
-            import ale_py
-
-            gymnasium.register_envs(ale_py)
-            env = gymnasium.make(config.environment, frameskip=1)
-            env = gymnasium.wrappers.FrameStackObservation(gymnasium.wrappers.AtariPreprocessing(env), 4)
-        else:
-            env = gymnasium.make(config.environment, disable_env_checker=True)
-    except (ImportError, gymnasium.error.Error) as error:
-        fix = "another model.environment; ALE/... needs pip install ale-py opencv-python-headless"
-        raise InputError(f"the environment {config.environment} cannot be made: {error}", fix=fix) from error
-    shape, n = env.observation_space.shape, getattr(env.action_space, "n", None)
-    if shape != config.observation or n != config.actions:
-        what = f"{config.environment} has observations of shape {list(shape or ())} and {n or 'no discrete'} actions"
-        raise InputError(what, fix=f"model.observation={list(shape or ())} model.actions={n}")
-    return gymnasium.wrappers.TimeLimit(env, config.max_episode_steps)

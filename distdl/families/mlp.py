@@ -2,9 +2,9 @@
 
     h_0 = x,   h_l = dropout(act(norm(W_l h_{l-1} + b_l))),   out = W_L h_{L-1} + b_L
 
-Trained by cross entropy against a class, or by the squared error of a number. With no hidden layer that is softmax
-regression (logistic regression for two classes) or linear regression. 784-300-10 has 238,510 parameters, 784-300-100-10
-has 266,610 and 784-512-512-10 has 669,706.
+Trained by cross entropy against a class, by the squared error of a number, or by other losses. With no hidden layer that is
+softmax regression (logistic regression for two classes) or linear regression. 784-300-10 has 238,510 parameters,
+784-300-100-10 has 266,610 and 784-512-512-10 has 669,706.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distdl.learner import Batch, Column, Layer
 from distdl.metrics import Metrics, mean
+from distdl.nn import blocks
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
 from distdl.nn.noise import Dropout
@@ -37,15 +38,33 @@ class Config:
     """class: the column `label`, by cross entropy; value: a number in the column `y`, by mean squared error."""
     classes: Annotated[int, Field(gt=1)] = 10
     """Number of classes."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    """Non-linearity of the hidden layers."""
-    layer_norm: bool = False
+    loss: Literal["default", "cross_entropy", "squared", "hinge", "absolute", "huber"] = "default"
+    """What an answer costs. Of a class cross_entropy (default), squared or hinge; of a value squared (default), absolute or
+    huber."""
+    activation: Literal[
+        "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softmax", "maxout", "linear"
+    ] = "relu"
+    """Non-linearity of the hidden layers; a maxout takes the larger of two sums."""
+    norm: Literal["none", "batch", "layer", "group", "rms"] = "none"
     """Normalise each hidden layer's sums before the non-linearity."""
+    init: Literal[
+        "default",
+        "glorot_uniform",
+        "glorot_normal",
+        "he_uniform",
+        "he_normal",
+        "lecun_uniform",
+        "lecun_normal",
+        "orthogonal",
+    ] = "default"
+    """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that a hidden unit is silenced in training."""
 
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    def __post_init__(self) -> None:
+        allowed = ("cross_entropy", "squared", "hinge") if self.target == "class" else ("squared", "absolute", "huber")
+        if self.loss not in ("default", *allowed):
+            raise ValueError(f"loss {self.loss} is not one of a {self.target}; choose {', '.join(allowed)}")
 
 
 class MLP(Classifier):
@@ -55,14 +74,19 @@ class MLP(Classifier):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        default = "cross_entropy" if config.target == "class" else "squared"
+        self.cost = default if config.loss == "default" else config.loss
         sizes = [math.prod(config.inputs), *config.hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
-            layers.append(nn.Linear(n_in, n_out))
-            layers += [nn.LayerNorm(n_out)] if config.layer_norm else []
-            layers.append(ACTIVATIONS[config.activation]())
+            sums = blocks.sums_of(n_out, config.activation)
+            layers += [nn.Linear(n_in, sums), *blocks.normalisation(config.norm, sums)]
+            layers.append(blocks.ACTIVATIONS[config.activation]())
             layers += [Dropout(config.dropout)] if config.dropout else []
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
+        blocks.initialise(self.net, config.init)
+        if config.norm == "batch":  # which adds up over all ranks, and not every rank has every layer of a pipeline
+            self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline"}  # type: ignore[misc]
         self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
         if config.target == "value":
             self.primary, self.better = "loss", "lower"
@@ -87,11 +111,17 @@ class MLP(Classifier):
         return self.through(batch)  # (B, K), or (B, 1): the number
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        if self.config.target == "class":
-            return super().criterion(output, batch)
-        return (output.squeeze(1) - batch["y"]).square().mean(), {}
+        losses, metrics = self.losses(output, batch)
+        return losses.mean(), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
-        if self.config.target == "class":
-            return super().evaluate(batch)
-        return {"loss": mean((self.logits(batch).squeeze(1) - batch["y"]).square())}
+        losses, metrics = self.losses(self.logits(batch), batch)
+        return {"loss": mean(losses), **metrics}
+
+    def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss of every sample (B,), and what else is measured."""
+        if self.config.target == "value":
+            return blocks.value_losses(self.cost, output.squeeze(1), batch["y"]), {}
+        label = batch["label"]
+        hits = (output.argmax(-1) == label).float()
+        return blocks.class_losses(self.cost, output, label), {"accuracy": mean(hits)}

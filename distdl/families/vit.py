@@ -4,6 +4,10 @@
     z += attn(ln(z));   z += mlp(ln(z))   (pre-norm, L times)               (2, 3)
     logits = W ln(z)[0]                                                     (4)
 
+`task: mask` learns without labels (SimMIM, Xie et al. 2022): some patches are blanked out, which leaves the bias of E in
+their place, and one linear map of ln(z) puts out their pixels; the loss is the mean |error| of those. What it shares with
+the classifier has the same names (`start: {weights: RUN, fresh: [head.*, pixels.*]}`).
+
 Every patch of P x P pixels goes through one linear map E, which is a convolution of stride P; class and positions are
 learned. The perceptron has the exact GELU. With the default config it is ViT-B/16 with a head of 1,000 classes: 86,567,656
 parameters (85,798,656 without the head); B/32 88,224,232, L/16 304,326,632, S/16 22,050,664, Ti/16 5,717,416.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Layer
+from distdl.metrics import Metrics, mean
+from distdl.nn import noise
 from distdl.nn.attention import SelfAttention
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
@@ -31,6 +37,10 @@ from distdl.nn.noise import Dropout
 class Config:
     image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
+    task: Literal["classify", "mask"] = "classify"
+    """classify: the column `label`; mask: the pixels of hidden patches, without labels."""
+    hide: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of the patches that the task mask hides."""
     patch: Annotated[int, Field(gt=0)] = 16
     """Side of a patch in pixels; must divide height and width."""
     classes: Annotated[int, Field(gt=1)] = 1000
@@ -109,7 +119,11 @@ class ViT(Classifier):
         self.embed = Patches(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.width, config.epsilon)
-        self.head = nn.Linear(config.width, config.classes)
+        if config.task == "classify":
+            self.head = nn.Linear(config.width, config.classes)
+        else:
+            self.pixels = nn.Linear(config.width, config.image[0] * config.patch**2)
+            self.primary, self.better = "masked_error", "lower"
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith("cls"):
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
@@ -118,7 +132,7 @@ class ViT(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column(config.image), **({"label": Column(())} if config.task == "classify" else {})}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,14 +148,52 @@ class ViT(Classifier):
         return {"tensor": {"attention heads": self.config.heads, "units of a perceptron": inner}}
 
     def inputs(self, batch: Batch) -> Tensor:
-        return 2 * to_unit(batch["image"]) - 1  # (B, C, H, W), -1 to 1
+        image = 2 * to_unit(batch["image"]) - 1  # (B, C, H, W), -1 to 1
+        return image if self.config.task == "classify" else image.masked_fill(self.hidden(image)[1], 0.0)
+
+    def hidden(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden patches (B, N), and their pixels (B, 1, H, W); the same whenever it is asked for one batch."""
+        (B, _, height, width), side, N = image.shape, self.config.patch, self.config.patches
+        if noise.active():
+            noise.layer(-2)  # draws of its own, whoever asks: `inputs` and `criterion` may run on different ranks
+            order = noise.uniform(B, N, device=image.device)
+        else:
+            order = torch.rand(B, N, generator=torch.Generator().manual_seed(0)).to(image.device)
+        ranks = order.argsort(dim=1, stable=True).argsort(dim=1)
+        patches = ranks < max(1, round(self.config.hide * N))
+        grid = patches.view(B, 1, height // side, width // side)
+        return patches, grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
     def layers(self) -> list[Layer]:
+        if self.config.task == "mask":
+            last = Layer("pixels", lambda x: self.pixels(self.ln(x[:, 1:])), (self.ln, self.pixels))  # (B, N, C*P*P)
+        else:
+            last = Layer("head", lambda x: self.head(self.ln(x[:, 0])), (self.ln, self.head))  # (B, K)
         return [
             Layer("patches", self.embed, (self.embed,)),
             *(Layer(f"block {i}", block, (block,)) for i, block in enumerate(self.blocks)),
-            Layer("head", lambda x: self.head(self.ln(x[:, 0])), (self.ln, self.head)),  # (B, K)
+            last,
         ]
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        if self.config.task == "classify":
+            return super().criterion(output, batch)
+        errors = self.errors(output, batch)
+        return errors.mean(), {"masked_error": mean(errors)}
+
+    def errors(self, output: Tensor, batch: Batch) -> Tensor:
+        """Mean |error| of each sample's hidden pixels (B,), which lie in -1..1."""
+        image = 2 * to_unit(batch["image"]) - 1
+        patches, _ = self.hidden(image)
+        wanted = F.unfold(image, self.config.patch, stride=self.config.patch).mT  # (B, N, C*P*P)
+        of_patches = (output.float() - wanted).abs().mean(-1)  # (B, N)
+        return (of_patches * patches).sum(1) / patches.sum(1)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        if self.config.task == "classify":
+            return super().evaluate(batch)
+        errors = self.errors(self.through(batch), batch)
+        return {"loss": mean(errors), "masked_error": mean(errors)}
 
     def logits(self, batch: Batch) -> Tensor:
         return self.through(batch)  # (B, K)

@@ -24,7 +24,7 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
 
     The model is what the family makes of it (`Learner.shrunk`); the data are the first rows, cut to the smaller shapes.
     """
-    family = load_family(config.family)
+    family = load_family(config.model["family"])
     model = family.shrunk(config.model)
     values = config.model_dump(mode="json")
     values |= {"model": model, "runtime": {"kind": "local", "workers": 1}, "early_stopping": None}
@@ -45,7 +45,7 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
 
 def _small_data(config: Config, model: dict[str, Any], folder: Path) -> Path:
     """A copy of the first rows, cut to what the small model reads."""
-    wanted = load_family(config.family).columns(model_config(model))
+    wanted = load_family(config.model["family"]).columns(model_config(model))
     target = folder / "data"
     train = Dataset(config.data.path, config.data.train_split, verify="first_touch", cache_dir=config.data.cache)
     columns = {}

@@ -161,8 +161,18 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
             problems.append(
                 Problem(f"parallel.{key} is nvme, and no folder is named", fix="parallel.nvme_path=/local/nvme/folder")
             )
-    problems += _closure_problems(config, model, zero)
+    problems += _closure_problems(config, model, zero) + _augment_problems(config, model)
     return problems + _precision_problems(config, model, hardware, zero)
+
+
+def _augment_problems(config: Config, model: ModelFacts) -> list[Problem]:
+    """Where the random changes would not be made, and nobody would notice."""
+    if config.augment and model.own_update:
+        why = f"augment changes the batches that a loss is taken of, and a step of the family {model.family} is another"
+        return [Problem(why, fix="augment: null")]
+    if config.augment and config.parallel.pipeline > 1:
+        return [Problem("augment is not proven in a pipeline, whose stages take the batch apart", fix="augment: null")]
+    return []
 
 
 def _closure_problems(config: Config, model: ModelFacts, zero: int) -> list[Problem]:

@@ -1,4 +1,5 @@
-"""Packs a run for another machine: the user's YAML, distdl's own source and the files that the config names, no secrets.
+"""Packs a run for another machine: the user's YAML, distdl's own source and the files that the config names (its family's
+among them), no secrets.
 
 The same input gives the same bytes, so that a place that keys what it was sent by its hash (Ray does) takes a second
 submission without an upload.
@@ -20,6 +21,7 @@ from pathlib import Path
 import distdl
 from distdl.config_load import Loaded, flatten, load_config
 from distdl.errors import InputError, Problem
+from distdl.family_schema import is_file
 from distdl.runtime.target import Package, job_id
 from distdl.survey import survey_elsewhere
 
@@ -77,7 +79,11 @@ def make_package(
         directory = Path(tempfile.mkdtemp(prefix="distdl-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
     _write(found, directory)
-    return Package(job_id(loaded.config.name), loaded.config, plan, directory, tuple(overrides), fresh)
+    config = loaded.config
+    if is_file(config.model["family"]):  # where it lies in the package, whatever folder that is unpacked in
+        inside = os.path.relpath(config.model["family"], Path(loaded.path).absolute().parent)
+        config = config.model_copy(update={"model": {**config.model, "family": inside}})
+    return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh)
 
 
 def left_out(config_path: str, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -91,9 +97,12 @@ def contents(loaded: Loaded) -> Contents:
     files = {f"distdl/{path.relative_to(source)}": path for path in _below(source)}
     left_out: list[str] = []
     beside = Path(loaded.path).absolute().parent
-    where = loaded.origin(("launch", "files"))
-    for name in loaded.config.launch.files:
-        top, inside = _inside(beside, name, where)
+    named = [("launch.files", name) for name in loaded.config.launch.files]
+    if is_file(loaded.config.model["family"]):
+        named.append(("model.family", os.path.relpath(loaded.config.model["family"], beside)))
+    for key, name in named:
+        where = loaded.origin(tuple(key.split(".")))
+        top, inside = _inside(beside, name, key, where)
         for path in _below(top) if top.is_dir() else [top]:
             at = str(inside / path.relative_to(top))
             if not path.resolve().is_relative_to(beside.resolve()):
@@ -104,24 +113,24 @@ def contents(loaded: Loaded) -> Contents:
             if not looks_secret(path, Path(at)):
                 files[at] = path
             elif path == top:
-                fix = "take it out of launch.files; the place where the run goes gives it its secrets (docs/deploy.md)"
+                fix = f"take it out of {key}; the place where the run goes gives it its secrets (docs/deploy.md)"
                 raise InputError(f"{at} looks like a secret, and a package never holds one", where=where, fix=fix)
             else:
                 left_out.append(at)
     return Contents({**files, CONFIG: Path(loaded.path)}, tuple(left_out))
 
 
-def _inside(beside: Path, name: str, where: str) -> tuple[Path, Path]:
-    """A file or folder of `launch.files`, and its path in the package."""
+def _inside(beside: Path, name: str, key: str, where: str) -> tuple[Path, Path]:
+    """A file or folder of `launch.files`, or the family's, and its path in the package."""
     inside = Path(os.path.normpath(name))
     if inside.is_absolute() or inside.parts[:1] == ("..",) or inside == Path("."):
         fix = "give a path below the folder that the config is in"
-        raise InputError(f"launch.files: {name!r} does not lie below the config's folder", where=where, fix=fix)
+        raise InputError(f"{key}: {name!r} does not lie below the config's folder", where=where, fix=fix)
     if inside.parts[0] in ("distdl", CONFIG):
-        raise InputError(f"launch.files: {name!r} is the name of a part of every package", where=where, fix="rename it")
+        raise InputError(f"{key}: {name!r} is the name of a part of every package", where=where, fix="rename it")
     if not (beside / inside).exists():
-        fix = "paths of launch.files are relative to the config"
-        raise InputError(f"launch.files: there is no {beside / inside}", where=where, fix=fix)
+        fix = f"paths of {key} are relative to the config"
+        raise InputError(f"{key}: there is no {beside / inside}", where=where, fix=fix)
     return beside / inside, inside
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from distdl import __version__
 from distdl.config import Ray as RayConfig
 from distdl.errors import InputError, Problem
+from distdl.family_schema import is_file
 from distdl.runtime.manifests import Object
 from distdl.runtime.pods import (
     DATA_FOLDER,
@@ -123,6 +124,9 @@ def _refuse(package: Package) -> None:
         problems.append(
             Problem(what, fix=f"put them into the image, or below {runs_folder(package.config)} on the claim")
         )
+    if is_file(package.config.model["family"]):
+        what = f"model.family: {package.config.model['family']}: on Kubernetes the code comes with the image"
+        problems.append(Problem(what, fix="install it in the image as a module, and write family: package.module"))
     if launch.kubernetes.scheduler != "none" and not launch.kubernetes.queue:
         what = f"launch.kubernetes.scheduler is {launch.kubernetes.scheduler}, and no queue is named"
         problems.append(Problem(what, fix="launch.kubernetes.queue=NAME"))

@@ -36,7 +36,8 @@ class Record:
         """What was sent. Its run is continued: `--fresh` counted for the first time only."""
         values = _read(self.folder)
         try:
-            config, plan = config_from_dict(values["config"]), Plan.from_dict(values["plan"])
+            config = config_from_dict(values["config"], beside=self.folder / "package")
+            plan = Plan.from_dict(values["plan"])
         except (InputError, KeyError, TypeError) as error:
             fix = "launch the config again: `distdl launch CONFIG` continues the same run"
             raise InputError(f"{self.id} was launched by another version of distdl: {error}", fix=fix) from None

@@ -64,7 +64,8 @@ class Package:
     """Resolved, with `runtime.kind: ray`."""
     plan: Plan
     folder: Path
-    """config.yaml, the distdl/ package that packed it, and the files of `launch.files`. Nothing secret."""
+    """config.yaml, the distdl/ package that packed it, the family's file where it is the user's own, and the files of
+    `launch.files`. Nothing secret."""
     overrides: tuple[str, ...] = ()
     """key=value arguments that stand behind config.yaml."""
     fresh: bool = False

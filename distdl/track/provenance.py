@@ -6,6 +6,7 @@ Nothing here imports what it reports on: versions come from the installed metada
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import distdl
+from distdl.family_schema import is_file
 
 PARAM_VALUE_CHARS = 6000
 """What MLflow takes for one param."""
@@ -113,6 +115,7 @@ def gather_tags(run_dir: Path, source_dir: Path | None) -> dict[str, str]:
     tags["distdl.run_dir"] = f"{run_dir.parent.name}/{run_dir.name}"  # relative: no path of this machine leaves it
     tags["mlflow.source.name"] = "distdl train"
     tags.update(_git_tags(source_dir))
+    tags.update(_family_tags(run_dir))
     tags.update(_plan_tags(read_json(run_dir / "plan.json")))
     return {key[:KEY_CHARS]: cut(redact(value), TAG_VALUE_CHARS) for key, value in tags.items()}
 
@@ -137,6 +140,15 @@ def _plan_tags(plan: Any) -> dict[str, str]:
         elif isinstance(value, (int, float)) and len(tags) < PLAN_TAGS:
             tags[f"plan.{key}"] = str(value)
     return tags
+
+
+def _family_tags(run_dir: Path) -> dict[str, str]:
+    """The content of a family of the user's own, which no version of distdl tells."""
+    family = str(((read_json(run_dir / "config.json") or {}).get("model") or {}).get("family"))
+    file = run_dir / Path(family).name
+    if not is_file(family) or not file.is_file():
+        return {}
+    return {"distdl.family_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def _git_tags(source_dir: Path | None) -> dict[str, str]:

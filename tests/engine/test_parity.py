@@ -17,7 +17,7 @@ from tests.ranks import run_ranks
 from tests.small import MODELS, contract_config, curves, layout, small_config
 
 AT_FOUR = ["mlp", "lenet5", "gpt"]
-CUT_AT_TWO = 52
+CUT_AT_TWO = 57
 """Cells with an axis cut: that a family loses one is not seen otherwise."""
 CUT_AT_FOUR = 40
 LAYOUTS = ["torch", "zero0", "zero1", "zero2", "zero3"]
@@ -95,7 +95,10 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
             assert got["norm"] == want["norm"], case
         else:
             # Adam makes moves of a learning rate of a zero gradient's rounding noise: the fourth digit of a steep norm.
-            assert got["norm"] == pytest.approx(want["norm"], rel=5e-2 if bf16 else 1e-3), case
+            plain = [
+                [norm or 0.0 for norm in run["norm"]] for run in (got, want)
+            ]  # cvg counts first, without a gradient
+            assert plain[0] == pytest.approx(plain[1], rel=5e-2 if bf16 else 1e-3), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
 

@@ -47,11 +47,11 @@ def rows_of(path: str, ids: range, split: str = "train") -> dict[str, Tensor]:
     }
 
 
-class Small:
-    """A family's small run in this process, under the reference engine and the one loop."""
+class Rehearsal:
+    """A run in this process, under the engine that its config names and the one loop."""
 
-    def __init__(self, family: str, data: Path, **changes: Any) -> None:
-        self.values = contract_config(family, data, **changes)
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
         self.config = config_from_dict(self.values)
         self.plan: Plan = survey(self.config)
         self.learner = worker.build_learner(self.config, None)
@@ -75,3 +75,10 @@ class Small:
         self.learner.eval()
         held_out = worker.make_dataset(self.config, "test", self.plan.data.path)
         return evaluate(self.learner, self.engine, EvalSource(held_out, batch=batch, rank=0, world=1))
+
+
+class Small(Rehearsal):
+    """A family's small run."""
+
+    def __init__(self, family: str, data: Path, **changes: Any) -> None:
+        super().__init__(contract_config(family, data, **changes))

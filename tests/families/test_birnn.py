@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from distdl.families.birnn import best_path, ctc, edit_distance
+from distdl.nn.ctc import best_path, ctc, edit_distance
 from tests.families.common import made, parameters
 
 BASE = {"family": "birnn", "task": "ctc", "inputs": 5, "steps": 12, "classes": 3, "units": 6}

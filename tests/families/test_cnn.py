@@ -17,7 +17,7 @@ NET = {"family": "cnn", "image": [2, 9, 12], "stages": [[5, 3, 2], [7, 5, 3]], "
 
 def test_counts_follow_from_the_stages() -> None:
     assert parameters("cnn") == 32 * 9 + 64 * 32 * 9 + 2 * (32 + 64) + (64 * 7 * 7 + 1) * 128 + 129 * 10 == 421738
-    assert parameters("cnn", batch_norm=False) == 421738 - (32 + 64)  # a bias for each map instead of gain and shift
+    assert parameters("cnn", norm="none") == 421738 - (32 + 64)  # a bias for each map instead of gain and shift
     assert parameters("cnn", average=True) == 421738 - 128 * 64 * 48
     assert parameters("cnn", dense=(), stages=((8, 1, 1),), image=(3, 4, 5)) == 8 * 3 + 2 * 8 + (8 * 4 * 5 + 1) * 10
 
@@ -26,8 +26,8 @@ def oracle(options: dict[str, Any]) -> nn.Sequential:
     """The same network out of torch's layers, written down by hand."""
     act = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[options.get("activation", "relu")]
     pool = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[options.get("pool", "max")]
-    norm = (lambda n: [nn.BatchNorm2d(n)]) if options.get("batch_norm", True) else (lambda n: [])
-    bias = not options.get("batch_norm", True)
+    norm = (lambda n: [nn.BatchNorm2d(n)]) if options.get("norm", "batch") == "batch" else (lambda n: [])
+    bias = options.get("norm", "batch") != "batch"
     average = [nn.AdaptiveAvgPool2d(1)] if options.get("average") else []
     return nn.Sequential(
         *[nn.Conv2d(2, 5, 3, padding=1, bias=bias), *norm(5), act(), pool(2)],  # 4 x 6
@@ -38,7 +38,7 @@ def oracle(options: dict[str, Any]) -> nn.Sequential:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_norm": False}, {"pool": "mean", "average": True}, {"activation": "tanh"}, {"activation": "sigmoid"}],
+    [{}, {"norm": "none"}, {"pool": "mean", "average": True}, {"activation": "tanh"}, {"activation": "sigmoid"}],
 )
 def test_cnn_is_torchs_layers(options: dict[str, Any]) -> None:
     learner, peer = made(NET | options).double(), oracle(options).double()
@@ -67,7 +67,7 @@ def test_whole_numbers_are_scaled_to_one() -> None:
 
 
 def test_dropout_silences_the_inputs_of_the_dense_layers_in_training() -> None:
-    learner = made(NET | {"batch_norm": False, "dropout": 0.5})
+    learner = made(NET | {"norm": "none", "dropout": 0.5})
     x = torch.rand(5, 2, 9, 12)
     assert torch.equal(learner.logits({"image": x}), learner.logits({"image": x}))
     silenced: list[float] = []
@@ -88,7 +88,7 @@ def test_dropout_silences_the_inputs_of_the_dense_layers_in_training() -> None:
 
 def test_batch_norm_is_an_option() -> None:
     assert sum(isinstance(m, BatchNorm) for m in made(NET).modules()) == 2
-    assert sum(isinstance(m, BatchNorm) for m in made(NET | {"batch_norm": False}).modules()) == 0
+    assert sum(isinstance(m, BatchNorm) for m in made(NET | {"norm": "none"}).modules()) == 0
 
 
 def test_what_cannot_be_built_is_told() -> None:

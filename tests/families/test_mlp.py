@@ -36,7 +36,7 @@ def test_mlp_is_sklearns_mlp(activation: str, theirs: str) -> None:
 
 
 def test_mlp_layer_norm_stands_before_the_non_linearity() -> None:
-    learner = made({"family": "mlp", "inputs": [5], "hidden": [7], "layer_norm": True, "activation": "tanh"}).double()
+    learner = made({"family": "mlp", "inputs": [5], "hidden": [7], "norm": "layer", "activation": "tanh"}).double()
     x = torch.randn(9, 5, dtype=torch.float64)
     weight, bias, gain, shift, out, out_bias = (p.detach() for p in learner.parameters())
     sums = x @ weight.T + bias

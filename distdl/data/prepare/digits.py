@@ -9,6 +9,7 @@ import numpy as np
 from distdl.data.manifest import Column
 from distdl.data.order import keyed_hash
 from distdl.data.prepare._shared import SPLIT_KEY, Prepared, check_fraction
+from distdl.errors import InputError
 
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -19,6 +20,8 @@ class Options:
 
     test_fraction: float = 0.2
     """Part of the images held out as the split `test`, chosen by a fixed shuffle."""
+    train_rows: int | None = None
+    """Keep the first so many images of the split `train`, for learning from few; null: all."""
 
 
 def prepare(options: Options) -> Prepared:
@@ -31,6 +34,8 @@ def prepare(options: Options) -> Prepared:
     labels = raw.target.astype(np.int64)
     shuffled = np.argsort(keyed_hash(SPLIT_KEY, np.arange(len(labels))), kind="stable")
     test_rows = round(len(labels) * options.test_fraction)
-    splits = {"test": np.sort(shuffled[:test_rows]), "train": np.sort(shuffled[test_rows:])}
+    if options.train_rows is not None and not 0 < options.train_rows <= len(labels) - test_rows:
+        raise InputError(f"train_rows = {options.train_rows}", allowed=f"1 to {len(labels) - test_rows}")
+    splits = {"test": np.sort(shuffled[:test_rows]), "train": np.sort(shuffled[test_rows:])[: options.train_rows]}
     chunks = ((name, {"image": images[rows], "label": labels[rows]}) for name, rows in splits.items())
     return Prepared({"image": Column("uint8", (1, 8, 8)), "label": Column("int64")}, chunks, {"classes": CLASSES})

@@ -1,0 +1,101 @@
+"""Model-agnostic meta-learning: weights from which a few steps learn a new task (Finn, Abbeel & Levine 2017, ICML).
+
+    theta_i = theta,  then `inner_steps` times   theta_i -= alpha grad L_i(support; theta_i)
+    loss    = mean over tasks i of L_i(query; theta_i)                                          (equation 1)
+
+L is the mean squared error. The gradient of the loss goes through the inner steps; `first_order` takes their gradients for
+constants. With `inner_steps: 0` the network is trained on all tasks jointly, which is what it is compared with. A sample is
+a task: points that are learned from, and points that are asked. 1-40-40-1 has 1,761 parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distdl.learner import Batch, Column, Learner
+from distdl.metrics import Metrics, mean
+
+Weights = list[tuple[Tensor, Tensor]]
+"""Of each layer (T, out, in) and (T, out), of T tasks."""
+
+
+@dataclass(frozen=True)
+class Config:
+    inputs: Annotated[int, Field(gt=0)] = 1
+    """Numbers of a point."""
+    outputs: Annotated[int, Field(gt=0)] = 1
+    """Numbers that are told of it."""
+    support: Annotated[int, Field(gt=0)] = 10
+    """Points of a task that are learned from."""
+    query: Annotated[int, Field(gt=0)] = 10
+    """Points of a task that are asked afterwards."""
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (40, 40)
+    """Units of each hidden layer (ReLU)."""
+    inner_steps: Annotated[int, Field(ge=0)] = 1
+    """Steps on a task's support in training; 0: learn all tasks jointly."""
+    inner_lr: Annotated[float, Field(gt=0)] = 0.01
+    """alpha, the learning rate of those steps."""
+    evaluate_steps: Annotated[int, Field(gt=0)] = 10
+    """Steps on a new task's support in evaluations."""
+    first_order: bool = False
+    """Take the gradients of the inner steps for constants: no second derivatives."""
+
+
+class MAML(Learner):
+    learns = "back-propagation through steps of back-propagation"
+    primary = "query_error"
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2"})  # zero3 has no whole weights outside a layer's own pass
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        sizes = itertools.pairwise([config.inputs, *config.hidden, config.outputs])
+        self.maps = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in sizes)
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        parts = {"support": config.support, "query": config.query}
+        x = {f"{part}_x": Column((points, config.inputs)) for part, points in parts.items()}
+        return {**x, **{f"{part}_y": Column((points, config.outputs)) for part, points in parts.items()}}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        weights = self.adapted(batch, self.config.inner_steps, learn=True)
+        errors = self.errors(weights, batch, "query")
+        return errors.mean(), {"query_error": mean(errors)}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """`query_error` after the steps on the new tasks, `before` without any, `loss` after as many as in training."""
+        after = {
+            n: self.adapted(batch, n, learn=False) for n in {0, self.config.inner_steps, self.config.evaluate_steps}
+        }
+        error = {n: mean(self.errors(weights, batch, "query")) for n, weights in after.items()}
+        told = {"loss": self.config.inner_steps, "before": 0, "query_error": self.config.evaluate_steps}
+        return {name: error[n] for name, n in told.items()}
+
+    def adapted(self, batch: Batch, steps: int, learn: bool) -> Weights:
+        """Each task's own weights after its steps; with `learn`, a gradient reaches the common ones through them."""
+        tasks = len(batch["support_x"])
+        with torch.enable_grad():
+            common = [(m.weight, m.bias) for m in self.maps]
+            weights = [(w.expand(tasks, *w.shape), b.expand(tasks, *b.shape)) for w, b in common]
+            for _ in range(steps):
+                # tasks do not share weights: the gradient of the sum holds the gradient of each
+                error = self.errors(weights, batch, "support").sum()
+                flat = [tensor for pair in weights for tensor in pair]
+                slopes = torch.autograd.grad(error, flat, create_graph=learn and not self.config.first_order)
+                flat = [tensor - self.config.inner_lr * slope for tensor, slope in zip(flat, slopes)]
+                weights = list(zip(flat[::2], flat[1::2]))
+        return weights if learn else [(w.detach(), b.detach()) for w, b in weights]
+
+    def errors(self, weights: Weights, batch: Batch, part: str) -> Tensor:
+        """Mean squared error of each task's points (T,)."""
+        x = batch[f"{part}_x"]  # (T, N, D)
+        for i, (w, b) in enumerate(weights):
+            x = torch.baddbmm(b[:, None], x.relu() if i else x, w.mT)  # (T, N, out)
+        return (x - batch[f"{part}_y"]).square().mean((1, 2))

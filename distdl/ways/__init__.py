@@ -1,0 +1,65 @@
+"""Ways of learning that any classifier can go, and what a run begins with: the sections `way`, `augment` and `start`.
+
+A way is a class that is put before the family's in the order of inheritance. So the model keeps its names: the weights of
+a run that learned without labels start one that has some, and a student's checkpoint is that of any model of its family.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distdl.config import Config
+from distdl.errors import InputError
+from distdl.families import load_family, model_config
+from distdl.learner import Learner
+from distdl.nn.augment import Augmentation
+from distdl.nn.classifier import Classifier
+from distdl.ways import start
+from distdl.ways.adversarial import Adversarial
+from distdl.ways.contrastive import Contrastive
+from distdl.ways.distill import Distill
+from distdl.ways.pseudo_label import PseudoLabel
+from distdl.ways.way import Way
+
+WAYS: dict[str, type[Way]] = {
+    "adversarial": Adversarial,
+    "contrastive": Contrastive,
+    "distill": Distill,
+    "pseudo_label": PseudoLabel,
+}
+"""The names of config_ways."""
+
+
+def learner_class(config: Config) -> type[Learner]:
+    """The family's class, the way before it. Raises InputError where the family cannot go that way."""
+    family = load_family(config.model["family"])
+    if config.way is None:
+        return family
+    if not issubclass(family, Classifier) or "label" not in family.columns(model_config(config.model)):
+        what = f"way.name = {config.way.name!r} is a way for classifiers, and this {config.family} is none"
+        raise InputError(what, fix="way: null, or a family with classes, such as cnn, mlp, lenet5, vit")
+    way = WAYS[config.way.name]
+    attributes = {"settings": config.way, "layouts": family.layouts & way.proven, "__module__": family.__module__}
+    return type(f"{way.__name__}{family.__name__}", (way, family), attributes)
+
+
+def assemble(config: Config) -> Learner:
+    """A learner with fresh weights, drawn from torch's current generator; its frozen parts are frozen."""
+    learner = learner_class(config)(model_config(config.model))
+    if config.augment:
+        learner.augmentation = Augmentation(config.augment)
+    if config.start:
+        start.freeze(learner, config.start.freeze)
+    return learner
+
+
+def columns_read(config: Config) -> dict[str, dict[str, Any]]:
+    """Who reads columns of the data set -> the columns. Raises InputError where the way cannot be gone."""
+    cls = learner_class(config)
+    mine = cls.columns(model_config(config.model))
+    if config.augment and len(getattr(mine.get(config.augment.column), "shape", ())) != 3:
+        pictures = ", ".join(name for name, column in mine.items() if len(column.shape) == 3)
+        what = f"augment changes pictures, and the column {config.augment.column!r} of this {config.family} is none"
+        raise InputError(what, allowed=pictures or "none of its columns is", fix="augment.column, or augment: null")
+    others = cls.others_read(config) if issubclass(cls, Way) else {}
+    return {f"the family {config.family}": mine, **others}

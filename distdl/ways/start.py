@@ -1,0 +1,129 @@
+"""What a new run begins with: another run's weights, and which of them stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from distdl.checkpoint.layout import MANIFEST, checkpoints
+from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.prune import best
+from distdl.config import Config
+from distdl.config_ways import Start
+from distdl.errors import InputError
+from distdl.learner import Learner
+from distdl.run_folder import RunFolder, find_run
+
+
+class Weights(NamedTuple):
+    """Tensors by their names in a learner."""
+
+    place: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+def carry_over(learner: Learner, config: Config) -> None:
+    """Puts the weights that `start.weights` names into a learner with fresh ones. Raises InputError where they differ."""
+    assert config.start and config.start.weights
+    source = open_weights(config.start.weights, config.runs, config.start.which)
+    mine = _named(learner)
+    names = carried(source, {name: tuple(t.shape) for name, t in mine.items()}, config.start)
+    with torch.no_grad():
+        for name in names:
+            mine[name].copy_(source.read(name))
+
+
+def check(learner: Learner, config: Config) -> None:
+    """Raises InputError where the weights do not fit, or where a pattern of `start` says nothing. Reads no tensor."""
+    if config.start and config.start.weights:
+        source = open_weights(config.start.weights, config.runs, config.start.which)
+        carried(source, {name: tuple(t.shape) for name, t in _named(learner).items()}, config.start)
+
+
+def freeze(learner: Learner, patterns: Iterable[str]) -> None:
+    """Parameters that fit a pattern learn no more; modules that are frozen whole are kept in evaluation mode."""
+    named = dict(learner.named_parameters())
+    for pattern in patterns:
+        found = [name for name in named if fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(f"start.freeze: no parameter fits {pattern!r}", allowed=_some(named))
+        for name in found:
+            named[name].requires_grad_(False)
+    if not any(p.requires_grad for p in named.values()):
+        raise InputError("start.freeze: nothing is left to learn", fix="leave the last layer out")
+    learner.frozen = tuple(
+        module
+        for module in learner.modules()
+        if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters)
+    )
+
+
+def carried(source: Weights, mine: Mapping[str, tuple[int, ...]], start: Start) -> list[str]:
+    """The names that are carried over. Raises InputError where one has no counterpart and no pattern of `fresh` fits."""
+    names = source.shapes.keys() | mine.keys()
+    idle = [pattern for pattern in start.fresh if not any(fnmatchcase(name, pattern) for name in names)]
+    if idle:
+        raise InputError(f"start.fresh: no name fits {idle[0]!r}", allowed=_some(names))
+    left = {name for name in names if any(fnmatchcase(name, pattern) for pattern in start.fresh)}
+    problems = [f"{n} is in the model alone" for n in sorted(mine.keys() - source.shapes.keys() - left)]
+    problems += [f"{n} is in the weights alone" for n in sorted(source.shapes.keys() - mine.keys() - left)]
+    both = sorted((mine.keys() & source.shapes.keys()) - left)
+    problems += [
+        f"{n} is {list(source.shapes[n])} there and {list(mine[n])} in the model"
+        for n in both
+        if source.shapes[n] != mine[n]
+    ]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        fix = "name what is not to be carried over: start.fresh: [head.*], for example"
+        raise InputError(f"start.weights: {source.place} does not fit: {'; '.join(problems[:5])}{more}", fix=fix)
+    if not both:
+        raise InputError("start.fresh leaves nothing to carry over", fix="start.weights: null")
+    return both
+
+
+def open_weights(place: str, runs: str, which: str = "latest") -> Weights:
+    """The weights of a run, a checkpoint folder or a .safetensors file. Raises InputError, or DataCorrupt."""
+    path = Path(place)
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise InputError(f"start.weights: there is no file {path}")
+        file = safe_open(str(path), framework="pt")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return Weights(str(path), shapes, file.get_tensor)
+    folder = path if (path / MANIFEST).is_file() else checkpoint_of(find_run(place, runs), which)
+    checkpoint = Checkpoint(folder)
+    kinds = {name.partition("/")[2]: name for name in checkpoint.tensors if not name.startswith("optimizer/")}
+    shapes = {name: tuple(checkpoint.tensors[full]["shape"]) for name, full in kinds.items()}
+    return Weights(str(folder), shapes, lambda name: checkpoint.read(kinds[name]))
+
+
+def checkpoint_of(run: RunFolder, which: str) -> Path:
+    """The latest sound checkpoint of a run, or the one with the best metric. Raises InputError, or DataCorrupt."""
+    if not checkpoints(run.checkpoints):
+        raise InputError(f"the run in {run.path} has no checkpoint yet", fix="train it first")
+    if which == "best":
+        plan = run.read("plan.json") or {}
+        ranked = best(run.checkpoints, plan.get("model", {}).get("better", "lower"))
+        if not ranked:
+            raise InputError(f"the run in {run.path} was never evaluated", fix="which: latest")
+        return ranked[0]
+    checkpoint, _ = latest(run.checkpoints)
+    assert checkpoint is not None
+    return checkpoint.path
+
+
+def _named(learner: Learner) -> dict[str, Tensor]:
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return "names such as " + ", ".join(names[:6]) + (f" (of {len(names)})" if len(names) > 6 else "")
