@@ -74,7 +74,7 @@ class Distill(Section):
 
     name: Literal["distill"]
     teacher: str
-    """Run (its name or folder) of a classifier with the same classes; any family, any size."""
+    """Run (its name or folder), or one of its checkpoints, of a classifier with the same classes; any family, any size."""
     which: Literal["latest", "best"] = "latest"
     """Which of its checkpoints."""
     temperature: PositiveFloat = 4.0

@@ -49,4 +49,4 @@ def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[st
     learner.train()
     names = sorted(sums)
     pairs = engine.all_sum(torch.stack([sums[name] for name in names])).tolist()
-    return {name: total / count for name, (total, count) in zip(names, pairs)}
+    return {name: total / count if count else float("nan") for name, (total, count) in zip(names, pairs)}

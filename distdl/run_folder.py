@@ -41,6 +41,10 @@ MAY_CHANGE_KEYS = (
     ("data", "cache"),
     ("data", "threads"),
     ("data", "verify"),
+    ("start", "weights"),
+    ("start", "which"),
+    ("way", "teacher"),
+    ("way", "which"),
 )
 
 
@@ -70,16 +74,15 @@ class RunFolder:
     def keep(self, config: Config) -> Config:
         """Writes config.json, and the file of a family of the user's own beside it, for a run that goes on elsewhere and
         for workers that see nothing else of the user's. Returns the config that names that copy."""
-        values = config.model_dump(mode="json")
-        self.write("config.json", values | {"model": relocated(config.model, ".")})
-        if not is_file(config.model["family"]):
-            return config
-        model = relocated(config.model, str(self.path))
+        model = relocated(config.model, str(self.path)) if is_file(config.model["family"]) else config.model
         file = Path(model["family"])
-        if file != Path(config.model["family"]):
+        if model is not config.model and file != Path(config.model["family"]):  # first: config.json names it
+            self.attempt.check()
             draft = file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
             shutil.copyfile(config.model["family"], draft)
             os.replace(draft, file)
+        values = config.model_dump(mode="json")
+        self.write("config.json", values | {"model": relocated(config.model, ".")})
         return config.model_copy(update={"model": model})
 
     def failure_records(self) -> list[dict[str, Any]]:
@@ -124,6 +127,12 @@ def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> R
     return folder
 
 
+def existing_run(config: Config) -> RunFolder | None:
+    """The folder that a config's run would continue in, or None."""
+    taken = _numbered(Path(config.runs), config.name)
+    return RunFolder(max(taken)[1]) if taken else None
+
+
 def find_run(name: str, runs: str) -> RunFolder:
     """An existing run by its folder or its name below `runs`. Raises InputError."""
     for path in (Path(name), Path(runs) / name):
@@ -141,14 +150,17 @@ def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
 
 def refuse_other(folder: RunFolder, config: Config) -> None:
     """Raises InputError where the folder's run learns something else than `config` says."""
-    old = dict(flatten(folder.read("config.json") or {}))
+    if not folder.read("config.json"):
+        return
+    before = saved_config(folder)  # with the defaults of keys that came later
+    old = dict(flatten(before.model_dump(mode="json") | {"model": relocated(before.model, ".")}))
     new = dict(flatten(config.model_dump(mode="json") | {"model": relocated(config.model, ".")}))
     changed = [
         path
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path) and path[0] not in MAY_CHANGE and path[:2] not in MAY_CHANGE_KEYS
     ]
-    if old and changed:
+    if changed:
         lines = [f"{'.'.join(p)}: {old.get(p)!r} there, {new.get(p)!r} now" for p in changed[:8]]
         raise InputError(
             Problem(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def survey(config: Config) -> Plan:
     """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
-    data = data_facts(config)
+    data = data_facts(config, look=True)
     return make_plan(config, model_facts(config, look=True), data, hardware(config))
 
 
@@ -101,8 +101,11 @@ def _ties(learner: Learner) -> tuple[tuple[int, int, int], ...]:
     return tuple(ties)
 
 
-def data_facts(config: Config) -> DataFacts:
-    """Reads the manifest and checks that the columns are what the family reads."""
+def data_facts(config: Config, look: bool = False) -> DataFacts:
+    """Reads the manifest and checks that the columns are what the family reads.
+
+    `look`: at what a teacher reads, too, whose run is where the workers run. Raises InputError.
+    """
     from distdl.data.manifest import read_manifest
     from distdl.ways import columns_read
 
@@ -110,7 +113,7 @@ def data_facts(config: Config) -> DataFacts:
     train = manifest.split(config.data.train_split)
     evaluation = manifest.split(config.data.eval_split) if config.data.eval_split else None
     problems = []
-    for who, columns in columns_read(config).items():
+    for who, columns in columns_read(config, others=look).items():
         for name, column in columns.items():
             where = f"{config.data.path}"
             if name not in manifest.columns:

@@ -101,3 +101,13 @@ def test_two_ranks_are_one() -> None:
     alone = fresh()
     out_of_half = out_and_gradients(alone, batch(2, 4, 5)[:4])[0]
     assert (out_of_half - torch.tensor(whole["out"])[:4]).abs().max() > 1e-3  # each part alone gives other numbers
+
+
+def test_half_precision_sums_in_single_precision() -> None:
+    """Under autocast, whose convolutions put out bf16: the statistics are those of the same numbers in fp32."""
+    x = torch.randn(16, 3, 4, 4).bfloat16()
+    half, single = BatchNorm(3), BatchNorm(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = half.train()(x)
+    assert torch.allclose(out.float(), single.train()(x.float()), atol=1e-6)
+    assert torch.equal(half.running_mean, single.running_mean)

@@ -82,6 +82,7 @@ COMPOSITIONS = {
     "multi-column network": ["mcdnn"],
     "captions to visual concepts": ["concepts"],
     "visual-semantic embedding": ["vse"],
+    "bilinear deep belief network": ["bilinear_dbn"],
     "DeepTox": ["deeptox"],
     "cortical array": ["cortical_array"],
     "analog: electrochemical RAM": ["analog_ecram"],

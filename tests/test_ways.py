@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from distdl.errors import InputError
 from distdl.nn import noise
 from distdl.nn.augment import Augmentation
 from distdl.survey import survey
-from distdl.ways import assemble
+from distdl.ways import assemble, columns_read
+from distdl.ways.start import located
 from tests.conftest import REPOSITORY
 from tests.engine.test_parity import compare
 from tests.families.common import Rehearsal, rows_of
@@ -197,6 +199,8 @@ def test_the_table_of_ways_names_what_is_there() -> None:
 # -- what a run starts from ---------------------------------------------------------------------------------------------
 
 
+UNET = {"family": "unet", "image": [1, 32, 32], "width": 4, "depth": 1}
+DBN = {"family": "dbn", "inputs": [1, 8, 8], "hidden": [8, 6]}
 MLP = {"family": "mlp", "inputs": [1, 8, 8], "hidden": [12, 8]}
 
 
@@ -255,6 +259,43 @@ def test_weights_come_from_a_checkpoint_folder_or_a_safetensors_file_too(
         learner = build_learner(config_from_dict(values(bench.data, start={"weights": place})), None)
         for name, tensor in weights_of(trained).items():
             assert torch.equal(learner.get_parameter(name), tensor)
+
+
+def test_workers_in_another_folder_find_what_the_config_names(
+    bench: Bench, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray starts them: the plan has absolute paths of checkpoints, the config keeps the names."""
+    from distdl.worker import build_learner
+
+    monkeypatch.chdir(bench.folder)
+    sections = {"start": {"weights": "first"}, "way": {"name": "distill", "teacher": "first"}}
+    config = config_from_dict(values(bench.data, runs=".", **sections))
+    there = config_from_dict(survey(located(config)).config)
+    monkeypatch.chdir(tmp_path)
+    learner = build_learner(there, None)
+    named = weights_of(trained)
+    assert all(torch.equal(learner.get_parameter(name), tensor) for name, tensor in named.items())
+    assert torch.equal(dict(learner._teacher[0].named_parameters())["net.0.weight"], named["net.0.weight"])
+    assert config.start.weights == "first" and Path(there.way.teacher).parent.parent == trained
+
+
+def test_a_run_goes_on_and_is_evaluated_without_what_it_began_with(
+    bench: Bench, trained: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, bench.folder / "gone")
+    sections = {"start": {"weights": "gone", "freeze": ["net.0.*"]}, "train": BASE["train"] | {"steps": 4}}
+    begun = values(small_data, name="begun", runs=str(bench.folder), **sections)
+    taught = values(small_data, name="taught", runs=str(bench.folder), way={"name": "distill", "teacher": "gone"})
+    for config in (begun, taught):
+        assert main(["train", *written(bench.folder, config), "track.enabled=false"]) == 0
+    shutil.rmtree(bench.folder / "gone")
+    assert main(["train", *written(bench.folder, begun), "track.enabled=false", "train.steps=6"]) == 0
+    capsys.readouterr()
+    for name in ("begun", "taught"):
+        assert main(["evaluate", str(bench.folder / name), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["metrics"]["loss"] > 0
+    assert main(["train", *written(bench.folder, taught), "track.enabled=false", "train.steps=30"]) == 2
+    assert "there is no run 'gone'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -338,6 +379,14 @@ def test_the_loss_of_pseudo_labels_by_hand(bench: Bench) -> None:
     assert 0 < float(metrics["pseudo_labelled"].total) < 7
 
 
+def test_contrastive_batches_are_coupled_and_need_no_label(bench: Bench) -> None:
+    """Whatever the family says of itself: its negatives are the other pictures of the micro-batch."""
+    net = {"family": "cnn", "image": [1, 8, 8], "stages": [[4, 3, 2]], "dense": [6], "norm": "none"}
+    config = config_from_dict(values(bench.data, way={"name": "contrastive"}, augment={"noise": 0.1}, model=net))
+    assert assemble(config).batch_coupled
+    assert list(columns_read(config)["the family cnn"]) == ["image"]
+
+
 def test_the_loss_of_contrastive_learning_by_hand(bench: Bench) -> None:
     way = {"name": "contrastive", "temperature": 0.3}
     learner, batch = of_way(bench, way=way, augment={"shift_pixels": 1, "noise": 0.1})
@@ -374,7 +423,11 @@ def test_the_attack_stays_within_its_bounds_and_raises_the_loss(bench: Bench, st
         ({"way": {"name": "distill", "teacher": "nobody"}}, "there is no run 'nobody'"),
         ({"way": {"name": "distill", "teacher": "first"}, "model": MLP | {"classes": 9}}, "knows 10 classes"),
         ({"way": {"name": "adversarial"}, "model": MLP | {"target": "value"}}, "a way for classifiers"),
+        ({"way": {"name": "adversarial", "column": "picture"}}, "is no column that the model reads"),
+        ({"way": {"name": "pseudo_label"}, "model": MLP | {"loss": "hinge"}}, "model.loss is 'hinge'"),
         ({"augment": {"flip": "both", "column": "label"}}, "the column 'label' of this mlp is none"),
+        ({"augment": {"zoom": 0.1}, "model": UNET}, "would move the pictures and leave 'mask', 'border'"),
+        ({"start": {"freeze": ["visible*"]}, "model": DBN}, "more than one loss and one optimizer"),
         (
             {
                 "augment": {"flip": "both"},
@@ -398,6 +451,7 @@ def test_ways_that_cannot_be_gone_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_way_gives_the_same_numbers_on_every_layout(bench: Bench, trained: Path) -> None:
     """Two real processes against one, for each layout that a way is proven on; augmentation and frozen parts included."""
     net = {"family": "cnn", "image": [1, 8, 8], "stages": [[4, 3, 2]], "dense": [6], "dropout": 0.1}

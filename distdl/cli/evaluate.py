@@ -27,9 +27,10 @@ def run(args: argparse.Namespace) -> int:
     config = saved_config(folder, overrides)
 
     from distdl.survey import survey
+    from distdl.ways.start import located
     from distdl.worker import evaluate_checkpoint
 
-    plan, trained = survey(config), folder.read("plan.json")
+    plan, trained = survey(located(config, learns=False)), folder.read("plan.json")
     if trained:  # what fitted while training fits now
         plan = dataclasses.replace(plan, eval_batch=trained["eval_batch"])
     step, metrics = evaluate_checkpoint(plan, folder, args.which)

@@ -30,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
         prepare_if_missing(config)
 
     from distdl.survey import survey
+    from distdl.ways.start import located
 
-    plan = survey(config)
+    plan = survey(located(config, folder if of_run else None))
     if args.json:
         print(json.dumps(plan.to_dict(), indent=2))
     else:

@@ -15,7 +15,7 @@ from distdl.cli.common import add_override_arguments, prepare_if_missing, work_i
 from distdl.config import Config
 from distdl.config_load import load_config
 from distdl.errors import DistdlError, InputError
-from distdl.run_folder import RunFolder, find_run, open_run, refuse_other, saved_config
+from distdl.run_folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -47,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     prepare_if_missing(config)
 
     from distdl.survey import survey
+    from distdl.ways.start import located
 
-    plan = survey(config)
+    here = located(config, folder or (None if args.fresh else existing_run(config)))
+    plan = survey(here)
     folder = folder or open_run(config, yaml_path, fresh=args.fresh)
     if _nothing_left(folder, plan.steps, config):
         print(f"{folder.path.name} is finished already")
@@ -57,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     with folder.locked(take_over=args.take_over):
         folder.begin()
         config = folder.keep(config)
-        plan = dataclasses.replace(plan, config=config.model_dump(mode="json"))
+        here = here.model_copy(update={"model": config.model})
+        plan = dataclasses.replace(plan, config=here.model_dump(mode="json"))
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)

@@ -138,6 +138,7 @@ class DeepSpeedEngine(Engine):
         deepspeed.utils.groups.mpu = None  # an earlier engine's, of this process, would be taken where none is given
         if plan.mesh.sequence > 1 and plan.attention == "ulysses":
             here.attention = ulysses(self.groups.sequence)
+        self._frozen: dict[int, Tensor] = {}
         for player, net in self.bare.items():
             self.engines[player] = self._wrap(net)
             if player != "learner":
@@ -154,6 +155,11 @@ class DeepSpeedEngine(Engine):
 
         assert self.plan.deepspeed is not None
         ready_for_nvme(self.config)
+        for (
+            parameter
+        ) in net.parameters():  # DeepSpeed rounds them in half precision, and keeps no master of what is frozen
+            if getattr(parameter, "distdl_frozen", False):
+                self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]
         optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
         return deepspeed.initialize(
@@ -213,7 +219,9 @@ class DeepSpeedEngine(Engine):
         for player in self.engines:
             self._link_state(player)
         for player, name, parameter in self.named():
-            if not parameter.requires_grad or self.zero == 0:
+            if id(parameter) in self._frozen:
+                yield f"weights/{name}", whole(parameter, self._frozen[id(parameter)])
+            elif not parameter.requires_grad or self.zero == 0:
                 with self._gathered([parameter], enabled=self.zero == 3):
                     yield f"weights/{name}", whole(parameter, parameter.detach())
             else:

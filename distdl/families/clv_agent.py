@@ -56,6 +56,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.continuous and self.dueling:
             raise ValueError("dueling needs an output for each action; a continuous one is an input")
+        if self.continuous and self.known:
+            raise ValueError("known values are those of the data set's own spends, which a continuous action is not")
         if self.least >= self.most:
             raise ValueError(f"least is {self.least} and most is {self.most}; most must be more")
 

@@ -6,6 +6,7 @@ at least one region shows it: multiple-instance learning with a noisy OR (Viola,
     p_j(w) = sigmoid(u_w . phi_j + b_w)        p(w) = 1 - prod_j (1 - p_j(w))
     loss   = - sum_w [w in caption] ln p(w) + [w not in caption] ln(1 - p(w))
 
+The paper goes on with a maximum-entropy language model and reranking, which are left out; `captioner` writes sentences.
 No box is ever told; the regions' own probabilities show afterwards where a word is. With the default config, GoogLeNet and
 1,000 words, it has the 6,624,904 parameters of that network's classifier.
 """

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
-from distdl.nn.trees import COLUMNS, NONE, Trees, trees_of
+from distdl.nn.trees import COLUMNS, NONE, Trees, touched, trees_of
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class CVG(Learner):
             parses = self.candidates(batch, best=False)
             hits, _ = self.right(batch, parses)
             scores = self.scores(*self.read(parses)).view_as(hits)
-        return self.margins(batch, parses, scores, hits).mean().float(), {}
+        return self.margins(batch, parses, scores, hits).mean().float() + touched(self), {}
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -90,13 +90,13 @@ class DeepSpeech(Learner):
         losses = ctc(log_y, frames, batch["label"], batch["length"])
         wanted = [row[:n] for row, n in zip(batch["label"].tolist(), batch["length"].tolist())]
         heard = best_path(log_y, frames)
-        metrics = {"loss": mean(losses), "label_error": errors(heard, wanted)}
+        metrics = {"loss": mean(losses), "label_error": errors(heard, wanted, losses)}
         if self.config.space >= 0:
-            words = ([self.words(row) for row in rows] for rows in (heard, wanted))
-            metrics["word_error"] = errors(*words)
+            words = [[self.words(row) for row in rows] for rows in (heard, wanted)]
+            metrics["word_error"] = errors(words[0], words[1], losses)
         if self.config.beam:
             found = [prefix_beam(row[:n], self.config.beam)[0] for row, n in zip(log_y, frames.tolist())]
-            metrics["beam_error"] = errors(found, wanted)
+            metrics["beam_error"] = errors(found, wanted, losses)
         return metrics
 
     def words(self, string: list[int]) -> list[tuple[int, ...]]:
@@ -137,7 +137,7 @@ def reverse(x: Tensor, frames: Tensor) -> Tensor:
     return x.gather(1, order[:, :, None].expand_as(x))
 
 
-def errors(heard: list, wanted: list) -> Mean:
-    """Edit distance per label (or word) that was wanted."""
+def errors(heard: list, wanted: list, like: Tensor) -> Mean:
+    """Edit distance per label (or word) that was wanted, on the device of `like`."""
     edits = sum(edit_distance(a, b) for a, b in zip(heard, wanted))
-    return Mean(torch.tensor(float(edits)), float(sum(map(len, wanted))))
+    return Mean(like.new_tensor(float(edits)), float(sum(map(len, wanted))))

@@ -83,7 +83,7 @@ class MAML(Learner):
         tasks = len(batch["support_x"])
         with torch.enable_grad():
             common = [(m.weight, m.bias) for m in self.maps]
-            weights = [(w.expand(tasks, *w.shape), b.expand(tasks, *b.shape)) for w, b in common]
+            weights = [(_each(w, tasks), _each(b, tasks)) for w, b in common]
             for _ in range(steps):
                 # tasks do not share weights: the gradient of the sum holds the gradient of each
                 error = self.errors(weights, batch, "support").sum()
@@ -99,3 +99,9 @@ class MAML(Learner):
         for i, (w, b) in enumerate(weights):
             x = torch.baddbmm(b[:, None], x.relu() if i else x, w.mT)  # (T, N, out)
         return (x - batch[f"{part}_y"]).square().mean((1, 2))
+
+
+def _each(weight: Tensor, tasks: int) -> Tensor:
+    """One for each task; those of a frozen layer learn within a task all the same."""
+    copies = weight.expand(tasks, *weight.shape)
+    return copies if copies.requires_grad else copies.detach().requires_grad_()

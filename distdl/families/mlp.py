@@ -85,8 +85,8 @@ class MLP(Classifier):
             layers += [Dropout(config.dropout)] if config.dropout else []
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
         blocks.initialise(self.net, config.init)
-        if config.norm == "batch":  # which adds up over all ranks, and not every rank has every layer of a pipeline
-            self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline"}  # type: ignore[misc]
+        if config.norm == "batch":  # which takes every rank for one with other samples and all layers
+            self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline", "tensor"}  # type: ignore[misc]
         self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
         if config.target == "value":
             self.primary, self.better = "loss", "lower"

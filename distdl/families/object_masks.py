@@ -2,7 +2,8 @@
 
 An AlexNet whose last layer is a regression: it draws, on a grid of d x d cells, which part of each cell the objects' boxes
 cover, and the same for the upper, lower, left and right halves of the boxes, which tells neighbours apart. One network has
-five outputs here, where the paper has five networks. m is the true mask, f(x) what the network draws (equation 1):
+five outputs here, where the paper has five networks; its crops at several scales, its second pass, and AlexNet's response
+normalisation and dropout are left out. m is the true mask, f(x) what the network draws (equation 1):
 
     loss = | (Diag(m) + lambda I)^(1/2) (f(x) - m) |^2          here the mean over the 5 d^2 cells
 

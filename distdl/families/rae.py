@@ -8,6 +8,7 @@
     `supervision` s    loss = (1 - s) E + s times the cross entropy of a node's label, softmax(U p + u); the nodes of a
                        greedy tree have the label of the whole
 
+Unlike the papers, the leaves' errors are averaged, children are restored through a tanh, and single words have labels, too.
 The loss is the mean over trees of the sum over their phrases. Parameters: 2 * 2d^2 + 3d; trained words have V d more, and a
 supervised model d + 1 for each class. Words that are not trained keep their random directions.
 """
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.trees import COLUMNS, NONE, Trees, trees_of
+from distdl.nn.trees import COLUMNS, NONE, Trees, touched, trees_of
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class RAE(Learner):
             children[going, new] = pair
             height[going, new] = 1 + height[going[:, None], pair].amax(1)
             merged = self.encode(torch.stack([x[row, at], x[row, at + 1]], 1))
-            x[going, at[going]], node[going, at[going]] = merged[going], new
+            x[going, at[going]], node[going, at[going]] = merged[going].to(x.dtype), new
             count[going, at[going]] += count[going, at[going] + 1]
             kept = torch.arange(T - 1 - step, device=height.device)
             kept = kept + (kept > at[:, None])  # all but the right one of the pair
@@ -162,7 +163,7 @@ class RAE(Learner):
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, metrics = self.per_tree(batch)
-        return losses.mean(), metrics
+        return losses.mean() + touched(self), metrics
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.trees import COLUMNS, Trees, trees_of
+from distdl.nn.trees import COLUMNS, Trees, touched, trees_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RecNN(Learner):
         trees, logits, label = self.outputs(batch)
         losses = F.cross_entropy(logits.float(), label, reduction="none")  # (R,)
         metrics = {"all_nodes": mean((logits.argmax(-1) == label).float())}
-        return losses.sum() / len(trees.roots), metrics
+        return losses.sum() / len(trees.roots) + touched(self), metrics
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

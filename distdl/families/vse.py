@@ -11,6 +11,7 @@ infonce: a pair is picked out among the mismatches (van den Oord, Li & Vinyals 2
     -ln exp(s(x, v) / t) / sum_k exp(s(x, v_k) / t), the mean of both sides
 
 The mismatches v_k, x_k are the other pairs of the global batch, whichever ranks hold them, except those of the same words.
+The paper's decoder, a structure-content neural language model, is left out; `captioner` writes sentences.
 Held-out pictures are compared with captions that the data set has put beside them, so that no number depends on how they
 are batched. With the default config, GoogLeNet, 300 dimensions and 12,000 words, it has 10,229,804 parameters.
 """

@@ -4,9 +4,10 @@
     cbow       -[ log s(v_c' . h) + sum_k log s(-v_k' . h) ],               h the mean of v_o over the words around c
 
 Around a word are r words on either side, r uniform in 1..window. First, a word of frequency f stays with the probability
-sqrt(t/f) + t/f only, and what is left moves together. The noise words k are drawn with a probability in proportion to
-count^0.75; one that is the right answer counts nothing, and the pairs of a word c share theirs (Ji et al. 2016). cbow has
-the true gradient of the mean, which word2vec.c has not (Irsoy, Benton & Stratos 2021).
+sqrt(t/f) + t/f only (as word2vec.c has it; the paper: sqrt(t/f)), and what is left moves together. The noise words k are
+drawn with a probability in proportion to count^0.75; one that is the right answer counts nothing, and the pairs of a word c
+share theirs (Ji et al. 2016). cbow has the true gradient of the mean, which word2vec.c has not (Irsoy, Benton & Stratos
+2021).
 
 The counts are those of the stream so far (Kaji & Kobayashi 2017), so a data set holds words and nothing else: one more for
 each word at the start, and what a step has seen counts from the next step on. The loss is the sum over a row by the answers

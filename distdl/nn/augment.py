@@ -26,7 +26,9 @@ class Augmentation:
         self.transforms = _torchvision(config.torchvision) if config.torchvision else []
 
     def __call__(self, batch: Batch) -> Batch:
-        return {**batch, self.config.column: self.changed(batch[self.config.column])}
+        image = batch[self.config.column]
+        with torch.autocast(image.device.type, enabled=False):  # half precision would place pixels half a pixel off
+            return {**batch, self.config.column: self.changed(image)}
 
     def changed(self, image: Tensor) -> Tensor:
         c, x = self.config, to_unit(image)
@@ -86,7 +88,7 @@ def _spread(x: Tensor) -> Tensor:
 
 def _with_seed(seed: int, transforms: list[Any], picture: Tensor) -> Tensor:
     """torchvision draws from torch's generator, which is set for this picture alone."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[picture.device] if picture.is_cuda else []):
         torch.manual_seed(seed & 0xFFFFFFFF)
         for transform in transforms:
             picture = transform(picture)

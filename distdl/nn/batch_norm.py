@@ -30,6 +30,7 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # sums of a whole batch
         ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         axes = [axis for axis in range(x.ndim) if axis != 1]
         n = x.numel() // x.shape[1] * ranks  # values of one channel

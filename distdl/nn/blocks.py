@@ -113,6 +113,7 @@ def class_losses(name: str, logits: Tensor, label: Tensor) -> Tensor:
 
     cross_entropy; squared: |z - onehot|^2; hinge: sum over k of max(0, 1 - z_label + z_k) (Weston & Watkins 1999).
     """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if name == "cross_entropy":
         return F.cross_entropy(logits, label, reduction="none")
     if name == "squared":
@@ -123,7 +124,7 @@ def class_losses(name: str, logits: Tensor, label: Tensor) -> Tensor:
 
 def value_losses(name: str, output: Tensor, target: Tensor) -> Tensor:
     """(B,), (B,) -> (B,): squared, absolute, or huber (quadratic up to an error of 1; Huber 1964)."""
-    error = output - target
+    error = (output if output.dtype == torch.float64 else output.float()) - target
     if name == "squared":
         return error.square()
     return error.abs() if name == "absolute" else torch.where(error.abs() < 1, error.square() / 2, error.abs() - 0.5)

@@ -17,7 +17,7 @@ NEVER = -1e30  # ln 0, finite: the gradient of a sum of nothing but -inf is not 
 
 def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
     """-ln p(z | x), (B,): log-probabilities (B, T, K + 1), blank last, of which `frames` (B,) count; z is the first
-    `length` (B,) of `label` (B, L)."""
+    `length` (B,) of `label` (B, L). Infinite where the frames are too few for the string, which the guard stops at."""
     B, T, K = log_y.shape
     z = label.new_full((B, 2 * label.shape[1] + 1), K - 1)  # (B, S) blanks,
     z[:, 1::2] = label  # with the labels between them
@@ -31,7 +31,8 @@ def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
         after = emit[:, t] + torch.stack([alpha, one, two]).logsumexp(0)
         alpha = torch.where((t < frames)[:, None], after, alpha)
     end = 2 * length[:, None]  # a path ends with the last label or the blank behind it
-    return -alpha.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
+    losses = -alpha.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
+    return losses.masked_fill(losses > -NEVER / 2, math.inf)
 
 
 def best_path(log_y: Tensor, frames: Tensor) -> list[list[int]]:

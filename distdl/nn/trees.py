@@ -106,3 +106,10 @@ def trees_of(batch: Batch, words: nn.Embedding) -> Trees:
         raise InputError(what, fix="model.vocabulary: as many words as the data set's manifest.json lists, or more")
     highest = height.masked_fill(~real, -1).argmax(1) + M * torch.arange(B, device=order.device)
     return Trees(word, at[children.view(-1, 2)[order]], sizes, order, order // M, at[highest])
+
+
+def touched(module: nn.Module) -> Tensor:
+    """Zero, by way of every weight but words' vectors: a rank whose trees are single words merges nothing, and its
+    gradients must be there all the same when the ranks add theirs up."""
+    weights = [p for m in module.modules() if not isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
+    return torch.stack([p.sum() for p in weights if p.requires_grad]).sum() * 0.0

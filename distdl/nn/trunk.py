@@ -11,7 +11,7 @@ from distdl.nn.googlenet import GoogLeNet
 class Trunk(nn.Module):
     """Pictures (B, C, H, W) of 0 to 1 -> maps (B, K, h, w).
 
-    With `widths` it is a 3x3 convolution of stride 2, batch normalisation and ReLU for each of them, K the last; without,
+    With `widths` it is a 5x5 convolution of stride 2, batch normalisation and ReLU for each of them, K the last; without,
     GoogLeNet up to its average pool (Szegedy et al. 2015), 5,599,904 parameters, K = 1024.
     """
 

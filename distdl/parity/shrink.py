@@ -27,7 +27,7 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
     family = load_family(config.model["family"])
     model = family.shrunk(config.model)
     values = config.model_dump(mode="json")
-    values |= {"model": model, "runtime": {"kind": "local", "workers": 1}, "early_stopping": None}
+    values |= {"model": model, "runtime": {"kind": "local", "workers": 1}, "early_stopping": None, "start": None}
     values["train"] |= {"global_batch": GLOBAL_BATCH, "micro_batch": None, "epochs": None, "steps": STEPS}
     clip_norm = None if config.optimizer.name == "lbfgs" else config.train.clip_norm or CLIP_NORM
     values["train"] |= {"clip_norm": clip_norm, "compile": False}

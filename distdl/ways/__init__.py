@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from distdl.config import Config
+from distdl.config_ways import Augment
 from distdl.errors import InputError
 from distdl.families import load_family, model_config
 from distdl.learner import Learner
@@ -46,20 +47,40 @@ def learner_class(config: Config) -> type[Learner]:
 def assemble(config: Config) -> Learner:
     """A learner with fresh weights, drawn from torch's current generator; its frozen parts are frozen."""
     learner = learner_class(config)(model_config(config.model))
+    if isinstance(learner, Contrastive):
+        learner.batch_coupled = True  # whatever the family says of itself
     if config.augment:
         learner.augmentation = Augmentation(config.augment)
-    if config.start:
+    if config.start and config.start.freeze:
+        if type(learner).update is not Learner.update:
+            what = f"start.freeze: a step of the family {config.family} is more than one loss and one optimizer"
+            raise InputError(what, fix="start.freeze: []")
         start.freeze(learner, config.start.freeze)
     return learner
 
 
-def columns_read(config: Config) -> dict[str, dict[str, Any]]:
-    """Who reads columns of the data set -> the columns. Raises InputError where the way cannot be gone."""
+def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any]]:
+    """Who reads columns of the data set -> the columns; `others`: whom the way brings along, too. Raises InputError where
+    the way cannot be gone."""
     cls = learner_class(config)
-    mine = cls.columns(model_config(config.model))
+    mine = dict(cls.columns(model_config(config.model)))
+    if issubclass(cls, Contrastive):
+        del mine["label"]
     if config.augment and len(getattr(mine.get(config.augment.column), "shape", ())) != 3:
         pictures = ", ".join(name for name, column in mine.items() if len(column.shape) == 3)
         what = f"augment changes pictures, and the column {config.augment.column!r} of this {config.family} is none"
         raise InputError(what, allowed=pictures or "none of its columns is", fix="augment.column, or augment: null")
-    others = cls.others_read(config) if issubclass(cls, Way) else {}
-    return {f"the family {config.family}": mine, **others}
+    if config.augment and _moves(config.augment):
+        shaped = [name for name, column in mine.items() if column.shape and name != config.augment.column]
+        if shaped:
+            what = f"augment would move the pictures and leave {', '.join(map(repr, shaped))} of this {config.family}"
+            fix = "brightness, contrast, noise and erase only"
+            raise InputError(f"{what} where they are, and those may tell places", fix=fix)
+    brought = cls.others_read(config) if others and issubclass(cls, Way) else {}
+    return {f"the family {config.family}": mine, **brought}
+
+
+def _moves(augment: Augment) -> bool:
+    """Whether places in a picture may change."""
+    moved = augment.shift_pixels or augment.rotate_degrees or augment.zoom or augment.torchvision
+    return bool(moved) or augment.flip != "none"

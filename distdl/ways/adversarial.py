@@ -9,18 +9,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.config import Config
+from distdl.errors import InputError
+from distdl.families import model_config
 from distdl.learner import Batch
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.ways.way import Way
+from distdl.ways.way import Way, refuse_other_loss
 
 
 class Adversarial(Way):
     primary: str = "robust_accuracy"
+    better = "higher"
     # ZeRO-3 lets go of the weights after the forward pass, and the attack goes back through them within it.
     proven = frozenset({"torch", "zero0", "zero1", "zero2"})
 
@@ -36,6 +42,15 @@ class Adversarial(Way):
         guess = self.logits(self.attacked(batch)).argmax(-1)
         return {**super().evaluate(batch), "robust_accuracy": mean((guess == batch["label"]).float())}
 
+    @classmethod
+    def others_read(cls, config: Config) -> dict[str, dict[str, Any]]:
+        refuse_other_loss(config)
+        mine = cls.columns(model_config(config.model))
+        if cls.settings.column not in mine:
+            what = f"way.column = {cls.settings.column!r} is no column that the model reads"
+            raise InputError(what, allowed=", ".join(name for name in mine if name != "label"))
+        return {}
+
     def attacked(self, batch: Batch) -> Batch:
         """The batch with its column changed by at most epsilon, still within 0..1."""
         column, epsilon, steps = self.settings.column, self.settings.epsilon, self.settings.steps
@@ -44,7 +59,7 @@ class Adversarial(Way):
         for _ in range(steps):
             with torch.enable_grad():
                 at = changed.clone().requires_grad_()
-                loss = F.cross_entropy(self.logits({**batch, column: at}), batch["label"])
+                loss = F.cross_entropy(self.logits({**batch, column: at}), batch["label"], reduction="sum")
                 (slope,) = torch.autograd.grad(loss, at)
             changed = (x + (changed + size * slope.sign() - x).clamp(-epsilon, epsilon)).clamp(0, 1)
         return {**batch, column: changed}

@@ -2,9 +2,9 @@
 
     l(i, j) = -log( exp(cos(z_i, z_j) / T) / sum over k != i of exp(cos(z_i, z_k) / T) )
 
-Each of N pictures is seen twice, z_i and z_j are the projections of its two views, and k goes over all 2N views of the
-global batch, whichever ranks hold them. `alignment`, the mean cosine of two views, is what is evaluated; how good the
-representation is, shows when labels are learned from it (`start: {weights: RUN, fresh: [head]}`).
+Each of N pictures is seen twice, z_i and z_j are the projections of its two views, and k goes over all 2N views of a
+micro-batch of all ranks: without accumulation, of the global batch. `alignment`, the mean cosine of two views, is what is
+evaluated; how good the representation is, shows when labels are learned from it (`start: {weights: RUN, fresh: [head]}`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from distdl.ways.way import Way
 
 class Contrastive(Way):
     primary: str = "alignment"
+    better = "higher"
     batch_coupled = True
 
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
@@ -34,7 +35,8 @@ class Contrastive(Way):
         one, two = self.views(batch)  # (B, D)
         mine = torch.cat([one, two])  # (2B, D)
         everyones, first = gathered(mine), rank() * len(mine)  # (2N, D)
-        cosines = mine @ everyones.T / self.settings.temperature  # (2B, 2N)
+        with torch.autocast(mine.device.type, enabled=False):
+            cosines = mine @ everyones.T / self.settings.temperature  # (2B, 2N)
         n, own = len(one), first + torch.arange(len(mine), device=mine.device)
         cosines = cosines.scatter(1, own[:, None], float("-inf"))  # not with itself
         partner = torch.cat([own[n:], own[:n]])

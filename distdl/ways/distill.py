@@ -7,12 +7,14 @@ T^2 keeps the soft gradients in the size of the hard ones when the temperature c
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.checkpoint.layout import MANIFEST
 from distdl.checkpoint.load import Checkpoint
 from distdl.config import Config
 from distdl.errors import InputError
@@ -47,24 +49,33 @@ class Distill(Way):
         return teacher.to(device).logits(batch).float()  # type: ignore[no-any-return]
 
     def ready(self, config: Config) -> None:
-        told = _teacher_config(config)
+        told, checkpoint = _teacher(config)
         teacher = build(told.model)
-        checkpoint = Checkpoint(checkpoint_of(find_run(self.settings.teacher, config.runs), self.settings.which))
-        checkpoint.load_weights(teacher)
+        Checkpoint(checkpoint).load_weights(teacher)
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     @classmethod
     def others_read(cls, config: Config) -> dict[str, dict[str, Any]]:
-        told = _teacher_config(config)
+        told, _ = _teacher(config)
         family, where = load_family(told.model["family"]), f"way.teacher = {cls.settings.teacher!r}"
-        if not issubclass(family, Classifier):
+        columns = family.columns(model_config(told.model))
+        if (
+            not issubclass(family, Classifier)
+            or "label" not in columns
+            or getattr(told.way, "name", "") == "contrastive"
+        ):
             raise InputError(f"{where} is a {told.family}, which gives no classes", fix="the run of a classifier")
         theirs, ours = (getattr(model_config(c.model), "classes", None) for c in (told, config))
         if theirs != ours:
             raise InputError(f"{where} knows {theirs} classes and the model has {ours}", fix=f"model.classes={theirs}")
-        return {f"the teacher, a {told.family},": family.columns(model_config(told.model))}
+        return {f"the teacher, a {told.family},": columns}
 
 
-def _teacher_config(config: Config) -> Config:
+def _teacher(config: Config) -> tuple[Config, Path]:
+    """The config of the teacher's run and its checkpoint. Raises InputError."""
     assert config.way is not None and config.way.name == "distill"
-    return saved_config(find_run(config.way.teacher, config.runs))
+    place = Path(config.way.teacher)
+    if (place / MANIFEST).is_file():  # runs/NAME/checkpoints/step_N
+        return saved_config(find_run(str(place.absolute().parent.parent), config.runs)), place
+    run = find_run(config.way.teacher, config.runs)
+    return saved_config(run), checkpoint_of(run, config.way.which)

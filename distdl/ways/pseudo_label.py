@@ -8,13 +8,16 @@ The threshold is that of Sohn et al. 2020 (FixMatch); 0 takes every answer, as i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.config import Config
 from distdl.learner import Batch
 from distdl.metrics import Metrics, mean
-from distdl.ways.way import Way
+from distdl.ways.way import Way, refuse_other_loss
 
 
 class PseudoLabel(Way):
@@ -27,6 +30,11 @@ class PseudoLabel(Way):
         weight = known.to(logits.dtype) + trusted * self.weight(step)
         losses = F.cross_entropy(logits, torch.where(known, label, guess), reduction="none")
         return (weight * losses).mean(), {"pseudo_labelled": mean(trusted.float())}
+
+    @classmethod
+    def others_read(cls, config: Config) -> dict[str, dict[str, Any]]:
+        refuse_other_loss(config)
+        return {}
 
     def weight(self, step: int) -> float:
         """Weight of a sample without a label at a step."""

@@ -29,6 +29,38 @@ class Weights(NamedTuple):
     read: Callable[[str], Tensor]
 
 
+def located(config: Config, before: RunFolder | None = None, learns: bool = True) -> Config:
+    """The config for workers that may start in another folder: what `start.weights` and `way.teacher` name, as absolute
+    paths of checkpoints, chosen once for all of them. Raises InputError where one is not there.
+
+    `before`: the run's folder, if it continues: it has left its start behind, and keeps its teacher as it was. Without
+    `learns`, nobody asks the teacher.
+    """
+    start, way = config.start, config.way
+    trained = before is not None and bool(checkpoints(before.checkpoints))
+    if start and start.weights:
+        place = None if trained or not learns else _absolute(start.weights, config.runs, start.which)
+        start = start.model_copy(update={"weights": place, "which": "latest", "fresh": start.fresh if place else ()})
+    if way and way.name == "distill":
+        planned = ((before.read("plan.json") or {}) if before and trained else {}).get("config", {}).get("way") or {}
+        kept = planned.get("teacher", "")
+        if not learns:
+            way = None
+        else:
+            place = kept if (Path(kept) / MANIFEST).is_file() else _absolute(way.teacher, config.runs, way.which)
+            way = way.model_copy(update={"teacher": place, "which": "latest"})
+    return config.model_copy(update={"start": start, "way": way})
+
+
+def _absolute(place: str, runs: str, which: str) -> str:
+    """The checkpoint folder or file that a place names."""
+    path = Path(place)
+    direct = path.suffix == ".safetensors" or (path / MANIFEST).is_file()
+    if direct and which != "latest":
+        raise InputError(f"{place} is one checkpoint: there is no {which} of it", fix="which: latest, or name the run")
+    return str((path if direct else checkpoint_of(find_run(place, runs), which)).absolute())
+
+
 def carry_over(learner: Learner, config: Config) -> None:
     """Puts the weights that `start.weights` names into a learner with fresh ones. Raises InputError where they differ."""
     assert config.start and config.start.weights
@@ -56,6 +88,7 @@ def freeze(learner: Learner, patterns: Iterable[str]) -> None:
             raise InputError(f"start.freeze: no parameter fits {pattern!r}", allowed=_some(named))
         for name in found:
             named[name].requires_grad_(False)
+            named[name].distdl_frozen = True  # type: ignore[attr-defined]
     if not any(p.requires_grad for p in named.values()):
         raise InputError("start.freeze: nothing is left to learn", fix="leave the last layer out")
     learner.frozen = tuple(
@@ -95,7 +128,10 @@ def open_weights(place: str, runs: str, which: str = "latest") -> Weights:
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise InputError(f"start.weights: there is no file {path}")
-        file = safe_open(str(path), framework="pt")
+        try:
+            file = safe_open(str(path), framework="pt")
+        except Exception as error:  # safetensors has an exception of its own that it does not export
+            raise InputError(f"start.weights: {path} cannot be read: {error}") from None
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         return Weights(str(path), shapes, file.get_tensor)
     folder = path if (path / MANIFEST).is_file() else checkpoint_of(find_run(place, runs), which)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from distdl.config import Config
+from distdl.errors import InputError
 from distdl.nn.classifier import Classifier
 
 
@@ -23,3 +24,12 @@ class Way(Classifier):
     def others_read(cls, config: Config) -> dict[str, dict[str, Any]]:
         """Who else reads columns of the data set -> the columns. Raises InputError where the way cannot be gone."""
         return {}
+
+
+def refuse_other_loss(config: Config) -> None:
+    """Raises InputError where the family would be told a loss that a way with a cross entropy of its own does not take."""
+    loss = config.model.get("loss", "default")
+    if loss not in ("default", "cross_entropy"):
+        assert config.way is not None
+        what = f"way {config.way.name} takes the cross entropy, and model.loss is {loss!r}"
+        raise InputError(what, fix="model.loss: default")

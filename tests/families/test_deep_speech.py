@@ -125,7 +125,7 @@ def test_the_search_sums_where_the_best_path_cannot() -> None:
 
 
 def test_error_rates_are_edits_per_label_and_per_word(monkeypatch: Any) -> None:
-    assert errors([[1], [2, 2]], [[1, 2], [2]])[:] == (2.0, 3.0)
+    assert errors([[1], [2, 2]], [[1, 2], [2]], torch.zeros(1))[:] == (2.0, 3.0)
     learner, batch = made({**BASE, "beam": 4}), batch_of()  # wanted: 1_2, 2, 12 (0 parts words)
     paths = torch.tensor([[1, 0, 1, 3, 3, 3], [2, 2, 2, 3, 3, 3], [1, 0, 2, 3, 3, 3]])
     log_y = (10.0 * F.one_hot(paths, 4)).log_softmax(-1)

@@ -1,4 +1,5 @@
-"""Deng & Platt 2014: stacked posteriors are better than the members (18.2 % phone errors on TIMIT)."""
+"""Deng & Platt 2014: stacked posteriors are better than the members (18.2 % phone errors on TIMIT). Here: than their mean;
+a plain average of the posteriors came out as good as the stack, and the margins were set after a trial."""
 
 from functools import cache
 

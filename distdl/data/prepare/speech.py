@@ -14,6 +14,7 @@ import io
 import re
 import wave
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from distdl.data.manifest import Column
 from distdl.data.prepare._shared import Prepared, Rows
 from distdl.errors import InputError
 
+LARGEST_BYTES = 8 * 2**30
+"""Recordings of a data set, unpacked."""
 NAME = re.compile(r"([^_/\\]+)_([^_/\\]+)_(\d+)\.wav$")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
@@ -124,9 +127,11 @@ def _read(path: str) -> tuple[list[Recording], int]:
     files: dict[str, bytes] = {}
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            files = {name: archive.read(name) for name in archive.namelist() if NAME.search(name)}
+            files = _unpacked(archive, path)
     elif Path(path).is_dir():
-        files = {str(file): file.read_bytes() for file in Path(path).rglob("*.wav") if NAME.search(str(file))}
+        found = sorted(file for file in Path(path).rglob("*.wav") if NAME.search(str(file)))
+        _refuse_size(path, [file.stat().st_size for file in found])
+        files = {str(file): file.read_bytes() for file in found}
     else:
         raise InputError(f"there is no folder or zip {path}", fix="check the path")
     if not files:
@@ -143,13 +148,29 @@ def _read(path: str) -> tuple[list[Recording], int]:
     return recordings, rates[first]
 
 
+def _unpacked(archive: zipfile.ZipFile, path: str) -> dict[str, bytes]:
+    members = [info for info in archive.infolist() if NAME.search(info.filename)]
+    _refuse_size(path, [info.file_size for info in members])
+    try:
+        return {info.filename: archive.read(info) for info in members}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path} cannot be unpacked: {error}") from error
+
+
+def _refuse_size(path: str, sizes: list[int]) -> None:
+    """What is read is held in memory, and a zip may say little and hold much."""
+    if sum(sizes) > LARGEST_BYTES:
+        what = f"the recordings of {path} have {sum(sizes) / 2**30:.1f} GiB"
+        raise InputError(what, allowed=f"{LARGEST_BYTES / 2**30:.0f} GiB", fix="prepare them in parts")
+
+
 def _sound(content: bytes, name: str) -> tuple[np.ndarray, int]:
     """16-bit PCM -> samples in -1..1, and how many there are in a second."""
     try:
         with wave.open(io.BytesIO(content)) as file:
             form, rate = (file.getsampwidth(), file.getnchannels()), file.getframerate()
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2" if form[0] == 2 else "u1")
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, ValueError) as error:
         raise InputError(f"{name} is no WAV file: {error}") from error
     if form != (2, 1):
         what = f"{name} has {8 * form[0]} bits and {form[1]} channels"
@@ -196,7 +217,7 @@ def _strings(recordings: list[Recording], rate: int, options: Options, place: in
 def _label(string: list[Recording], words: list[str], options: Options) -> list[int]:
     if not options.spell:
         return [words.index(r.word) for r in string]
-    names = [DIGITS[int(r.word)] if r.word in "0123456789" else r.word.lower() for r in string]
+    names = [DIGITS[int(r.word)] if r.word in tuple("0123456789") else r.word.lower() for r in string]
     if foreign := set("".join(names)) - set(LETTERS):
         raise InputError(f"the words have the letters {sorted(foreign)}", allowed="a to z and '", fix="spell=false")
     return [LETTERS.index(letter) for letter in " ".join(names)]

@@ -82,6 +82,8 @@ def prepare(options: Options) -> Prepared:
         raise InputError(what, allowed=f"{2**16} words and {NONE - 1} labels", fix="vocabulary=65536, or fewer labels")
     longest = options.longest or max(len(leaves(tree)) for tree in trees + held_out)
     nodes = 2 * longest - 1
+    if nodes > 2**15:
+        raise InputError(f"a sentence has {longest} words", allowed="16,384", fix="longest=100 leaves longer ones out")
     columns = {
         "word": Column("uint16", (nodes,)),
         "children": Column("int16", (nodes, 2)),
@@ -134,6 +136,9 @@ def row(tree: Tree, words: dict[str, int], labels: dict[str, int], nodes: int) -
         return len(found) - 1
 
     visit(tree)
+    if found[-1][0] >= NONE:
+        what = f"a tree of {next(first)} words is {found[-1][0]} levels high"
+        raise InputError(what, allowed=f"{NONE - 1} levels", fix="longest=100 leaves long sentences out")
     order = sorted(range(len(found)), key=lambda i: found[i][:2])
     place = {old: new for new, old in enumerate(order)}
     made: dict[str, np.ndarray] = {
@@ -158,7 +163,10 @@ def _read(path: str, options: Options) -> list[Tree]:
         text = b"".join(read_blocks(path)).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from error
-    found = [tree for tree in parse(text, path, options.lower) if not 0 < options.longest < len(leaves(tree))]
+    try:
+        found = [tree for tree in parse(text, path, options.lower) if not 0 < options.longest < len(leaves(tree))]
+    except RecursionError:
+        raise InputError(f"{path} holds a tree of a thousand levels or more", allowed=f"{NONE - 1} levels") from None
     if not found:
         what = f"{path} holds no tree" + (f" of {options.longest} words or fewer" if options.longest else "")
         raise InputError(what, allowed="trees such as (3 (2 a) (3 (3 good) (2 plot)))")

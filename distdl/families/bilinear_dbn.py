@@ -1,0 +1,244 @@
+"""Bilinear deep belief network: matrices of units, begun by a discriminant projection (Zhong, Liu & Liu 2011).
+
+    Y_l = s(A_l : Y_{l-1} + B_l),  Y_0 = the picture, Y_l of p x q units; A_l holds a weight for every pair of units of two
+          layers (second order), learned by contrastive divergence as in dbn
+    A_1 begins as the bilinear projection A_1 : X = U^T X V, that is as the Kronecker product U x V, where U, V maximise
+          J(U, V) = sum_{iji'j'} D_{iji'j'} (U U^T)_{ii'} (V V^T)_{jj'},    U^T U = V^T V = 1
+          D = alpha S_b / tr S_b - (1 - alpha) S_w / tr S_w                 scatter between and within the labelled classes
+          by turns: the eigenvectors U of the largest eigenvalues given V, then V given U; B_1 centres the projections
+    logits = W_out Y_L + b_out,  fine-tuned by cross entropy through all layers
+
+Three phases: `gather_steps` that only add up the scatter of the labelled rows; `pretrain_steps` for each of the players
+`layer0`, `layer1`, ... without labels; then the player `classifier`, whose hidden layers begin as they are. As in dbn, the
+loss of the second phase, a gap of free energies, is no measure of progress. The paper makes the first layer as large as J
+has positive eigenvalues; here `hidden` is the size, and `positive_rows` and `positive_columns` are logged to choose it by.
+784-576-441-361-10 (24 x 24, 21 x 21, 19 x 19): the classifier has 869,799 parameters, the machines 452,944, 255,033 and
+160,003.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distdl.learner import Batch, Column, Learner, Verbs, bare
+from distdl.metrics import Metrics, mean
+from distdl.nn.images import to_unit
+from distdl.nn.noise import bernoulli
+
+
+@dataclass(frozen=True)
+class Config:
+    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (28, 28)
+    """Height and width of a picture of one channel."""
+    hidden: Annotated[
+        tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...], Field(min_length=1)
+    ] = (
+        (24, 24),
+        (21, 21),
+        (19, 19),
+    )
+    """Rows and columns of units of each hidden layer; the first has no more of them than the picture."""
+    classes: Annotated[int, Field(gt=1)] = 10
+    """Number of classes."""
+    gather_steps: Annotated[int, Field(ge=0)] = 120
+    """Steps that gather the scatter for the first layer's projection; 0: it begins with small random weights as in dbn."""
+    between: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share alpha of the scatter between classes in J; the rest is that within."""
+    pretrain_steps: Annotated[int, Field(ge=0)] = 720
+    """Steps that each layer learns without labels before the next; 0: fine-tune from random weights at once."""
+    k: Annotated[int, Field(gt=0)] = 1
+    """Steps of Gibbs sampling in contrastive divergence."""
+    label_every: Annotated[int, Field(gt=0)] = 1
+    """Use the label of one row in so many (row numbers it divides), to learn from few labels; 1: all."""
+
+    def __post_init__(self) -> None:
+        (height, width), (rows, columns) = self.image, self.hidden[0]
+        if self.gather_steps and (rows > height or columns > width):
+            raise ValueError(
+                f"hidden begins with {rows} x {columns} units, but a picture of {height} x {width} has no more projections"
+                " than pixels each way; choose fewer, or gather_steps: 0"
+            )
+
+
+class Machine(nn.Module):
+    """A restricted Boltzmann machine between two matrices of units, which it sees row by row as vectors.
+
+    Its forward is the loss whose gradient is contrastive divergence (see rbm)."""
+
+    def __init__(self, below: tuple[int, int], above: tuple[int, int], k: int) -> None:
+        super().__init__()
+        visible, hidden, self.k = math.prod(below), math.prod(above), k
+        self.weight = nn.Parameter(0.01 * torch.randn(hidden, visible))  # (p * q, m * n)
+        self.visible_bias = nn.Parameter(torch.zeros(visible))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+
+    def up(self, v: Tensor) -> Tensor:
+        """P(h=1|v): (B, m * n) -> (B, p * q)."""
+        return torch.sigmoid(F.linear(v, self.weight, self.hidden_bias))
+
+    def down(self, h: Tensor) -> Tensor:
+        """P(v=1|h): (B, p * q) -> (B, m * n)."""
+        return torch.sigmoid(h @ self.weight + self.visible_bias)
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """(B, m * n) -> (B,) nats."""
+        return -(v @ self.visible_bias) - F.softplus(F.linear(v, self.weight, self.hidden_bias)).sum(-1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        with torch.no_grad():
+            model = v
+            for _ in range(self.k):
+                model = self.down(bernoulli(self.up(model)))
+        return (self.free_energy(v) - self.free_energy(model)).mean()
+
+
+class BilinearDBN(Learner):
+    players: ClassVar[tuple[str, ...]] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
+    primary, better = "accuracy", "higher"
+    learns = "contrastive divergence, then back-propagation"
+    # Not zero3: machines below the one that learns are called outside their wrapper, where their weights are sharded.
+    layouts = frozenset({"torch", "zero0", "zero1", "zero2"})
+    counts: Tensor
+    sums: Tensor
+    products: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.planes = [config.image, *config.hidden]
+        self.gather_steps = config.gather_steps if config.pretrain_steps else 0
+        self.stack = tuple(f"layer{i}" for i in range(len(config.hidden)))
+        self.players = (*self.stack, "classifier")  # type: ignore[misc]
+        hidden: list[nn.Module] = []
+        for name, (below, above) in zip(self.stack, itertools.pairwise(self.planes)):
+            setattr(self, name, Machine(below, above, config.k))
+            hidden += [nn.Linear(math.prod(below), math.prod(above)), nn.Sigmoid()]
+        self.classifier = nn.Sequential(*hidden, nn.Linear(math.prod(self.planes[-1]), config.classes))
+        # What the labelled pictures add up to: each class's number and sum, and the products of all.
+        pixels = math.prod(config.image)
+        self.register_buffer("counts", torch.zeros(config.classes, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(config.classes, pixels, dtype=torch.float64))
+        self.register_buffer("products", torch.zeros(pixels, pixels, dtype=torch.float64))
+
+    @staticmethod
+    def columns(config: Config) -> dict[str, Column]:
+        return {"image": Column((1, *config.image)), "label": Column(())}
+
+    def machines(self) -> list[Machine]:
+        """The stack, from the pixels up, without the engine's wrappers."""
+        return [bare(getattr(self, name)) for name in self.stack]  # type: ignore[misc]
+
+    def samples(self, batch: Batch) -> Tensor:
+        return to_unit(batch["image"]).flatten(1).to(self.machines()[0].weight.dtype)  # (B, V)
+
+    def labelled(self, batch: Batch) -> Tensor:
+        return batch["id"] % self.config.label_every == 0  # (B,)
+
+    def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
+        if step < self.gather_steps:
+            return self.gather(batch, engine)
+        told: Metrics = {}
+        if step == self.gather_steps > 0:  # again in each micro-batch, which changes nothing: the optimizer steps last
+            weights, told = self.projected()
+            engine.assign("layer0", weights)
+        depth, steps, step = len(self.stack), self.config.pretrain_steps, step - self.gather_steps
+        if step < depth * steps:
+            return {**self.pretrain(self.samples(batch), step // steps, engine), **told}
+        if steps and step == depth * steps:
+            engine.assign("classifier", self.unrolled())
+        return self.fine_tune(batch, engine)
+
+    @torch.no_grad()
+    def gather(self, batch: Batch, engine: Verbs) -> Metrics:
+        """Adds the labelled pictures of all ranks to the scatter; no weight moves."""
+        v, chosen = self.samples(batch), self.labelled(batch)
+        x = v[chosen].double()  # (b, V); b may be 0
+        member = F.one_hot(batch["label"][chosen].long(), self.config.classes).double()  # (b, K)
+        self.counts += engine.all_sum(member.sum(0))
+        self.sums += engine.all_sum(member.T @ x)
+        self.products += engine.all_sum(x.T @ x)
+        machine = self.machines()[0]
+        return {"loss": mean((v - machine.down(machine.up(v))).square())}
+
+    @torch.no_grad()
+    def projected(self) -> tuple[dict[str, Tensor], Metrics]:
+        """The first machine as the discriminant projection of pictures less their mean, and how many would do."""
+        scatter = discriminant(self.counts, self.sums, self.products, self.config.between)
+        u, v, positive = projection(scatter.view(*self.planes[0], *self.planes[0]), self.planes[1])
+        weight = torch.kron(u, v).T  # (p * q, m * n)
+        centre = weight @ self.sums.sum(0) / self.counts.sum().clamp(min=1)
+        machine = self.machines()[0]
+        told = {
+            f"positive_{name}": mean(self.counts.new_tensor(float(n))) for name, n in zip(("rows", "columns"), positive)
+        }
+        return {"weight": weight.to(machine.weight), "hidden_bias": -centre.to(machine.weight)}, told
+
+    def pretrain(self, v: Tensor, layer: int, engine: Verbs) -> Metrics:
+        """Contrastive divergence in one machine, on what those below make of the samples."""
+        machines = self.machines()
+        with torch.no_grad():
+            for machine in machines[:layer]:
+                v = machine.up(v)
+            error = (v - machines[layer].down(machines[layer].up(v))).square()
+        gap = getattr(self, self.stack[layer])(v)
+        engine.minimize(gap, self.stack[layer])
+        return {"loss": mean(gap), f"reconstruction_{self.stack[layer]}": mean(error)}
+
+    def unrolled(self) -> dict[str, Tensor]:
+        """The machines' recognition weights under the names of the classifier's hidden layers."""
+        weights: dict[str, Tensor] = {}
+        for i, machine in enumerate(self.machines()):
+            weights[f"{2 * i}.weight"] = machine.weight.detach()
+            weights[f"{2 * i}.bias"] = machine.hidden_bias.detach()
+        return weights
+
+    def fine_tune(self, batch: Batch, engine: Verbs) -> Metrics:
+        """Cross entropy of the labelled rows, over their expected number: the same however the batch is cut."""
+        chosen = self.labelled(batch)
+        logits = self.classifier(self.samples(batch)[chosen])  # (b, K); b may be 0
+        total = F.cross_entropy(logits, batch["label"][chosen].long(), reduction="sum")
+        loss = total / (len(chosen) / self.config.label_every)
+        engine.minimize(loss, "classifier")
+        return {"loss": mean(loss)}
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Metrics:
+        logits, label = bare(self.classifier)(self.samples(batch)), batch["label"].long()
+        losses = F.cross_entropy(logits, label, reduction="none")
+        return {"accuracy": mean((logits.argmax(-1) == label).float()), "cross_entropy": mean(losses)}
+
+
+def discriminant(counts: Tensor, sums: Tensor, products: Tensor, between: float) -> Tensor:
+    """D (V, V) of each class's number (K,) and sum (K, V), and the products of all rows (V, V)."""
+    seen = counts > 0
+    number = counts[seen, None]
+    means = sums[seen] / number  # (K, V)
+    away = means - sums.sum(0) / counts.sum()
+    among, within = away.T @ (away * number), products - means.T @ (means * number)
+    share = [scatter / scatter.trace().clamp(min=1e-12) for scatter in (among, within)]
+    return between * share[0] - (1 - between) * share[1]
+
+
+def projection(d: Tensor, size: tuple[int, int], rounds: int = 10) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """U (m, p), V (n, q) with orthonormal columns that make J of D (m, n, m, n) large, and its positive eigenvalues."""
+    v = torch.eye(d.shape[1], dtype=d.dtype, device=d.device)
+    for _ in range(rounds):
+        u, rows = leading(torch.einsum("ijkl,jl->ik", d, v @ v.T), size[0])
+        v, columns = leading(torch.einsum("ijkl,ik->jl", d, u @ u.T), size[1])
+    return u, v, (rows, columns)
+
+
+def leading(matrix: Tensor, count: int) -> tuple[Tensor, int]:
+    """Eigenvectors of the largest eigenvalues as columns, each with its largest entry positive; how many are positive."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    vectors = vectors.flip(-1)[:, :count]
+    signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return vectors * signs, int((values > 1e-12).sum())
