@@ -81,6 +81,7 @@ def test_it_beats_the_network_that_learned_all_tasks_jointly(small_data: Path) -
     for inner_steps in (2, 0):
         values = contract_config("maml", small_data, train__steps=600)
         values["model"] = values["model"] | {"inner_steps": inner_steps}
+        values["optimizer"] = {"name": "adam", "lr": 3e-3}
         run = Rehearsal(values)
         run.train(600)
         error[inner_steps] = run.evaluate()["query_error"]
