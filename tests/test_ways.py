@@ -304,6 +304,7 @@ def test_a_run_goes_on_and_is_evaluated_without_what_it_began_with(
         ({"weights": "nowhere"}, {}, "there is no run 'nowhere'"),
         ({"weights": "x.safetensors"}, {}, "there is no file"),
         ({"weights": "first"}, {"hidden": [12, 9]}, "net.2.weight is [8, 12] there and [9, 12] in the model"),
+        ({"weights": "first"}, {"activation": "tanh"}, "was trained with model.activation=relu, and here it is tanh"),
         ({"weights": "first"}, {"hidden": [12]}, "net.4.bias is in the weights alone"),
         ({"weights": "first", "fresh": ["haed.*"]}, {}, "start.fresh: no name fits 'haed.*'"),
         ({"weights": "first", "fresh": ["*"]}, {}, "leaves nothing to carry over"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -27,6 +27,12 @@ class Weights(NamedTuple):
     place: str
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
+    model: Mapping[str, Any]
+    """The `model:` section that they were trained with; {} where a file does not tell."""
+
+
+INVISIBLE = ("heads", "activation", "norm", "cell")
+"""Fields of a model that change what its weights mean, and perhaps none of their shapes."""
 
 
 def located(config: Config, before: RunFolder | None = None, learns: bool = True) -> Config:
@@ -65,6 +71,7 @@ def carry_over(learner: Learner, config: Config) -> None:
     """Puts the weights that `start.weights` names into a learner with fresh ones. Raises InputError where they differ."""
     assert config.start and config.start.weights
     source = open_weights(config.start.weights, config.runs, config.start.which)
+    _refuse_other_meaning(source, config)
     mine = _named(learner)
     names = carried(source, {name: tuple(t.shape) for name, t in mine.items()}, config.start)
     with torch.no_grad():
@@ -76,7 +83,18 @@ def check(learner: Learner, config: Config) -> None:
     """Raises InputError where the weights do not fit, or where a pattern of `start` says nothing. Reads no tensor."""
     if config.start and config.start.weights:
         source = open_weights(config.start.weights, config.runs, config.start.which)
+        _refuse_other_meaning(source, config)
         carried(source, {name: tuple(t.shape) for name, t in _named(learner).items()}, config.start)
+
+
+def _refuse_other_meaning(source: Weights, config: Config) -> None:
+    if source.model.get("family") != config.model["family"]:
+        return
+    for key in INVISIBLE:
+        there, here = source.model.get(key), config.model.get(key)
+        if there != here and key in source.model and key in config.model:
+            what = f"start.weights: {source.place} was trained with model.{key}={there}, and here it is {here}"
+            raise InputError(what, fix=f"model.{key}={there}")
 
 
 def freeze(learner: Learner, patterns: Iterable[str]) -> None:
@@ -133,12 +151,13 @@ def open_weights(place: str, runs: str, which: str = "latest") -> Weights:
         except Exception as error:  # safetensors has an exception of its own that it does not export
             raise InputError(f"start.weights: {path} cannot be read: {error}") from None
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        return Weights(str(path), shapes, file.get_tensor)
+        return Weights(str(path), shapes, file.get_tensor, {})
     folder = path if (path / MANIFEST).is_file() else checkpoint_of(find_run(place, runs), which)
     checkpoint = Checkpoint(folder)
     kinds = {name.partition("/")[2]: name for name in checkpoint.tensors if not name.startswith("optimizer/")}
     shapes = {name: tuple(checkpoint.tensors[full]["shape"]) for name, full in kinds.items()}
-    return Weights(str(folder), shapes, lambda name: checkpoint.read(kinds[name]))
+    model = checkpoint.manifest.get("model") or {}
+    return Weights(str(folder), shapes, lambda name: checkpoint.read(kinds[name]), model)
 
 
 def checkpoint_of(run: RunFolder, which: str) -> Path:
