@@ -128,7 +128,7 @@ def test_the_events(fenced: RunFolder) -> None:
 def saved_by(folder: RunFolder, step: int) -> tuple[Path, int]:
     engine = SimpleNamespace(
         rank=0,
-        plan=SimpleNamespace(world=1, model=SimpleNamespace(family="mlp"), config={"model": {}}),
+        plan=SimpleNamespace(world=1, model=SimpleNamespace(family="mlp"), config={"model": {"family": "mlp"}}),
         tensors=lambda: iter([("weights/w", torch.full((3,), float(folder.attempt.number)))]),
         holders=lambda name: SimpleNamespace(size=1, index=0),
     )
