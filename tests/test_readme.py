@@ -51,6 +51,7 @@ AFTER_ANOTHER = {"distill": "way=null", "fine_tune": "start=null", "from_masked_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_config_is_executed(tmp_path: Path, small_data: Path) -> None:
     """Shortened to six steps; what a family is worth in full is in benchmarks/results/acceptance.md."""
     short = ["train.steps=6", "train.epochs=null", "runtime.kind=local", "track.enabled=false"]
@@ -89,6 +90,7 @@ def test_every_config_can_be_planned_as_it_stands(path: Path, small_data: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_readme_command_is_executed(tmp_path: Path) -> None:
     """In the order of the README, in a folder that has what a clone has."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")

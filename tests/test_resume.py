@@ -70,6 +70,7 @@ def interrupt_and_compare(cases: dict[str, dict[str, Any]], folder: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_interrupted_and_resumed_is_bit_identical(digits: str, text: str, small_data: Path, tmp_path: Path) -> None:
     """Every family with its noise on, and every optimizer's state."""
     cases = family_runs(small_data)
