@@ -155,9 +155,8 @@ class DeepSpeedEngine(Engine):
 
         assert self.plan.deepspeed is not None
         ready_for_nvme(self.config)
-        for (
-            parameter
-        ) in net.parameters():  # DeepSpeed rounds them in half precision, and keeps no master of what is frozen
+        # DeepSpeed rounds weights in half precision, and keeps no master of what is frozen.
+        for parameter in net.parameters():
             if getattr(parameter, "distdl_frozen", False):
                 self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.noise import bernoulli
+from distdl.nn.rbm import RBM
 
 
 @dataclass(frozen=True)
@@ -68,38 +68,6 @@ class Config:
             )
 
 
-class Machine(nn.Module):
-    """A restricted Boltzmann machine between two matrices of units, which it sees row by row as vectors.
-
-    Its forward is the loss whose gradient is contrastive divergence (see rbm)."""
-
-    def __init__(self, below: tuple[int, int], above: tuple[int, int], k: int) -> None:
-        super().__init__()
-        visible, hidden, self.k = math.prod(below), math.prod(above), k
-        self.weight = nn.Parameter(0.01 * torch.randn(hidden, visible))  # (p * q, m * n)
-        self.visible_bias = nn.Parameter(torch.zeros(visible))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-
-    def up(self, v: Tensor) -> Tensor:
-        """P(h=1|v): (B, m * n) -> (B, p * q)."""
-        return torch.sigmoid(F.linear(v, self.weight, self.hidden_bias))
-
-    def down(self, h: Tensor) -> Tensor:
-        """P(v=1|h): (B, p * q) -> (B, m * n)."""
-        return torch.sigmoid(h @ self.weight + self.visible_bias)
-
-    def free_energy(self, v: Tensor) -> Tensor:
-        """(B, m * n) -> (B,) nats."""
-        return -(v @ self.visible_bias) - F.softplus(F.linear(v, self.weight, self.hidden_bias)).sum(-1)
-
-    def forward(self, v: Tensor) -> Tensor:
-        with torch.no_grad():
-            model = v
-            for _ in range(self.k):
-                model = self.down(bernoulli(self.up(model)))
-        return (self.free_energy(v) - self.free_energy(model)).mean()
-
-
 class BilinearDBN(Learner):
     players: ClassVar[tuple[str, ...]] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
     primary, better = "accuracy", "higher"
@@ -119,7 +87,7 @@ class BilinearDBN(Learner):
         self.players = (*self.stack, "classifier")  # type: ignore[misc]
         hidden: list[nn.Module] = []
         for name, (below, above) in zip(self.stack, itertools.pairwise(self.planes)):
-            setattr(self, name, Machine(below, above, config.k))
+            setattr(self, name, RBM(math.prod(below), math.prod(above), config.k))  # of matrices, row by row
             hidden += [nn.Linear(math.prod(below), math.prod(above)), nn.Sigmoid()]
         self.classifier = nn.Sequential(*hidden, nn.Linear(math.prod(self.planes[-1]), config.classes))
         # What the labelled pictures add up to: each class's number and sum, and the products of all.
@@ -132,7 +100,7 @@ class BilinearDBN(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column((1, *config.image)), "label": Column(())}
 
-    def machines(self) -> list[Machine]:
+    def machines(self) -> list[RBM]:
         """The stack, from the pixels up, without the engine's wrappers."""
         return [bare(getattr(self, name)) for name in self.stack]  # type: ignore[misc]
 

@@ -30,6 +30,7 @@ from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance
 from distdl.nn.images import to_unit
+from distdl.nn.sequence import reverse
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,6 @@ class Config:
 
 
 CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-
-
-def reverse(x: Tensor, frames: Tensor) -> Tensor:
-    """(B, T, D) with the first `frames` (B,) of each sample in reverse order; what follows them stays."""
-    t = torch.arange(x.shape[1], device=x.device)  # (T,)
-    order = torch.where(t < frames[:, None], frames[:, None] - 1 - t, t)  # (B, T)
-    return x.gather(1, order[:, :, None].expand_as(x))
 
 
 class BiRNN(Learner):

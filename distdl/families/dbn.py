@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.noise import bernoulli
+from distdl.nn.rbm import RBM
 
 
 @dataclass(frozen=True)
@@ -44,36 +44,6 @@ class Config:
     """Steps of Gibbs sampling in contrastive divergence."""
     label_every: Annotated[int, Field(gt=0)] = 1
     """Fine-tune with the label of one row in so many (row numbers it divides), to learn from few labels; 1: all."""
-
-
-class RBM(nn.Module):
-    """Restricted Boltzmann machine; its forward is the loss whose gradient is contrastive divergence (see rbm)."""
-
-    def __init__(self, visible: int, hidden: int, k: int) -> None:
-        super().__init__()
-        self.k = k
-        self.weight = nn.Parameter(0.01 * torch.randn(hidden, visible))  # (H, V)
-        self.visible_bias = nn.Parameter(torch.zeros(visible))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-
-    def up(self, v: Tensor) -> Tensor:
-        """P(h=1|v): (B, V) -> (B, H)."""
-        return torch.sigmoid(F.linear(v, self.weight, self.hidden_bias))
-
-    def down(self, h: Tensor) -> Tensor:
-        """P(v=1|h): (B, H) -> (B, V)."""
-        return torch.sigmoid(h @ self.weight + self.visible_bias)
-
-    def free_energy(self, v: Tensor) -> Tensor:
-        """(B, V) -> (B,) nats."""
-        return -(v @ self.visible_bias) - F.softplus(F.linear(v, self.weight, self.hidden_bias)).sum(-1)
-
-    def forward(self, v: Tensor) -> Tensor:
-        with torch.no_grad():
-            model = v
-            for _ in range(self.k):
-                model = self.down(bernoulli(self.up(model)))
-        return (self.free_energy(v) - self.free_energy(model)).mean()
 
 
 class DBN(Learner):

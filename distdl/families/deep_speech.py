@@ -26,6 +26,7 @@ from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam
 from distdl.nn.noise import Dropout
+from distdl.nn.sequence import reverse
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,6 @@ class BothWays(nn.Module):
             states.append(state)
         ahead, back = torch.stack(states, 2)  # (B, T, H) each
         return ahead + reverse(back, frames)
-
-
-def reverse(x: Tensor, frames: Tensor) -> Tensor:
-    """(B, T, D) with the first `frames` (B,) of each sample in reverse order; what follows them stays."""
-    t = torch.arange(x.shape[1], device=x.device)  # (T,)
-    order = torch.where(t < frames[:, None], frames[:, None] - 1 - t, t)  # (B, T)
-    return x.gather(1, order[:, :, None].expand_as(x))
 
 
 def errors(heard: list, wanted: list, like: Tensor) -> Mean:

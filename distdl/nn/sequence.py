@@ -82,3 +82,10 @@ class SequenceLearner(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         losses, metrics = self.losses(batch)
         return {"loss": mean(losses), **metrics}
+
+
+def reverse(x: Tensor, frames: Tensor) -> Tensor:
+    """(B, T, D) with the first `frames` (B,) of each sample in reverse order; what follows them stays."""
+    t = torch.arange(x.shape[1], device=x.device)  # (T,)
+    order = torch.where(t < frames[:, None], frames[:, None] - 1 - t, t)  # (B, T)
+    return x.gather(1, order[:, :, None].expand_as(x))

@@ -47,7 +47,7 @@ def learner_class(config: Config) -> type[Learner]:
 def assemble(config: Config) -> Learner:
     """A learner with fresh weights, drawn from torch's current generator; its frozen parts are frozen."""
     learner = learner_class(config)(model_config(config.model))
-    if isinstance(learner, Contrastive):
+    if config.way and WAYS[config.way.name].batch_coupled:
         learner.batch_coupled = True  # whatever the family says of itself
     if config.augment:
         learner.augmentation = Augmentation(config.augment)
