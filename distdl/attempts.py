@@ -41,8 +41,16 @@ class Attempt:
         return not self.number or self._file("fence").is_file()
 
     def taken_over(self) -> str:
-        """Which attempt took over, in words; '' while this is the newest. One open and one read. May raise OSError."""
-        if not self.number or not (content := self._file("fence").read_text(encoding="utf-8")):
+        """Which attempt took over, in words; '' while this is the newest. One open and one read. May raise OSError; raises
+        TrainingFailed where somebody has removed the folder."""
+        try:
+            content = self._file("fence").read_text(encoding="utf-8") if self.number else ""
+        except FileNotFoundError:
+            if self.folder.is_dir():
+                raise  # a file system that has not told this machine of it yet
+            what = f"{self.folder} was removed while the run trained, and nothing says who may write there"
+            raise TrainingFailed(f"{what}\n    fix: put the run's folder back, then start again") from None
+        if not content:
             return ""
         try:
             newer = json.loads(content)
@@ -75,7 +83,7 @@ def claim(run: Path) -> Attempt:
     """Takes the next number of a run. When it returns, every older attempt is fenced off."""
     folder = run / "attempts"
     folder.mkdir(exist_ok=True)
-    number = max((int(path.stem) for path in folder.glob("*.fence")), default=0)
+    number = max((int(path.stem) for path in folder.glob("*.fence") if path.stem.isdecimal()), default=0)
     while True:
         number += 1
         try:

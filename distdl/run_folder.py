@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from typing import Any
 from distdl.attempts import Attempt, claim
 from distdl.config import Config
 from distdl.config_load import config_from_dict, flatten
-from distdl.errors import InputError, Problem
+from distdl.errors import DataCorrupt, InputError, Problem
 from distdl.family_schema import is_file, relocated
+from distdl.files import publish, read_json, replace_json, sync
 
 MAY_CHANGE = (
     "checkpoint",
@@ -47,6 +47,13 @@ MAY_CHANGE_KEYS = (
     ("way", "which"),
 )
 
+CURES = {
+    "config.json": "start the run with its YAML, which lies beside it: distdl train RUN/config.yaml",
+    "plan.json": "start the run again (`distdl train --resume RUN`), which plans anew",
+    "summary.json": "start the run again (`distdl train --resume RUN`), which writes it anew",
+}
+"""What to do about a file of a run folder that is damaged."""
+
 
 class RunFolder:
     """Paths of a run, and its small JSON files. `attempt` is the number of the attempt that writes; 0: none, to read."""
@@ -58,18 +65,35 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.failures = self.path / "failures"
 
-    def read(self, name: str) -> Any:
-        """A JSON file of the folder, or None where it has none."""
-        file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, or None where it has none. Raises DataCorrupt, which names it, for a torn one."""
+        return read_json(self.path / name, CURES.get(name, ""))
+
+    def read_derived(self, name: str) -> dict[str, Any] | None:
+        """The same for a file that a run only tells of itself: a torn one is as good as none, since it is written again."""
+        try:
+            return self.read(name)
+        except DataCorrupt:
+            return None
+
+    def config_values(self) -> dict[str, Any] | None:
+        """The config that the run was last started with, as plain values; that of its plan.json where config.json is torn.
+
+        None where there is neither. Raises DataCorrupt where both are torn.
+        """
+        try:
+            return self.read("config.json")
+        except DataCorrupt as torn:
+            planned = (self.read_derived("plan.json") or {}).get("config")
+            if not isinstance(planned, dict):
+                raise torn from None
+            return planned
 
     def write(self, name: str, value: Any) -> None:
         """Replaces a JSON file of the folder in one step. Raises TakenOver where a newer attempt trains the run."""
         self.attempt.check()
         file = self.path / name
-        draft = file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
-        draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        os.replace(draft, file)
+        replace_json(file, value, self._draft(file))
 
     def keep(self, config: Config) -> Config:
         """Writes config.json, and the file of a family of the user's own beside it, for a run that goes on elsewhere and
@@ -78,20 +102,27 @@ class RunFolder:
         file = Path(model["family"])
         if model is not config.model and file != Path(config.model["family"]):  # first: config.json names it
             self.attempt.check()
-            draft = file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
+            draft = self._draft(file)
             shutil.copyfile(config.model["family"], draft)
-            os.replace(draft, file)
+            sync(draft)
+            publish(draft, file)
         values = config.model_dump(mode="json")
         self.write("config.json", values | {"model": relocated(config.model, ".")})
         return config.model_copy(update={"model": model})
 
     def failure_records(self) -> list[dict[str, Any]]:
         """What each worker that failed left behind: rank, time, message, exit_code, known, traceback."""
-        return [self.read(f"failures/{path.name}") for path in self.failures.glob("rank-*.json")]
+        found = [self.read_derived(f"failures/{path.name}") for path in sorted(self.failures.glob("rank-*.json"))]
+        return [record for record in found if record]
 
     def begin(self) -> None:
         """Takes the next attempt number; an older attempt that is still alive may write nothing from now on."""
         self.attempt = claim(self.path)
+        for draft in self.path.glob(".*.json.*.*"):  # of an older attempt that was killed, or may write no more
+            draft.unlink(missing_ok=True)
+
+    def _draft(self, file: Path) -> Path:
+        return file.with_name(f".{file.name}.{self.attempt.number}.{os.getpid()}")
 
     @contextmanager
     def locked(self, *, take_over: bool = False) -> Iterator[None]:
@@ -122,8 +153,9 @@ def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> R
     else:
         folder = RunFolder(max(taken)[1])
         refuse_other(folder, config)
-    if yaml_path and Path(yaml_path).is_file():
-        shutil.copyfile(yaml_path, folder.path / "config.yaml")
+    kept = folder.path / "config.yaml"
+    if yaml_path and Path(yaml_path).is_file() and not (kept.exists() and kept.samefile(yaml_path)):
+        shutil.copyfile(yaml_path, kept)
     return folder
 
 
@@ -145,12 +177,20 @@ def find_run(name: str, runs: str) -> RunFolder:
 
 def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
     """The config that a run was last started with, `key=value` arguments on top. Raises InputError."""
-    return config_from_dict(folder.read("config.json"), overrides, folder.path)
+    values = folder.config_values()
+    if values is None:
+        raise InputError(
+            f"{folder.path} holds no run: it has no config.json", fix="give the name of a run or its folder"
+        )
+    return config_from_dict(values, overrides, folder.path)
 
 
 def refuse_other(folder: RunFolder, config: Config) -> None:
     """Raises InputError where the folder's run learns something else than `config` says."""
-    if not folder.read("config.json"):
+    try:
+        if not folder.config_values():
+            return
+    except DataCorrupt:  # nothing is left to compare with but the checkpoint, which knows its model and its data
         return
     before = saved_config(folder)  # with the defaults of keys that came later
     old = dict(flatten(before.model_dump(mode="json") | {"model": relocated(before.model, ".")}))
@@ -177,6 +217,8 @@ def _numbered(root: Path, name: str) -> list[tuple[int, Path]]:
         number = path.name.removeprefix(f"{name}-")
         if not number.isdigit() or int(number) < 2:
             continue
-        if (RunFolder(path).read("config.json") or {}).get("name") == name:  # `lenet-5` may be a name of its own
+        if (RunFolder(path).read_derived("config.json") or {}).get(
+            "name"
+        ) == name:  # `lenet-5` may be a name of its own
             found.append((int(number), path))
     return found

@@ -80,13 +80,16 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     begin = time.time()
     clock = time.perf_counter()
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
-    stopped_before = bool(checkpoint and checkpoint.state["stopped"] and config.early_stopping)
-    end = (
-        start if stopped_before else train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
-    )
+    stopping = hooks.get("early_stopping")
+    stopping = stopping if isinstance(stopping, EarlyStopping) else None
+    if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
+        end = start
+    else:
+        end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
     source.close()
     if rank == 0:
-        _write_summary(run_, folder, start, end, begin, time.perf_counter() - clock)
+        spent = time.perf_counter() - clock
+        _write_summary(run_, folder, (start, end), (begin, spent), stopping)
 
 
 def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
@@ -224,8 +227,11 @@ def _restore(run_: Run, hooks: dict[str, Hook], checkpoint: Checkpoint | None) -
     return checkpoint.step
 
 
-def _write_summary(run_: Run, folder: RunFolder, start: int, end: int, began: float, train_s: float) -> None:
-    launch = folder.read("launch.json") or {"started": began}
+def _write_summary(
+    run_: Run, folder: RunFolder, steps: tuple[int, int], times: tuple[float, float], stopping: EarlyStopping | None
+) -> None:
+    (start, end), (began, train_s) = steps, times
+    launch = folder.read_derived("launch.json") or {"started": began}
     plan, spent = run_.plan, run_.seconds
     seconds = {
         "start-up": max(0.0, began - launch["started"]),
@@ -240,6 +246,7 @@ def _write_summary(run_: Run, folder: RunFolder, start: int, end: int, began: fl
             "steps": end,
             "steps_this_time": end - start,
             "stopped_early": end < plan.steps and not run_.paused,
+            "evaluations_without_improvement": stopping.waited if stopping else 0,
             "metrics": run_.evaluation[1] if run_.evaluation else {},
             "primary": plan.model.primary,
             "samples_per_s": (end - start) * plan.global_batch / max(seconds["data"] + seconds["compute"], 1e-9),

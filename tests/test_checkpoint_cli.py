@@ -113,7 +113,7 @@ def test_inspect_of_what_is_none(command: Command, tmp_path: Path, copy: Path) -
     assert gone.code == 2 and "there is no" in gone.stderr and "fix:" in gone.stderr
     (copy / STATE).write_text("{")
     damaged = command("checkpoint", "inspect", copy)
-    assert damaged.code == 1 and "state.json is missing or is not JSON" in damaged.stderr
+    assert damaged.code == 1 and f"{STATE} is damaged" in damaged.stderr
 
 
 # -- verify ------------------------------------------------------------------------------------------------------------
@@ -179,7 +179,8 @@ def test_tensors_that_are_missing_or_too_many_are_damage(command: Command, copy:
     assert command("checkpoint", "verify", copy).code == 0  # a weight less, but a whole
     rewrite(copy, lambda values: values.pop("weights/net.0.weight"))
     verify_says(command, copy, "optimizer/exp_avg/net.0.weight belongs to no weight")
-    edit(copy, lambda manifest: manifest["tensors"].update(more={"file": tensor_file(copy).name, "shape": []}))
+    extra = {"file": tensor_file(copy).name, "shape": [], "dtype": "float32"}
+    edit(copy, lambda manifest: manifest["tensors"].update(more=extra))
     verify_says(command, copy, "more is missing")
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distdl.checkpoint import layout
+from distdl import files
 from distdl.checkpoint import save as saving
 from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum, seal, step_folder
 from distdl.checkpoint.load import Checkpoint, latest
@@ -55,7 +55,15 @@ def learn(engine: TorchEngine, start: int, steps: int) -> None:
 
 def state_of(step: int, **more: Any) -> dict[str, Any]:
     data = {"position": 16 * step, "seed": 2**62 + 1}
-    return {"step": step, "stopped": False, "data": data, "optimizer_steps": {"learner": step}, "primary": None, **more}
+    return {
+        "step": step,
+        "stopped": False,
+        "data": data,
+        "optimizer_steps": {"learner": step},
+        "hooks": {},
+        "primary": None,
+        **more,
+    }
 
 
 def write(folder: Path, engine: TorchEngine, step: int, **more: Any) -> Path:
@@ -330,6 +338,57 @@ def test_latest_falls_back_over_a_maimed_manifest(folder: Path, trained: TorchEn
     assert found is not None and found.step == 3 and len(warnings) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(files=[]), "files is list, not dict"),
+        (lambda m: m.update(version="9"), "version is str, not int"),
+        (lambda m: m.update(step=True), "step is bool, not int"),
+        (lambda m: m["files"].update({STATE: "x"}), f"files: {STATE}: a str stands where a mapping should"),
+        (lambda m: m["files"][STATE].update(bytes="7"), f"files: {STATE}: bytes is str, not int"),
+        (lambda m: m["tensors"].update({"weights/x": {"file": 3}}), "tensors: weights/x: file is int, not str"),
+    ],
+)
+def test_latest_falls_back_over_a_sealed_manifest_of_wrong_types(
+    folder: Path, trained: TorchEngine, change: Any, says: str
+) -> None:
+    edit(write(folder, trained, 10), change)
+    found, warnings = latest(folder)
+    assert found is not None and found.step == 3 and says in warnings[0] and step_folder(10) in warnings[0]
+
+
+@pytest.mark.parametrize("state", ["[1]", "{}", '{"step": 10, "stopped": 0}'])
+def test_latest_falls_back_over_a_state_of_wrong_types(folder: Path, trained: TorchEngine, state: str) -> None:
+    path = write(folder, trained, 10)
+    (path / STATE).write_text(state)
+    size, xxh3 = (path / STATE).stat().st_size, checksum(path / STATE)
+    edit(path, lambda m: m["files"].update({STATE: {"bytes": size, "xxh3": xxh3}}))
+    found, warnings = latest(folder)
+    assert found is not None and found.step == 3 and STATE in warnings[0]
+
+
+def test_a_checkpoint_that_was_renamed_is_not_believed(folder: Path, trained: TorchEngine) -> None:
+    """It is neither continued from as the newest, nor the best, nor does a sound one go in its stead."""
+    write(folder, trained, 10, primary=0.7)
+    write(folder, trained, 20, primary=0.9).rename(folder / step_folder(90))
+    found, warnings = latest(folder)
+    assert found is not None and found.step == 10
+    assert f"{step_folder(90)} is that of step 20" in warnings[0] and "give it its name back" in warnings[0]
+    assert best(folder, "higher")[0].name == step_folder(10)
+    assert [p.name for p in prune(folder, 1, 0, "higher")] == [step_folder(3)]
+    assert steps_in(folder) == [10, 90]
+    (folder / step_folder(90)).rename(folder / "a-copy-of-mine")  # any other name is the user's own affair
+    assert Checkpoint(folder / "a-copy-of-mine").step == 20
+
+
+def test_what_a_kill_left_half_removed_goes_at_the_next_start(folder: Path) -> None:
+    for name in (".removing-step_00000002", ".removing-.writing-1-step_00000004", ".writing-1-step_00000005"):
+        (folder / name).mkdir()
+        (folder / name / "tensors").write_text("x")
+    saving.remove_drafts(folder)
+    assert [p.name for p in folder.iterdir()] == [step_folder(3)]
+
+
 def test_only_published_folders_count(folder: Path) -> None:
     for name in (".writing-step_00000009", ".removing-step_00000008", "step_9", "step_00000007.old", "notes"):
         (folder / name).mkdir()
@@ -348,18 +407,22 @@ def crash(*args: Any, **kwargs: Any) -> None:
     raise Crash
 
 
-@pytest.mark.parametrize("place", ["_write", "write_json", "os.rename", "_sync_folder"])
+@pytest.mark.parametrize("place", ["_write", "write_json", "os.rename", "sync_folder"])
 def test_a_crash_while_writing_leaves_the_older_one(
     folder: Path, trained: TorchEngine, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
+    def crash_after_the_rename(path: Path) -> None:
+        if path == folder:
+            crash()
+
     with monkeypatch.context() as patch:
         if place == "os.rename":
             patch.setattr(os, "rename", crash)
         else:
-            patch.setattr(saving, place, crash)
+            patch.setattr(saving, place, crash_after_the_rename if place == "sync_folder" else crash)
         with pytest.raises(Crash):
             write(folder, trained, 6)
-    published = place == "_sync_folder"  # the rename is done by then
+    published = place == "sync_folder"  # the rename is done by then
     assert [step for step, _ in checkpoints(folder)] == ([3, 6] if published else [3])
     found, warnings = latest(folder)
     assert found is not None and found.step == (6 if published else 3) and warnings == []
@@ -374,7 +437,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_older_one(
 ) -> None:
     def full(path: Path, *args: Any) -> None:
         if place == "manifest" and path.name == STATE:
-            layout.write_json(path, *args)
+            files.write_json(path, *args)
             return
         if place == "_write":
             path.write_bytes(b"half")
@@ -408,7 +471,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_failure(
 def test_a_published_checkpoint_was_flushed_to_the_disk(
     folder: Path, trained: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Contents first, then the rename, then the folder that holds the name."""
+    """Contents and their names first, then the rename, then the folder that holds the new name."""
     events: list[str] = []
     sync, rename = os.fsync, os.rename
 
@@ -419,7 +482,8 @@ def test_a_published_checkpoint_was_flushed_to_the_disk(
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "rename", lambda a, b: (events.append("rename"), rename(a, b)))
     write(folder, trained, 6)
-    assert events == ["tensors-00000-00000.safetensors", STATE, MANIFEST, "rename", folder.name]
+    draft = f".writing-0-{step_folder(6)}"
+    assert events == ["tensors-00000-00000.safetensors", STATE, MANIFEST, draft, "rename", folder.name]
 
 
 # -- pruning -----------------------------------------------------------------------------------------------------------
@@ -429,7 +493,7 @@ def scored(folder: Path, values: dict[int, Any]) -> None:
     for step, value in values.items():
         path = folder / step_folder(step)
         path.mkdir()
-        (path / STATE).write_text(json.dumps({"primary": value}))
+        (path / STATE).write_text(json.dumps({"step": step, "primary": value}))
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -34,7 +34,6 @@ from distdl.checkpoint.layout import (
     checksum,
     seal,
     step_folder,
-    write_json,
 )
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
@@ -43,6 +42,7 @@ from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
 from distdl.family_schema import label, relocated
+from distdl.files import publish, sync_folder, write_json
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"
@@ -291,7 +291,9 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
         if target.is_dir():  # a file is replaced by the rename itself
             target.rename(old)
         try:
-            draft.rename(target)
+            if draft.is_dir():
+                sync_folder(draft)
+            publish(draft, target)
         except OSError:
             if old.exists():
                 old.rename(target)

@@ -12,7 +12,6 @@ No pickle: nothing in it can run. A folder is published by one rename, so a visi
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import xxhash
 
 FORMAT, VERSION = "distdl-checkpoint", 1
 MANIFEST, STATE = "manifest.json", "state.json"
+REMOVING = ".removing-"
+"""Begins the name of a checkpoint that is being removed: half of one must not look like a whole one."""
 _NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -37,6 +38,15 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def renamed(path: Path, step: int) -> str:
+    """What is wrong with the name of the checkpoint of `step`, in words, or ''. A copy may have any name but that of
+    another step."""
+    match = _NAME.match(path.name)
+    if match is None or int(match[1]) == step:
+        return ""
+    return f"the checkpoint {path} is that of step {step:,}: its folder was renamed from {step_folder(step)}"
+
+
 def checksum(path: Path) -> str:
     """xxh3-64 of a file, in hexadecimal."""
     digest = xxhash.xxh3_64()
@@ -50,11 +60,3 @@ def seal(manifest: dict[str, Any]) -> str:
     """xxh3-64 of a manifest's content, which the manifest itself carries as `xxh3`."""
     content = {key: value for key, value in manifest.items() if key != "xxh3"}
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes and flushes to the disk itself."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())

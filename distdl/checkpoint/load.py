@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, seal
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, renamed, seal
 from distdl.config import Config
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
 from distdl.family_schema import label
+from distdl.files import read_json
 
 
 class Checkpoint:
@@ -29,7 +29,7 @@ class Checkpoint:
         self._open: dict[str, Any] = {}
         if verify:
             self.verify()
-        self.state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        self.state = read_state(path)
 
     @property
     def step(self) -> int:
@@ -127,14 +127,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         what = f"{path} is not a checkpoint of distdl: it has no {MANIFEST}" if path.exists() else f"there is no {path}"
         raise InputError(what, fix="give a folder such as runs/NAME/checkpoints/step_00000100")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file} is not a manifest of distdl", fix="give a folder that distdl wrote") from None
-    if not known:
+        manifest = read_json(file) or {}
+    except DataCorrupt:
+        manifest = {}
+    if "format" not in manifest:
+        raise InputError(f"{file} is not a manifest of distdl", fix="give a folder that distdl wrote")
+    if manifest["format"] != FORMAT:
         raise InputError(f"{file} is of the format {manifest['format']!r}, not {FORMAT!r}")
-    if missing := {"version", "step", "files", "tensors"} - manifest.keys():
+    if missing := _FIELDS.keys() - manifest.keys():
         raise DataCorrupt(f"the checkpoint {path} is damaged: {MANIFEST} lacks {', '.join(sorted(missing))}")
+    if wrong := _wrong_types(manifest):
+        raise DataCorrupt(f"the checkpoint {path} is damaged: in {MANIFEST}, {wrong}")
     if manifest["version"] > VERSION:
         what = f"{file} has version {manifest['version']}, and this distdl reads up to {VERSION}"
         raise InputError(what, fix="upgrade distdl")
@@ -142,4 +145,46 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataCorrupt(
             f"the checkpoint {path} is damaged: {MANIFEST} is not what was written (its checksum differs)"
         )
-    return manifest  # type: ignore[no-any-return]
+    if words := renamed(path, manifest["step"]):
+        raise DataCorrupt(f"{words}\n    fix: give it its name back")
+    return manifest
+
+
+_FIELDS: dict[str, type] = {"version": int, "step": int, "files": dict, "tensors": dict}
+_OF_FILE: dict[str, type] = {"bytes": int, "xxh3": str}
+_OF_TENSOR: dict[str, type] = {"file": str, "shape": list, "dtype": str}
+_OF_STATE: dict[str, type] = {"step": int, "stopped": bool, "data": dict, "optimizer_steps": dict, "hooks": dict}
+
+
+def _wrong_types(manifest: Mapping[str, Any]) -> str:
+    """What in a manifest is not of its type, or ''. A seal says that nobody changed it, not that we wrote it."""
+    wrong = _not_of_type(manifest, _FIELDS)
+    for section, fields in (("files", _OF_FILE), ("tensors", _OF_TENSOR)) if not wrong else ():
+        for name, entry in manifest[section].items():
+            if text := _not_of_type(entry, fields):
+                return f"{section}: {name}: {text}"
+    return wrong
+
+
+def _not_of_type(values: Any, fields: Mapping[str, type]) -> str:
+    """The first field that is missing or of another type, in words, or ''."""
+    if not isinstance(values, dict):
+        return f"a {type(values).__name__} stands where a mapping should"
+    for key, kind in fields.items():
+        if type(values.get(key)) is not kind:
+            found = type(values[key]).__name__ if key in values else "missing"
+            return f"{key} is {found}, not {kind.__name__}"
+    return ""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint: step, stopped, data, optimizer_steps, hooks, primary. Raises DataCorrupt."""
+    try:
+        state = read_json(path / STATE)
+    except DataCorrupt as error:
+        raise DataCorrupt(f"the checkpoint {path} is damaged: {error}") from None
+    if state is None:
+        raise DataCorrupt(f"the checkpoint {path} is not whole: {STATE} is missing")
+    if wrong := _not_of_type(state, _OF_STATE):
+        raise DataCorrupt(f"the checkpoint {path} is damaged: in {STATE}, {wrong}")
+    return state

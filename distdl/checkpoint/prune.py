@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from distdl.checkpoint.layout import STATE, checkpoints
+from distdl.checkpoint.layout import REMOVING, STATE, checkpoints
+from distdl.errors import DataCorrupt
+from distdl.files import read_json
 
 
 def prune(folder: Path, keep_last: int, keep_best: int, better: Literal["higher", "lower"]) -> list[Path]:
-    """Removes every checkpoint that is neither among the newest nor among the best. Returns what was removed."""
-    found = checkpoints(folder)
+    """Removes every checkpoint that is neither among the newest nor among the best. Returns what was removed.
+
+    What is not what its name says (renamed, or with a state that cannot be read) counts for nothing and is left alone: a
+    sound checkpoint must not go in its stead.
+    """
+    found = [(step, path) for step, path, _ in _sound(folder)]
     keep = {path for _, path in found[-keep_last:]} | set(best(folder, better)[:keep_best])
     removed = [path for _, path in found if path not in keep]
     for path in removed:
-        doomed = path.with_name(f".removing-{path.name}")  # a half-removed folder must not look like a checkpoint
+        doomed = path.with_name(f"{REMOVING}{path.name}")
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     return removed
@@ -25,11 +30,21 @@ def prune(folder: Path, keep_last: int, keep_best: int, better: Literal["higher"
 def best(folder: Path, better: Literal["higher", "lower"]) -> list[Path]:
     """Checkpoints whose step was evaluated, best primary metric first; of equals the earlier one first."""
     scored = []
-    for step, path in checkpoints(folder):
-        try:
-            value = json.loads((path / STATE).read_text(encoding="utf-8")).get("primary")
-        except (OSError, ValueError):
-            continue
+    for step, path, state in _sound(folder):
+        value = state.get("primary")
         if value is not None and value == value:
             scored.append((-value if better == "higher" else value, step, path))
     return [path for _, _, path in sorted(scored)]
+
+
+def _sound(folder: Path) -> list[tuple[int, Path, dict[str, Any]]]:
+    """(step, path, state) of every checkpoint whose state can be read and is of the step in its name, oldest first."""
+    found = []
+    for step, path in checkpoints(folder):
+        try:
+            state = read_json(path / STATE) or {}
+        except DataCorrupt:
+            continue
+        if state.get("step") == step:
+            found.append((step, path, state))
+    return found

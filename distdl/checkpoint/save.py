@@ -13,10 +13,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distdl.attempts import Attempt, TakenOver
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checksum, seal, step_folder, write_json
+from distdl.checkpoint.layout import FORMAT, MANIFEST, REMOVING, STATE, VERSION, checksum, seal, step_folder
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
 from distdl.family_schema import relocated
+from distdl.files import sync_folder, write_json
 
 DRAFT = ".writing-"
 """Begins the name of a checkpoint that is not published yet; the attempt's number follows."""
@@ -64,10 +65,12 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], attempt: Attempt =
 
 
 def remove_drafts(folder: Path) -> None:
-    """Takes away what earlier attempts left half-written. They may be alive: each draft goes by one rename, after which
-    its owner can no longer publish it."""
+    """Takes away what earlier attempts left half-written or half-removed. They may be alive: each draft goes by one rename,
+    after which its owner can no longer publish it."""
+    for doomed in folder.glob(f"{REMOVING}*"):  # its owner was killed at it, or is at it
+        shutil.rmtree(doomed, ignore_errors=True)
     for draft in folder.glob(f"{DRAFT}*"):
-        doomed = draft.with_name(f".removing-{draft.name}")
+        doomed = draft.with_name(f"{REMOVING}{draft.name}")
         with contextlib.suppress(OSError):  # its owner was faster, and what it has published is whole
             draft.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -130,6 +133,7 @@ def _publish(
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
         }
         write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
+        sync_folder(draft)  # the names of its files, before a rename shows them
         damaged = final.exists()  # the same step again, after a restart from an older checkpoint
         if words := attempt.taken_over():
             return [words]
@@ -137,7 +141,7 @@ def _publish(
             _replace(draft, final)
         else:
             os.rename(draft, final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
     except OSError as error:
         return [f"rank 0: {error.strerror or error}"]
     return []
@@ -145,7 +149,7 @@ def _publish(
 
 def _replace(draft: Path, final: Path) -> None:
     """Puts the draft where a damaged checkpoint is; that one comes back where there is no draft any more."""
-    aside = final.with_name(f".removing-{final.name}")
+    aside = final.with_name(f"{REMOVING}{final.name}")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(final, aside)
     try:
@@ -161,14 +165,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _barrier(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 
 from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum
-from distdl.checkpoint.load import read_manifest
+from distdl.checkpoint.load import read_manifest, read_state
 from distdl.checkpoint.stream import Lazy, open_safetensors
-from distdl.errors import DataCorrupt
 
 _BLOCK = 1 << 22
 """Numbers that are looked at in one go, so that a tensor of any size needs little memory."""
@@ -30,10 +28,7 @@ def facts(path: Path) -> dict[str, Any]:
     Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged manifest or state.
     """
     manifest = read_manifest(path)
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DataCorrupt(f"the checkpoint {path} is damaged: {STATE} is missing or is not JSON") from None
+    state = read_state(path)
     tensors, files = manifest["tensors"], manifest["files"]
     return {
         "path": str(path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import signal
 import time
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     here = located(config, folder or (None if args.fresh else existing_run(config)))
     plan = survey(here)
     folder = folder or open_run(config, yaml_path, fresh=args.fresh)
-    if _nothing_left(folder, plan.steps, config):
-        print(f"{folder.path.name} is finished already")
-        _print_summary(config, folder, folder.read("summary.json"), "")
+    if summary := _nothing_left(folder, plan.steps, config):
+        print(f"{folder.path.name} is finished already{_why_early(summary, plan.steps)}")
+        _print_summary(config, folder, summary, "")
         return 0
     with folder.locked(take_over=args.take_over):
         folder.begin()
@@ -131,11 +132,22 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _nothing_left(folder: RunFolder, steps: int, config: Config) -> bool:
-    summary = folder.read("summary.json")
+def _nothing_left(folder: RunFolder, steps: int, config: Config) -> dict[str, Any] | None:
+    """The summary of a run that is at its end, or None: it goes on where there are steps left, and patience."""
+    summary = folder.read_derived("summary.json")
     if not summary or not summary.get("finished"):
-        return False
-    return bool(summary["steps"] >= steps or (summary.get("stopped_early") and config.early_stopping))
+        return None
+    if summary["steps"] >= steps:
+        return summary
+    waited = summary.get("evaluations_without_improvement", math.inf)
+    stopped = summary.get("stopped_early") and config.early_stopping and waited >= config.early_stopping.patience
+    return summary if stopped else None
+
+
+def _why_early(summary: dict[str, Any], steps: int) -> str:
+    if summary["steps"] >= steps:
+        return ""
+    return f": it stopped early at step {summary['steps']:,} of {steps:,}, when its patience was at an end"
 
 
 def _print_summary(config: Config, folder: RunFolder, summary: dict[str, Any], tracking: str) -> None:
@@ -143,6 +155,8 @@ def _print_summary(config: Config, folder: RunFolder, summary: dict[str, Any], t
 
     shown, train = os.path.relpath(folder.path), config.train
     further = f"train.epochs={2 * train.epochs:g}" if train.epochs else f"train.steps={2 * (train.steps or 0)}"
+    if summary.get("stopped_early") and config.early_stopping:
+        further = f"early_stopping.patience={2 * config.early_stopping.patience}"
     again = [
         (f"distdl ui --runs {os.path.relpath(folder.path.parent)}", "look at it in the browser"),
         (f"distdl evaluate {shown} --which best", "evaluate a checkpoint again"),

@@ -26,12 +26,17 @@ class EarlyStopping(Hook):
             self.best, self.waited = value, 0
             return
         self.waited += 1
-        if self.waited >= self.patience and step < self.run.plan.steps:
+        if self.exhausted and step < self.run.plan.steps:
             self.wants_stop = self.run.stopping = True
             text = (
                 f"stopped early: {primary} has not improved for {self.waited} evaluations (best {sign * self.best:.6g})"
             )
             self.run.event("message", level="info", text=text)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is at its end; a run that goes on with more of it has some left."""
+        return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         best = None if self.best == -math.inf else self.best

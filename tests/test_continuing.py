@@ -1,0 +1,95 @@
+"""What continues a run and what does not: patience that was too short, and files of the run folder that were torn."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Result
+
+Command = Callable[..., Result]
+
+CONFIG = """
+name: a
+model: {family: mlp, inputs: [8], column: x, hidden: [16], classes: 3}
+data:
+  path: data/a
+  prepare: {source: npz, options: {path: a.npz, columns: [x, label], train: [x_train, y_train], test: [x_test, y_test]}}
+train: {global_batch: 20, steps: 60}
+evaluate: {every_steps: 2}
+optimizer: {name: sgd, lr: 0.1}
+parallel: {engine: torch}
+track: {enabled: false}
+runtime: {kind: local, workers: 1}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a.yaml and its data, which the commands run in."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 8)).astype("f4")
+    y = (x @ random.normal(size=(8, 3))).argmax(1)
+    np.savez(tmp_path / "a.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
+    (tmp_path / "a.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def summary(here: Path) -> dict:
+    return json.loads((here / "runs" / "a" / "summary.json").read_text())
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience(command: Command, here: Path) -> None:
+    """By the very command that it prints, and then exactly as if it had had that patience from the start."""
+    impatient = "early_stopping={patience: 2, min_delta: 0.2}"
+    first = command("train", "a.yaml", impatient)
+    assert first.code == 0 and "stopped early" in first.stdout, first.stderr
+    stopped = summary(here)["steps"]
+    again = command("train", "a.yaml", impatient, "train.steps=80")
+    assert f"stopped early at step {stopped} of 80, when its patience was at an end" in again.stdout
+    assert summary(here)["steps"] == stopped
+    printed = re.search(r"distdl (train --resume \S+ early_stopping\.patience=4)", again.stdout)
+    assert printed, again.stdout
+    assert command(*printed[1].split()).code == 0
+    assert summary(here)["steps"] > stopped
+    assert command("train", "a.yaml", "early_stopping={patience: 4, min_delta: 0.2}", "name=patient").code == 0
+    patient = json.loads((here / "runs" / "patient" / "summary.json").read_text())
+    assert (patient["steps"], patient["metrics"]) == (summary(here)["steps"], summary(here)["metrics"])
+
+
+def test_torn_files_of_a_run_folder_are_named_or_made_again(command: Command, here: Path) -> None:
+    short = ("train.steps=10", "checkpoint.every_steps=5")
+    assert command("train", "a.yaml", *short).code == 0
+    run, whole = here / "runs" / "a", summary(here)["metrics"]
+    (run / "summary.json").write_text("{")
+    (run / "attempts" / "zz.fence").touch()
+    (run / ".config.json.1.99999").write_text("{")  # left by a kill
+    assert command("train", "a.yaml", *short).code == 0  # trains nothing, and tells its end again
+    assert summary(here)["metrics"] == whole and not list(run.glob(".config.json.*"))
+    (run / "config.json").write_text('{"name": ')
+    resumed = command("train", "--resume", "a", "train.steps=14")  # the plan holds the config, too
+    assert resumed.code == 0 and summary(here)["steps"] == 14, resumed.stderr
+    (run / "config.json").write_text("[" * 100)
+    (run / "plan.json").write_text("")
+    lost = command("train", "--resume", "a")
+    assert lost.code == 1 and str(run / "config.json") in lost.stderr and "config.yaml" in lost.stderr
+    assert "internal error" not in lost.stderr
+    assert command("train", "runs/a/config.yaml", "train.steps=18").code == 0
+    assert summary(here)["steps"] == 18
+
+
+def test_a_run_folder_that_goes_away_is_said(here: Path, command: Command) -> None:
+    from distdl.attempts import claim
+    from distdl.errors import TrainingFailed
+
+    (here / "run").mkdir()
+    attempt = claim(here / "run")
+    (here / "run" / "attempts").rename(here / "elsewhere")
+    with pytest.raises(TrainingFailed, match=r"attempts was removed while the run trained"):
+        attempt.check()
