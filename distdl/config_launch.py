@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+LARGEST = 2**63 - 1  # of the int64 that steps, samples and seeds are counted in
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -104,6 +104,8 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))  # 010 is ten
+MERGE = "tag:yaml.org,2002:merge"
+_Loader.add_implicit_resolver(MERGE, re.compile("^<<$"), ["<"])
 for _tag in ("binary", "timestamp", "set", "omap", "pairs"):  # a config holds what JSON can hold
     del _Loader.yaml_constructors[f"tag:yaml.org,2002:{_tag}"]
 
@@ -150,15 +152,40 @@ def _construct(
     if not isinstance(node, yaml.MappingNode):
         return loader.construct_object(node, deep=True)
     out: dict[str, Any] = {}
-    for key_node, value_node in node.value:
+    own = [(key, value, True) for key, value in node.value if not _is_merge(key)]
+    merged = [(key, value, False) for merge, source in node.value if _is_merge(merge) for key, value in _pairs(source)]
+    for key_node, value_node, is_own in own + merged:
         key = str(loader.construct_object(key_node))
         path = (*at, key)
         where = f"{file}:{key_node.start_mark.line + 1}"
+        if key in out and not is_own:  # what a mapping says itself goes before what it takes over
+            continue
         if key in out:
             problems.append(Problem(f"{'.'.join(path)} is given twice", where, fix=f"first given at {origins[path]}"))
         origins[path] = where
         out[key] = _construct(loader, value_node, path, file, origins, problems)
     return out
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    """Whether a key is the plain `<<`, which takes over the keys of an anchored mapping, or of a list of them."""
+    return key.tag == MERGE  # type: ignore[no-any-return]
+
+
+def _pairs(source: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """What `<<: SOURCE` takes over, what counts most first: of two mappings that say the same key, the earlier one."""
+    if isinstance(source, yaml.SequenceNode):
+        for item in source.value:
+            yield from _pairs(item)
+    elif isinstance(source, yaml.MappingNode):
+        yield from ((key, value) for key, value in source.value if not _is_merge(key))
+        for key, value in source.value:
+            if _is_merge(key):
+                yield from _pairs(value)
+    else:
+        raise yaml.constructor.ConstructorError(
+            None, None, "<<: takes over the keys of a mapping, or of a list of mappings", source.start_mark
+        )
 
 
 def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: str) -> Problem | None:
@@ -278,6 +305,10 @@ class _Checker:
             match = nearest(path[-1], known or [])
             meant = ".".join((*path[:-1], match)) if match else _home(path[-1])
             fix = f"did you mean '{meant}'?" if meant else "remove it"
+            if meant == name:  # a key of another kind of this section
+                tag = UNIONS[path[0]][1]
+                kinds = [kind for kind, keys in _kinds(path[0]).items() if path[-1] in keys]
+                fix = f"remove it; it is a key of {path[0]}.{tag}: {' or '.join(kinds)}"
             return Problem(f"{name} = {value!r}: {owner} has no such key", where, ", ".join(sorted(known or [])), fix)
         if kind in ("missing", "missing_argument", "union_tag_not_found"):
             tag = ".name" if kind == "union_tag_not_found" and path[-1] != "runtime" else ""
@@ -373,6 +404,13 @@ def _variant(section: str, tag: Any) -> Any:
     union, key = UNIONS[section]
     variants = get_args(get_args(union)[0])
     return next((v for v in variants if tag in get_args(v.model_fields[key].annotation)), None)
+
+
+def _kinds(section: str) -> dict[str, list[str]]:
+    """Kind -> its keys, for a section that is one of several."""
+    union, key = UNIONS[section]
+    fields = [variant.model_fields for variant in get_args(get_args(union)[0])]
+    return {str(kind): list(f) for f in fields for kind in get_args(f[key].annotation)}
 
 
 def _without_tags(loc: KeyPath) -> tuple[KeyPath, list[str]]:

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distdl.checkpoint.layout import MANIFEST, STATE, checksum
+from distdl.checkpoint.layout import MANIFEST, STATE, checksum, step_folder
 from distdl.checkpoint.load import Checkpoint
 from distdl.config_load import load_config
 from distdl.errors import InputError
@@ -184,9 +184,16 @@ def test_tensors_that_are_missing_or_too_many_are_damage(command: Command, copy:
     verify_says(command, copy, "more is missing")
 
 
+def of_step(checkpoint: Path, step: int) -> Path:
+    """A copy of a checkpoint as that of another step."""
+    other = Path(shutil.copytree(checkpoint, checkpoint.with_name(step_folder(step))))
+    edit(other, lambda manifest: manifest.update(step=step))
+    return other
+
+
 @pytest.mark.parametrize("spoil", ["missing", "cut"])
 def test_a_lost_manifest_is_damage_and_the_others_are_verified(command: Command, copy: Path, spoil: str) -> None:
-    other = shutil.copytree(copy, copy.parent / "step_00000009")
+    other = of_step(copy, 9)
     manifest = copy / MANIFEST
     text = manifest.read_text()
     manifest.unlink() if spoil == "missing" else manifest.write_text(text[: len(text) // 2])
@@ -197,7 +204,7 @@ def test_a_lost_manifest_is_damage_and_the_others_are_verified(command: Command,
 
 
 def test_every_checkpoint_of_a_run_is_verified(command: Command, copy: Path) -> None:
-    later = Path(shutil.copytree(copy, copy.with_name("step_00000005")))
+    later = of_step(copy, 5)
     flip(tensor_file(copy), -1)
     code, out, _ = command("checkpoint", "verify", copy.parent.parent)
     assert code == 1 and f"{copy}: tensors" in out and f"{later}: all bytes" in out

@@ -277,6 +277,37 @@ def test_keys_given_twice(tmp_path: Path) -> None:
     assert (problem.where, problem.what) == ("c.yaml:11", "optimizer.lr is given twice")
 
 
+def test_merge_keys_take_over_what_a_mapping_does_not_say_itself(tmp_path: Path) -> None:
+    """Own keys go first, then those of the earlier mapping, as YAML's merge type says; lines are where a key stands."""
+    (tmp_path / "m.yaml").write_text(
+        "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: &c\n  <<: *a\n  x: 5\n"
+        "d: {<<: [*a, *b], w: 6}\ne: {<<: *c}\nf: [{<<: *a, y: 7}]\ng: {'<<': 8}\n"
+    )
+    values, origins = read_yaml(str(tmp_path / "m.yaml"))
+    assert values["c"] == {"x": 5, "y": 2} and values["d"] == {"w": 6, "x": 1, "y": 2, "z": 4}
+    assert values["e"] == {"x": 5, "y": 2} and values["f"] == [{"x": 1, "y": 7}] and values["g"] == {"<<": 8}
+    assert [origins["c", key].rpartition(":")[2] for key in "xy"] == ["5", "1"]
+    config = load(tmp_path, text=BASE + "parallel: &p {zero: 2}\n" + "evaluate: {<<: {every_steps: 3}}\n").config
+    assert config.evaluate.every_steps == 3
+    (wrong,) = problems(tmp_path, text=BASE + "evaluate: {<<: 3}\n")
+    assert wrong.where == "c.yaml:14" and "takes over the keys of a mapping" in wrong.what
+
+
+def test_a_key_of_another_kind_of_the_section_is_not_offered_again(tmp_path: Path) -> None:
+    (betas,) = problems(tmp_path, "optimizer.betas=[0.9, 0.99]", "optimizer.name=sgd")
+    assert betas.fix == "remove it; it is a key of optimizer.name: adam or adamw or lion"
+    (workers,) = problems(tmp_path, "runtime={kind: local, workers: 2, address: auto}")
+    assert workers.fix == "remove it; it is a key of runtime.kind: ray"
+
+
+def test_whole_numbers_that_nothing_can_count_to(tmp_path: Path) -> None:
+    """Seeds, steps and sizes are int64 wherever they go."""
+    assert load(tmp_path, f"seed={2**63 - 1}").config.seed == 2**63 - 1
+    for key in ("seed", "train.global_batch", "checkpoint.keep_last"):
+        (large,) = problems(tmp_path, f"{key}=99999999999999999999")
+        assert large.what == f"{key} = 99999999999999999999" and "9223372036854775807" in large.allowed
+
+
 def test_either_epochs_or_steps(tmp_path: Path) -> None:
     (both,) = problems(tmp_path, text=changed("epochs: 2", "epochs: 2\n  steps: 3"))
     assert (both.where, both.what) == ("c.yaml:11", "train needs either epochs or steps; both are given")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from distdl.data.manifest import read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module, source_names
+from distdl.data.prepare._shared import hold_out
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 
@@ -299,3 +300,20 @@ def test_jsonl_errors(tmp_path: Path, line: str, options: dict, message: str) ->
 def test_a_test_fraction_that_leaves_nothing(tmp_path: Path, fraction: str) -> None:
     with pytest.raises(InputError, match="test_fraction"):
         prepare_dataset("digits", tmp_path / "d", {"test_fraction": fraction})
+
+
+@pytest.mark.parametrize(("rows", "fraction"), [(2, 0.1), (5, 0.1), (2, 0.999), (40, 0.01)])
+def test_either_split_gets_a_row_of_few(rows: int, fraction: float) -> None:
+    """Chance may send all of a handful of rows to one split; an evaluation needs one, and so does training."""
+    parts: dict[str, list[int]] = {"train": [], "test": []}
+    for split, part in hold_out(({"x": np.arange(i, min(i + 3, rows))} for i in range(0, rows, 3)), fraction):
+        parts[split] += part["x"].tolist()
+    assert parts["train"] and parts["test"] and sorted(parts["train"] + parts["test"]) == list(range(rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "purpose"), [(1, 0.1, "test"), (1, 0.999, "train"), (200_000, 1e-9, "test")]
+)
+def test_a_split_that_would_be_empty_is_refused(rows: int, fraction: float, purpose: str) -> None:
+    with pytest.raises(InputError, match=f"of {rows:,} rows leaves nothing to {purpose} on"):
+        list(hold_out([{"x": np.arange(rows)}], fraction))

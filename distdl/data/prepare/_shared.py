@@ -18,6 +18,8 @@ from distdl.errors import InputError
 Rows = dict[str, Any]  # column -> array (n, *shape), or list of bytes
 
 READ_BYTES = 4 << 20
+MOST_WAITING = 1 << 16
+"""Rows that wait for a split to have its first one."""
 SPLIT_KEY = 0x64697374646C0001  # fixed: the same raw data gives the same split for everybody
 
 
@@ -40,12 +42,37 @@ def check_fraction(fraction: float) -> None:
 
 def hold_out(chunks: Iterable[Rows], fraction: float) -> Iterator[tuple[str, Rows]]:
     """Send each row to `train` or `test` by a keyed hash of its number: about `fraction` of the rows are held out,
-    the same ones every time, without knowing how many rows there are."""
+    the same ones every time, without knowing how many rows there are.
+
+    With a fraction above 0 either split gets a row at least. InputError: there are too few rows for that.
+    """
     row = 0
+    waiting: list[tuple[Rows, np.ndarray]] = []  # the first rows and their hashes, until both splits have one
+    missing = {True, False} if fraction > 0 else set()
+    limit = np.uint64(int(fraction * 2.0**64))
     for rows in chunks:
         count = len(next(iter(rows.values())))
-        test = keyed_hash(SPLIT_KEY, np.arange(row, row + count)) < np.uint64(int(fraction * 2.0**64))
+        places = keyed_hash(SPLIT_KEY, np.arange(row, row + count))
         row += count
+        missing -= set(np.unique(places < limit).tolist())
+        waiting.append((rows, places))
+        if not missing or row > MOST_WAITING:
+            yield from _split(waiting, limit)
+            waiting = []
+    if missing and (row < 2 or not waiting):
+        what = (
+            f"test_fraction={fraction:g} of {row:,} rows leaves nothing to {'test' if True in missing else 'train'} on"
+        )
+        raise InputError(what, fix="more rows; or test_fraction=0, and data.eval_split: null in the config")
+    if missing:  # so few rows that chance gave them all to one split: the nearest one goes to the other
+        every = np.concatenate([places for _, places in waiting])
+        limit = every.min() + np.uint64(1) if True in missing else every.max()
+    yield from _split(waiting, limit)
+
+
+def _split(chunks: list[tuple[Rows, np.ndarray]], limit: np.uint64) -> Iterator[tuple[str, Rows]]:
+    for rows, places in chunks:
+        test = places < limit
         for split, chosen in (("train", ~test), ("test", test)):
             if chosen.any():
                 yield split, {name: _select(values, chosen) for name, values in rows.items()}
