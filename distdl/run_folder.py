@@ -13,7 +13,8 @@ from typing import Any
 
 from distdl.attempts import Attempt, claim
 from distdl.config import Config
-from distdl.config_load import config_from_dict, flatten
+from distdl.config_load import config_from_dict
+from distdl.config_yaml import flatten
 from distdl.errors import DataCorrupt, InputError, Problem
 from distdl.family_schema import is_file, relocated
 from distdl.files import publish, read_json, replace_json, sync
@@ -41,6 +42,7 @@ MAY_CHANGE_KEYS = (
     ("data", "cache"),
     ("data", "threads"),
     ("data", "verify"),
+    ("data", "verify_again_mb_per_s"),
     ("start", "weights"),
     ("start", "which"),
     ("way", "teacher"),

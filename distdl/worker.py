@@ -187,7 +187,9 @@ def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
 
 def make_dataset(config: Config, split: str, path: str) -> Dataset:
     """A split of the run's data set."""
-    return Dataset(path, split, verify=config.data.verify, cache_dir=config.data.cache)
+    data = config.data
+    again_bytes_per_s = data.verify_again_mb_per_s * 1e6
+    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s)
 
 
 def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:

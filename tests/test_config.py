@@ -13,8 +13,9 @@ import jsonschema
 import pytest
 
 from distdl.config import Config
-from distdl.config_load import Loaded, config_from_dict, load_config, read_yaml
+from distdl.config_load import Loaded, config_from_dict, load_config
 from distdl.config_schema import json_schema
+from distdl.config_yaml import read_yaml
 from distdl.errors import InputError, Problem
 from distdl.family_schema import family_names, family_schema
 from tests.conftest import REPOSITORY, Result, distdl, python

@@ -93,3 +93,27 @@ def test_a_run_folder_that_goes_away_is_said(here: Path, command: Command) -> No
     (here / "run" / "attempts").rename(here / "elsewhere")
     with pytest.raises(TrainingFailed, match=r"attempts was removed while the run trained"):
         attempt.check()
+
+
+@pytest.mark.parametrize("again", [100, 0])
+def test_a_bit_of_the_data_that_flips_during_the_run_ends_it(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    """With nothing compared again the run ends well, with other weights: the control."""
+    from distdl.hooks.log import Log
+
+    after_step = Log.after_step
+
+    def flip(self: Log, step: int, metrics: object) -> None:
+        after_step(self, step, metrics)
+        if step == 30:
+            with (here / "data" / "a" / "train-00000.arrow").open("r+b") as file:
+                content = file.read()
+                place = content.index(np.load(here / "a.npz")["x_train"][:2].tobytes()) + 3
+                file.seek(place)
+                file.write(bytes([content[place] ^ 4]))
+
+    monkeypatch.setattr(Log, "after_step", flip)
+    done = command("train", "a.yaml", "train.steps=400", "data.threads=0", f"data.verify_again_mb_per_s={again}")
+    assert done.code == (1 if again else 0), done.stdout + done.stderr
+    assert ("train-00000.arrow" in done.stderr and "was right until" in done.stderr) == bool(again)

@@ -16,8 +16,9 @@ import torch
 
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.cli.common import prepare_if_missing
-from distdl.config_load import load_config, read_yaml
+from distdl.config_load import load_config
 from distdl.config_schema import json_schema
+from distdl.config_yaml import read_yaml
 from distdl.errors import InputError
 from distdl.families import build, load_family
 from distdl.run_folder import find_run, saved_config

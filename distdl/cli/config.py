@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from distdl.config_load import flatten
+    from distdl.config_yaml import flatten
 
     found = loaded(args)
     values = found.config.model_dump(mode="json")

@@ -11,6 +11,7 @@ import ctypes
 import math
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ class Dataset:
 
     `path_or_uri`: the folder of the data set. `split`: such as "train". `verify`: "first_touch" compares the checksum
     of a record batch before its first row is handed out, "open" compares all of them now, "off" none. `cache_dir`:
-    where remote shards are copied to, by default $DISTDL_CACHE or ~/.cache/distdl. InputError: no such data set or
+    where remote shards are copied to, by default $DISTDL_CACHE or ~/.cache/distdl. `verify_again_bytes_per_s`: how fast
+    what was verified is compared again, in turn, while rows are handed out; 0: never. InputError: no such data set or
     split. DataCorrupt: a file is missing, has a wrong size or wrong bytes.
     """
 
@@ -181,6 +183,7 @@ class Dataset:
         split: str,
         verify: str = "first_touch",
         cache_dir: str | os.PathLike[str] | None = None,
+        verify_again_bytes_per_s: float = 0.0,
     ):
         if verify not in VERIFY:
             raise InputError(f"verify is {verify!r}", allowed=", ".join(VERIFY))
@@ -200,6 +203,7 @@ class Dataset:
         if verify == "open":
             self._verify(range(len(self._batches)))
         self._unverified = int((~self._verified).sum())
+        self._again = _Again(self, verify_again_bytes_per_s) if verify_again_bytes_per_s and verify != "off" else None
 
     def __len__(self) -> int:
         return self.rows
@@ -213,6 +217,8 @@ class Dataset:
         batches = indices >> self._shift
         if self._unverified:
             self._verify(np.unique(batches).tolist())
+        if self._again:
+            self._again.look(len(indices))
         rows = indices & (self.manifest.rows_per_batch - 1)
         return {name: reader.gather(batches, rows) for name, reader in self._readers.items()}
 
@@ -230,3 +236,50 @@ class Dataset:
                     shard.verify(i)
                     self._verified[batch] = True
                     self._unverified = int((~self._verified).sum())
+
+
+class _Again:
+    """Compares record batches with their checksums again, all in turn, as time and what is read allow.
+
+    A checksum that was right when a batch was first read says nothing about the hours after: the rows come from the page
+    cache or the disk again at each gather, where a bit can flip. No faster than `bytes_per_s`, and no more bytes than are
+    handed out, so that a small data set is not hashed for nothing.
+    """
+
+    def __init__(self, dataset: Dataset, bytes_per_s: float) -> None:
+        self._dataset, self._bytes_per_s = dataset, bytes_per_s
+        sizes = [sum(b.size for part in shard.buffers[i].values() for b in part) for shard, i in dataset._batches]
+        self._sizes, self._row_bytes = sizes, sum(sizes) / max(dataset.rows, 1)
+        self._next, self._allowance = 0, 0.0
+        self._looked_s = time.monotonic()
+        self._sound = np.full(len(sizes), time.time())  # when each batch was last found to be right
+        self._lock = threading.Lock()
+
+    def look(self, rows: int) -> None:
+        """Spends what has come together since the last look; `rows` are handed out now. DataCorrupt: a batch changed."""
+        if not self._lock.acquire(blocking=False):  # another thread is at it
+            return
+        try:
+            now = time.monotonic()
+            earned = min((now - self._looked_s) * self._bytes_per_s, rows * self._row_bytes)
+            self._looked_s, self._allowance = now, min(self._allowance + earned, max(sum(self._sizes), 1))
+            while self._sizes and self._allowance >= self._sizes[self._next]:
+                batch, self._next = self._next, (self._next + 1) % len(self._sizes)
+                self._allowance -= max(self._sizes[batch], 1)
+                if self._dataset._verified[batch]:
+                    self._compare(batch)
+        finally:
+            self._lock.release()
+
+    def _compare(self, batch: int) -> None:
+        shard, i = self._dataset._batches[batch]
+        try:
+            shard.verify(i)
+        except DataCorrupt as error:
+            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._sound[batch]))
+            raise DataCorrupt(
+                f"{error}\n    it was right until {clock} at least and has changed since, on the disk or in memory: what "
+                "was learned after that may be wrong,\n    so remove the checkpoints that were written later before the "
+                "run is continued"
+            ) from None
+        self._sound[batch] = time.time()

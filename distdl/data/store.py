@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.errors import DataCorrupt, DistdlError, InputError
+from distdl.files import publish, sync
 
 COPY_BYTES = 8 << 20
 
@@ -106,6 +107,7 @@ def _download(location: str, name: str, expected: tuple[int, str], target: Path)
                 f"the manifest says {expected[0]:,} bytes with {expected[1]}"
                 "\n    fix: prepare or upload the data set again"
             )
-        os.replace(temporary, target)
+        sync(Path(temporary))
+        publish(Path(temporary), target)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from distdl.data.manifest import (
 )
 from distdl.data.store import hash_file, is_remote, remote_file
 from distdl.errors import DistdlError, InputError
+from distdl.files import publish, sync_folder
 
 BATCH_BYTES = 8 << 20  # record batches of 4-16 MiB were the fastest to verify and to fetch
 MAX_BATCH_ROWS = 1 << 16
@@ -283,8 +284,9 @@ def _publish(folder: Path, target: Path) -> None:
     aside = folder.with_name(folder.name.replace(".tmp-", ".old-"))
     if target.exists():
         os.rename(target, aside)
+    sync_folder(folder)
     try:
-        os.rename(folder, target)
+        publish(folder, target)
     except OSError:
         if aside.exists():
             os.rename(aside, target)

@@ -19,7 +19,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import distdl
-from distdl.config_load import Loaded, flatten, load_config
+from distdl.config_load import Loaded, load_config
+from distdl.config_yaml import flatten
 from distdl.errors import InputError, Problem
 from distdl.family_schema import is_file
 from distdl.runtime.target import Package, job_id

@@ -372,7 +372,10 @@ def read(path: Path) -> dict[str, Any]:
 def write(path: Path, values: dict[str, Any]) -> None:
     """Replaces a JSON file in one step."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(values), encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(draft, path)
 
 

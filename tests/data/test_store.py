@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distdl.data.manifest import Column, from_json, read_manifest, to_json
-from distdl.data.read import Dataset
+from distdl.data.read import Dataset, MappedShard
 from distdl.data.verify import verify_dataset
 from distdl.data.write import DatasetWriter
 from distdl.errors import DataCorrupt, DistdlError, InputError
@@ -272,3 +272,38 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, bad: dict, message: st
 def test_columns_that_cannot_be_stored(tmp_path: Path, columns: dict) -> None:
     with pytest.raises(InputError):
         DatasetWriter(tmp_path / "d", columns, "test", {})
+
+
+def test_a_bit_that_flips_after_the_first_touch_is_found_within_a_pass(dataset_path: Path) -> None:
+    """Only where rows are compared again; without it the wrong rows are handed out without a word."""
+    rows = np.arange(203)
+    watched = Dataset(dataset_path, "train", verify_again_bytes_per_s=1e12)
+    blind = Dataset(dataset_path, "train")
+    before = blind.gather(rows)["label"]
+    assert (watched.gather(rows)["label"] == before).all() and (watched.gather(rows)["label"] == before).all()
+    flip_byte(dataset_path / "train-00000.arrow", (3).to_bytes(8, "little"))
+    assert (blind.gather(rows)["label"] != before).sum() == 1
+    with pytest.raises(
+        DataCorrupt, match=r"(?s)train-00000.arrow.*record batch 0 .*was right until .* at least"
+    ) as caught:
+        watched.gather(rows)
+    assert "remove the checkpoints that were written later" in str(caught.value)
+
+
+def test_no_more_is_compared_again_than_is_handed_out_or_than_time_allows(
+    dataset_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compare = MappedShard.verify
+    monkeypatch.setattr(MappedShard, "verify", lambda shard, i: (seen.append(i), compare(shard, i))[1])
+    data = Dataset(dataset_path, "train", verify="open", verify_again_bytes_per_s=1e12)
+    batches = len(seen)
+    seen.clear()
+    for _ in range(4):
+        data.gather(np.arange(203))  # a whole pass each: every record batch once
+    assert 4 * batches - 2 <= len(seen) <= 4 * batches
+    slow = Dataset(dataset_path, "train", verify_again_bytes_per_s=1e-3)
+    slow.gather(np.arange(203))
+    seen.clear()
+    slow.gather(np.arange(203))
+    assert seen == []
