@@ -117,3 +117,12 @@ def test_a_bit_of_the_data_that_flips_during_the_run_ends_it(
     done = command("train", "a.yaml", "train.steps=400", "data.threads=0", f"data.verify_again_mb_per_s={again}")
     assert done.code == (1 if again else 0), done.stdout + done.stderr
     assert ("train-00000.arrow" in done.stderr and "was right until" in done.stderr) == bool(again)
+
+
+def test_a_held_out_row_that_is_not_a_number_is_named(command: Command, here: Path) -> None:
+    """By the check of the data before the run where it reads every value, else by the first evaluation."""
+    arrays = dict(np.load(here / "a.npz"))
+    arrays["x_test"][17, 3] = np.nan
+    np.savez(here / "a.npz", **arrays)
+    done = command("train", "a.yaml", "train.steps=4")
+    assert "'test'" in done.stdout + done.stderr and "row 17" in done.stdout + done.stderr, done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -55,6 +56,16 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
         for handle in handles:
             handle.remove()
     return found[0] if found else "the loss itself, with every module's output finite"
+
+
+def first_bad_row(source: Iterable[tuple[Batch, bool]]) -> tuple[int, str] | None:
+    """(row number, column) of the first held-out row of this rank that is not finite, or None."""
+    for batch, real in source:
+        for name, column in batch.items():
+            if real and is_bad(column):
+                rows = ~torch.isfinite(column.reshape(len(column), -1)).all(-1)
+                return int(batch["id"][int(rows.nonzero()[0])]), name
+    return None
 
 
 def watch(name: str, found: list[str]) -> Any:
