@@ -147,7 +147,7 @@ class Guard(Section):
     nonfinite: bool = True
     """Stop at the first loss or gradient that is not a number, naming the step, the tensor and the samples."""
     parity_every_steps: Natural = 100
-    """Steps between comparisons of a hash of the weights across workers; 0: never."""
+    """Steps between comparisons of the gradients' sums and a hash of the weights across workers; 0: never."""
 
 
 class Track(Section):

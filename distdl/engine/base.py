@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -32,8 +33,23 @@ EVALUATION = 0x45564C
 """Mixed into the seed of the noise in evaluations, so that it is not that of the training step on the same row."""
 
 
+class Held(NamedTuple):
+    """A run of a parameter's elements, and where the tensor that an optimizer steps has them; both are seen as flat."""
+
+    name: str
+    first: int
+    """Place in the parameter, or in this rank's part of it where an axis cuts it."""
+    size: int
+    tensor: Tensor
+    begin: int
+    """Place in `tensor`."""
+
+
 class Engine(ABC):
     """Trains a learner as the plan says, on this rank's device."""
+
+    sharded = False
+    """Whether each rank's optimizer steps a part of every parameter, and not all of it."""
 
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
@@ -52,6 +68,8 @@ class Engine(ABC):
                 net.forward = torch.autocast(plan.device, half)(net.forward)  # type: ignore[method-assign]
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
+        self.grad_norms: dict[str, float | Tensor | None] = {}
+        """That of each player's latest step."""
         self.data_s = 0.0
         self.learning_rate = learning_rate(self.config, plan.steps)
         self._guard = self.config.guard.nonfinite
@@ -74,6 +92,7 @@ class Engine(ABC):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._loss_sum = self._loss_sum + loss.detach()
         self._minimize(loss, player)
+        self.grad_norms[player] = self.grad_norm
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
@@ -195,6 +214,31 @@ class Engine(ABC):
         for name, buffer in self.learner.named_buffers():
             player, _, rest = name.partition(".module.")
             yield (f"{player}.{rest}" if rest and player in self.bare else name), buffer
+
+    # -- for the guard ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        """The torch optimizers that step a player's weights, whatever is wrapped around them."""
+
+    def held(self, player: str) -> Iterator[Held]:
+        """Where those have this rank's part of every trained parameter."""
+        for of, name, parameter in self.named():
+            if of == player and parameter.requires_grad:
+                yield Held(name, 0, parameter.numel(), parameter, 0)
+
+    def clipped(self, player: str) -> float:
+        """What clipping multiplied the gradient of the player's latest step by."""
+        clip, norm = self.config.train.clip_norm, self.grad_norms.get(player)
+        return 1.0 if not clip or norm is None else min(1.0, clip / (float(norm) + 1e-6))
+
+    def loss_scale(self, player: str) -> float:
+        """What the loss was multiplied by, and the gradient is divided by before the step."""
+        return 1.0
+
+    def shared(self) -> dict[str, list[int]]:
+        """Names of parameters and buffers that several pipeline stages hold, and the stages."""
+        return {}
 
     # -- what an engine fills in -----------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config import Config
-from distdl.engine.base import Engine
+from distdl.engine.base import Engine, Held
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.errors import InputError
 from distdl.learner import Batch, Learner
@@ -132,6 +132,7 @@ class DeepSpeedEngine(Engine):
         assert plan.deepspeed is not None
         deepspeed = _import_deepspeed(plan.device)
         self.zero: int = plan.deepspeed["zero_optimization"]["stage"]
+        self.sharded = self.zero > 0
         self.engines: dict[str, Any] = {}
         self._gathered = deepspeed.zero.GatheredParameters
         self._experts = {name for _, name, p in self.named() if not getattr(p, "allreduce", True)}
@@ -209,6 +210,35 @@ class DeepSpeedEngine(Engine):
         for engine in self.engines.values():
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
+
+    # -- for the guard ---------------------------------------------------------------------------------------------------
+
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        beside = getattr(self.engines[player].optimizer, "backup_optimizer", None)  # of what is offloaded in part
+        return [self._inner(player), *([beside] if beside else [])]
+
+    def held(self, player: str) -> Iterator[Held]:
+        if self.zero == 0:
+            yield from super().held(player)
+            return
+        optimizer, flat = self.engines[player].optimizer, self._flat_weights(player)
+        for of, name, p in self.named():
+            if of != player or not p.requires_grad:
+                continue
+            if self.zero == 3:
+                group, begin, size = optimizer.grad_position[optimizer.get_param_id(p)]
+                first = size * self.groups.data.index
+                part = Held(name, first, min(size, p.ds_numel - first), flat[group], begin)  # the last may be padded
+            elif where := p._hp_mapping:  # type: ignore[attr-defined]
+                there, here_ = where.hp_fragment_address, where.lp_fragment_address
+                part = Held(name, here_.start, here_.numel, flat[where.param_group_index], there.start)
+            else:  # all of it lies on other ranks
+                continue
+            if part.size > 0:
+                yield part
+
+    def loss_scale(self, player: str) -> float:
+        return float(self.engines[player].optimizer.loss_scale) if self.config.train.precision == "fp16" else 1.0
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 

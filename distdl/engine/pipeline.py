@@ -148,7 +148,7 @@ class PipelineEngine(DeepSpeedEngine):
         engine = self.engines["learner"]
         loss = engine.train_batch(self._inputs(self._micro_batches)).detach()
         noise.begin(0, None)
-        self.grad_norm = engine.get_global_grad_norm()
+        self.grad_norm = self.grad_norms["learner"] = engine.get_global_grad_norm()
         return loss, self._from_last_stage()
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
@@ -256,6 +256,9 @@ class PipelineEngine(DeepSpeedEngine):
             for handle in handles:
                 handle.remove()
         return bad[0] if bad else ""
+
+    def shared(self) -> dict[str, list[int]]:
+        return {name: stages for name, stages in self._holders.items() if len(stages) > 1}
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class TorchEngine(Engine):
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        return [self.optimizers[player]]
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for player, name, parameter in self.named():
             yield f"weights/{name}", parameter.detach()
