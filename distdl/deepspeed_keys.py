@@ -59,13 +59,18 @@ ZERO_ALLOWED = [
     "stage3_param_persistence_threshold",
     "stage3_model_persistence_threshold",
     "stage3_module_granularity_threshold",
-    "round_robin_gradients",
     "zero_hpz_partition_size",
     "memory_efficient_linear",
     "ignore_unused_parameters",
     "log_trace_cache_warnings",
 ]
 """Keys of `zero_optimization` that may be given; `stage` comes from `parallel.zero`."""
+
+ZERO_WRONG = {
+    "round_robin_gradients": "DeepSpeed 0.19 loses track of which part of a shard is which weight there, and a checkpoint "
+    "would mix them up",
+}
+"""Keys of `zero_optimization` that are refused, and why."""
 
 
 def check(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Problem]]:
@@ -86,6 +91,8 @@ def check(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Problem]]:
         name, path = f"parallel.deepspeed.zero_optimization.{key}", ("zero_optimization", str(key))
         if key == "stage":
             problems.append((path, Problem(f"{name} is derived by distdl", fix="set parallel.zero instead")))
+        elif key in ZERO_WRONG:
+            problems.append((path, Problem(f"{name} is refused: {ZERO_WRONG[key]}", fix="leave it out")))
         elif key not in ZERO_ALLOWED:
             fix = did_you_mean(key, ZERO_ALLOWED)
             problems.append((path, Problem(f"{name} is not a key of DeepSpeed's zero_optimization", fix=fix)))

@@ -311,6 +311,8 @@ def test_misspelt_and_derived_keys_are_refused_together() -> None:
         "parallel.deepspeed.zero_optimization.overlap_com is not a key of DeepSpeed's zero_optimization",
         "    fix: did you mean 'overlap_comm'?",
     ]
+    extra = {"zero_optimization": {"round_robin_gradients": True}}
+    assert "round_robin_gradients is refused: DeepSpeed 0.19 loses track of which" in refusal(parallel__deepspeed=extra)
     for key, instead in DERIVED.items():
         assert f"fix: set {instead} instead" in refusal(parallel__deepspeed={key: 1})
         section, _, field = instead.partition(".")

@@ -223,12 +223,10 @@ class GradientWatch:
     def _allowed(self, parameter: Tensor) -> float:
         """How far the products may be off, in lengths of the gradient: what the roundings of the sums can come to."""
         told: dict[str, Any] = self.engine.plan.deepspeed or {}
-        if any(
-            told.get("zero_optimization", {}).get(key) for key in ("zero_quantized_gradients", "zero_quantized_weights")
-        ):
-            return 0.5
-        half = parameter.dtype in (torch.bfloat16, torch.float16)
-        if half or told.get("communication_data_type") not in (None, "fp32"):
+        types = [told.get("data_types", {}).get("grad_accum_dtype"), told.get("communication_data_type")]  # of its sums
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            types = [of or "the weights'" for of in types]
+        if any(of not in (None, "fp32", "float32", "float") for of in types):
             added = self.engine.plan.accumulate + self.engine.plan.world  # one after the other, each to 8 bits
             return min(0.5, (8 + added) / 256)
         return 1e-6 if parameter.dtype == torch.float64 else 1e-4
