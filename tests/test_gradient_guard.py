@@ -13,10 +13,12 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from distdl.config_load import config_from_dict
 from distdl.errors import TrainingFailed
 from distdl.parity.layouts import data_ranks
+from distdl.survey import survey
 from tests.ranks import run_ranks
-from tests.small import contract_config, curve, layout
+from tests.small import contract_config, curve, layout, small_config
 
 SPARSE = {"experts": 4, "experts_top_k": 2, "capacity": 1.25, "balance_loss": 0.05}
 LAYOUTS = ("torch", "zero0", "zero1", "zero2", "zero3")
@@ -210,11 +212,13 @@ def ended(small_data: Path) -> list[dict[str, str]]:
         cases[mutant] = (mutant, "wte.weight", gpt(small_data, "zero1+pipeline2"))
     for name in ("zero1+tensor2", "zero3+tensor2"):
         cases[f"halved input {name}"] = ("halved_input", "", gpt(small_data, name))
-    ranks: list[dict[str, str]] = run_ranks(ends, 2, cases)
-    for case in cases:
-        if not case.startswith("sound"):
-            assert ranks[0][case] == ranks[1][case], "every rank says the same"
-    return ranks
+    return run_ranks(ends, 2, cases)  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_every_rank_ends_with_the_same_words(ended: list[dict[str, str]]) -> None:
+    one, other = ({case: said for case, said in rank.items() if not case.startswith("sound")} for rank in ended)
+    assert one == other
 
 
 @pytest.mark.slow
@@ -264,6 +268,48 @@ def test_a_gradient_that_the_tensor_axis_does_not_sum_is_found(ended: list[dict[
             "in step 1 the gradient of wpe.weight, which the tensor axis does not cut, is not the same on rank 0"
             in said
         )
+
+
+def test_a_loss_that_is_scaled_and_a_step_that_is_not_taken(digits: str) -> None:
+    """As in fp16: the gradient is divided by the scale before the step, and a player without a step is watched on."""
+    from distdl import worker
+    from distdl.engine.torch import TorchEngine
+    from distdl.hooks.gradients import GradientWatch
+
+    values = small_config("mlp", digits, "", train__steps=9)
+    config = config_from_dict(values)
+    plan = survey(config)
+    learner = worker.build_learner(config, None)
+    engine = worker.make_engine(learner, plan, 0)
+    assert isinstance(engine, TorchEngine)
+    optimizer, source = engine.optimizers["learner"], worker.make_source(plan, config, 0)
+    watch = GradientWatch(engine)
+
+    def step(number: int) -> str:
+        watch.forget()
+        for batch in engine.feed(source, number):
+            learner.update(batch, engine, number)
+        return watch.compare(number) if watch.seen else "no step"
+
+    def divide(*_: Any) -> None:
+        for p in learner.parameters():
+            p.grad /= 8
+
+    with contextlib.closing(source):
+        watch.arm()
+        with patch.object(optimizer, "step", lambda: None):
+            assert step(1) == "no step"
+        assert step(2) == "" and step(3) == "no step", "the one that came, and no other"
+        optimizer.register_step_pre_hook(divide)
+        with (
+            patch.object(TorchEngine, "_backward", lambda self, loss: (8 * loss).backward()),
+            patch.object(TorchEngine, "clipped", lambda *_: engine.config.train.clip_norm / float(engine.grad_norm)),
+        ):
+            with patch.object(TorchEngine, "loss_scale", lambda *_: 8.0):
+                watch.arm()
+                assert step(4) == ""
+            watch.arm()
+            assert "it is 0.125 times that" in step(5)
 
 
 @pytest.mark.slow

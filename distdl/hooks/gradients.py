@@ -171,9 +171,9 @@ class GradientWatch:
         if not bad.any():
             return along_tensor
         first = int(bad.nonzero()[0])
-        name, ranks = names[first], (groups.expert_data if cut[first] else groups.data).ranks()
+        name, axis = names[first], groups.expert_data if cut[first] else groups.data
         of = [f"summed over {_list('pipeline stage', [s + 1 for s in tied[name]])}"] if name in tied else []
-        of += [f"averaged over {_list('rank', ranks)}"] if len(ranks) > 1 else []
+        of += [f"averaged over {_list('rank', axis.ranks())}"] if axis.size > 1 else []
         how = "".join(f", {done}" for done in of)
         return (
             f"in step {step} the optimizer of rank {engine.rank} does not get the gradient of {name} that was worked out"
