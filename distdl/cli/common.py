@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from distdl.config import Config
@@ -40,9 +41,9 @@ def work_in(args: argparse.Namespace) -> None:
         raise InputError(what, where="-C", fix="create it, or mount it at this place on every node") from error
 
 
-def loaded(args: argparse.Namespace, *more: str) -> Loaded:
-    """The checked config of the command line."""
-    return load_config(args.config, [*args.overrides, *more])
+def loaded(args: argparse.Namespace, *more: str, cut: Collection[str] = ()) -> Loaded:
+    """The checked config of the command line. `cut`: axes that the command itself will cut."""
+    return load_config(args.config, [*args.overrides, *more], cut)
 
 
 def prepare_if_missing(config: Config) -> None:
