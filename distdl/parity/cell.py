@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distdl.parity.movement import Gap, widest_gap
+from distdl.parity.movement import widest_gap, widest_start
 from distdl.parity.passes import LONG, OWN, SGD, kind
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-3}
@@ -17,6 +17,8 @@ NORM_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 moves of a whole learning rate, which the norm of a steep step shows in the fourth digit while the loss does not."""
 MOVE_TOLERANCE = {OWN: {"fp32": 2e-3, "bf16": 0.2}, SGD: {"fp32": 2e-4}, LONG: {"bf16": 5e-3}}
 """Of the movement of each weight and buffer, over the reference's: by pass, and by precision."""
+START_TOLERANCE = {"fp32": 1e-6, "bf16": 5e-3}
+"""Of the initial values of each, over their length."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
             words = f"{len(got['loss'])} steps instead of {len(want['loss'])}"
             return Cell(name, world, "failed", reason=words)
         digits = {OWN: precision, LONG: "bf16"}.get(which, "fp32")
-        found = _curves(want, got)
+        found = _curves(want, got, relative=which != OWN)
         if which == OWN:
             numbers |= found
         differences += [
@@ -83,13 +85,14 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
             for (key, value), limit in zip(found.items(), (TOLERANCE, NORM_TOLERANCE, TOLERANCE), strict=True)
             if value is not None
         ]
-        gap = widest_gap(want, got, len(want["loss"]))
+        start, gap = widest_start(want, got), widest_gap(want, got, len(want["loss"]))
         numbers[which] = gap.error if gap else None
-        if gap:
-            moved = _moved(gap, which, digits)
-            differences.append(moved)
-            if moved.excess > furthest.excess:
-                furthest = _Difference(gap.name, gap.error, moved.allowed)
+        if start and gap:
+            limit = _limit(MOVE_TOLERANCE[which], digits)
+            words = f"the initial {start.name}{_PASSES[which]} differs"
+            differences.append(_Difference(words, start.error, _limit(START_TOLERANCE, digits)))
+            differences.append(_Difference(f"the movement of {gap.name}{_PASSES[which]} differs", gap.error, limit))
+            furthest = max(furthest, _Difference(gap.name, gap.error, limit), key=lambda d: d.excess)
     worst = max(differences, key=lambda d: d.excess)
     equal = worst.found < worst.allowed
     return Cell(
@@ -106,23 +109,22 @@ _WORDS = {"loss": "the loss", "norm": "the gradient norm", "evaluation": "a held
 _PASSES = {OWN: "", SGD: " with plain SGD", LONG: " in bf16 after a long accumulation"}
 
 
-def _moved(gap: Gap, which: str, digits: str) -> _Difference:
-    return _Difference(
-        f"the movement of {gap.name}{_PASSES[which]} differs", gap.error, _limit(MOVE_TOLERANCE[which], digits)
-    )
-
-
 def _limit(limits: dict[str, float], precision: str) -> float:
     return limits.get(precision, limits.get("fp32", math.inf))
 
 
-def _curves(want: dict[str, Any], got: dict[str, Any]) -> dict[str, float | None]:
+def _curves(want: dict[str, Any], got: dict[str, Any], relative: bool) -> dict[str, float | None]:
+    """The largest differences. `relative`: of what is above 1, over its size; the config's own curve is taken as it is."""
+
+    def apart(a: float, b: float) -> float:
+        return abs(a - b) / max(1.0, abs(a) if relative else 1.0)
+
     norms = [(a, b) for a, b in zip(want["norm"], got["norm"], strict=True) if a is not None]
     held_out = want.get("evaluation", {})
     return {
-        "loss": _largest(abs(a - b) for a, b in zip(want["loss"], got["loss"])),
+        "loss": _largest(apart(a, b) for a, b in zip(want["loss"], got["loss"])),
         "norm": _largest(abs(a - b) / max(abs(a), 1e-12) if b is not None else math.inf for a, b in norms),
-        "evaluation": _largest(abs(value - got["evaluation"][key]) for key, value in held_out.items()),
+        "evaluation": _largest(apart(value, got["evaluation"][key]) for key, value in held_out.items()),
     }
 
 

@@ -41,9 +41,11 @@ def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[s
             out["norm"].append(None if engine.grad_norm is None else float(engine.grad_norm))
             out["positions"] += engine.batch["position"].tolist()
 
-    replicas = ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps)
+    hooks: list[Hook] = [Record()]
+    if config.guard.parity_every_steps:
+        hooks.append(ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps))
     start = held(engine) if file else {}
-    train(learner, engine, source, [Record(), replicas], start=0, steps=plan.steps)
+    train(learner, engine, source, hooks, start=0, steps=plan.steps)
     if file:
         keep(file, start, held(engine))
     if config.data.eval_split:

@@ -7,6 +7,7 @@ twenty steps shows it in the sixth digit. Its own movement shows it in the first
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,10 @@ EPS = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True)
 class Gap:
-    """The tensor whose movement is furthest from the reference's."""
+    """How far a tensor is from the reference's."""
 
     error: float
-    """Length of the difference of the two moves, over that of the reference's move."""
+    """Length of the difference, over that of the reference's."""
     name: str
 
 
@@ -55,30 +56,58 @@ def kept(files: list[Path]) -> dict[str, Tensors]:
     return whole
 
 
+def widest_start(reference: dict[str, Tensors], result: dict[str, Tensors]) -> Gap | None:
+    """The tensor whose initial values are furthest from the reference's, over their length there; None: there is none."""
+    pairs = _pairs(reference["start"], result["start"])
+    return max((Gap(_apart(a, b, 0.0), _bare(name)) for name, a, b in pairs), key=_error, default=None)
+
+
 def widest_gap(reference: dict[str, Tensors], result: dict[str, Tensors], steps: int) -> Gap | None:
-    """The furthest of all tensors; None where there are none."""
-    return max(gaps(reference, result, steps), key=lambda gap: gap.error, default=None)
+    """The tensor whose movement is furthest from the reference's, over its length there; None: there is none."""
+    return max(gaps(reference, result, steps), key=_error, default=None)
 
 
 def gaps(reference: dict[str, Tensors], result: dict[str, Tensors], steps: int) -> list[Gap]:
     """That of every tensor. One that is missing on one side, or has another shape there, is infinitely far."""
     found = []
-    for name in sorted(reference["end"].keys() | result["end"].keys()):
-        parts = [run[when].get(name) for run in (reference, result) for when in ("start", "end")]
-        found.append(Gap(_error(parts, steps), name.partition("/")[2]))
+    for name, end, other_end in _pairs(reference["end"], result["end"]):
+        start, other_start = reference["start"].get(name), result["start"].get(name)
+        if end is None or not end.is_floating_point():
+            error = _apart(end, other_end, 0.0)
+        else:
+            # Each step rounds a weight to fp32; the roundings of two runs part like random walks.
+            rounding = EPS * float(end.double().norm()) * math.sqrt(steps)
+            error = _apart(_move(start, end), _move(other_start, other_end), rounding)
+        found.append(Gap(error, _bare(name)))
     return found
 
 
-def _error(parts: list[Tensor | None], steps: int) -> float:
-    start, end, other_start, other_end = parts
-    if start is None or end is None or other_start is None or other_end is None or end.shape != other_end.shape:
+def _bare(name: str) -> str:
+    """Without what a checkpoint puts before it."""
+    return name.partition("/")[2]
+
+
+def _pairs(one: Tensors, other: Tensors) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
+    for name in sorted(one.keys() | other.keys()):
+        yield name, one.get(name), other.get(name)
+
+
+def _move(start: Tensor | None, end: Tensor | None) -> Tensor | None:
+    return None if start is None or end is None or start.shape != end.shape else end.double() - start.double()
+
+
+def _apart(want: Tensor | None, got: Tensor | None, rounding: float) -> float:
+    """Length of the difference beyond the rounding, over that of `want`."""
+    if want is None or got is None or want.shape != got.shape:
         return math.inf
-    if not end.is_floating_point():
-        return 0.0 if torch.equal(end, other_end) else math.inf
-    move, other_move = end.double() - start.double(), other_end.double() - other_start.double()
-    gap, size = float((move - other_move).norm()), float(move.norm())
+    if not want.is_floating_point():
+        return 0.0 if torch.equal(want, got) else math.inf
+    gap, size = float((want.double() - got.double()).norm()), float(want.double().norm())
     if not math.isfinite(gap):
         return math.inf
-    # Each step rounds a weight to fp32; the roundings of two runs differ like steps of a random walk.
-    beyond = gap - EPS * float(end.double().norm()) * math.sqrt(steps)
-    return beyond / size if beyond > 0 and size > 0 else (math.inf if beyond > 0 else 0.0)
+    beyond = max(0.0, gap - rounding)
+    return 0.0 if beyond == 0.0 else beyond / size if size else math.inf
+
+
+def _error(gap: Gap) -> float:
+    return gap.error

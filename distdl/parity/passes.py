@@ -1,8 +1,8 @@
 """The short runs that each layout is put through, made from one config so that every part of a step shows in the weights.
 
     own     the config's optimizer and schedule, 20 steps
-    sgd     plain SGD with momentum and decay in fp32, whose first step moves the weights by half a percent: its moves, unlike
-            Adam's, are proportional to the gradient, so that a wrong scale, a missing clip or a missing decay cannot hide
+    sgd     plain SGD with momentum and decay in fp32, whose first step moves the weights by half a percent. Steps of Adam
+            all have about one length; these are as long as the gradient, so that a wrong scale or a missing clip shows
     long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift
 
 `own` and `sgd` clip at half the norm of the reference's first gradient, so that clipping bites whatever the config's is.
