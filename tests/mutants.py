@@ -33,6 +33,8 @@ class Mutant:
     case: str = "gpt"
     """Key of `cases`."""
     passes: tuple[str, ...] = (OWN, SGD)
+    hidden: bool = False
+    """Whether the curves with the config's own optimizer show nothing of it."""
 
 
 def cases(data: Path) -> dict[str, dict[str, Any]]:
