@@ -238,7 +238,7 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         assert got["loss"] == pytest.approx(want["loss"], abs=1e-5), case
         assert got["norm"] == pytest.approx(want["norm"], rel=1e-4), case
         assert all(rank[case]["evaluation"] == pytest.approx(want["evaluation"], abs=1e-5) for rank in ranks), case
-        gap = widest_gap(want, got, 20)
+        gap = widest_gap(want, got)
         assert gap and gap.error < MOVE_TOLERANCE[OWN]["fp32"], f"{case}: {gap}"
 
 

@@ -80,7 +80,7 @@ def test_two_layouts_that_are_equal(command: Callable[..., Result], config_file:
     ]
     for cell in cells:
         assert 0 <= cell["loss"] < 1e-5 and 0 <= cell["norm"] < 1e-3 and 0 <= cell["evaluation"] < 1e-5
-        assert 0 <= cell["own"] < 2e-3 and 0 <= cell["sgd"] < 2e-4 and 0 <= cell["long"] < 5e-3
+        assert 0 <= cell["own"] < 5e-3 and 0 <= cell["sgd"] < 2e-4 and 0 <= cell["long"] < 5e-3
         assert cell["reason"] == "" and cell["furthest"]
 
 
@@ -293,8 +293,8 @@ def moved(*by: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("run", "change", "said"),
     [
-        ("own", moved(1e-3 * SIZE, 0, 0, 0), ""),
-        ("own", moved(3e-3 * SIZE, 0, 0, 0), "the movement of ln.weight differs by 3.0e-03, and 0.002 is allowed"),
+        ("own", moved(3e-3 * SIZE, 0, 0, 0), ""),
+        ("own", moved(6e-3 * SIZE, 0, 0, 0), "the movement of ln.weight differs by 6.0e-03, and 0.005 is allowed"),
         ("sgd", moved(1e-4 * SIZE, 0, 0, 0), ""),
         ("sgd", moved(1e-3 * SIZE, 0, 0, 0), "the movement of ln.weight with plain SGD differs by 1.0e-03"),
         ("long 128", moved(4e-3 * SIZE, 0, 0, 0), ""),
@@ -306,9 +306,17 @@ def moved(*by: float) -> dict[str, Any]:
     ],
 )
 def test_when_weights_have_moved_alike(run: str, change: dict[str, Any], said: str) -> None:
-    cell = compare("zero1", 2, {run: CURVE}, {run: change}, "fp32")
+    at_once = {f"{run} at once": CURVE} if run.startswith("long") else {}
+    cell = compare("zero1", 2, {run: CURVE}, {run: change, **at_once}, "fp32")
     assert cell.status == ("differs" if said else "equal") and said in cell.reason, cell
     assert cell.furthest == "ln.weight"
+
+
+def test_a_move_of_rounding_noise_may_differ_as_the_reference_does_from_itself() -> None:
+    """Attention's key biases have no gradient, and Adam moves them all the same."""
+    noisy = {"own": CURVE | {"noise": {"ln.weight": 0.01}}}
+    assert compare("zero1", 2, noisy, {"own": moved(0.04 * SIZE, 0, 0, 0)}, "fp32").status == "equal"
+    assert compare("zero1", 2, noisy, {"own": moved(0.06 * SIZE, 0, 0, 0)}, "fp32").status == "differs"
 
 
 def test_a_weight_that_hardly_moves_may_differ_by_its_rounding() -> None:
@@ -360,10 +368,10 @@ def test_every_pass_clips_moves_and_accumulates(digits: str) -> None:
     for layout, world in [("zero1", 4), ("zero1+tensor2", 2), ("zero1+pipeline2", 4)]:
         laid = on_layout(runs, layout, world, facts)
         plans = {name: survey(config_from_dict(run)) for name, run in laid.items()}
-        assert list(plans) == ["own", "sgd", f"long {64 * data_ranks(layout, world)}"]
-        *short, long = plans.values()
-        assert [plan.accumulate for plan in short] == [4 if "pipeline" in layout else 2] * 2
-        assert (long.accumulate, long.config["train"]["precision"]) == (64, "bf16")
+        samples = f"long {64 * data_ranks(layout, world)}"
+        assert list(plans) == ["own", "sgd", samples, f"{samples} at once"]
+        assert [plan.accumulate for plan in plans.values()] == [*[4 if "pipeline" in layout else 2] * 2, 64, 1]
+        assert [plan.config["train"]["precision"] for plan in plans.values()] == ["fp32", "fp32", "bf16", "bf16"]
 
 
 def test_a_config_may_say_how_its_layouts_attend(

@@ -14,12 +14,15 @@ from distdl.config_load import config_from_dict
 from distdl.errors import InputError, TrainingFailed
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import candidates, data_ranks, laid_out
+from distdl.parity.movement import gaps
 from distdl.parity.passes import LONG, OWN, Runs, at_length, first_step, kind, on_layout, passes
 from distdl.parity.processes import curves
 from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import AXES, layout_key
 from distdl.survey import model_facts, survey
 
+IN_PARTS = "in parts"
+"""The reference's own pass once more, as two micro-batches: how far rounding alone leads."""
 CASE_TIMEOUT_S = 600.0
 """For all passes of a layout together."""
 
@@ -65,6 +68,9 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
     told = dict(curves(1, {"first": {OWN: first_step(values)}}, CASE_TIMEOUT_S))["first"]
     runs = passes(values, facts, _told(told)[OWN])
     wanted = {name: laid_out(run, "torch", 1) for n in sorted(data_ranks) for name, run in at_length(runs, n).items()}
+    in_parts = on_layout({OWN: runs[OWN]}, "torch", 1, facts)[OWN]
+    if in_parts != wanted[OWN]:
+        wanted[IN_PARTS] = in_parts
     found: dict[str, Any] = {}
     for name, result in curves(1, {name: {name: run} for name, run in wanted.items()}, CASE_TIMEOUT_S):
         if "error" in result and kind(name) == LONG:
@@ -72,6 +78,8 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
             runs.pop(LONG, None)
         else:
             found |= _told(result)
+    if IN_PARTS in found:
+        found[OWN]["noise"] = {gap.name: gap.error for gap in gaps(found[OWN], found.pop(IN_PARTS))}
     return runs, found
 
 

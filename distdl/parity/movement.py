@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -56,19 +57,20 @@ def kept(files: list[Path]) -> dict[str, Tensors]:
     return whole
 
 
-def widest_start(reference: dict[str, Tensors], result: dict[str, Tensors]) -> Gap | None:
+def widest_start(reference: dict[str, Any], result: dict[str, Any]) -> Gap | None:
     """The tensor whose initial values are furthest from the reference's, over their length there; None: there is none."""
     pairs = _pairs(reference["start"], result["start"])
     return max((Gap(_apart(a, b, 0.0), _bare(name)) for name, a, b in pairs), key=_error, default=None)
 
 
-def widest_gap(reference: dict[str, Tensors], result: dict[str, Tensors], steps: int) -> Gap | None:
-    """The tensor whose movement is furthest from the reference's, over its length there; None: there is none."""
-    return max(gaps(reference, result, steps), key=_error, default=None)
+def widest_gap(reference: dict[str, Any], result: dict[str, Any]) -> Gap | None:
+    """The tensor whose movement is furthest from the reference's; None: there is none."""
+    return max(gaps(reference, result), key=_error, default=None)
 
 
-def gaps(reference: dict[str, Tensors], result: dict[str, Tensors], steps: int) -> list[Gap]:
-    """That of every tensor. One that is missing on one side, or has another shape there, is infinitely far."""
+def gaps(reference: dict[str, Any], result: dict[str, Any]) -> list[Gap]:
+    """How far the movement of each tensor is from the reference's, over its length there, of two curves with their tensors.
+    A tensor that is missing on one side, or has another shape there, is infinitely far."""
     found = []
     for name, end, other_end in _pairs(reference["end"], result["end"]):
         start, other_start = reference["start"].get(name), result["start"].get(name)
@@ -76,7 +78,7 @@ def gaps(reference: dict[str, Tensors], result: dict[str, Tensors], steps: int) 
             error = _apart(end, other_end, 0.0)
         else:
             # Each step rounds a weight to fp32; the roundings of two runs part like random walks.
-            rounding = EPS * float(end.double().norm()) * math.sqrt(steps)
+            rounding = EPS * float(end.double().norm()) * math.sqrt(len(reference["loss"]))
             error = _apart(_move(start, end), _move(other_start, other_end), rounding)
         found.append(Gap(error, _bare(name)))
     return found

@@ -3,7 +3,8 @@
     own     the config's optimizer and schedule, 20 steps
     sgd     plain SGD with momentum and decay in fp32, whose first step moves the weights by half a percent. Steps of Adam
             all have about one length; these are as long as the gradient, so that a wrong scale or a missing clip shows
-    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift
+    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift; and once more
+            from all samples at once, whose weights it is compared with: both round alike but in the sum
 
 `own` and `sgd` clip at half the norm of the reference's first gradient, so that clipping bites whatever the config's is.
 """
@@ -18,6 +19,8 @@ from distdl.parity.layouts import data_ranks, laid_out
 from distdl.plan.facts import ModelFacts
 
 OWN, SGD, LONG = "own", "sgd", "long"
+AT_ONCE = " at once"
+"""Ends the name of the long pass whose samples are not accumulated."""
 SGD_STEPS = 6
 MOVE = 0.005
 """Length of SGD's first step, as a share of the length of all weights."""
@@ -61,11 +64,11 @@ def passes(values: dict[str, Any], facts: ModelFacts, first: dict[str, Any]) -> 
 
 
 def at_length(runs: Runs, ranks: int) -> Runs:
-    """The same passes, the long one with the samples that so many data ranks take, and named by them."""
+    """The same passes, the long one with the samples of so many data ranks, and named by them: all at once."""
     runs = {name: copy.deepcopy(values) for name, values in runs.items()}
     if LONG in runs:
         long = runs.pop(LONG)
-        long["train"] |= {"global_batch": MICRO_BATCHES * ranks, "micro_batch": 1}
+        long["train"] |= {"global_batch": MICRO_BATCHES * ranks, "micro_batch": None}
         runs[f"{LONG} {MICRO_BATCHES * ranks}"] = long
     return runs
 
@@ -75,17 +78,26 @@ def kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
+def of_reference(name: str) -> str:
+    """The reference's pass whose curve this one's is compared with."""
+    return name.removesuffix(AT_ONCE)
+
+
 def on_layout(runs: Runs, layout: str, world: int, facts: ModelFacts) -> Runs:
     """The passes as this layout runs them: two micro-batches a step, four in a pipeline; one where the family couples the
     samples of a batch."""
+    ranks = max(1, data_ranks(layout, world))  # 0: the plan will refuse
     out = {}
-    for name, values in at_length(runs, max(1, data_ranks(layout, world))).items():
+    for name, values in at_length(runs, ranks).items():
         out[name] = laid_out(values, layout, world)
-        if kind(name) != LONG:
-            share = values["train"]["global_batch"] // max(1, data_ranks(layout, world))  # 0: the plan will refuse
-            whole = facts.batch_coupled or not facts.trainable
+        if kind(name) == LONG:
+            out[name + AT_ONCE] = copy.deepcopy(out[name])
+            out[name]["train"]["micro_batch"] = 1
+        elif not facts.batch_coupled and facts.trainable:
             parts = 4 if "pipeline" in layout else 2
-            out[name]["train"]["micro_batch"] = None if whole else max(1, share // parts)
+            out[name]["train"]["micro_batch"] = max(1, values["train"]["global_batch"] // ranks // parts)
+        else:
+            out[name]["train"]["micro_batch"] = None
     return out
 
 
