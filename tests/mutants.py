@@ -12,7 +12,7 @@ from typing import Any
 from distdl.config_load import config_from_dict
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
-from distdl.parity.passes import LONG, OWN, SGD, at_length, first_step, kind, on_layout, passes
+from distdl.parity.passes import LONG, OWN, SGD, first_step, kind, of_reference, on_layout, passes
 from distdl.survey import model_facts
 from tests import faults
 from tests.ranks import run_ranks
@@ -146,15 +146,12 @@ def parity_of(asked: list[int], data: Path) -> tuple[dict[int, Cell], dict[str, 
     facts = {name: model_facts(config_from_dict(values)) for name, values in told.items()}
     firsts = run_jobs([{"mutant": None, "runs": {OWN: first_step(values)}} for values in told.values()], 1)
     runs = {name: passes(told[name], facts[name], first[OWN]) for name, first in zip(told, firsts)}
-    long = any(LONG in MUTANTS[i].passes for i in asked)
+    kinds = {name: {k for i in asked if MUTANTS[i].case == name for k in MUTANTS[i].passes} for name in told}
     wanted = {
-        name: {
-            key: laid_out(run, "torch", 1)
-            for key, run in at_length(runs[name], WORLD).items()
-            if long or kind(key) != LONG
-        }
+        name: {key: r for key, r in of_reference(runs[name], [WORLD]).items() if kind(key) in kinds[name]}
         for name in told
     }
+    assert all(MUTANTS[i].layout == "torch" for i in asked if LONG in MUTANTS[i].passes), "weights of ZeRO are rounded"
     reference = dict(zip(told, run_jobs([{"mutant": None, "runs": wanted[name]} for name in told], 1)))
 
     jobs = [{"mutant": i, "runs": _laid(runs, facts, MUTANTS[i])} for i in asked]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distdl.parity.movement import gaps, widest_start
-from distdl.parity.passes import AT_ONCE, LONG, OWN, SGD, kind, of_reference
+from distdl.parity.passes import LONG, OWN, SGD, counterpart, kind
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-3}
 """Largest difference of the loss at which two curves are the same."""
@@ -71,7 +71,8 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
     differences: list[_Difference] = []
     moves: list[_Difference] = []
     for run, got in result.items():
-        want, which = reference[of_reference(run)], kind(run)
+        whole, which = reference[run], kind(run)
+        want = whole | reference[counterpart(run, name)]
         if len(got["loss"]) != len(want["loss"]):
             words = f"{len(got['loss'])} steps instead of {len(want['loss'])}"
             return Cell(name, world, "failed", reason=words)
@@ -84,16 +85,15 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
             for (key, value), limit in zip(found.items(), (TOLERANCE, NORM_TOLERANCE, TOLERANCE), strict=True)
             if value is not None
         ]
-        if start := widest_start(want, got):
+        if start := widest_start(whole, got):
             words = f"the initial {start.name}{_PASSES[which]} differs"
             differences.append(_Difference(words, start.error, START_TOLERANCE))
-        if not run.endswith(AT_ONCE):
-            moved = _moves(result[run + AT_ONCE] if which == LONG else want, got, _limit(MOVE_TOLERANCE[which], digits))
-            numbers[which] = moved[-1].found if moved else None
-            moves += moved[-1:]
-            differences += [
-                replace(move, what=f"the movement of {move.what}{_PASSES[which]} differs") for move in moved[-1:]
-            ]
+        moved = _moves(want, got, _limit(MOVE_TOLERANCE[which], digits))
+        numbers[which] = moved[-1].found if moved else None
+        moves += moved[-1:]
+        differences += [
+            replace(move, what=f"the movement of {move.what}{_PASSES[which]} differs") for move in moved[-1:]
+        ]
     worst = max(differences, key=_excess)
     equal = worst.found < worst.allowed
     return Cell(
@@ -108,8 +108,11 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
 
 def _moves(want: dict[str, Any], got: dict[str, Any], limit: float) -> list[_Difference]:
     """How far each tensor's movement is, the one that is furthest beyond what it is allowed last."""
-    noise = want.get("noise", {})
-    found = [_Difference(g.name, g.error, max(limit, NOISE * noise.get(g.name, 0.0))) for g in gaps(want, got)]
+    noise, rounded = want.get("noise", {}), want.get("rounded", False)
+    found = [
+        _Difference(gap.name, gap.error, max(limit, NOISE * noise.get(gap.name, 0.0)))
+        for gap in gaps(want, {**got, "end": {n: t for n, t in got["end"].items() if not rounded or n in want["end"]}})
+    ]
     return sorted(found, key=_excess)
 
 

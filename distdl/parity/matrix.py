@@ -13,9 +13,9 @@ from typing import Any
 from distdl.config_load import config_from_dict
 from distdl.errors import InputError, TrainingFailed
 from distdl.parity.cell import Cell, compare
-from distdl.parity.layouts import candidates, data_ranks, laid_out
+from distdl.parity.layouts import candidates, data_ranks
 from distdl.parity.movement import gaps
-from distdl.parity.passes import LONG, OWN, Runs, at_length, first_step, kind, on_layout, passes
+from distdl.parity.passes import LONG, OWN, Runs, first_step, kind, of_reference, on_layout, passes
 from distdl.parity.processes import curves
 from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import AXES, layout_key
@@ -67,7 +67,7 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
     """
     told = dict(curves(1, {"first": {OWN: first_step(values)}}, CASE_TIMEOUT_S))["first"]
     runs = passes(values, facts, _told(told)[OWN])
-    wanted = {name: laid_out(run, "torch", 1) for n in sorted(data_ranks) for name, run in at_length(runs, n).items()}
+    wanted = of_reference(runs, data_ranks)
     in_parts = on_layout({OWN: runs[OWN]}, "torch", 1, facts)[OWN]
     if in_parts != wanted[OWN]:
         wanted[IN_PARTS] = in_parts

@@ -3,8 +3,7 @@
     own     the config's optimizer and schedule, 20 steps
     sgd     plain SGD with momentum and decay in fp32, whose first step moves the weights by half a percent. Steps of Adam
             all have about one length; these are as long as the gradient, so that a wrong scale or a missing clip shows
-    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift; and once more
-            from all samples at once, whose weights it is compared with: both round alike but in the sum
+    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift
 
 `own` and `sgd` clip at half the norm of the reference's first gradient, so that clipping bites whatever the config's is.
 """
@@ -13,14 +12,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from distdl.parity.layouts import data_ranks, laid_out
 from distdl.plan.facts import ModelFacts
+from distdl.plan.refuse import layout_key
 
 OWN, SGD, LONG = "own", "sgd", "long"
-AT_ONCE = " at once"
-"""Ends the name of the long pass whose samples are not accumulated."""
+ROUNDED = " rounded"
+"""Ends the name of the reference's long pass whose weights are rounded to 16 bits, as those of ZeRO 1-3 are."""
 SGD_STEPS = 6
 MOVE = 0.005
 """Length of SGD's first step, as a share of the length of all weights."""
@@ -58,19 +59,31 @@ def passes(values: dict[str, Any], facts: ModelFacts, first: dict[str, Any]) -> 
     runs[SGD]["train"]["precision"] = "fp32"
     if not facts.batch_coupled:
         runs[LONG] = _sgd(values, norm, weights)
+        runs[LONG]["optimizer"] |= {"momentum": 0.0, "weight_decay": 0.0}
         runs[LONG]["train"] |= {"steps": 1, "clip_norm": None, "precision": "bf16"}
         runs[LONG]["data"] |= {"last_batch": "wrap"}  # a step may be longer than the small data set
     return runs
 
 
 def at_length(runs: Runs, ranks: int) -> Runs:
-    """The same passes, the long one with the samples of so many data ranks, and named by them: all at once."""
+    """The same passes, the long one with the samples of so many data ranks, and named by them."""
     runs = {name: copy.deepcopy(values) for name, values in runs.items()}
     if LONG in runs:
         long = runs.pop(LONG)
-        long["train"] |= {"global_batch": MICRO_BATCHES * ranks, "micro_batch": None}
+        long["train"] |= {"global_batch": MICRO_BATCHES * ranks, "micro_batch": 1}
         runs[f"{LONG} {MICRO_BATCHES * ranks}"] = long
     return runs
+
+
+def of_reference(runs: Runs, ranks: Iterable[int]) -> Runs:
+    """The passes as the reference runs them, the long one for each number of data ranks."""
+    out: Runs = {}
+    for n in sorted(ranks):
+        for name, values in at_length(runs, n).items():
+            out[name] = laid_out(values, "torch", 1)
+            if kind(name) == LONG:
+                out[name + ROUNDED] = out[name]
+    return out
 
 
 def kind(name: str) -> str:
@@ -78,9 +91,10 @@ def kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def of_reference(name: str) -> str:
-    """The reference's pass whose curve this one's is compared with."""
-    return name.removesuffix(AT_ONCE)
+def counterpart(name: str, layout: str) -> str:
+    """The reference's pass that a layout's is compared with."""
+    (base, stage), *_ = layout_key(layout)
+    return name + ROUNDED if kind(name) == LONG and base == "zero" and stage > 0 else name
 
 
 def on_layout(runs: Runs, layout: str, world: int, facts: ModelFacts) -> Runs:
@@ -90,14 +104,10 @@ def on_layout(runs: Runs, layout: str, world: int, facts: ModelFacts) -> Runs:
     out = {}
     for name, values in at_length(runs, ranks).items():
         out[name] = laid_out(values, layout, world)
-        if kind(name) == LONG:
-            out[name + AT_ONCE] = copy.deepcopy(out[name])
-            out[name]["train"]["micro_batch"] = 1
-        elif not facts.batch_coupled and facts.trainable:
-            parts = 4 if "pipeline" in layout else 2
-            out[name]["train"]["micro_batch"] = max(1, values["train"]["global_batch"] // ranks // parts)
-        else:
-            out[name]["train"]["micro_batch"] = None
+        if kind(name) != LONG:
+            whole = facts.batch_coupled or not facts.trainable
+            share = values["train"]["global_batch"] // ranks
+            out[name]["train"]["micro_batch"] = None if whole else max(1, share // (4 if "pipeline" in layout else 2))
     return out
 
 

@@ -95,6 +95,8 @@ def main(folder: Path, rank: int) -> None:
     import torch.distributed as dist
 
     from distdl.parity.curve import curve
+    from distdl.parity.passes import ROUNDED
+    from distdl.parity.rounded import rounded_curve
 
     task = json.loads((folder / "task.json").read_text())
     store = dist.FileStore(str(folder / "store"), task["world"])
@@ -103,7 +105,10 @@ def main(folder: Path, rank: int) -> None:
     for index, (_, passes) in enumerate(task["cases"]):
         try:
             files = [folder / f"tensors-{index}-{number}-{rank}" for number in range(len(passes))]
-            result = {name: curve(rank, values, file) for (name, values), file in zip(passes.items(), files)}
+            result = {
+                name: rounded_curve(values, file) if name.endswith(ROUNDED) else curve(rank, values, file)
+                for (name, values), file in zip(passes.items(), files)
+            }
             dist.barrier()  # everyone's tensors are kept
         except BaseException as error:
             _publish(folder / f"failed-{rank}.json", {"time": time.time(), "error": f"{type(error).__name__}: {error}"})
