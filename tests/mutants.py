@@ -61,8 +61,14 @@ def cases(data: Path) -> dict[str, dict[str, Any]]:
 MUTANTS = [
     Mutant("a bias takes one rank's gradient only", "zero2", faults.of_the_first_rank(BIAS)),
     Mutant("a matrix takes one rank's gradient only", "zero2", faults.of_the_first_rank(MATRIX)),
-    Mutant("a gain takes one rank's gradient only", "zero2", faults.of_the_first_rank(GAIN), "gpt, SGD"),
-    Mutant("a gain likewise, at a fine-tuner's rate", "zero2", faults.of_the_first_rank(GAIN), "gpt, fine-tuning"),
+    Mutant("a gain takes one rank's gradient only", "zero2", faults.of_the_first_rank(GAIN), "gpt, SGD", hidden=True),
+    Mutant(
+        "a gain likewise, at a fine-tuner's rate",
+        "zero2",
+        faults.of_the_first_rank(GAIN),
+        "gpt, fine-tuning",
+        hidden=True,
+    ),
     Mutant("the gradient of a sequence counts twice", "zero2+sequence2", faults.twice),
     Mutant(
         "ring attention: other ranks' keys learn nothing", "zero2+sequence2", faults.far_keys_learn_nothing, "gpt, ring"
@@ -77,6 +83,7 @@ MUTANTS = [
         "zero2",
         faults.option("weight_decay", lambda _: 0.0),
         "gpt, fine-tuning",
+        hidden=True,
     ),
     Mutant("biases decay, too", "zero2", faults.decay_everything),
     Mutant("the learning rate is 1 % higher", "zero1", faults.schedule(lambda rate, step: 1.01 * rate(step))),
@@ -96,7 +103,7 @@ MUTANTS = [
     ),
     Mutant("the first micro-batch of a step is lost", "zero1", faults.first_micro_batch_lost),
     Mutant("the loss is divided by one micro-batch too many", "zero1", faults.wrong_count_of_micro_batches),
-    Mutant("gradients are added up in 16 bits", "torch", faults.sums_in_16_bits, passes=(LONG,)),
+    Mutant("gradients are added up in 16 bits", "torch", faults.sums_in_16_bits, passes=(LONG,), hidden=True),
     Mutant("a running mean is one rank's", "torch", faults.statistics_of_one_rank, "cnn"),
     Mutant("dropout differs by rank", "zero1", faults.noise_by_rank),
     Mutant("held-out metrics count one rank's part", "zero1", faults.held_out_of_one_rank),
