@@ -139,17 +139,10 @@ class DeepSpeedEngine(Engine):
         if plan.mesh.sequence > 1 and plan.attention == "ulysses":
             here.attention = ulysses(self.groups.sequence)
         self._frozen: dict[int, Tensor] = {}
-        exact = [(module, name, buffer) for module in learner.modules() for name, buffer in module._buffers.items()]
         for player, net in self.bare.items():
             self.engines[player] = self._wrap(net)
             if player != "learner":
                 setattr(learner, player, self.engines[player])
-        for (
-            module,
-            name,
-            buffer,
-        ) in exact:  # it rounds them to 16 bits with the weights, where a moving average stands still
-            module._buffers[name] = buffer
 
     def _wrap(self, net: nn.Module) -> Any:
         """A player in a DeepSpeed engine of its own."""
