@@ -115,7 +115,7 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
         start, gap = widest_start(want, got), widest_gap(want, got)
         assert start and start.error < START_TOLERANCE, f"{case}: {start}"
-        assert gap and gap.error < 2 * MOVE_TOLERANCE[OWN]["bf16" if bf16 else "fp32"], f"{case}: {gap}"
+        assert gap and gap.error < MOVE_TOLERANCE[OWN]["bf16" if bf16 else "fp32"], f"{case}: {gap}"
 
 
 @pytest.fixture(scope="module")
