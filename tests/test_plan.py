@@ -226,8 +226,8 @@ def test_notes() -> None:
         (1, "fp32", "adamw", 4000, 3600, 3600),
         (2, "fp32", "adamw", 4000, 1800, 3600),
         (3, "fp32", "adamw", 2000, 1800, 3600),
-        (1, "bf16", "adamw", 2000, 1800, 5400),  # and fp32 master weights
-        (3, "bf16", "lion", 1000, 900, 3600),
+        (1, "bf16", "adamw", 2000, 3600, 5400),  # and fp32 master weights; gradients are summed in fp32
+        (3, "bf16", "lion", 1000, 1800, 3600),
         (0, "bf16", "adamw", 4000, 3600, 7200),  # weights stay fp32 under autocast
         (1, "fp32", "sgd", 4000, 3600, 0),
     ],
@@ -279,6 +279,11 @@ def test_stages_and_precision() -> None:
     assert [f["zero_optimization"]["stage"] for f in found if f] == [0, 1, 2, 3]
     thresholds = [f["zero_optimization"].get("stage3_param_persistence_threshold") for f in found if f]
     assert thresholds == [None, None, None, 0]
+    # Sums of half-precision gradients, over micro-batches and over ranks; at stage 0 everything is fp32.
+    sums = [(f.get("data_types"), f.get("communication_data_type")) for f in found if f]
+    assert sums == [(None, None), *3 * [({"grad_accum_dtype": "fp32"}, "fp32")]]
+    told = plan(parallel__zero=2, train__precision="bf16", parallel__deepspeed={"communication_data_type": "bf16"})
+    assert told.deepspeed and told.deepspeed["communication_data_type"] == "bf16"
 
 
 def test_keys_of_the_users_are_taken_over() -> None:
@@ -316,6 +321,26 @@ def test_misspelt_and_derived_keys_are_refused_together() -> None:
         section, _, field = instead.partition(".")
         kind = Config.model_fields[section].annotation
         assert not field or field in kind.model_fields  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"data_types": {"grad_accum_dtype": "bf16"}},
+        {"bf16": {"immediate_grad_update": True}},
+        {"bf16": {"bf16_master_weights_and_grads": True}},
+        {"fp16": {"fp16_master_weights_and_grads": True}},
+        {"torch_autocast": {"enabled": True}},
+        {"optimizer": {"type": "OneBitAdam"}},
+        {"zero_force_ds_cpu_optimizer": True},
+        {"zero_optimization": {"zenflow": {}}},
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
+        {"zero_optimization": {"legacy_stage1": True}},
+    ],
+)
+def test_keys_that_would_give_another_class_of_optimizer_are_refused(extra: dict[str, Any]) -> None:
+    (key,) = extra.get("zero_optimization", extra)
+    assert f".{key} " in refusal(parallel__deepspeed=extra)
 
 
 class Recorder(dict):  # type: ignore[type-arg]

@@ -124,6 +124,28 @@ def experts_announced(net: nn.Module, ours: Groups) -> Iterator[None]:
         del net.announcement
 
 
+@contextlib.contextmanager
+def stage_1_of_its_own_class() -> Iterator[None]:
+    """Within it, an engine of ZeRO-1 in bf16 gets the optimizer that fp16 and stage 2 have, which sums in fp32 as well.
+
+    DeepSpeed would take its BF16_Optimizer, which keeps its shards elsewhere, ignores a gradient that is not finite, and
+    holds both sums of the whole model all the time; one class for stages 1 and 2 means one checkpoint and one clipping.
+    """
+    from deepspeed.runtime import engine
+
+    of_class, choose = engine.DeepSpeedEngine, engine.DeepSpeedEngine._do_optimizer_sanity_check
+
+    def chosen(self: Any, optimizer: Any) -> Any:
+        wrapper = choose(self, optimizer)
+        return engine.ZERO_OPTIMIZATION if wrapper == engine.BFLOAT16 and self.zero_optimization() else wrapper
+
+    of_class._do_optimizer_sanity_check = chosen
+    try:
+        yield
+    finally:
+        of_class._do_optimizer_sanity_check = choose
+
+
 class DeepSpeedEngine(Engine):
     """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
 
@@ -161,9 +183,25 @@ class DeepSpeedEngine(Engine):
                 self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]
         optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
-        return deepspeed.initialize(
-            model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
-        )[0]
+        # It rounds the weights before it copies them: the masters would begin with 8 bits, further off than many a step.
+        half = self.zero and self.config.train.precision != "fp32"
+        masters = [(p, p.detach().cpu()) for p in parameters] if half else []
+        try:
+            with stage_1_of_its_own_class():
+                engine = deepspeed.initialize(
+                    model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
+                )[0]
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            if not (extra := self.config.parallel.deepspeed):
+                raise
+            keys = ", ".join(sorted({*extra, *extra.get("zero_optimization", {})} - {"zero_optimization"}))
+            raise InputError(
+                f"DeepSpeed refuses this run, to which parallel.deepspeed adds {keys}: {error}",
+                fix="leave out the key that it speaks of",
+            ) from error
+        for parameter, value in masters:
+            self._set(parameter, value, None)
+        return engine
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.engines["learner"](batch, step)  # type: ignore[no-any-return]

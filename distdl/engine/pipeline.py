@@ -6,6 +6,7 @@ DeepSpeed's pipeline engine runs the schedule, one forward and one backward in t
 What DeepSpeed 0.19 makes necessary here:
 - It ties whole layers; ours share parameters, such as an embedding that the first and the last layer use.
 - It sends the shape of an activation once, and held-out batches have another: the shape is then sent anew.
+- It looks for the gradients of what stages share where they are not, once sums are kept in fp32.
 - It steps before anyone has looked at the loss: its step is replaced by one that looks first.
 - It sums the norm over the stages for one parameter group after the other, and hangs where a stage has fewer groups.
 - A layer is recomputed while a later micro-batch is under way: each keeps the positions that its noise depends on.
@@ -71,7 +72,7 @@ class PipelineEngine(DeepSpeedEngine):
     def _wrap(self, net: nn.Module) -> Any:
         """This rank's stage of the learner in DeepSpeed's pipeline engine."""
         import deepspeed
-        from deepspeed.runtime.pipe.schedule import OptimizerStep
+        from deepspeed.runtime.pipe.schedule import OptimizerStep, ReduceTiedGrads
 
         deepspeed.init_distributed(verbose=False)  # adopts the process group that is there
         ties = stages.ties(self.learner, self.plan.mesh, self.rank, self._holders)
@@ -82,8 +83,9 @@ class PipelineEngine(DeepSpeedEngine):
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
         add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate)
         engine = self._initialize(self.stage, None)
+        engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ReduceTiedGrads: _sum_tied}
         if self._guard:
-            engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, OptimizerStep: _step_if_finite}
+            engine._INSTRUCTION_MAP[OptimizerStep] = _step_if_finite
         return engine
 
     def _stage_module(self, layers: Sequence[Layer], ties: list[tuple[nn.Parameter, Any]]) -> nn.Module:
@@ -280,6 +282,14 @@ class _Layer(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
+
+
+def _sum_tied(engine: Any) -> None:
+    """Takes the place of DeepSpeed's sum of what stages share, which finds no gradient where the sums are kept in fp32."""
+    for weight, group in engine.module.get_tied_weights_and_groups():
+        gradient = engine.optimizer.get_gradient_for_reduction(weight)
+        if gradient is not None:
+            dist.all_reduce(gradient, group=group)
 
 
 def _step_if_finite(engine: Any, **kwargs: Any) -> None:

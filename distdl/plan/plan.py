@@ -211,7 +211,7 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
 
     return {
         "weights": math.ceil(width * held(3, frozen)),
-        "gradients": math.ceil(width * held(2)),
+        "gradients": math.ceil(full * held(2)),  # half precision sums them in fp32
         "optimizer": math.ceil(per_weight * held(1)),
     }
 
