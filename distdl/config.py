@@ -70,9 +70,9 @@ class Train(Section):
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
     l1: NonNegative = 0.0
-    """Weight of the sum of absolute weights added to the loss (matrices only, not biases or gains)."""
+    """Weight of the sum of absolute weights added to the loss (matrices only, not biases, gains and the like)."""
     l2: NonNegative = 0.0
-    """Weight of half the sum of squared weights added to the loss (matrices only, not biases or gains)."""
+    """Weight of half the sum of squared weights added to the loss (matrices only, not biases, gains and the like)."""
     deterministic: bool = True
     """Use deterministic kernels only, so that the same run gives the same bits again."""
     threads_per_worker: Natural = 0

@@ -48,6 +48,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
     import torch
 
     from distdl.learner import Learner
+    from distdl.nn.kinds import decays, mark
     from distdl.parallel.tensor import cut_parameters, to_cut
     from distdl.ways import assemble, start
 
@@ -55,6 +56,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         learner = assemble(config)
     if look:
         start.check(learner, config)
+    mark(learner)
     parameters = list(learner.parameters())
     trainable = [p for p in parameters if p.requires_grad]
     cut = {id(p) for _, module, how in to_cut(learner) for p in cut_parameters(module, how)}
@@ -62,7 +64,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         family=config.family,
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in trainable),
-        matrices=sum(p.numel() for p in trainable if p.ndim >= 2),
+        matrices=sum(p.numel() for p in trainable if decays(p)),
         primary=learner.primary,
         better=learner.better,
         layouts=tuple(sorted(learner.layouts)),

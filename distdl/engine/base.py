@@ -22,7 +22,7 @@ from distdl.engine.lbfgs import LBFGS
 from distdl.engine.schedules import learning_rate
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.nn import noise
+from distdl.nn import kinds, noise
 from distdl.nn.axes import Axis
 from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
@@ -38,6 +38,7 @@ class Engine(ABC):
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
         self.config = config_from_dict(plan.config)
+        kinds.mark(learner)  # before anything is cut, wrapped or renamed
         self.groups = place(learner, plan, rank)
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it

@@ -146,6 +146,11 @@ def stage_1_of_its_own_class() -> Iterator[None]:
         of_class._do_optimizer_sanity_check = choose
 
 
+def loss_scale(engine: Any) -> float:
+    """What a DeepSpeed engine multiplies the loss by now, and so every gradient until its step: fp16's, else 1."""
+    return float(getattr(engine.optimizer, "loss_scale", 1.0))
+
+
 class DeepSpeedEngine(Engine):
     """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
 
@@ -168,9 +173,10 @@ class DeepSpeedEngine(Engine):
 
     def _wrap(self, net: nn.Module) -> Any:
         """A player in a DeepSpeed engine of its own."""
-        add_penalties(self.config, net, self.plan.accumulate)
         with experts_announced(net, self.groups):
-            return self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+            engine = self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+        add_penalties(self.config, net, self.plan.accumulate, lambda: loss_scale(engine))
+        return engine
 
     def _initialize(self, net: nn.Module, mpu: ModelParallelUnit | None) -> Any:
         import deepspeed

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
-from distdl.engine.deepspeed import DeepSpeedEngine
+from distdl.engine.deepspeed import DeepSpeedEngine, loss_scale
 from distdl.engine.optimizers import add_penalties
 from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Layer, Learner
 from distdl.metrics import Mean, Metrics, add
 from distdl.nn import noise
+from distdl.nn.kinds import decays
 from distdl.plan.plan import Plan
 
 
@@ -81,8 +82,8 @@ class PipelineEngine(DeepSpeedEngine):
         for name, parameter in self.learner.named_parameters():
             parameter.ds_pipe_replicated = name in self._elsewhere  # type: ignore[attr-defined] # not in the norm again
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
-        add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate)
         engine = self._initialize(self.stage, None)
+        add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate, lambda: loss_scale(engine))
         engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ReduceTiedGrads: _sum_tied}
         if self._guard:
             engine._INSTRUCTION_MAP[OptimizerStep] = _step_if_finite
@@ -114,9 +115,11 @@ class PipelineEngine(DeepSpeedEngine):
             topology=PipeModelDataParallelTopology(num_pp=mesh.pipeline, num_mp=mesh.tensor, num_dp=mesh.data),
             loss_fn=self._criterion,
         )
-        for name, shape in (("matrix", (1, 1)), ("vector", (1,))):  # both of the optimizer's groups on every stage
-            if not any(min(p.ndim, 2) == len(shape) for p in stage.parameters()):
-                stage.register_parameter(f"no_{name}", nn.Parameter(torch.zeros(shape, device=self.device)))
+        have = {decays(p) for p in stage.parameters() if p.requires_grad}
+        for decayed in {True, False} - have:  # both of the optimizer's groups on every stage
+            nothing = nn.Parameter(torch.zeros((1, 1), device=self.device))
+            nothing.distdl_decays = decayed  # type: ignore[attr-defined]
+            stage.register_parameter(f"no_{'matrix' if decayed else 'vector'}", nothing)
         return stage
 
     def _runner(self, index: int, layer: Layer) -> Callable[[Tensor], Tensor]:

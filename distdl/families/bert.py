@@ -111,6 +111,8 @@ class Block(nn.Module):
 class Words(nn.Module):
     """What a place says about its word, before the vocabulary: (..., D) -> (..., D). `bias` is the vocabulary's."""
 
+    parameter_kinds = {"bias": "bias"}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.dense, self.ln = nn.Linear(config.width, config.width), nn.LayerNorm(config.width, 1e-12)

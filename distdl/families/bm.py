@@ -45,6 +45,7 @@ class Config:
 
 
 class BoltzmannMachine(Learner):
+    parameter_kinds = {"pairs": "matrix"}
     learns = "contrast of clamped and free correlations"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 

@@ -171,6 +171,8 @@ class ScaledTanh(nn.Module):
 class SubSampling(nn.Module):
     """The sum of 2x2 units times a coefficient plus a bias, both trainable and one for each map, through f."""
 
+    parameter_kinds = {"coefficient": "gain"}
+
     def __init__(self, maps: int) -> None:
         super().__init__()
         self.coefficient = nn.Parameter(torch.full((maps, 1, 1), 0.25))  # begins as the mean

@@ -125,6 +125,8 @@ def selective_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, ch
 class Mixer(nn.Module):
     """The selective state space between its projections."""
 
+    parameter_kinds = {"A_log": "state"}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         channels, rank = config.expand * config.width, config.rank

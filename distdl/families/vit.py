@@ -76,6 +76,8 @@ class Config:
 class Patches(nn.Module):
     """A picture as a sequence: the class first, then its patches, each with its place."""
 
+    parameter_kinds = {"cls": "place", "places": "place"}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.patch = nn.Conv2d(config.image[0], config.width, config.patch, config.patch)

@@ -14,7 +14,7 @@ class ModelFacts:
     parameters: int
     trainable: int
     matrices: int
-    """Trainable elements in tensors of two or more dimensions (those that decay)."""
+    """Trainable elements of what decays: matrices and embeddings."""
     primary: str
     better: Literal["higher", "lower"]
     layouts: tuple[str, ...]
