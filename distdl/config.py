@@ -141,6 +141,18 @@ class Checkpoint(Section):
     """Checkpoints with the best primary metric that are kept beside them."""
 
 
+class Spike(Section):
+    """What is done where a step's loss jumps: the mean over the whole batch, compared with the steps before it."""
+
+    factor: Annotated[float, Field(gt=1)] = 100.0
+    """A loss is a spike above this many times the median of the last ones; late in training a hard batch has ten times."""
+    window: Annotated[int, Field(ge=10)] = 100
+    """Steps that the median is taken over; with fewer than ten behind it nothing is judged."""
+    action: Literal["warn", "stop", "skip", "rollback"] = "warn"
+    """warn: say it; stop: end before a checkpoint holds it; skip: take no step from that batch; rollback: start again from
+    the last checkpoint, with the batches that follow."""
+
+
 class Guard(Section):
     """Checks that the run is sound, on by default."""
 
@@ -148,6 +160,8 @@ class Guard(Section):
     """Stop at the first loss or gradient that is not a number, naming the step, the tensor and the samples."""
     parity_every_steps: Natural = 100
     """Steps between comparisons of a hash of the weights across workers; 0: never."""
+    spike: Spike | None = Spike()
+    """A loss that jumps above its running median; null: nobody looks."""
 
 
 class Track(Section):

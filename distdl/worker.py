@@ -33,6 +33,7 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.log import Log
 from distdl.hooks.parity import ReplicaParity
 from distdl.hooks.progress import Progress
+from distdl.hooks.spike import SpikeGuard
 from distdl.hooks.stop import Stop
 from distdl.learner import Batch
 from distdl.loop import evaluate, train
@@ -196,6 +197,8 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
     plan = run_.plan
     hooks: dict[str, Hook] = {}
+    if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
+        hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
     if config.data.eval_split:
         held_out = make_dataset(config, config.data.eval_split, plan.data.path)
         source = EvalSource(

@@ -62,6 +62,12 @@ class Engine(ABC):
         self._closure_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
         """Those of the step so far, for an optimizer that asks for their loss again."""
         self._loss_sum: Tensor | float = 0.0
+        self.judge: Callable[[int, float], bool] | None = None
+        """Where set, asked on every rank before each step (its number, the mean loss of its batch): shall it be left out?"""
+        self.left_out = False
+        """Whether the last step was."""
+        self.rows: list[Tensor] = []
+        """Row numbers of the last step's micro-batches on this rank."""
 
     # -- the three verbs -------------------------------------------------------------------------------------------------
 
@@ -74,6 +80,8 @@ class Engine(ABC):
         if self._guard and not math.isfinite(loss.detach().item()):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._loss_sum = self._loss_sum + loss.detach()
+        if self.judge and self._last_micro:
+            self.left_out = self.judge(self._step + 1, self._whole_loss())
         self._minimize(loss, player)
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
@@ -115,7 +123,8 @@ class Engine(ABC):
     def _begin(self, batch: Batch, micro: int) -> None:
         """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""
         if micro == 0:
-            self._loss_sum = 0.0
+            self._loss_sum, self.left_out, self.rows = 0.0, False, []
+        self.rows.append(batch["id"])
         self._last_micro = micro == self.plan.accumulate - 1
         self._before_micro_batch()
         self.batch = batch
@@ -146,6 +155,10 @@ class Engine(ABC):
         """The mean loss over the step's micro-batches and all ranks."""
         assert isinstance(self._loss_sum, Tensor)
         return float(self.all_sum(self._loss_sum.clone())) / (self.plan.accumulate * self.plan.world)
+
+    def own_loss(self) -> float:
+        """The mean loss of the step's micro-batches on this rank; where a pipeline computes it elsewhere, 0."""
+        return float(self._loss_sum) / self.plan.accumulate
 
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
@@ -214,7 +227,7 @@ class Engine(ABC):
 
     def _stepped(self, player: str) -> bool:
         """Whether the step was taken: fp16 skips the one that overflows, and scales the loss down."""
-        return True
+        return not self.left_out
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         parameter.detach().copy_(value)

@@ -151,6 +151,33 @@ def loss_scale(engine: Any) -> float:
     return float(getattr(engine.optimizer, "loss_scale", 1.0))
 
 
+@contextlib.contextmanager
+def step_left_out(engine: Any, zero: int) -> Iterator[None]:
+    """Within it, a DeepSpeed engine's step drops the gradients and counts, and the optimizer does nothing: as where fp16
+    overflows, but the loss scale stays."""
+    optimizer = engine.optimizer
+
+    def dropped(*args: Any, **kwargs: Any) -> None:
+        optimizer.overflow = True
+
+    instead: dict[str, Any] = {"step": lambda *args, **kwargs: None}
+    if zero:
+        instead = {
+            "check_grad_overflow": True,
+            "check_overflow": dropped,
+            "_update_scale": lambda *args, **kwargs: None,
+        }
+        instead |= {"_overflow_check_and_loss_scale_update": dropped} if zero == 3 else {}
+    own = {name: vars(optimizer)[name] for name in instead if name in vars(optimizer)}
+    vars(optimizer).update(instead)
+    try:
+        yield
+    finally:
+        for name in instead:
+            del vars(optimizer)[name]
+        vars(optimizer).update(own)
+
+
 class DeepSpeedEngine(Engine):
     """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
 
@@ -220,6 +247,11 @@ class DeepSpeedEngine(Engine):
             self.grad_norm = self._norm(player)
             if self._guard and not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
+        if self.left_out:
+            with step_left_out(engine, self.zero):
+                engine.step()
+            self.grad_norm = None
+            return
         if self._closure_batches is None:
             engine.step()
         elif self._last_micro:  # DeepSpeed's own step takes no closure
@@ -235,7 +267,9 @@ class DeepSpeedEngine(Engine):
             self.engines["learner"].set_gradient_accumulation_boundary(is_boundary=self._last_micro)
 
     def _stepped(self, player: str) -> bool:
-        return self.config.train.precision != "fp16" or self.engines[player].was_step_applied()
+        return super()._stepped(player) and (
+            self.config.train.precision != "fp16" or self.engines[player].was_step_applied()
+        )
 
     def _norm(self, player: str) -> Tensor:
         """L2 norm of the reduced gradient of the whole model: what the tensor axis cuts is summed over it."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
-from distdl.engine.deepspeed import DeepSpeedEngine, loss_scale
+from distdl.engine.deepspeed import DeepSpeedEngine, loss_scale, step_left_out
 from distdl.engine.optimizers import add_penalties
 from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Layer, Learner
@@ -84,9 +84,8 @@ class PipelineEngine(DeepSpeedEngine):
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
         engine = self._initialize(self.stage, None)
         add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate, lambda: loss_scale(engine))
-        engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, ReduceTiedGrads: _sum_tied}
-        if self._guard:
-            engine._INSTRUCTION_MAP[OptimizerStep] = _step_if_finite
+        others = {ReduceTiedGrads: _sum_tied, OptimizerStep: self._step_if_sound}
+        engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, **others}
         return engine
 
     def _stage_module(self, layers: Sequence[Layer], ties: list[tuple[nn.Parameter, Any]]) -> nn.Module:
@@ -153,7 +152,7 @@ class PipelineEngine(DeepSpeedEngine):
         engine = self.engines["learner"]
         loss = engine.train_batch(self._inputs(self._micro_batches)).detach()
         noise.begin(0, None)
-        self.grad_norm = engine.get_global_grad_norm()
+        self.grad_norm = None if self.left_out else engine.get_global_grad_norm()
         return loss, self._from_last_stage()
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
@@ -165,6 +164,18 @@ class PipelineEngine(DeepSpeedEngine):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
                 nonfinite.stop_gradient(self.stage, self.batch, self._step, value)
+
+    def _step_if_sound(self, engine: Any, **kwargs: Any) -> None:
+        """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad,
+        or where the step is to be left out."""
+        if self._guard or self.judge:
+            with torch.no_grad():
+                loss = engine._aggregate_total_loss().item()
+            if self._guard and not math.isfinite(loss):
+                return  # minimize() stops the run
+            self.left_out = self.judge is not None and self.judge(self._step + 1, loss)
+        with step_left_out(engine, self.zero) if self.left_out else contextlib.nullcontext():
+            engine._exec_optimizer_step(**kwargs)
 
     def _evaluate(self, batch: Batch) -> Metrics:
         """What the learner's own `evaluate` says on the last stage of what came through the pipeline."""
@@ -293,11 +304,3 @@ def _sum_tied(engine: Any) -> None:
         gradient = engine.optimizer.get_gradient_for_reduction(weight)
         if gradient is not None:
             dist.all_reduce(gradient, group=group)
-
-
-def _step_if_finite(engine: Any, **kwargs: Any) -> None:
-    """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad."""
-    with torch.no_grad():
-        loss = engine._aggregate_total_loss()
-    if math.isfinite(loss.item()):
-        engine._exec_optimizer_step(**kwargs)

@@ -47,6 +47,9 @@ class TorchEngine(Engine):
         if not self._last_micro:
             return
         optimizer, clip = self.optimizers[player], self.config.train.clip_norm
+        if self.left_out:  # after the backward pass, which DistributedDataParallel waits for
+            optimizer.zero_grad()
+            return
         parameters = [p for p in self.bare[player].parameters() if p.grad is not None]
         if clip or self._guard:
             self.grad_norm = norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
