@@ -63,7 +63,7 @@ class Engine(ABC):
         """Those of the step so far, for an optimizer that asks for their loss again."""
         self._loss_sum: Tensor | float = 0.0
         self.judge: Callable[[int, float], bool] | None = None
-        """Where set, asked on every rank before each step (its number, the mean loss of its batch): shall it be left out?"""
+        """Where set, asked on every rank before each step (its number, its batch's mean loss): shall it be left out?"""
         self.left_out = False
         """Whether the last step was."""
         self.rows: list[Tensor] = []
