@@ -149,8 +149,9 @@ class Spike(Section):
     window: Annotated[int, Field(ge=10)] = 100
     """Steps that the median is taken over; with fewer than ten behind it nothing is judged."""
     action: Literal["warn", "stop", "skip", "rollback"] = "warn"
-    """warn: say it; stop: end before a checkpoint holds it; skip: take no step from that batch; rollback: start again from
-    the last checkpoint, with the batches that follow."""
+    """warn: say it; stop: end before a checkpoint holds it; skip: take no step from that batch; rollback: take the
+    last checkpoint again, and go on with the batches that follow; those since it are not learned from, and the run has as
+    many steps as before."""
 
 
 class Guard(Section):

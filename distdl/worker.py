@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 import traceback
@@ -24,6 +25,7 @@ from distdl.config import Config
 from distdl.config_load import config_from_dict
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
+from distdl.engine import nonfinite
 from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.hooks.checkpoint import CheckpointHook
@@ -33,7 +35,7 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.log import Log
 from distdl.hooks.parity import ReplicaParity
 from distdl.hooks.progress import Progress
-from distdl.hooks.spike import SpikeGuard
+from distdl.hooks.spike import Rollback, SpikeGuard
 from distdl.hooks.stop import Stop
 from distdl.learner import Batch
 from distdl.loop import evaluate, train
@@ -63,10 +65,39 @@ def run(plan: Plan, folder: RunFolder, rank: int) -> None:
             spool.close()
 
 
+ROLLBACKS = 3
+"""Times that a run goes back to the same checkpoint."""
+
+
 def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:
+    """Until the end, from one checkpoint or, where the loss jumps and the config says so, from the last one again.
+
+    Nothing of it need be kept: a run that is cut off before its next checkpoint meets the same spike and goes back as it
+    did, and from then on the checkpoint says where in the samples it is.
+    """
+    back: list[Rollback] = []
+    while True:
+        try:
+            return _train_from_checkpoint(plan, folder, rank, spool, back)
+        except Rollback as spike:
+            back.append(spike.with_traceback(None))  # whose frames hold the engine
+        gc.collect()
+        if plan.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _train_from_checkpoint(
+    plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, back: list[Rollback]
+) -> None:
     config = config_from_dict(plan.config)
     set_up_torch(plan, config)
     checkpoint, warnings = _agreed(plan, folder, rank)
+    if back:
+        back[-1].to = checkpoint.step if checkpoint else 0
+        if [spike.to for spike in back].count(back[-1].to) > ROLLBACKS:
+            what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
+            raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
+        warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
     source = make_source(plan, config, rank)
@@ -75,6 +106,8 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, config, folder)
     start = _restore(run_, hooks, checkpoint)
+    if back:
+        source.load_state_dict(back[-1].data)
     if start > plan.steps:
         fix = f"train.steps={start} or more"
         raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)

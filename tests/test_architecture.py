@@ -44,7 +44,7 @@ PLACE = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "pyarrow": ("data",),
-    "deepspeed": ("engine.deepspeed", "engine.pipeline"),
+    "deepspeed": ("engine.deepspeed", "engine.pipeline", "engine.zero"),
     "mlflow": ("track",),
     "ray": ("runtime.ray", "runtime.ray_jobs"),
     "transformers": ("families.huggingface",),

@@ -1,4 +1,4 @@
-"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. Only it and pipeline.py import deepspeed.
+"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. Here and in pipeline.py and zero.py it is imported.
 
 What DeepSpeed 0.19 makes necessary here:
 - `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from distdl.config import Config
 from distdl.engine.base import Engine
 from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -122,60 +123,6 @@ def experts_announced(net: nn.Module, ours: Groups) -> Iterator[None]:
         yield
     finally:
         del net.announcement
-
-
-@contextlib.contextmanager
-def stage_1_of_its_own_class() -> Iterator[None]:
-    """Within it, an engine of ZeRO-1 in bf16 gets the optimizer that fp16 and stage 2 have, which sums in fp32 as well.
-
-    DeepSpeed would take its BF16_Optimizer, which keeps its shards elsewhere, ignores a gradient that is not finite, and
-    holds both sums of the whole model all the time; one class for stages 1 and 2 means one checkpoint and one clipping.
-    """
-    from deepspeed.runtime import engine
-
-    of_class, choose = engine.DeepSpeedEngine, engine.DeepSpeedEngine._do_optimizer_sanity_check
-
-    def chosen(self: Any, optimizer: Any) -> Any:
-        wrapper = choose(self, optimizer)
-        return engine.ZERO_OPTIMIZATION if wrapper == engine.BFLOAT16 and self.zero_optimization() else wrapper
-
-    of_class._do_optimizer_sanity_check = chosen
-    try:
-        yield
-    finally:
-        of_class._do_optimizer_sanity_check = choose
-
-
-def loss_scale(engine: Any) -> float:
-    """What a DeepSpeed engine multiplies the loss by now, and so every gradient until its step: fp16's, else 1."""
-    return float(getattr(engine.optimizer, "loss_scale", 1.0))
-
-
-@contextlib.contextmanager
-def step_left_out(engine: Any, zero: int) -> Iterator[None]:
-    """Within it, a DeepSpeed engine's step drops the gradients and counts, and the optimizer does nothing: as where fp16
-    overflows, but the loss scale stays."""
-    optimizer = engine.optimizer
-
-    def dropped(*args: Any, **kwargs: Any) -> None:
-        optimizer.overflow = True
-
-    instead: dict[str, Any] = {"step": lambda *args, **kwargs: None}
-    if zero:
-        instead = {
-            "check_grad_overflow": True,
-            "check_overflow": dropped,
-            "_update_scale": lambda *args, **kwargs: None,
-        }
-        instead |= {"_overflow_check_and_loss_scale_update": dropped} if zero == 3 else {}
-    own = {name: vars(optimizer)[name] for name in instead if name in vars(optimizer)}
-    vars(optimizer).update(instead)
-    try:
-        yield
-    finally:
-        for name in instead:
-            del vars(optimizer)[name]
-        vars(optimizer).update(own)
 
 
 class DeepSpeedEngine(Engine):

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
-from distdl.engine.deepspeed import DeepSpeedEngine, loss_scale, step_left_out
+from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
+from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Layer, Learner
 from distdl.metrics import Mean, Metrics, add

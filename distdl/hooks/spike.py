@@ -21,6 +21,17 @@ from distdl.errors import TrainingFailed
 from distdl.hooks.hook import Hook, Run
 from distdl.metrics import Metrics
 
+
+class Rollback(Exception):
+    """Asks the worker to start again from the last checkpoint, and with the batches after `data`, where the source was."""
+
+    def __init__(self, text: str, data: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.data = data
+        self.to = 0
+        """The step of that checkpoint."""
+
+
 FEWEST = 10
 """Losses that a median is worth something of."""
 SKIPPED = 10
@@ -92,6 +103,8 @@ class SpikeGuard(Hook):
                 f"{text}\n    the run was stopped before a checkpoint holds it; the last one is sound\n"
                 f"    fix: {nonfinite.ADVICE}, or set guard.spike.action=skip"
             )
+        if self.action == "rollback":
+            raise Rollback(text, self.run.source.state_dict())
         self.run.event("message", level="warning", text=text)
 
     def _skip(self, step: int, loss: float) -> bool:

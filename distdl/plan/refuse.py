@@ -170,10 +170,6 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
 def _spike_problems(config: Config, model: ModelFacts) -> list[Problem]:
     """What cannot be done about a loss that jumps."""
     action = config.guard.spike.action if config.guard.spike else None
-    if action == "rollback":
-        why = "guard.spike.action is rollback, and weights are not put back into engines that run"
-        fix = "guard.spike.action=skip, which leaves out the batch before anything is learned from it, or stop"
-        return [Problem(why, fix=fix)]
     if action == "skip" and (model.own_update or config.optimizer.name == "lbfgs"):
         what = "lbfgs" if config.optimizer.name == "lbfgs" else f"the family {model.family}"
         why = f"guard.spike.action is skip, and a step of {what} is more than a loss and its gradient"
