@@ -1,4 +1,4 @@
-"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. Here and in pipeline.py and zero.py it is imported.
+"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. pipeline.py and zero.py import it, too.
 
 What DeepSpeed 0.19 makes necessary here:
 - `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;

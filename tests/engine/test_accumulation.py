@@ -3,6 +3,10 @@ bias do, would otherwise be rounded away one by one, and the parity of few micro
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +125,26 @@ def test_interrupted_amid_long_accumulation_and_resumed_is_bit_identical(line: s
     go_on(2, cut)
     for name in ("zero1", "zero2", "zero3"):
         assert differing(last(tmp_path / name / "whole"), last(tmp_path / name / "cut")) == [], name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")
+def test_long_accumulation_in_fp16_with_a_penalty_on_a_gpu(line: str, tmp_path: Path) -> None:
+    """Sums in fp32 of gradients that carry the loss scale, to which the penalty adds its share of that scale."""
+    stages = {"fp32": ("torch", 1), **{f"fp16 zero{zero}": (f"zero{zero}", 1) for zero in (1, 2, 3)}}
+    ends = {}
+    for case, (name, world) in stages.items():
+        values = linear(line, name, world, case[:4], 64)
+        values |= {"name": case.replace(" ", "-"), "runs": str(tmp_path)}
+        values["train"] |= {"micro_batch": None if case == "fp32" else 1, "l2": 0.5}
+        (tmp_path / "run.yaml").write_text(json.dumps(values))
+        command = [sys.executable, "-m", "distdl", "train", str(tmp_path / "run.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        ends[case] = last(tmp_path / values["name"])
+        assert ends[case].step == 1 and ends[case].state["optimizer_steps"] == {"learner": 1}, (
+            case
+        )  # nothing overflowed
+    for case, end in ends.items():
+        for name in ends["fp32"].tensors:
+            assert torch.allclose(end.read(name), ends["fp32"].read(name), rtol=5e-3, atol=1e-3), (case, name)
