@@ -116,11 +116,11 @@ def _train_from_checkpoint(
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
-    if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
-        end = start
-    else:
-        end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
-    source.close()
+    with contextlib.closing(source):
+        if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
+            end = start
+        else:
+            end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
     if rank == 0:
         spent = time.perf_counter() - clock
         _write_summary(run_, folder, (start, end), (begin, spent), stopping)

@@ -88,7 +88,11 @@ class SpikeGuard(Hook):
         counts = torch.tensor([count for _, _, count, _ in self._waiting], dtype=torch.float64, device=device)
         mine = (totals / counts).tolist()
         totals, counts = self.run.engine.all_sum(torch.stack([totals, counts]))
-        for (step, _, _, rows), own, loss in zip(self._waiting, mine, (totals / counts).tolist()):
+        for (step, _, _, rows), own, loss, count in zip(
+            self._waiting, mine, (totals / counts).tolist(), counts.tolist()
+        ):
+            if not count:  # a step without a loss, such as one that only gathers experience
+                continue
             spike = self.median.spikes(loss)
             if spike and not self._high:  # a loss that stays high is told once
                 self._tell(step, loss, own, rows)
