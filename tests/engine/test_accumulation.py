@@ -127,6 +127,30 @@ def test_interrupted_amid_long_accumulation_and_resumed_is_bit_identical(line: s
         assert differing(last(tmp_path / name / "whole"), last(tmp_path / name / "cut")) == [], name
 
 
+def refused(rank: int, world: int, values: dict[str, Any]) -> str:
+    """What the engine says of a config that the plan was content with."""
+    from distdl import worker
+    from distdl.config_load import config_from_dict
+    from distdl.errors import InputError
+    from distdl.survey import survey
+
+    config = config_from_dict(values)
+    try:
+        worker.make_engine(worker.build_learner(config, None), survey(config), rank)
+    except InputError as error:
+        return str(error)
+    return "nothing"
+
+
+@pytest.mark.slow
+def test_a_key_that_deepspeed_refuses_is_told_in_words(line: str) -> None:
+    values = linear(line, "zero2", 1, "bf16", 4)
+    values["parallel"]["deepspeed"] = {"prescale_gradients": True, "zero_optimization": {"overlap_comm": True}}
+    (said,) = run_ranks(refused, 1, values)
+    assert "parallel.deepspeed adds overlap_comm, prescale_gradients: pre-scale gradients is not yet supported" in said
+    assert "fix: leave out the key that it speaks of" in said
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")
 def test_long_accumulation_in_fp16_with_a_penalty_on_a_gpu(line: str, tmp_path: Path) -> None:
