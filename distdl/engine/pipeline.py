@@ -302,6 +302,7 @@ class _Layer(nn.ModuleList):
 def _sum_tied(engine: Any) -> None:
     """Takes the place of DeepSpeed's sum of what stages share, which finds no gradient where the sums are kept in fp32."""
     for weight, group in engine.module.get_tied_weights_and_groups():
-        gradient = engine.optimizer.get_gradient_for_reduction(weight)
+        zero = engine.zero_optimization()  # stage 0 keeps none of its own, and is run only to show why it is refused
+        gradient = engine.optimizer.get_gradient_for_reduction(weight) if zero else weight.grad
         if gradient is not None:
             dist.all_reduce(gradient, group=group)
