@@ -20,18 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from distdl.columns import Column as Column
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
 
 Batch = Mapping[str, Tensor]
 """Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a family asks of a column of the data set: the shape of one sample, leading dimensions (None: any length)."""
-
-    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)

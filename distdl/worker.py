@@ -22,6 +22,8 @@ from distdl.checkpoint.prune import best
 from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
 from distdl.config_load import config_from_dict
+from distdl.data.fit import conversions
+from distdl.data.manifest import read_manifest
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine.base import Engine
@@ -39,7 +41,7 @@ from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
 from distdl.track.spool import SpoolWriter
-from distdl.ways import assemble
+from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over
 from distdl.ways.way import Way
 
@@ -182,14 +184,18 @@ def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
         threads=config.data.threads,
+        unlabelled=plan.data.unlabelled,
     )
 
 
 def make_dataset(config: Config, split: str, path: str) -> Dataset:
-    """A split of the run's data set."""
+    """A split of the run's data set, its columns in the types that the family computes with."""
     data = config.data
+    read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
     again_bytes_per_s = data.verify_again_mb_per_s * 1e6
-    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s)
+    return Dataset(
+        path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as
+    )
 
 
 def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:

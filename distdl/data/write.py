@@ -32,6 +32,7 @@ from distdl.data.manifest import (
     to_json,
 )
 from distdl.data.store import hash_file, is_remote, remote_file
+from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
 from distdl.files import publish, sync_folder
 
@@ -154,7 +155,10 @@ class DatasetWriter:
         splits = {name: split for name, split in splits.items() if split.rows}
         if not splits:
             raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
-        self.manifest = Manifest(columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, **self._about)
+        values = {name: self._splits[name].tally.values() for name in splits}
+        self.manifest = Manifest(
+            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **self._about
+        )
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))
             _flush_to_disk(file)
@@ -178,6 +182,7 @@ class _SplitWriter:
         }
         self._filled = 0
         self._file: Any = None
+        self.tally = Tally(self.columns)
 
     def append(self, rows: Mapping[str, Any]) -> None:
         count, start = len(next(iter(rows.values()))), 0
@@ -219,6 +224,7 @@ class _SplitWriter:
                 digest.update(buffer)
             if isinstance(pending, list):
                 pending.clear()
+        self.tally.add({key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)})
         self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
         self._batches.append(digest.hexdigest())
         self._rows += self._filled

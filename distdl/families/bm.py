@@ -58,7 +58,7 @@ class BoltzmannMachine(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.visible,))}
+        return {"x": Column.numbers((config.visible,), 0, 1, meaning="0 or 1")}
 
     def weights(self) -> Tensor:
         """W, symmetric with a zero diagonal: (n, n)."""

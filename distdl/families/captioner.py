@@ -72,7 +72,10 @@ class Captioner(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "caption": Column((config.length + 1,))}
+        return {
+            "image": Column.sample(config.image),
+            "caption": Column.tokens(config.vocabulary, (config.length + 1,), meaning="word"),
+        }
 
     def picture(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1, D): what stands in for the first word."""

@@ -106,7 +106,9 @@ class MultiTaskDNN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.inputs // 8 if config.packed else config.inputs,)), "y": Column((config.tasks,))}
+        packed = Column.whole(0, 255, (config.inputs // 8,), meaning="byte of eight bits")
+        x = packed if config.packed else Column.numbers((config.inputs,))
+        return {"x": x, "y": Column.answers((config.tasks,))}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,13 @@ class Transformer(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"source": Column((config.source_length,)), "target": Column((config.target_length + 1,))}
+        read, key = config.source_vocabulary, "source_vocabulary"
+        if not read:
+            read, key = config.vocabulary, "vocabulary"
+        return {
+            "source": Column.tokens(read, (config.source_length,), key=key),
+            "target": Column.tokens(config.vocabulary, (config.target_length + 1,)),
+        }
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,8 @@ class ViT(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), **({"label": Column(())} if config.task == "classify" else {})}
+        label = {"label": Column.label(config.classes)} if config.task == "classify" else {}
+        return {"image": Column.sample(config.image), **label}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Word2Vec(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"tokens": Column((config.context,))}
+        return {"tokens": Column.tokens(config.vocabulary, (config.context,), meaning="word")}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Plan:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
         model = ModelFacts(**{key: _tuples(value) for key, value in values["model"].items()})
-        parts = {"model": model, "data": DataFacts(**values["data"]), "mesh": Mesh(**values["mesh"])}
+        data = DataFacts(**{key: _tuples(value) for key, value in values["data"].items()})
+        parts = {"model": model, "data": data, "mesh": Mesh(**values["mesh"])}
         values = {key: value for key, value in values.items() if key != "world"}  # it follows from the mesh
         return Plan(**{**values, **parts, "notes": tuple(values["notes"]), "stages": tuple(values["stages"])})
 
@@ -237,6 +238,13 @@ def _notes(
             f"the family {model.family} couples the {split.micro_batch * split.world} samples that the workers take at a "
             "time: another accumulation gives other numbers"
         )
+    for column, have, to in data.read_as:
+        if to == "float32":
+            how = "rounded to it" if have == "float64" else "which has all its values exactly"
+            notes.append(f"the column {column!r} holds {have} and is read as float32, {how}")
+    if data.unlabelled:
+        names = ", ".join(map(repr, data.unlabelled))
+        notes.append(f"some values of {names} are missing (-100): they count in no loss and no metric")
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes
