@@ -79,6 +79,18 @@ def prepared(prepare: dict[str, Any], data: Path) -> str:
     return str(path)
 
 
+def written(path: Path, train: dict[str, Any], test: dict[str, Any] | None = None) -> str:
+    """The path of a data set of these arrays, a row for each of their first dimension; `test`: the same as `train`."""
+    from distdl.data.manifest import Column
+    from distdl.data.write import DatasetWriter
+
+    columns = {name: Column(str(array.dtype), array.shape[1:]) for name, array in train.items()}
+    with DatasetWriter(path, columns, "test", {}) as writer:
+        writer.write("train", train)
+        writer.write("test", test or train)
+    return str(path)
+
+
 def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     """`distdl.parity.curve`, imported when a process needs it."""
     from distdl.parity.curve import curve

@@ -108,7 +108,7 @@ class _Check:
             if (low is not None and value < low) or (high is not None and value > high):
                 what = f"the {self.column.meaning or 'value'} is {value:g}"
                 yield self.problem(row, what, self._cure(value), self._allowed(high))
-        if self._bytes_of_sample() and self.values.high == 1 and not self.values.byte_255[0]:
+        if self._bytes_of_sample() and self.values.high == 1 and not self.values.plus_255[0]:
             what = "the bytes are 0 and 1 only, and bytes are divided by 255: nothing would be above 0.004"
             yield self.problem(self.values.high_row, what, "store float32, or bytes of 0 and 255")
         value, row = max(ends, key=lambda end: abs(end[0]), default=(0, 0))
@@ -134,7 +134,7 @@ class _Check:
         values, ends = self.values, []
         if values.low is not None and values.high is not None:
             ends = [(values.low, values.low_row), (values.high, values.high_row)]
-        apart = {-1: values.minus_1, -100: values.minus_100, 255: values.byte_255}
+        apart = {-1: values.minus_1, -100: values.minus_100, 255: values.plus_255}
         ends += [(v, row) for v, (n, row) in apart.items() if n and v not in (self.column.missing, self.column.filler)]
         return ends
 

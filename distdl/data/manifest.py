@@ -41,7 +41,7 @@ ITEM_BYTES = {
     "int64": 8,
     "float64": 8,
 }
-SENTINELS = ("minus_1", "minus_100", "byte_255", "not_finite")  # fields of Values: how often, and where first
+SENTINELS = ("minus_1", "minus_100", "plus_255", "not_finite")  # fields of Values: how often, and where first
 RESERVED = ("id", "position")  # columns that the batch source adds
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -100,8 +100,8 @@ class Values:
     """How often -1 stands in an integer column, and the first row of it: it may mean "missing", and is in no range."""
     minus_100: tuple[int, int] = (0, 0)
     """The same of -100."""
-    byte_255: tuple[int, int] = (0, 0)
-    """The same of 255 in a column of bytes, where it may fill up a row or be white."""
+    plus_255: tuple[int, int] = (0, 0)
+    """The same of 255, which may fill up a row, or be white."""
     not_finite: tuple[int, int] = (0, 0)
     """The same of NaN and infinities."""
 

@@ -46,9 +46,7 @@ class Tally:
 class _Column:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.floats = dtype.kind == "f"
-        self.apart = {"i": {"minus_1": -1, "minus_100": -100}, "u": {"byte_255": 255}}.get(dtype.kind, {})
-        if dtype.kind == "u" and dtype.itemsize > 1:
-            self.apart = {}
+        self.apart = {} if self.floats else {"minus_1": -1, "minus_100": -100, "plus_255": 255}
         self.ends: dict[str, tuple[Any, int]] = {"low": (None, 0), "high": (None, 0)}
         self.seen: dict[str, tuple[int, int]] = dict.fromkeys(SENTINELS, (0, 0))
 
@@ -61,7 +59,7 @@ class _Column:
         odd = {}
         if self.floats and not (np.isfinite(low) and np.isfinite(high)):
             odd = {"not_finite": ~np.isfinite(flat)}
-        elif low < 0 or high == 255:
+        elif low < 0 or high >= 255:
             odd = {name: flat == value for name, value in self.apart.items() if low <= value <= high}
         for name, hits in odd.items():
             count = int(np.count_nonzero(hits))

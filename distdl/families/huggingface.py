@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from distdl.columns import sentences
 from distdl.errors import InputError, did_you_mean
 from distdl.family_schema import DOCS
 from distdl.learner import Batch, Column, Learner
@@ -71,12 +72,15 @@ class HuggingFace(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        row = Column((config.context,))
+        size = config_of(config).get_text_config().vocab_size
+        row, key = (config.context,), "overrides.vocab_size"
         if config.task == "seq2seq":
-            return {"source": row, "target": Column((config.target_length + 1,))}
+            target = Column.tokens(size, (config.target_length + 1,), key=key)
+            return {"source": Column.tokens(size, row, key=key), "target": target}
         if config.task == "causal":
-            return {"tokens": Column((config.context + 1,))}
-        return {"tokens": row, "segments": row} if config.segments else {"tokens": row}
+            return {"tokens": Column.tokens(size, (config.context + 1,), key=key)}
+        both = sentences(size, config.context)
+        return both if config.segments else {"tokens": both["tokens"]}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
