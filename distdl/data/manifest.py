@@ -105,6 +105,12 @@ class Values:
     not_finite: tuple[int, int] = (0, 0)
     """The same of NaN and infinities."""
 
+    def in_words(self) -> str:
+        """The range, and what stands apart."""
+        apart = {"-1": self.minus_1, "-100": self.minus_100, "255": self.plus_255, "NaN or infinite": self.not_finite}
+        told = [f"{value} {count[0]:,} times" for value, count in apart.items() if count[0]]
+        return ", ".join([*([f"{self.low:g} to {self.high:g}"] if self.low is not None else []), *told])
+
 
 @dataclass(frozen=True)
 class Manifest:

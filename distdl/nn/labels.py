@@ -47,7 +47,9 @@ def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
 def mean_known(values: Tensor, label: Tensor) -> Mean:
     """The mean of `values` (*label's shape, ...) over those with a label, as a metric."""
     there = _there(values, label).expand_as(values)
-    return Mean(values.detach().float().masked_fill(~there, 0.0).sum(), there.sum())
+    count = there.sum()
+    total = values.detach().float().masked_fill(~there, 0.0).sum()
+    return Mean(total, float(count) if count.device.type == "cpu" else count)  # a GPU would have to be waited for
 
 
 def of_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Metrics]:
