@@ -25,6 +25,11 @@ PICTURE_LIMIT = 20.0
 Shape = tuple[int | None, ...]
 
 
+def in_digits(value: float) -> str:
+    """A number in a message: a whole one to its last digit."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """What a family asks of a column. Most are made by one of the named constructors below."""
@@ -102,7 +107,7 @@ class Column:
 
     def allowed(self) -> str:
         """The values that it takes, in words."""
-        low, high = (f"{bound:g}" if bound is not None else None for bound in (self.low, self.high))
+        low, high = (in_digits(bound) if bound is not None else None for bound in (self.low, self.high))
         of_range = (
             f"{low} to {high}"
             if low and high

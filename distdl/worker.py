@@ -193,9 +193,7 @@ def make_dataset(config: Config, split: str, path: str) -> Dataset:
     data = config.data
     read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
     again_bytes_per_s = data.verify_again_mb_per_s * 1e6
-    return Dataset(
-        path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as
-    )
+    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as)
 
 
 def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, np.ndarray], tuple[str, ...]]] 
     "a whole number that float32 has not": (
         MLP,
         {"x": put((100 * X).astype("i8"), 11, 1_000_000_001), "label": LABEL},
-        ("row 11, column 'x'", "whole number beyond 16,777,216"),
+        ("row 11, column 'x': 1000000001 is read as float32", "whole number beyond 16,777,216"),
     ),
     "pixels of 0 to 255 in floating point": (
         CNN,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from distdl.columns import NO_LABEL, Column
+from distdl.columns import NO_LABEL, Column, in_digits
 from distdl.data.manifest import VARIABLE, Manifest, Values
 from distdl.errors import Problem
 
@@ -106,14 +106,14 @@ class _Check:
         (low, high), ends = self._bounds(), self._ends()
         for value, row in ends:
             if (low is not None and value < low) or (high is not None and value > high):
-                what = f"the {self.column.meaning or 'value'} is {value:g}"
+                what = f"the {self.column.meaning or 'value'} is {in_digits(value)}"
                 yield self.problem(row, what, self._cure(value), self._allowed(high))
         if self._bytes_of_sample() and self.values.high == 1 and not self.values.plus_255[0]:
             what = "the bytes are 0 and 1 only, and bytes are divided by 255: nothing would be above 0.004"
             yield self.problem(self.values.high_row, what, "store float32, or bytes of 0 and 255")
         value, row = max(ends, key=lambda end: abs(end[0]), default=(0, 0))
         if self._becomes_float32() and abs(value) > EXACT:
-            what = f"{value:g} is read as float32, which does not have every whole number beyond {EXACT:,}"
+            what = f"{in_digits(value)} is read as float32, which does not have every whole number beyond {EXACT:,}"
             yield self.problem(row, what, "scale it, and store float32", f"whole numbers up to {EXACT:,}, or float32")
 
     def _bounds(self) -> tuple[float | None, float | None]:
@@ -122,12 +122,15 @@ class _Check:
             return None, None
         if self.column.within in self.manifest.columns:
             room = self.manifest.columns[self.column.within].shape
-            high = min(float(room[0]), high if high is not None else float(room[0])) if room else high
+            high = min(room[0], high if high is not None else room[0]) if room else high
         return low, high
 
     def _allowed(self, high: float | None) -> str:
         """In words, where another column bounds it."""
-        return f"{self.column.low:g} to {high:g}, the places of {self.column.within!r}" if self.column.within else ""
+        if not self.column.within:
+            return ""
+        low = in_digits(self.column.low or 0)
+        return f"{low} to {in_digits(high or 0)}, the places of {self.column.within!r}"
 
     def _ends(self) -> list[tuple[float, int]]:
         """The smallest and the largest value, with their rows; what is missing is none of them."""

@@ -109,7 +109,9 @@ class Values:
         """The range, and what stands apart."""
         apart = {"-1": self.minus_1, "-100": self.minus_100, "255": self.plus_255, "NaN or infinite": self.not_finite}
         told = [f"{value} {count[0]:,} times" for value, count in apart.items() if count[0]]
-        return ", ".join([*([f"{self.low:g} to {self.high:g}"] if self.low is not None else []), *told])
+        if self.low is not None:
+            told = ["{} to {}".format(*(v if isinstance(v, int) else f"{v:g}" for v in (self.low, self.high))), *told]
+        return ", ".join(told)
 
 
 @dataclass(frozen=True)
