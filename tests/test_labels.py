@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from distdl.data.read import Dataset
+from distdl.errors import InputError
 from distdl.families import load_family, model_config
 from distdl.nn.labels import mean_known, mean_loss
 from tests.families.common import Rehearsal
@@ -155,3 +156,23 @@ def test_two_ranks_with_labels_on_one_of_them_learn_what_one_process_does(tmp_pa
             assert got["loss"] == pytest.approx(reference["loss"], abs=1e-6), name
             assert got["norm"] == pytest.approx(reference["norm"], abs=1e-6), name
             assert got["evaluation"] == pytest.approx(reference["evaluation"], abs=1e-6), name
+
+
+def test_ways_of_learning_leave_out_what_has_no_label(tmp_path: Path) -> None:
+    """Pseudo-labels take any negative number for no label; an attack of no size is measured where accuracy is."""
+    x = 1 / (1 + np.exp(-X))
+    path = written(tmp_path / "minus_1", {"x": x, "label": np.where(HALF < 0, -1, HALF)})
+    with pytest.raises(InputError, match="the class is -1"):
+        Rehearsal(config(path))
+    pseudo = Rehearsal({**config(path), "way": {"name": "pseudo_label", "threshold": 0.2}})
+    pseudo.train(6)
+    attacked = {**config(written(tmp_path / "set", {"x": x, "label": HALF}))}
+    attacked["way"] = {"name": "adversarial", "epsilon": 1e-7, "column": "x"}
+    hardened = Rehearsal(attacked)
+    hardened.train(6)
+    for run in (pseudo, hardened):
+        told = run.evaluate()
+        logits = run.learner.logits({"x": torch.from_numpy(x[HALF >= 0])}).argmax(-1).numpy()
+        assert told["accuracy"] == pytest.approx((logits == HALF[HALF >= 0]).mean())
+        assert np.isfinite(run.losses).all()
+    assert told["robust_accuracy"] == told["accuracy"] and hardened.losses[0] == 0

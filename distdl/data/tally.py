@@ -62,17 +62,17 @@ class _Column:
         elif low < 0 or high >= 255:
             odd = {name: flat == value for name, value in self.apart.items() if low <= value <= high}
         for name, hits in odd.items():
-            count = int(np.count_nonzero(hits))
+            count, before = int(np.count_nonzero(hits)), self.seen[name]
             if count:
-                before = self.seen[name]
                 self.seen[name] = before[0] + count, before[1] if before[0] else first + int(hits.argmax()) // width
-        rest = flat
-        if odd:
-            kept = ~np.logical_or.reduce(list(odd.values()))
-            rest = flat[kept]
+        apart, best = self.apart.values(), self.ends["high"][0]
+        if odd and (self.floats or low in apart or (high in apart and (best is None or best < high - 1))):
+            rest = flat[~np.logical_or.reduce(list(odd.values()))]
             if not rest.size:
                 return
             low, high = rest.min(), rest.max()
+        elif odd and high in apart:
+            high = best  # which nothing below can exceed
         for end, value in (("low", low), ("high", high)):
             best = self.ends[end][0]
             if best is None or (value < best if end == "low" else value > best):
