@@ -116,7 +116,7 @@ class Evaluate(Section):
     """When the held-out split is evaluated."""
 
     every_steps: Natural | None = None
-    """Steps between evaluations; null: once an epoch; 0: only at the end. The last step is always evaluated."""
+    """Steps between evaluations; null: with the step that ends an epoch; 0: only at the end. The last step always is."""
     batch: Positive | None = None
     """Samples per worker per forward; null: the training micro-batch."""
 
@@ -134,11 +134,11 @@ class Checkpoint(Section):
     """When the state of the run is written, and what is kept."""
 
     every_steps: Natural | None = None
-    """Steps between checkpoints; null: once an epoch; 0: only at the end. The last step is always written."""
+    """Steps between checkpoints; null: with the step that ends an epoch; 0: only at the end. The last step always is."""
     keep_last: Positive = 2
     """Newest checkpoints that are kept."""
     keep_best: Natural = 1
-    """Checkpoints with the best primary metric that are kept beside them."""
+    """Checkpoints with the best primary metric that are kept beside them; an evaluation among them is saved at once."""
 
 
 class Guard(Section):

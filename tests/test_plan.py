@@ -158,10 +158,27 @@ def test_steps_are_taken_as_given_and_do_not_depend_on_the_workers() -> None:
 
 
 def test_cadences() -> None:
-    assert plan(train__steps=500).evaluate_every_steps == 16  # once an epoch of 15.6 steps
-    assert plan(train__steps=10).checkpoint_every_steps == 10  # the run is shorter than that
+    p = plan(train__steps=500)  # 15.6 steps an epoch
+    assert [step for step in range(1, 51) if p.due(step, p.evaluate_every_steps)] == [16, 32, 47]
     p = plan(train__steps=500, evaluate__every_steps=0, checkpoint__every_steps=7)
     assert (p.evaluate_every_steps, p.checkpoint_every_steps) == (0, 7)
+    assert [step for step in range(1, 22) if p.due(step, 7)] == [7, 14, 21] and not any(p.due(s, 0) for s in range(99))
+
+
+@pytest.mark.parametrize("last_batch", ["wrap", "drop", "pad"])
+@pytest.mark.parametrize(("rows", "batch"), [(200, 140), (1000, 64), (64, 64), (1000, 7), (999, 1000)])
+def test_once_an_epoch_is_at_its_true_end(rows: int, batch: int, last_batch: str) -> None:
+    """Ten times in ten epochs, with the step that takes an epoch's last sample."""
+    if rows < batch and last_batch != "wrap":
+        return  # refused
+    changes = {"train__global_batch": batch, "data__last_batch": last_batch, "runtime__workers": 1}
+    p = plan(DataFacts("x", "f", rows, rows), train__steps=None, train__epochs=10, **changes)
+    ends = [step for step in range(1, p.steps + 1) if p.due(step, p.evaluate_every_steps)]
+    if last_batch == "wrap":
+        assert ends == sorted({-(-rows * epoch // batch) for epoch in range(1, 11)})
+    else:
+        assert ends == [epoch * p.steps // 10 for epoch in range(1, 11)]
+    assert len(ends) == 10
 
 
 # -- refusals and notes ------------------------------------------------------------------------------------------------

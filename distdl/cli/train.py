@@ -13,6 +13,7 @@ from typing import Any
 
 from distdl.attempts import TakenOver
 from distdl.cli.common import add_override_arguments, prepare_if_missing, work_in
+from distdl.cli.plan import print_notes
 from distdl.config import Config
 from distdl.config_load import load_config
 from distdl.errors import DistdlError, InputError
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         config = folder.keep(config)
         here = here.model_copy(update={"model": config.model})
         plan = dataclasses.replace(plan, config=here.model_dump(mode="json"))
+        print_notes(plan, folder)
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)

@@ -18,7 +18,7 @@ from distdl.metrics import Metrics
 class Evaluate(Hook):
     """Every rank takes part; the values are exact over the whole split and the same on every rank."""
 
-    def __init__(self, run: Run, source: Iterable[Any], every_steps: int) -> None:
+    def __init__(self, run: Run, source: Iterable[Any], every_steps: int | None) -> None:
         self.run, self.source, self.every_steps = run, source, every_steps
         self._said = False
 
