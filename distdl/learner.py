@@ -101,6 +101,12 @@ class Learner(nn.Module):
         """The columns that this family reads from the data set, checked before the run starts."""
         raise NotImplementedError
 
+    def counted(self, batch: Batch) -> Tensor | None:
+        """How much of a micro-batch `loss` is a mean over, where that differs from one to the next (tokens beside padding).
+        Then each has a column `mean_count` (B,), the mean over all micro-batches of the step on all ranks: a sum divided by
+        it weighs no micro-batch more than another. None: a mean over samples."""
+        return None
+
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Scalar mean loss over the batch, and metrics that add up."""
         return self.criterion(self.through(batch), batch)

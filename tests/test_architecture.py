@@ -47,7 +47,7 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "deepspeed": ("engine.deepspeed", "engine.pipeline"),
     "mlflow": ("track",),
     "ray": ("runtime.ray", "runtime.ray_jobs"),
-    "transformers": ("families.huggingface",),
+    "transformers": ("nn.hub",),
 }
 HEAVY = {"torch", *THIRD_PARTY}
 LIGHT = (  # importing these must not import anything heavy, not even through another file of ours

@@ -87,7 +87,9 @@ def test_it_costs_nothing_where_no_best_is_kept(
     monkeypatch.setattr("distdl.hooks.evaluate.evaluate", lambda *_: {plan.model.primary: next(losses)})
     worker.run(plan, folder, 0)
     written = [event["step"] for event in events(folder.path, "checkpoint")]
-    assert written == ([12] if keep_best == 0 else [4, 6, 8, 10, 12])  # never what is not a number; each of the two best
+    assert written == (
+        [12] if keep_best == 0 else [4, 6, 8, 10, 12]
+    )  # never what is not a number; each of the two best
     assert worker.best(folder.checkpoints, plan.model.better)[0].name == step_folder(6 if keep_best else 12)
 
 
@@ -111,9 +113,7 @@ def test_every_rank_saves_the_best(digits: str, text: str, tmp_path: Path) -> No
     again = {f"{name}-again": {**run, "folder": f"{run['folder']}-again"} for name, run in runs.items()}
     assert run_ranks(trained, 2, again) == [dict.fromkeys(again, "")] * 2
     for name in cases:
-        ends = [
-            Checkpoint(tmp_path / folder / "checkpoints" / step_folder(12)) for folder in (name, f"{name}-again")
-        ]
+        ends = [Checkpoint(tmp_path / folder / "checkpoints" / step_folder(12)) for folder in (name, f"{name}-again")]
         assert bits(*ends) == [], name
 
 

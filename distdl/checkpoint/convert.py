@@ -43,6 +43,7 @@ from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
 from distdl.family_schema import label, relocated
 from distdl.files import publish, sync_folder, write_json
+from distdl.nn.hub import COMPANIONS
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"
@@ -313,7 +314,7 @@ def _is_ours_to_replace(folder: Path) -> bool:
     return (
         not any(folder.iterdir())
         or (len(files - rest) == 2 and all(name.endswith(".safetensors") for name in rest))
-        or files - {"generation_config.json"} == {huggingface.CONFIG, huggingface.WEIGHTS}
+        or files - {*COMPANIONS} == {huggingface.CONFIG, huggingface.WEIGHTS}
         or (
             len(files) == 2 and "latest" in files and any(name.endswith("mp_rank_00_model_states.pt") for name in files)
         )

@@ -6,6 +6,7 @@ the checkpoint see the rest of this class. Collective methods must be called by 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -101,15 +102,29 @@ class Engine(ABC):
         """This rank's micro-batches of one optimizer step, on the device, with their noise and learning rate set."""
         self._step = step
         self._set_lr(self.learning_rate(step))
+        taken = self._taken(source)
         for micro in range(self.plan.accumulate):
             begin = time.perf_counter()
-            batch = self.to_device(cut_sequence(next(source), self.learner))
+            batch = self.to_device(cut_sequence(next(taken), self.learner))
             self.data_s += time.perf_counter() - begin
             self._begin(batch, micro)
             if self._closure_batches is not None:
                 self._closure_batches = [*self._closure_batches, batch] if micro else [batch]
             yield batch
         noise.begin(0, None)
+
+    def _taken(self, source: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
+        """The step's micro-batches; where the learner counts more than samples, with the mean of its counts."""
+        if type(self.learner).counted is Learner.counted:
+            yield from itertools.islice(source, self.plan.accumulate)
+            return
+        batches = list(itertools.islice(source, self.plan.accumulate))
+        counts = [self.learner.counted(batch) for batch in batches]
+        total = torch.stack([count for count in counts if count is not None]).double().sum().to(self.device)
+        # Ranks that share a replica count the same samples: the mean over all ranks is that over the replicas.
+        mean = self.all_sum(total).float() / (self.plan.accumulate * self.plan.world)
+        for batch in batches:
+            yield {**batch, "mean_count": mean.expand(len(batch["id"]))}
 
     def _begin(self, batch: Batch, micro: int) -> None:
         """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""

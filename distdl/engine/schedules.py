@@ -43,8 +43,8 @@ def stretched(config: Config, step: int, before: int, steps: int) -> str | None:
     if math.isclose(goes_on, ahead, rel_tol=1e-9, abs_tol=1e-12):
         return None
     return (
-        f"the {config.schedule.name} schedule of {before:,} steps becomes one of {steps:,}: the learning rate was {was:.3g} "
-        f"at step {step:,}, the last that was taken, and is {goes_on:.3g} at step {step + 1:,}"
+        f"the {config.schedule.name} schedule of {before:,} steps becomes one of {steps:,}: the learning rate was "
+        f"{was:.3g} at step {step:,}, the last that was taken, and is {goes_on:.3g} at step {step + 1:,}"
     )
 
 

@@ -130,7 +130,8 @@ class MultiTaskDNN(Learner):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         y, present = self.answers(batch)
         losses = self.losses(self.logits(batch), y, present)
-        return losses.mean() / self.config.present, {"present": mean(present.float())}
+        shown = Mean(losses.sum().detach(), float(present.sum()))  # per answer, as in evaluation
+        return losses.mean() / self.config.present, {"loss": shown, "present": mean(present.float())}
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -189,7 +189,7 @@ class Transformer(Learner):
             every = self.embedding(torch.arange(self.config.vocabulary, device=x.device)).float().mean(0)  # (D,)
             surplus = self.embedding(targets[targets != PAD]).float() - every  # (N, D)
             total = total + self.config.smoothing * (x.float() * surplus).sum()
-        return total / output.shape[:2].numel(), {}
+        return total / output.shape[:2].numel(), {"loss": Mean(total.detach(), float(len(losses)))}  # shown: per token
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -30,7 +30,7 @@ class Progress(Hook):
             "progress",
             step=step,
             steps=self.run.plan.steps,
-            loss=float(loss.total) / loss.count if loss else None,
+            loss=float(loss.total) / loss.count if loss and loss.count else None,
             samples_per_s=samples / max(seconds, 1e-9) if self._last_step >= 0 else None,
         )
         self._last_s, self._last_step, self._last_paused_s = now, step, paused_s
