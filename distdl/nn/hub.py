@@ -179,8 +179,10 @@ class Tokens(NamedTuple):
 
     pad: int | None
     """None: rows have no padding."""
-    pad_is_text: bool
-    """The token of padding also begins or ends a text: one of a row's end is that."""
+    pad_begins: bool
+    """The token of padding also begins a text: the last one in front of it does."""
+    pad_ends: bool
+    """... and ends one: the first one behind it does."""
     mask: int
     marks: tuple[int, ...]
     """Never hidden."""
@@ -191,10 +193,11 @@ class Tokens(NamedTuple):
             return torch.ones_like(tokens, dtype=torch.bool)
         pad = (tokens == self.pad).int()
         before, behind = pad.cumprod(1).bool(), pad.flip(1).cumprod(1).flip(1).bool()
-        if self.pad_is_text:
-            one = torch.zeros_like(before[:, :1])
-            before = torch.cat([before[:, :-1] & before[:, 1:], one], 1)
-            behind = torch.cat([one, behind[:, 1:] & behind[:, :-1]], 1)
+        none = torch.zeros_like(before[:, :1])
+        if self.pad_begins:
+            before = torch.cat([before[:, :-1] & before[:, 1:], none], 1)
+        if self.pad_ends:
+            behind = torch.cat([none, behind[:, 1:] & behind[:, :-1]], 1)
         return ~(before | behind)
 
 
@@ -214,13 +217,13 @@ def special_tokens(config: Any, theirs: Any) -> Tokens:
             raise InputError(what, fix=f"leave model.pad out, or model.overrides.pad_token_id: {config.pad}")
         pad = config.pad
     pad = None if config.pad == "none" else pad
-    ends = {token for key in ("bos_token_id", "eos_token_id") for token in _several(of(theirs, key))}
     mask, marks = _hiding(config, theirs, tokenizer) if hides else (0, ())
     vocabulary = of(theirs, "vocab_size")
     for name, token in [("pad", pad), ("mask", mask), *(("marks", mark) for mark in marks)]:
         if isinstance(vocabulary, int) and token is not None and token >= vocabulary:
             raise InputError(f"model.{name}: there is no token {token}", allowed=f"0 to {vocabulary - 1}")
-    return Tokens(pad, pad is not None and pad in ends, mask, marks)
+    begins, ends = (pad is not None and pad in _several(of(theirs, f"{end}_token_id")) for end in ("bos", "eos"))
+    return Tokens(pad, begins, ends, mask, marks)
 
 
 def _hiding(config: Any, theirs: Any, tokenizer: Any) -> tuple[int, tuple[int, ...]]:

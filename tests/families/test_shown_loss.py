@@ -20,12 +20,9 @@ COUNTS = ("transformer", "captioner", "word2vec", "mtdnn", "huggingface")
 @pytest.mark.parametrize("family", COUNTS)
 def test_training_and_evaluation_show_one_loss(family: str, small_data: Path) -> None:
     values = contract_config(family, small_data, train__threads_per_worker=1)
-    values["model"] |= {key: 0.0 for key in ("dropout", "smoothing") if key in values["model"] or key == "smoothing"}
-    if family != "transformer":
-        del values["model"]["smoothing"]
     config = config_from_dict(values)
     plan = survey(config)
-    learner = worker.build_learner(config, None).eval()
+    learner = worker.build_learner(config, None).eval()  # no dropout, and labels as they are
     engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
     batch = next(engine.feed(source, 0))
     noise.begin(1, batch["position"])
