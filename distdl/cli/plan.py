@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
+from distdl.errors import DataCorrupt
 from distdl.run_folder import RunFolder, saved_config
 
 
@@ -92,7 +93,10 @@ def _of_going_on(plan: Any, folder: RunFolder | None) -> list[str]:
     from distdl.config_load import config_from_dict
     from distdl.engine.schedules import stretched
 
-    before = folder.read("plan.json") if folder else None
+    try:
+        before = folder.read("plan.json") if folder else None
+    except DataCorrupt:  # torn, and about to be written anew
+        return []
     found = checkpoints(folder.checkpoints) if folder and before else []
     if not before or not found:
         return []
