@@ -125,6 +125,11 @@ def run_convert(args: argparse.Namespace) -> int:
     parts = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     size = sum(tensor.bytes for tensor in done.tensors.values())
     print(f"{target}: {to}, {parts}, {size:,} bytes, step {done.step:,}, from a {done.kind}")
+    if to == "huggingface" and (name := (done.model or {}).get("name")):
+        from distdl.nn.hub import TOKENIZER
+
+        if not any((target / file).is_file() for file in TOKENIZER):
+            print(f"note: no tokenizer is found beside {name}: the model is written without one")
     return 0
 
 

@@ -49,7 +49,7 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
         f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
-    best = ", and each evaluation that is the best so far" if config["checkpoint"]["keep_best"] else ""
+    best = ", and each evaluation among the best so far" if config["checkpoint"]["keep_best"] else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
         ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),

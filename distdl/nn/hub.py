@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,9 @@ def transformers() -> Any:
 def network(config: Any, theirs: Any) -> nn.Module:
     """Their network, with fresh weights or read ones. Raises InputError."""
     auto = getattr(transformers(), CLASSES[config.task])
-    longest = getattr(theirs, "max_position_embeddings", None)
+    longest, kind = getattr(theirs, "max_position_embeddings", None), cast("Any", type(theirs))
+    if isinstance(longest, int) and any("def create_position_ids_from_input_ids" in text for text in _sources(kind)):
+        longest -= (of(theirs, "pad_token_id") or 0) + 1  # RoBERTa's places begin behind that of padding
     if isinstance(longest, int) and 0 < longest < config.context:
         raise InputError(f"model.context is {config.context}", allowed=f"at most {longest}, the places of the model")
     fresh = not config.name or config.from_scratch

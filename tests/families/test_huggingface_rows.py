@@ -232,6 +232,7 @@ def test_special_tokens_are_the_models_own(tmp_path: Path) -> None:
     assert "model.pad is 0, and the padding of this roberta is the token 1" in refusal(**section, pad=0)
     assert "the mask of this roberta is the token 39" in refusal(**section, mask=7)
     assert "would have special tokens of the model hidden: [0, 2]" in refusal(**section, marks=[7])
+    assert "at most 38" in refusal(**{**section, "context": 39})  # its places begin behind that of padding
     bare = {"task": "masked", "context": T, "architecture": "bert", "overrides": PERCEPTRON}
     message = refusal(**bare)
     assert (
