@@ -103,7 +103,7 @@ class Parallel(Section):
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where the weights live between uses (ZeRO-3)."""
     nvme_path: str | None = None
-    """Folder on a local NVMe disk, for offload to nvme."""
+    """Folder on a local NVMe disk, for offload to nvme; several runs may share it, each rank takes a part of its own."""
     checkpoint_activations: Literal["none", "all"] | Positive = "none"
     """Recompute in the backward pass: all blocks, or every n-th one; none: keep every activation."""
     loss_chunk_tokens: Natural = 0

@@ -23,9 +23,10 @@ from distdl import deepspeed_keys
 from distdl.config import Config, Runtime
 from distdl.config_optimizer import Optimizer, Schedule
 from distdl.config_ways import Way
-from distdl.config_yaml import KeyPath, apply_override, read_yaml
+from distdl.config_yaml import KeyPath, apply_override, flatten, read_yaml
 from distdl.errors import InputError, Problem, did_you_mean, nearest
 from distdl.family_schema import family_names, family_schema, is_custom, located
+from distdl.secret_text import secret_problem, secrets_in
 
 DEFAULT = "default"
 
@@ -216,6 +217,8 @@ class _Checker:
             if unused and getattr(parallel, key) is not None and ("parallel", key) in self.origins:
                 what = f"parallel.{key} is not read: {why}"
                 self.problems.append(Problem(what, self.where(("parallel", key)), fix="remove it"))
+        for path in secrets_in(flatten(config.model_dump(mode="json"))):
+            self.problems.append(secret_problem(".".join(path), self.where(path)))
         for path, problem in deepspeed_keys.check(parallel.deepspeed):
             at = self.where(("parallel", "deepspeed", *path))
             self.problems.append(dataclasses.replace(problem, where=at))

@@ -51,15 +51,16 @@ def run(plan: Plan, folder: RunFolder, rank: int) -> None:
     failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
     """
     spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
-    try:
-        _train(plan, folder, rank, spool)
-    except BaseException as error:
-        with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
-            _note_failure(folder, rank, error)
-        raise
-    finally:
-        if spool:
-            spool.close()
+    with folder.private():
+        try:
+            _train(plan, folder, rank, spool)
+        except BaseException as error:
+            with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
+                _note_failure(folder, rank, error)
+            raise
+        finally:
+            if spool:
+                spool.close()
 
 
 def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:

@@ -368,7 +368,7 @@ def test_what_cannot_be_converted_is_refused(
     assert "lie within each other" in refused(sound, sound / "t")
     assert "lie within each other" in refused(sound, sound, "--force")
     assert "add --config" in refused(sound, tmp_path / "t", "model.dropout=0")
-    assert not list(tmp_path.glob("t*")) and not list(tmp_path.glob(".writing-*"))
+    assert not list(tmp_path.glob("t*")) and not list(tmp_path.glob(".converting-*"))
 
 
 def test_a_gpt_with_experts_has_no_hugging_face_model(command: Command, tmp_path: Path, copy: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import typing
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from distdl import yaml_nodes
 from distdl.config import Config
 from distdl.config_load import Loaded, config_from_dict, load_config
 from distdl.config_schema import json_schema
-from distdl.config_yaml import read_yaml
+from distdl.config_yaml import apply_override, read_yaml
 from distdl.errors import InputError, Problem
 from distdl.family_schema import family_names, family_schema
 from tests.conftest import REPOSITORY, Result, distdl, python
@@ -417,7 +419,7 @@ NOT_YAML = {
     BASE + "runs: !!binary aGk=\n": ("c.yaml:14", "constructor for the tag"),
     BASE + "runs: !!timestamp 2020-01-01\n": ("c.yaml:14", "constructor for the tag"),
     BASE + "seed: !!int zz\n": ("c.yaml", "invalid literal"),
-    BASE + "runs: &x {b: *x}\n": ("c.yaml", "recursi"),
+    BASE + "runs: &x {b: *x}\n": ("c.yaml:14", "an alias stands within its own anchor"),
 }
 
 
@@ -426,6 +428,18 @@ def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
     where, what = NOT_YAML[text]
     (problem,) = problems(tmp_path, text=text)
     assert problem.where == where and what in problem.what
+
+
+def test_aliases_are_counted_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = ["seed: &a 3", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcd"))]
+    (tmp_path / "c.yaml").write_text("\n".join(levels))
+    assert read_yaml(str(tmp_path / "c.yaml"))[0]["c"] == [[3] * 9] * 9
+    monkeypatch.setattr(yaml_nodes, "MOST_NODES", 900)  # b, c and d have 10, 91 and 820 of them
+    (problem,) = problems(tmp_path, text="\n".join(levels))
+    assert problem.where == "c.yaml:1" and "927 values with its aliases written out; 900 are the most" in problem.what
+    text = "runs=[&a [3, 3, 3], *a, *a, *a]"
+    monkeypatch.setattr(yaml_nodes, "MOST_NODES", 9)
+    assert apply_override({}, {}, text) is not None
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

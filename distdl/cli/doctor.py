@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_override_arguments, work_in
+from distdl.cli.common import add_override_arguments, check_server, work_in
 from distdl.config_load import load_config
 from distdl.errors import InputError
 from distdl.runtime.preflight import BAD, GOOD, NOTE, Finding, preflight
@@ -62,6 +62,7 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
     work_in(args)
     place = {None: [], "local": ["runtime.kind=local"]}.get(args.on, ["runtime.kind=ray", f"runtime.address={args.on}"])
     config = load_config(args.config, [*args.overrides, *place]).config
+    check_server(config, Path(args.config), args.overrides)
 
     from distdl.survey import survey, survey_elsewhere
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded
+from distdl.cli.common import add_config_arguments, check_server, loaded, remember_family
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         from distdl.runtime.targets import ALLOWED
 
         raise InputError("where to? neither --on nor launch.on says it", allowed=ALLOWED, fix="--on http://HOST:8265")
+    check_server(config, Path(args.config), args.overrides)
 
     from distdl.runtime.package import left_out, make_package
     from distdl.runtime.records import draft, record
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         for name in left_out(args.config, args.overrides):
             print(f"left out: {name} looks like a secret, and a package never holds one")
         job = target.submit(package)
+        remember_family(config)
         record(package, on)
     finally:
         shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over

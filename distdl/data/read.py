@@ -21,7 +21,8 @@ import pyarrow as pa
 import xxhash
 
 from distdl.data.manifest import VARIABLE, Column, Manifest, Shard, Split, read_manifest
-from distdl.data.store import cached_shard, is_remote
+from distdl.data.messages import Compressed, record_batches
+from distdl.data.store import cached_shard, is_remote, local_file
 from distdl.data.write import arrow_schema
 from distdl.errors import DataCorrupt, InputError
 
@@ -34,7 +35,7 @@ def shard_path(location: str | os.PathLike[str], shard: Shard, cache_dir: str | 
     if is_remote(location):
         cache = Path(cache_dir) if cache_dir is not None else None
         return cached_shard(os.fspath(location), shard.file, shard.bytes, shard.checksum, cache)
-    path = Path(location) / shard.file
+    path = local_file(location, shard.file)
     if not path.is_file():
         raise DataCorrupt(f"the shard {path} is missing{_cure(location)}")
     size_bytes = path.stat().st_size
@@ -64,7 +65,9 @@ class MappedShard:
             reader = pa.ipc.open_file(pa.BufferReader(self._map))
             if not reader.schema.equals(arrow_schema(manifest.columns)):
                 raise DataCorrupt(f"the columns in the shard {path} are not those of the manifest{_cure(location)}")
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            batches = record_batches(self._map, reader.schema)
+        except Compressed as error:
+            raise self.corrupt(error.args[0], "it is compressed, which no shard is, and is not unpacked") from None
         except (pa.ArrowException, OSError) as error:
             raise DataCorrupt(f"the shard {path} is corrupt, Arrow cannot read it: {error}{_cure(location)}") from error
         expected = [self._rows(i) for i in range(len(shard.batches))]

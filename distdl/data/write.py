@@ -7,6 +7,7 @@ until the new is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -162,7 +163,7 @@ class DatasetWriter:
             _upload(self._folder, self.target, self.manifest)
         else:
             check_target(self.target, self.overwrite)  # again: preparing may have taken hours
-            _publish(self._folder, Path(self.target).absolute())
+            _publish(self._folder, Path(self.target).absolute(), self.overwrite)
 
 
 class _SplitWriter:
@@ -279,17 +280,19 @@ def check_target(target: str, overwrite: bool) -> None:
         )
 
 
-def _publish(folder: Path, target: Path) -> None:
-    """Move the finished folder into place; an older data set is set aside first and removed last."""
+def _publish(folder: Path, target: Path, overwrite: bool) -> None:
+    """Move the finished folder into place; an older data set that is to be replaced is set aside first and removed last."""
     aside = folder.with_name(folder.name.replace(".tmp-", ".old-"))
-    if target.exists():
+    if overwrite and target.exists():
         os.rename(target, aside)
     sync_folder(folder)
     try:
-        publish(folder, target)
-    except OSError:
+        publish(folder, target)  # fails where a data set has come to be a moment ago
+    except OSError as error:
         if aside.exists():
             os.rename(aside, target)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise InputError(f"{target} already exists", fix="choose another target, or pass --overwrite") from None
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -11,6 +11,8 @@ What DeepSpeed 0.19 makes necessary here:
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import logging
 import os
 import tempfile
@@ -72,6 +74,36 @@ def ready_for_nvme(config: Config) -> None:
         raise InputError(
             f"parallel.nvme_path={parallel.nvme_path}: {error.strerror}", fix="a folder that can be written to"
         ) from error
+
+
+_claims: list[Any] = []
+"""Open lock files of the folders that this process has claimed: the system lets go of them when it ends."""
+
+
+def claimed_folder(disk: str) -> str:
+    """A folder on the NVMe disk for one engine of one rank, until this process ends: NUMBER below `disk`, the first that
+    no living process has. DeepSpeed names its files by the rank alone, and would write over those of another run."""
+    for number in itertools.count():
+        folder = os.path.join(disk, f"distdl-{number}")
+        os.makedirs(folder, exist_ok=True)
+        lock = open(os.path.join(folder, ".lock"), "w")  # noqa: SIM115 - as long as the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _claims.append(lock)
+        return folder
+    raise AssertionError
+
+
+def on_own_folder(deepspeed_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON with a folder of this engine's own where it names an NVMe disk."""
+    zero = dict(deepspeed_json.get("zero_optimization", {}))
+    disks = {key: part["nvme_path"] for key, part in zero.items() if isinstance(part, dict) and part.get("nvme_path")}
+    folders = {disk: claimed_folder(disk) for disk in set(disks.values())}
+    zero |= {key: {**zero[key], "nvme_path": folders[disk]} for key, disk in disks.items()}
+    return {**deepspeed_json, "zero_optimization": zero}
 
 
 def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -160,7 +192,7 @@ class DeepSpeedEngine(Engine):
             if getattr(parameter, "distdl_frozen", False):
                 self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]
-        optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
+        optimizer, config = make_optimizer(self.config, net), on_own_folder(self.plan.deepspeed)
         return deepspeed.initialize(
             model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
         )[0]

@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl import trust
 from distdl.config import Config
 from distdl.config import Ray as RayConfig
 from distdl.errors import TrainingFailed
@@ -180,6 +181,7 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONWARNINGS": "ignore",
         **({"DS_ACCELERATOR": "cpu"} if plan.device == "cpu" else {}),
+        **({trust.VARIABLE: os.environ[trust.VARIABLE]} if trust.VARIABLE in os.environ else {}),
     }
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
     theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice

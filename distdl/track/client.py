@@ -103,7 +103,7 @@ class Tracker:
             self._process = None
         left_s = drain_timeout_s - (time.monotonic() - began_s)
         if code and left_s > 1.0:  # the uploader had died, or never started: one more attempt in the time that is left
-            code = uploader.upload_pending(self.run_dir, left_s).waiting
+            code = uploader.upload_pending(self.run_dir, left_s, self.tracking_uri).waiting
         return self._statement(code)
 
     def _statement(self, code: int) -> str:

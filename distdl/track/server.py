@@ -20,6 +20,8 @@ from distdl.track.run import ARTIFACTS_NAME, STORE_NAME, default_tracking_uri
 from distdl.track.store import ENVIRONMENT
 
 START_TIMEOUT_S = 120.0
+CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "DATABRICKS_TOKEN")
+"""Of tracking servers elsewhere."""
 STOP_TIMEOUT_S = 5.0
 
 
@@ -61,7 +63,10 @@ class UiServer:
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,  # a group of its own: killing only the parent would leave its workers behind
-            env={**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            # Its database is a file, which needs no credentials, and may name places for the files of its runs that it
+            # would show them to.
+            env={key: value for key, value in os.environ.items() if key not in CREDENTIALS}
+            | {**ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
         self._wait_until_it_answers()
 

@@ -135,7 +135,11 @@ class Store:
         self._run_id = run.info.run_id
         self._send_origin(client, run, info)
         self._client = client
-        self._send_artifacts()
+        if elsewhere := artifacts_elsewhere(info.tracking_uri, run.info.artifact_uri):
+            self._log(f"the files of the run are not stored: this database keeps them at {elsewhere}")
+            self._artifacts_sent = True
+        if not self._artifacts_sent:
+            self._send_artifacts()
 
     def send(self, events: list[tuple[int, Event]]) -> None:
         """Sends events, each with the spool offset behind it, and notes the offset of what MLflow has accepted."""
@@ -280,6 +284,15 @@ class Store:
     def _check_run_is_there(self) -> None:
         if self._client is not None and self._client.get_run(self._run_id).info.lifecycle_stage != "active":
             raise RunGone(f"MLflow run {self._run_id} was deleted; nothing more is sent to it")
+
+
+def artifacts_elsewhere(tracking_uri: str, artifact_uri: str) -> str:
+    """Where a database of this machine sends the files of its runs, as scheme and host; '' where they stay here. Whoever
+    made the database has chosen it, and MLflow would show this user's credentials there."""
+    parts = urlsplit(artifact_uri or "")
+    if not tracking_uri.startswith("sqlite:") or parts.scheme in ("", "file"):
+        return ""
+    return f"{parts.scheme}://{parts.hostname or ''}"
 
 
 def describe(error: BaseException) -> str:

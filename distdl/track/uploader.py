@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,8 +24,18 @@ from typing import Any, NamedTuple
 from distdl.attempts import Attempt
 from distdl.errors import InputError
 from distdl.track import provenance, store
-from distdl.track.run import LOG_NAME, SPOOL_NAME, file_lock, load, update
+from distdl.track.run import (
+    LOG_NAME,
+    SPOOL_NAME,
+    check_tracking_uri,
+    file_lock,
+    load,
+    mode_of,
+    refuse_unconfigured,
+    update,
+)
 from distdl.track.spool import Event, SpoolReader, count_events
+from distdl.trust import refuse_links
 
 POLL_INTERVAL_S = 1.0
 BACKOFF_MAX_S = 30.0
@@ -65,12 +76,15 @@ def spawn(run_dir: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
+def upload_pending(run_dir: str | Path, timeout_s: float = 60.0, uri: str | None = None) -> Upload:
     """Sends what still waits in a run's spool and sets the end state of its MLflow run. Takes at most `timeout_s`.
 
-    Raises InputError when the folder is not a tracked run. A store that cannot be reached is no error: see `Upload`.
+    `uri`: the store that the user names; None: the one that the run's files name, if the user has named it before.
+    Raises InputError when the folder is not a tracked run, or names a store that is not the user's. A store that cannot
+    be reached is no error: see `Upload`.
     """
     run_dir = Path(run_dir)
+    refuse_links(run_dir)
     before = load(run_dir)
     if before is None:
         raise InputError(
@@ -78,6 +92,11 @@ def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
             where="RUN",
             allowed="the folder of a run that was started with tracking",
         )
+    if uri is None:
+        fix = f"distdl ui --sync {shlex.quote(str(run_dir))} --uri {shlex.quote(before.tracking_uri)}"
+        refuse_unconfigured(before.tracking_uri, run_dir, fix)
+    elif check_tracking_uri(uri) != before.tracking_uri:
+        before = update(run_dir, tracking_uri=uri)
     waiting_before = count_events(run_dir / SPOOL_NAME, before.spool_offset)
     process = spawn(run_dir, "--drain", "--drain-timeout-s", str(timeout_s))
     code = wait_or_kill(process, timeout_s)
@@ -284,6 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(os, "nice"):
         os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
     store.set_environment()
+    # The store lies in the runs folder and is as open as that one, whatever the driver has set for the run's own folder.
+    os.umask(~options.run_dir.resolve().parent.stat().st_mode & 0o777 | 0o002)
     with _lock(options.run_dir / ".uploader.lock", 0.0 if options.drain else LOCK_PATIENCE_S) as alone:
         if not alone and options.drain:
             return 3
@@ -321,6 +342,7 @@ def _write_origin(run_dir: Path, source_dir: Path | None) -> None:
     """Notes where the run comes from now, on this machine: the store may only be reachable much later."""
     try:
         (run_dir / "environment.txt").write_text(provenance.environment_text(), encoding="utf-8")
+        (run_dir / "environment.txt").chmod(mode_of(run_dir))
         update(run_dir, tags=provenance.gather_tags(run_dir, source_dir))
     except OSError as error:
         log(f"cannot note where the run comes from: {error}")
