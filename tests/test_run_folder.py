@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -16,6 +18,7 @@ from distdl.errors import InputError
 from distdl.run_folder import DRAFT, RunFolder, existing_run, find_run, open_run, saved_config
 from distdl.track.run import update
 from distdl.track.spool import SpoolWriter
+from tests.conftest import Result
 from tests.small import small_config
 
 
@@ -187,3 +190,19 @@ def test_a_run_is_for_its_owner_alone_but_where_its_group_shares_the_folder(
     assert run.path.stat().st_mode & 0o7777 == folder
     assert {path.stat().st_mode & 0o777 for path in run.path.rglob("*") if path.is_file()} == {file}
     assert {"config.json", "config.yaml", "plan.json", "tracking.json"} <= {path.name for path in run.path.iterdir()}
+
+
+def test_a_fresh_run_beside_one_that_is_named_like_its_number_trains_from_the_start(
+    tmp_path: Path, digits: str, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(json.dumps(small_config("mlp", digits, "") | {"name": "a"}))
+    for words in (["train.steps=1"], ["name=a-2", "train.steps=2"]):
+        assert command("train", "a.yaml", "--plain", *words).code == 0
+    before = {path: path.read_bytes() for path in Path("runs/a-2").rglob("*") if path.is_file()}
+    told = command("train", "a.yaml", "--fresh", "--plain", "train.steps=4")
+    assert told.code == 0 and "runs/a-3" in told.stdout
+    assert json.loads(Path("runs/a-3/summary.json").read_text())["steps_this_time"] == 4
+    assert before == {path: path.read_bytes() for path in Path("runs/a-2").rglob("*") if path.is_file()}
+    told = command("train", "--resume", "a-2", "name=b", "train.steps=3")
+    assert told.code == 2 and "a run keeps its name" in told.stderr
