@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import sys
@@ -294,3 +295,23 @@ def test_checkpoints_may_lie_on_another_disk_but_not_in_another_run(digits: str,
     (tmp_path / "disk" / "config.json").write_text('{"model": {}}')
     with pytest.raises(InputError, match="checkpoints is a link to"):
         trust.refuse_links(folder)
+
+
+@pytest.mark.parametrize(("answer", "runs"), [("y\n", True), ("\n", False), ("", False)])
+def test_a_person_at_the_terminal_is_asked_once(
+    answer: str, runs: bool, digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    code, told = stranger(digits, EXAMPLE) / "gated.py", Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", told)
+    if not runs:
+        with pytest.raises(InputError, match="--trust"):
+            trust.allow(code)
+    else:
+        trust.allow(code)
+        trust.allow(code)
+    assert told.getvalue().count("run it? [y/N]") == 1 and trust.known(code) is runs
