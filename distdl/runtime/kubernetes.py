@@ -21,8 +21,8 @@ from distdl.errors import DistdlError, InputError
 from distdl.runtime.kubectl import Kubectl, NoSuchKind, NotFound, no_kubectl
 from distdl.runtime.manifests import Object, patched, read_patches, to_yaml
 from distdl.runtime.pods import JOB_LABEL
-from distdl.runtime.rayjob import MANAGED_BY, render
-from distdl.runtime.target import Job, Package, State, tracking_link
+from distdl.runtime.rayjob import MANAGED_BY, OWNER, RUN, render
+from distdl.runtime.target import Job, Package, State, refuse_other, tracking_link
 
 RAYJOB, WORKLOAD = "rayjobs.ray.io", "workloads.kueue.x-k8s.io"
 QUEUE_LABEL, WORKLOAD_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/job-uid"
@@ -62,9 +62,8 @@ class KubernetesTarget:
         """Starts the job. A suspended one of this id is brought up to date and goes on; one that has ended makes room for
         a new one, which continues the run. Raises InputError while it is alive, and for what the cluster refuses."""
         old, objects = self._find(package.id), self.manifests(package)
-        if old is not None and not (job := self._job(old)).state.ended:
-            fix = f"`distdl jobs stop {job.id}` ends it, `distdl jobs logs -f {job.id}` shows what it does"
-            raise InputError(f"{job.id} is alive on Kubernetes: {_told(job)}", fix=fix)
+        if old is not None:
+            refuse_other(self._job(old), package, f"on Kubernetes (namespace {self.namespace})")
         # Our fields are ours again where Kueue wrote into the pods of a job that it had admitted: --force-conflicts.
         apply = ["apply", "--server-side", "--force-conflicts", MANAGER, "--validate=strict", "-f", "-"]
         self._kubectl(*apply, "--dry-run=server", stdin=to_yaml(objects))  # all or nothing, and nothing old is lost
@@ -196,7 +195,8 @@ class KubernetesTarget:
             message = ": ".join(text for text in (status.get("reason"), status.get("message")) if text) or message
         started = _seconds(status.get("startTime")) if state is not State.QUEUED else None
         attempt = max(1, failed + (state is not State.FAILED))
-        return Job(meta["name"], state, message, attempt, started, _link(found))
+        kept = meta.get("annotations") or {}
+        return Job(meta["name"], state, message, attempt, started, _link(found), kept.get(RUN, ""), kept.get(OWNER, ""))
 
     def _held(self, found: Object, deployment: str) -> tuple[State, str]:
         """State of a job that has no cluster: stopped, waiting in a queue, or new."""

@@ -23,6 +23,7 @@ from distdl.config_load import Loaded, load_config
 from distdl.config_yaml import flatten
 from distdl.errors import InputError, Problem
 from distdl.family_schema import is_file
+from distdl.runtime.records import owner
 from distdl.runtime.target import Package, job_id
 from distdl.survey import survey_elsewhere
 
@@ -84,7 +85,7 @@ def make_package(
     if is_file(config.model["family"]):  # where it lies in the package, whatever folder that is unpacked in
         inside = os.path.relpath(config.model["family"], Path(loaded.path).absolute().parent)
         config = config.model_copy(update={"model": {**config.model, "family": inside}})
-    return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh)
+    return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh, owner=owner())
 
 
 def left_out(config_path: str, overrides: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import digest, size_text
-from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
+from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
 
 STATES = {
     "PENDING": State.QUEUED,
@@ -69,9 +69,8 @@ class RayJobsTarget:
         """See Target."""
         request = self._request(package, 0)  # what is wrong with the config is told before anything is reached
         attempts = self._attempts(package.id)
-        if attempts and not STATES[attempts[-1].status].ended:
-            fix = f"`distdl jobs stop {package.id}` ends it; name=OTHER gives the new run its own name"
-            raise InputError(f"the job {package.id} is alive at {self.address}", fix=fix)
+        if attempts:
+            refuse_other(_job(attempts[-1]), package, f"at {self.address}")
         number = max((_attempt(details) for details in attempts), default=0) + 1
         request = self._request(package, number)
         with self._told():
@@ -164,6 +163,7 @@ class RayJobsTarget:
                 "job_name": package.id,
                 "distdl_job": package.id,
                 "distdl_run": config.name,
+                "distdl_owner": package.owner,
                 "distdl_attempt": str(number),
                 "distdl_stop_s": f"{stop_s(package):g}",
                 "distdl_version": __version__,
@@ -317,4 +317,6 @@ def _attempt(details: Any) -> int:
 def _job(details: Any, tracking: str = "") -> Job:
     message = "" if details.status in ("RUNNING", "SUCCEEDED") else " ".join((details.message or "").split())
     started = details.start_time / 1000 if details.start_time else None
-    return Job(details.metadata["distdl_job"], STATES[details.status], message, _attempt(details), started, tracking)
+    told, state = details.metadata, STATES[details.status]
+    whose = {"run": told.get("distdl_run", ""), "owner": told.get("distdl_owner", "")}
+    return Job(told["distdl_job"], state, message, _attempt(details), started, tracking, **whose)

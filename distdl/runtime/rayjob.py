@@ -33,6 +33,8 @@ from distdl.runtime.target import Package
 RAY_VERSION = "2.60.0"
 """Ray of the image (constraints.txt); KubeRay decides by it what it may ask of `ray start`."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
+RUN, OWNER = "distdl.io/run", "distdl.io/owner"
+"""Annotations: whose the job is. Its name is the run's only as far as Kubernetes takes it."""
 CONFIG_FOLDER = "/etc/distdl"
 KEEP_S = 60
 """Seconds that the pods of an ended job stay, GPUs included: for a follower of the logs to read the last lines."""
@@ -163,7 +165,7 @@ def _metadata(package: Package, name: str) -> Object:
             MANAGED_BY: "distdl",
             **labels(package, "training"),
         },
-        "annotations": {"distdl.io/run": config.name, "distdl.io/layout": package.plan.layout},
+        "annotations": {RUN: config.name, OWNER: package.owner, "distdl.io/layout": package.plan.layout},
     }
 
 

@@ -190,6 +190,8 @@ def head(folder: Path, spec: dict[str, Any], temp: str) -> int:
     """The head of the Ray cluster and the driver, whose output goes to the job's log."""
     state = {
         "attempt": spec["attempt"],
+        "run": spec.get("run", ""),
+        "owner": spec.get("owner", ""),
         "stop_s": spec["stop_s"],
         "started_s": time.time(),
         "code": None,

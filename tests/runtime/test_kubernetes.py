@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.runtime.kube import (
     CONFIG,
     IMAGE,
     NAMESPACE,
+    OWNER,
     Cluster,
     cluster,
     documents,
@@ -41,6 +43,7 @@ Command = Callable[..., Result]
 def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "POLL_S", 0.2)
     monkeypatch.setenv("DISTDL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DISTDL_OWNER", OWNER)
 
 
 @pytest.fixture
@@ -343,7 +346,7 @@ def test_stop_and_resume_without_kueue(
         target.submit(packed)
         reaches(target, State.RUNNING)
         first = kube.job()
-        with pytest.raises(InputError, match="demo is alive on Kubernetes: running"):
+        with pytest.raises(InputError, match=r"demo is alive on Kubernetes \(namespace distdl\): running"):
             target.submit(packed)
         assert len(target.jobs()) == 1
         assert target.stop("demo").state is State.STOPPED
@@ -359,6 +362,44 @@ def test_stop_and_resume_without_kueue(
         assert (now["spec"]["suspend"], now["spec"]["backoffLimit"]) == (False, 5)
         assert now["status"]["rayClusterName"] != first["status"]["rayClusterName"]
         assert kube.names("v1", "configmaps") == [changed_map(target, changed)]  # the old config is gone
+
+
+@needs_cluster
+@pytest.mark.slow
+def test_no_job_takes_the_place_of_another_runs_or_of_somebody_elses(
+    packed: Package, target: KubernetesTarget, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Names of a sweep, which differ behind the 40th character only; an ended job of the id that is not one's own."""
+    sweep = [f"gpt-sweep-learning-rate-batch-size-layers-seed-{n:04d}" for n in (1, 2)]
+    config = tmp_path / "demo.yaml"
+    config.write_text(CONFIG)
+    with cluster(monkeypatch) as kube:
+        kube.end()
+        for name in sweep:
+            assert command("launch", config, "--on", "kubernetes", f"name={name}").code == 0
+            wait(lambda: all(job.state is State.FINISHED for job in target.jobs()), "the end")
+        assert sorted(job.run for job in target.jobs()) == sweep and len(kube.names("v1", "configmaps")) == 2
+        for name in sweep:
+            assert f"run      {name}" in command("jobs", "status", name).stdout
+
+        target.submit(packed)
+        reaches(target, State.FINISHED)
+        before = kube.job()
+        for other, words in (
+            (replace(packed, owner="bob@there"), "is finished, and belongs to ada@example"),
+            (replace(packed, config=packed.config.model_copy(update={"name": "demo_"})), "belongs to the run demo"),
+        ):
+            with pytest.raises(InputError, match=words) as caught:
+                target.submit(other)
+            assert "jobs stop" not in str(caught.value)
+        assert kube.job()["metadata"]["uid"] == before["metadata"]["uid"]
+        monkeypatch.setenv("DISTDL_OWNER", "bob@there")
+        kube.go_on()
+        target.submit(packed)
+        for verb in ("k8s", "jobs"):
+            refused = command(verb, "stop", "demo", *(("--on", "kubernetes") * (verb == "jobs")))
+            assert refused.code == 2 and "was sent by ada@example" in refused.stderr
+        assert not kube.job()["spec"].get("suspend")
 
 
 def changed_map(target: KubernetesTarget, packed: Package) -> str:
