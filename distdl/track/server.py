@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from distdl.errors import DistdlError, InputError
+from distdl.track import database
 from distdl.track.run import ARTIFACTS_NAME, STORE_NAME, default_tracking_uri
 from distdl.track.store import ENVIRONMENT
 
@@ -40,7 +41,8 @@ class UiServer:
     def start(self) -> None:
         """Starts the server and waits until it answers.
 
-        Raises InputError for a runs folder without a store or a port that is taken, DistdlError if it does not come up.
+        Raises InputError for a runs folder without a store or a port that is taken, DistdlError if it does not come up, or
+        for a store that cannot be read.
         """
         if not (self.runs_dir / STORE_NAME).is_file():
             raise InputError(
@@ -48,6 +50,7 @@ class UiServer:
                 where="--runs",
                 fix="name the folder that holds your runs (`--runs DIR`), or train something first",
             )
+        database.ready(self.runs_dir / STORE_NAME)
         if not _is_free(self.host, self.port):
             raise InputError(
                 f"port {self.port} of {self.host} is in use",

@@ -11,11 +11,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from distdl.errors import DistdlError
-from distdl.track import provenance
-from distdl.track.run import RunInfo, artifact_location, file_lock, load, update
+from distdl.track import database, provenance
+from distdl.track.run import RunInfo, artifact_location, load, update
 from distdl.track.spool import Event
 
 METRICS_PER_BATCH = 1000
@@ -117,11 +116,13 @@ class Store:
     def connect(self) -> None:
         """Finds or makes the experiment and the run, marks it RUNNING and sends params, tags and files."""
         info = self.info()
-        with _migration_lock(info.tracking_uri):
-            from mlflow import MlflowClient
+        file = database.path_of(info.tracking_uri)
+        if file is not None and (mended := database.ready(file)):
+            self._log(mended)
+        from mlflow import MlflowClient
 
-            client = MlflowClient(tracking_uri=info.tracking_uri)
-            client.search_experiments(max_results=1)  # the first touch creates or checks the tables
+        client = MlflowClient(tracking_uri=info.tracking_uri)
+        client.search_experiments(max_results=1)  # the first touch checks the tables
         experiment_id = self._experiment(client, info)
         run = self._existing_run(client, info, experiment_id)
         if run is None:
@@ -286,18 +287,6 @@ def describe(error: BaseException) -> str:
     """An error in one line, without secrets, short enough for a sentence."""
     text = " ".join(str(error).split()) or type(error).__name__
     return provenance.redact(text)[:300]
-
-
-@contextlib.contextmanager
-def _migration_lock(tracking_uri: str) -> Iterator[None]:
-    """One process at a time creates the tables of a new SQLite file: MLflow's migrations are not safe side by side."""
-    if not tracking_uri.startswith("sqlite:"):
-        yield
-        return
-    database = Path(unquote(urlsplit(tracking_uri).path)[1:])
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(database.with_name(f".{database.name}.lock")):
-        yield
 
 
 def set_environment() -> None:
