@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distdl.config_launch import Launch, Natural, Positive, PositiveFloat, Section
+from distdl.config_launch import Launch, LocalPath, Natural, Positive, PositiveFloat, Section
 from distdl.config_optimizer import Constant, NonNegative, Optimizer, Schedule
 from distdl.config_ways import Augment, Start, Way
 from distdl.family_schema import label
@@ -45,7 +45,7 @@ class Data(Section):
     verify_again_mb_per_s: NonNegative = 100.0
     """Megabytes a second that each worker compares with their checksums again, all it has read in turn, since a bit can
     still flip in memory or on a disk; 0, or verify: off: never."""
-    cache: str | None = None
+    cache: LocalPath | None = None
     """Folder that remote shards are downloaded to; null: the user's cache folder."""
     threads: Natural = 1
     """Threads that read ahead; 0: read in the training thread."""
@@ -102,7 +102,7 @@ class Parallel(Section):
     """Where the optimizer's state lives between steps (ZeRO 1-3; nvme: ZeRO-3)."""
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where the weights live between uses (ZeRO-3)."""
-    nvme_path: str | None = None
+    nvme_path: LocalPath | None = None
     """Folder on a local NVMe disk, for offload to nvme."""
     checkpoint_activations: Literal["none", "all"] | Positive = "none"
     """Recompute in the backward pass: all blocks, or every n-th one; none: keep every activation."""
@@ -230,8 +230,8 @@ class Config(Section):
     launch: Launch = Launch()
     seed: Natural = 0
     """Seed of the initial weights, the sample order and all noise."""
-    runs: str = "runs"
-    """Folder that holds the run folders and the embedded MLflow store."""
+    runs: LocalPath = "runs"
+    """Folder that holds the run folders and the embedded MLflow store; no URI: checkpoints are not written to a bucket."""
 
     @property
     def family(self) -> str:

@@ -240,6 +240,35 @@ def test_bad_values(tmp_path: Path, case: str) -> None:
     assert allowed in problem.allowed
 
 
+@pytest.mark.parametrize("key", ["runs", "data.cache", "launch.folder"])
+def test_what_is_written_is_no_uri(tmp_path: Path, key: str) -> None:
+    """It would be written to a local folder `s3:`, and be gone with it on another machine."""
+    (problem,) = problems(tmp_path, f"{key}=s3://bucket/x")
+    assert (
+        problem.what.startswith(f"{key}: s3:// is no part of the file system")
+        and problem.where == f"argument '{key}=s3://bucket/x'"
+    )
+    assert load(tmp_path, "data.path=s3://bucket/x").config.data.path == "s3://bucket/x"
+
+
+def test_no_command_writes_to_a_uri(
+    tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(BASE)
+    for words in (
+        ("k8s", "render", "c.yaml", "-o", "s3://bucket/x"),
+        ("checkpoint", "convert", "run", "s3://bucket/x"),
+        ("config", "schema", "mlp", "--output", "s3://bucket/x"),
+        ("train", "c.yaml", "runs=s3://bucket/x"),
+        ("launch", "c.yaml", "--on", "http://127.0.0.1:9", "runs=s3://bucket/x"),
+        ("k8s", "render", "c.yaml", "runs=s3://bucket/x"),
+    ):
+        told = command(*words)
+        assert told.code == 2 and "s3:// is no part of the file system" in told.stderr, (words, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
 MISSING = {  # what is cut -> key, where, what the fix says
     "name: base\n": ("name", "c.yaml", "name: …"),
     "model:\n  family: mlp\n  inputs: [1, 8, 8]\n": ("model", "c.yaml", "model: …"),

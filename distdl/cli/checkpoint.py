@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing
+from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing, to_write
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument(
         "source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face"
     )
-    convert.add_argument("target", metavar="TARGET", help="file or folder to create")
+    convert.add_argument("target", metavar="TARGET", type=to_write, help="file or folder to create")
     convert.add_argument(
         "--to",
         choices=("distdl", "safetensors", "huggingface", "deepspeed"),

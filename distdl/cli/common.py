@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from distdl.config import Config
+from distdl.config_launch import local_path
 from distdl.config_load import Loaded, load_config
 from distdl.errors import InputError
 
@@ -22,6 +23,14 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="overrides a key of the YAML, such as train.epochs=3"
     )
+
+
+def to_write(path: str) -> str:
+    """A path that a command writes to, as argparse's `type`: a URI is refused."""
+    try:
+        return local_path(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
 
 
 def work_in(args: argparse.Namespace) -> None:

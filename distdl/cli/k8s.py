@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded
+from distdl.cli.common import add_config_arguments, loaded, to_write
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,16 +37,18 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, text, act in (
+    for name, words, act in (
         ("render", "print exactly what submit sends", _render),
         ("submit", "send a run; the same command continues it after whatever ended it", _submit),
     ):
-        verb = verbs.add_parser(name, help=text)
+        verb = verbs.add_parser(name, help=words)
         add_config_arguments(verb)
         verb.add_argument("--patch", metavar="FILE", action="append", default=[], help="what the config does not know")
         verb.set_defaults(run=act)
         if name == "render":
-            verb.add_argument("-o", "--output", metavar="DIR", help="write one file for each object there instead")
+            verb.add_argument(
+                "-o", "--output", metavar="DIR", type=to_write, help="write one file for each object there instead"
+            )
         else:
             verb.add_argument("--context", help="context of the kubeconfig (default: the current one)")
             verb.add_argument("-f", "--follow", action="store_true", help="follow the job's output until it ends")

@@ -143,7 +143,7 @@ class RayJobsTarget:
         """What `number` sends: the arguments of submit_job, which are the fields of the REST request."""
         launch, config = package.config.launch, package.config
         folder = launch.folder
-        if folder is None and not (_absolute(config.runs) and _absolute(config.data.path)):
+        if folder is None and not (Path(config.runs).is_absolute() and _absolute(config.data.path)):
             fix = "launch.folder: the absolute path of a folder that every node of the cluster mounts"
             raise InputError("a Ray cluster does not see this folder: launch.folder is missing", fix=fix)
         if folder is not None and not Path(folder).is_absolute():

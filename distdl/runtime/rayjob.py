@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from distdl import __version__
 from distdl.config import Ray as RayConfig
 from distdl.errors import InputError, Problem
-from distdl.family_schema import is_file
 from distdl.runtime.manifests import Object
 from distdl.runtime.pods import (
-    DATA_FOLDER,
-    FOLDER,
+    CONFIG_FOLDER,
+    OBJECT_STORE_MIB,
     container_spec,
     labels,
     pod_spec,
@@ -28,6 +27,7 @@ from distdl.runtime.pods import (
     runs_folder,
     submitter_template,
 )
+from distdl.runtime.rayjob_check import refuse
 from distdl.runtime.target import Package
 
 RAY_VERSION = "2.60.0"
@@ -35,15 +35,12 @@ RAY_VERSION = "2.60.0"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 RUN, OWNER = "distdl.io/run", "distdl.io/owner"
 """Annotations: whose the job is. Its name is the run's only as far as Kubernetes takes it."""
-CONFIG_FOLDER = "/etc/distdl"
 KEEP_S = 60
 """Seconds that the pods of an ended job stay, GPUs included: for a follower of the logs to read the last lines."""
 RAY_CPUS = 1.0
 """CPUs of a worker pod for Ray's own processes; Ray is not told of them, so that it places no worker there."""
 BASE_MEMORY_GIB = 4.0
 """Memory of a worker beside its model state: Python, torch, Ray's share, batches on their way."""
-OBJECT_STORE_MIB = 256
-"""Ray's object store, which lies in /dev/shm. Data reaches workers without it; Ray would take 30% of the pod."""
 CONFIG_LIMIT_BYTES = 900 * 2**10
 """A ConfigMap holds 1 MiB, its other fields included."""
 
@@ -79,7 +76,7 @@ class Shape:
 
 def render(package: Package) -> list[Object]:
     """The ConfigMap and the RayJob of a run. Raises InputError for what cannot be a RayJob."""
-    _refuse(package)
+    refuse(package)
     config = _config_map(package)
     return [config, _ray_job(package, shape(package), config["metadata"]["name"])]
 
@@ -112,43 +109,6 @@ def shape(package: Package) -> Shape:
     if problems:
         raise InputError(*problems)
     return Shape(runtime.workers // workers, workers, cpus, gpus, memory_mib, shared_mib)
-
-
-def _refuse(package: Package) -> None:
-    """Raises InputError for what a RayJob cannot do."""
-    launch = package.config.launch
-    problems = []
-    if package.fresh:
-        what = "--fresh would begin once more from the first step each time that the cluster is started again"
-        problems.append(Problem(what, fix=f"give the new run a name of its own: name={package.config.name}-2"))
-    if launch.files:
-        what = f"launch.files: {', '.join(launch.files)}: on Kubernetes the code comes with the image"
-        problems.append(
-            Problem(what, fix=f"put them into the image, or below {runs_folder(package.config)} on the claim")
-        )
-    if is_file(package.config.model["family"]):
-        what = f"model.family: {package.config.model['family']}: on Kubernetes the code comes with the image"
-        problems.append(Problem(what, fix="install it in the image as a module, and write family: package.module"))
-    if launch.kubernetes.scheduler != "none" and not launch.kubernetes.queue:
-        what = f"launch.kubernetes.scheduler is {launch.kubernetes.scheduler}, and no queue is named"
-        problems.append(Problem(what, fix="launch.kubernetes.queue=NAME"))
-    folder = runs_folder(package.config)
-    taken = [top for top in (CONFIG_FOLDER, DATA_FOLDER, "/tmp", "/dev", "/proc", "/sys") if _within(folder, top)]
-    if not re.fullmatch(r"(/[^/:]+)+", folder) or taken:
-        why = f"{taken[0]} is taken" if taken else "it is not the absolute path of a folder"
-        problems.append(Problem(f"the runs cannot be mounted at launch.folder={folder}: {why}", fix=f"{FOLDER}"))
-    for name in launch.environment:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            problems.append(Problem(f"launch.environment: {name!r} is no name of a variable"))
-    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", package.id):
-        allowed = "at most 47 small letters, digits and hyphens, a letter first (KubeRay)"
-        problems.append(Problem(f"{package.id!r} cannot be the name of a RayJob", allowed=allowed, fix="name=OTHER"))
-    if problems:
-        raise InputError(*problems)
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")
 
 
 # -- objects -----------------------------------------------------------------------------------------------------------

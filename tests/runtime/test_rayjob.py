@@ -375,6 +375,20 @@ REFUSALS = {
     "cannot be mounted at launch.folder=/tmp/x: /tmp is taken": ("launch.folder=/tmp/x",),
     "cannot be mounted at launch.folder=shared": ("launch.folder=shared",),
     "'A-B' is no name of a variable": ("launch.environment={A-B: x}",),
+    "no scheduler has queues": ("launch.kubernetes.queue=research",),
+    "topology is read by Kueue, and the scheduler is none": ("launch.kubernetes.topology=kubernetes.io/hostname",),
+    "topology is read by Kueue, and the scheduler is volcano": (
+        *("launch.kubernetes.scheduler=volcano", "launch.kubernetes.queue=q"),
+        "launch.kubernetes.topology=kubernetes.io/hostname",
+    ),
+    "a head pod of 0.5 GiB": ("launch.kubernetes.head_memory_gib=0.5",),
+    "image = 'has space:x'": ("launch.kubernetes.image='has space:x'",),
+    "secret = 'My_Secret'": ("launch.kubernetes.secret=My_Secret",),
+    "service_account = 'A b'": ("launch.kubernetes.service_account='A b'",),
+    "runs_claim = 'X Y'": ("launch.kubernetes.runs_claim='X Y'",),
+    "'a b': 'c' is no label": ("launch.kubernetes.node_selector={a b: c}",),
+    "gpu_resource = 'nvidia.com/'": ("launch.kubernetes.gpu_resource=nvidia.com/",),
+    "runs = /elsewhere/runs is not below launch.folder=/distdl": ("runs=/elsewhere/runs",),
 }
 
 
