@@ -16,8 +16,8 @@ def local_path(path: str) -> str:
     """The path, unless it is a URI: what is written there would lie in a local folder of that name. Raises ValueError."""
     if "://" in path:
         raise ValueError(
-            f"{path.partition('://')[0]}:// is no part of the file system, with which it is written: give a folder, or mount the "
-            "bucket and name where (only data sets are read from an object store)"
+            f"{path.partition('://')[0]}:// is no part of the file system, with which it is written: give a folder, or "
+            "mount the bucket and name where (only data sets are read from an object store)"
         )
     return path
 

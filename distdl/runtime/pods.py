@@ -34,6 +34,11 @@ def runs_folder(config: Config) -> str:
     return config.launch.folder or FOLDER
 
 
+def log_path(folder: str, id: str) -> str:
+    """Where the output of a job's driver stays: on the claim of the runs, which is mounted at `folder`."""
+    return f"{folder}/.distdl/jobs/{id}/log.txt"
+
+
 def labels(package: Package, component: str) -> dict[str, str]:
     """Of the job and of every pod; `component` says which."""
     # app.kubernetes.io/name of a pod stays KubeRay's own: the selector of the head's Service has it.

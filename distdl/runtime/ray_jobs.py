@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from distdl import __version__
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
+from distdl.runtime.cause import of_message
 from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import digest, size_text
 from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
@@ -242,6 +243,13 @@ class RayJobsTarget:
             loop.close()
 
 
+def stop_submission(submission: str) -> None:
+    """Ends a job of the cluster whose head is this machine. Raises what Ray raises."""
+    from ray.job_submission import JobSubmissionClient
+
+    JobSubmissionClient(f"http://127.0.0.1:{DASHBOARD_PORT}", headers=_authorization()).stop_job(submission)
+
+
 def dashboard(address: str) -> str:
     """The dashboard of the cluster behind ray://HOST:PORT: HOST:8265 where something answers, else the port that the
     cluster itself tells a Ray Client (which needs the same versions of Ray and Python as the cluster)."""
@@ -315,7 +323,7 @@ def _attempt(details: Any) -> int:
 
 
 def _job(details: Any, tracking: str = "") -> Job:
-    message = "" if details.status in ("RUNNING", "SUCCEEDED") else " ".join((details.message or "").split())
+    message = "" if details.status in ("RUNNING", "SUCCEEDED") else of_message(details.message or "")
     started = details.start_time / 1000 if details.start_time else None
     told, state = details.metadata, STATES[details.status]
     whose = {"run": told.get("distdl_run", ""), "owner": told.get("distdl_owner", "")}

@@ -22,6 +22,7 @@ from distdl.runtime.pods import (
     OBJECT_STORE_MIB,
     container_spec,
     labels,
+    log_path,
     pod_spec,
     resource_amounts,
     runs_folder,
@@ -45,9 +46,12 @@ CONFIG_LIMIT_BYTES = 900 * 2**10
 """A ConfigMap holds 1 MiB, its other fields included."""
 
 # Ray keeps the driver's output in a file of the head pod. It is copied to the output of the pod's first process, so that
-# `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token. tee
-# survives the SIGTERM that ends the driver, whose last words would be lost. The process id is for HEAD_PRE_STOP.
-DRIVER = 'echo $$ > /tmp/driver.pid; exec "$@" > >(trap "" TERM INT; exec tee /proc/1/fd/1) 2>&1'
+# `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token, and
+# to a file on the runs' volume ($0), which stays when the pods are gone. tee survives the SIGTERM that ends the driver,
+# whose last words would be lost. The process id is for HEAD_PRE_STOP.
+DRIVER = (
+    'echo $$ > /tmp/driver.pid; mkdir -p "${0%/*}"; exec "$@" > >(trap "" TERM INT; exec tee -a /proc/1/fd/1 "$0") 2>&1'
+)
 # What ends a cluster (a stop, a deadline, a pre-emption) ends all pods at once. So the head has the driver end, which has
 # the workers write a checkpoint, and every worker's pod waits for its workers: Ray would be gone under them otherwise.
 HEAD_PRE_STOP = "pid=$(cat /tmp/driver.pid) && kill $pid && timeout {wait_s} tail --pid=$pid -f /dev/null || true"
@@ -148,11 +152,13 @@ def _config_map(package: Package) -> Object:
 def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
     config, launch = package.config, package.config.launch
     arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", runs_folder(config))
+    kept = log_path(runs_folder(config), package.id)
+    driver = ["bash", "-c", DRIVER, kept, "python", "-m", "distdl.runtime.rayjob_driver", *arguments]
     metadata = _metadata(package, package.id)
     metadata["labels"] |= _queue_labels(package)
     spec: Object = {
         "submissionMode": launch.kubernetes.submission,
-        "entrypoint": shlex.join(["exec", "bash", "-c", DRIVER, "distdl", "python", "-m", "distdl", *arguments]),
+        "entrypoint": shlex.join(["exec", *driver]),
         "backoffLimit": launch.max_retries,
         "preRunningDeadlineSeconds": math.ceil(launch.start_deadline_minutes * 60),
         "activeDeadlineSeconds": math.ceil(launch.deadline_hours * 3600),  # of an attempt; it is not tried again

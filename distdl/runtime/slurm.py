@@ -22,6 +22,7 @@ from pathlib import Path
 
 from distdl.config import Config, Launch
 from distdl.errors import DistdlError, InputError
+from distdl.runtime.cause import cause
 from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
 
 PREFIX = "distdl-"
@@ -235,8 +236,9 @@ def _message(found: Found, state: State, log: list[str]) -> str:
         return name
     if found.state in WORDS:
         return f"{name}: {WORDS[found.state]}"
-    errors = [line for line in log if line.startswith("error:")] or [line for line in log if line.strip()]
-    return f"{name} ended with exit code {found.exit_code}" + (f": {errors[-1].strip()}" if errors else "")
+    errors = [line for line in log if line.startswith("error:")]
+    why = errors[-1].strip() if errors else cause("\n".join(log[-1000:]))
+    return f"{name} ended with exit code {found.exit_code}" + (f": {why}" if why else "")
 
 
 def _queue(*options: str) -> list[str]:

@@ -274,9 +274,9 @@ def _job(told: dict[str, Any]) -> Job:
         state = State.STOPPED
     else:
         state = State.FAILED
-        message = (
-            "its machine, or its processes there, were ended from outside" if code is None else f"exit code {code}"
-        )
+        message = "its machine, or its processes there, were ended from outside"
+        if code is not None:
+            message = f"exit code {code}: {told.get('cause', '')}".removesuffix(": ")
     whose = {name: str(told.get(name, "")) for name in ("run", "owner")}
     tracking = tracking_link([told["tracking"]])
     return Job(told["id"], state, message, int(told["attempt"]), told.get("started_s"), tracking, **whose)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import yaml
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime import package as packing
-from distdl.runtime import records, targets
+from distdl.runtime import rayjob_driver, records, targets
+from distdl.runtime.cause import cause, of_message
 from distdl.runtime.package import digest, left_out, make_package
 from distdl.runtime.target import Job, Package, State, job_id, refuse_other
 from tests.conftest import REPOSITORY, Result
@@ -531,6 +533,26 @@ def test_wrong_words_are_answered_with_the_right_ones(project: Path, place: Plac
     assert told.code == 2 and "digits-1" in told.stderr and "second" in told.stderr, "stop must not guess"
 
 
+LOG = "job_manager.py:581 -- Runtime env is setting up.\ntracking: x\ndistdl: no data\n    allowed: a\n    fix: it\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (LOG, "no data; allowed: a; fix: it"),
+        (f"distdl: earlier\n{LOG}\nsaid behind\n", "no data; allowed: a; fix: it"),
+        ("a\nKilled\n\n", "Killed"),
+        ("", ""),
+        ("x" * 20000, f"{'x' * 499}…"),
+    ],
+)
+def test_why_a_driver_ended_is_found_in_its_output(log: str, why: str) -> None:
+    assert cause(log) == why
+    told = of_message(f"Job entrypoint command failed with exit code 2, last available logs (truncated …):\n{log}")
+    assert told == (f"exit code 2: {why}" if why else "exit code 2")
+    assert of_message("Job\n was stopped") == "Job was stopped"
+
+
 def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     told = command("launch", "config.yml", "--on", "http://127.0.0.1:9", "--dry-run")
     assert told.code == 2 and "launch.folder" in told.stderr
@@ -564,6 +586,21 @@ def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, mon
         "-C /shared --take-over" in sent["entrypoint"]
         and "--deadline-hours 5 --retries 3 --grace-s 120" in sent["entrypoint"]
     )
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0, []), (1, []), (2, ["demo-x1"]), (130, [])])
+def test_the_driver_of_a_rayjob_ends_its_job_for_bad_input_only(
+    monkeypatch: pytest.MonkeyPatch, code: int, ended: list[str]
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(rayjob_driver, "WAIT_S", 0)
+    monkeypatch.setattr("distdl.runtime.ray_jobs.stop_submission", stopped.append)
+    monkeypatch.setattr(runpy, "run_module", lambda name, run_name: sys.exit(code))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert rayjob_driver.main([]) == code and not stopped, "no job of Ray's"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "demo-x1"}}))
+    assert rayjob_driver.main([]) == code and stopped == ended
 
 
 # -- the driver's keeper -----------------------------------------------------------------------------------------------

@@ -211,6 +211,9 @@ def test_states_in_our_words(
     assert (job.state, job.attempt, job.started_s) == (state, 3, 1795273631.0)
     assert words in job.message and "Slurm job 7" in job.message
     assert job.tracking == "http://mlflow/#/runs/1"
+    if slurm_state == "FAILED":
+        (folder / "log-7.txt").write_text("distdl: the data is missing\n    fix: prepare it\n")
+        assert target.job("x").message.endswith("exit code 2: the data is missing; fix: prepare it")
 
 
 def test_a_job_that_the_controller_has_forgotten(answers: Any, tmp_path: Path) -> None:
