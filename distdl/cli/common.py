@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from distdl.config import Config
@@ -69,3 +70,16 @@ def prepare_if_missing(config: Config) -> None:
     manifest = prepare_dataset(recipe.source, path, options)
     rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
     print(f"prepared {path}: {rows}", flush=True)
+
+
+def tell_dead(runs: Path) -> None:
+    """Closes the MLflow runs of a folder that are RUNNING there and that nobody trains, and says so."""
+    from distdl.track.uploader import close_dead_later
+
+    try:
+        names = close_dead_later(runs)
+    except OSError as error:
+        print(f"note: runs in {runs} that ended without a word stay RUNNING in MLflow: {error}", file=sys.stderr)
+        return
+    for name in names:
+        print(f"note: {name} ended without a word; MLflow is told (distdl train --resume {runs / name} continues it)")

@@ -6,8 +6,10 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl.cli.common import tell_dead
 from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def _list(args: argparse.Namespace) -> int:
     from distdl.runtime.records import records
 
     known = [r for r in records() if args.on in (None, r.on, r.place)]
+    _tell_dead(known)
     places: dict[str, list[Record]] = {}
     for r in known:
         places.setdefault(r.place, []).append(r)
@@ -107,6 +110,21 @@ def _rows_of_others(found: Sequence[tuple[str, Job]], known: Sequence[Record]) -
             note = _joined("not launched from here", _whose(job))
             rows.setdefault((on, job.id), (job.id, job.state.value, str(job.attempt), _ago(job.started_s), on, note))
     return list(rows.values())
+
+
+def _tell_dead(known: Sequence[Record]) -> None:
+    """`tell_dead` for the folders of runs that this machine sees."""
+    folders = set[Path]()
+    for r in known:
+        try:
+            config = r.config()
+        except DistdlError:
+            continue
+        if config.launch.folder or os.path.isabs(config.runs):
+            folders.add(Path(config.launch.folder or "/", config.runs))
+    for folder in sorted(folders):
+        if folder.is_dir():
+            tell_dead(folder)
 
 
 def _is_another(job: Job, record: Record) -> bool:

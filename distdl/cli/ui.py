@@ -55,6 +55,7 @@ def _sync(run_dir: Path) -> int:
 
 
 def _serve(runs_dir: Path, host: str, port: int) -> int:
+    from distdl.cli.common import tell_dead
     from distdl.errors import DistdlError
     from distdl.track.server import UiServer
 
@@ -64,6 +65,7 @@ def _serve(runs_dir: Path, host: str, port: int) -> int:
             "password",
             file=sys.stderr,
         )
+    tell_dead(runs_dir)
     server = UiServer(runs_dir, host, port)
     # A closed terminal must not leave a server behind either; and a shell starts what it puts behind with SIGINT ignored.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

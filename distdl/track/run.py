@@ -48,6 +48,8 @@ class RunInfo:
     """Last step sent of every metric: a restart replays steps, and they must not be doubled."""
     tags: dict[str, str] = field(default_factory=dict)
     """Where the run came from, gathered when it started: it may be sent much later, from another machine."""
+    status: str = ""
+    """What the MLflow run was last set to: RUNNING, or how it ended."""
     last_error: str = ""
     """Why the store could not be reached last time; empty when all is well."""
 

@@ -133,6 +133,7 @@ class Store:
             update(self.run_dir, mlflow_run_id=run.info.run_id, spool_offset=0, last_steps={})
         update(self.run_dir, experiment_id=run.info.experiment_id)
         client.update_run(run.info.run_id, status="RUNNING")
+        update(self.run_dir, status="RUNNING")
         self._run_id = run.info.run_id
         self._send_origin(client, run, info)
         self._client = client
@@ -164,7 +165,7 @@ class Store:
             self._run_id, "distdl.error", provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS)
         )
         self._client.set_terminated(self._run_id, status=status)
-        update(self.run_dir, last_error="")
+        update(self.run_dir, status=status, last_error="")
 
     # --- making the run
 
