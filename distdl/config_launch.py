@@ -123,7 +123,8 @@ class Launch(Section):
     environment: dict[str, str] = {}
     """Environment variables of every worker (NCCL_SOCKET_IFNAME, …). Never a secret: those are named in the target."""
     max_retries: Natural = 3
-    """Times a job whose head died is started again; it continues from its last checkpoint."""
+    """Times a job whose head died is started again; it continues from its last checkpoint. KubeRay does not count a lost
+    head under submission: HTTPMode."""
     deadline_hours: PositiveFloat = 168.0
     """Hours after which an attempt is ended, so that nothing stays running for ever."""
     start_deadline_minutes: PositiveFloat = 60.0

@@ -180,6 +180,9 @@ class RayJobsTarget:
             with self._told():
                 address = self.address if not self.address.startswith("ray://") else dashboard(self.address)
                 _probe(address)
+                if _answers_otherwise(address):
+                    fix = f"give http://HOST:{DASHBOARD_PORT} of the head: its dashboard, without a path behind it"
+                    raise InputError(f"what answers at {self.address} is no Ray dashboard", fix=fix)
                 self._client = JobSubmissionClient(address, headers=_authorization())
             for name in list(logging.root.manager.loggerDict):
                 if name.split(".")[0] == "ray":  # it tells of every upload and of every connection that ends
@@ -198,6 +201,11 @@ class RayJobsTarget:
             if type(error).__name__ == "AuthenticationError":
                 why = "refuses the token" if "failed" in text.splitlines()[0] else "wants a token"
                 raise DistdlError(f"the Ray cluster at {self.address} {why}\n    fix: {TOKEN_HELP}") from error
+            if isinstance(error, OSError):  # requests' errors are; the head has died, or restarts
+                _probe(self.address)
+                what = f"the Ray cluster at {self.address} broke off its answer ({type(error).__name__})"
+                fix = "ask again; a head that was restarted has forgotten its jobs"
+                raise DistdlError(f"{what}\n    fix: {fix}") from error
             line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
             raise DistdlError(f"Ray Jobs at {self.address}: {line[:300]}") from error
 

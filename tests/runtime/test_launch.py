@@ -9,13 +9,16 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from distdl.config import Launch
@@ -24,6 +27,7 @@ from distdl.runtime import package as packing
 from distdl.runtime import rayjob_driver, records, targets
 from distdl.runtime.cause import cause, of_message
 from distdl.runtime.package import digest, left_out, make_package
+from distdl.runtime.ray_jobs import RayJobsTarget
 from distdl.runtime.target import Job, Package, State, job_id, refuse_other
 from tests.conftest import REPOSITORY, Result
 
@@ -574,8 +578,6 @@ def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, mon
         def submit_job(self, **request: Any) -> None:
             sent.update(request)
 
-    from distdl.runtime.ray_jobs import RayJobsTarget
-
     monkeypatch.setattr(RayJobsTarget, "_connected", lambda self: Client())
     assert command(*arguments).code == 0
     body = json.loads(shown[shown.index("{") : shown.rindex("}") + 1])
@@ -601,6 +603,32 @@ def test_the_driver_of_a_rayjob_ends_its_job_for_bad_input_only(
     assert rayjob_driver.main([]) == code and not stopped, "no job of Ray's"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "demo-x1"}}))
     assert rayjob_driver.main([]) == code and stopped == ended
+
+
+def test_what_answers_in_the_place_of_a_ray_cluster_is_told(project: Path, command: Command) -> None:
+    """Another service on the port; then nothing, in the middle of a question."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    told = command("jobs", "list", "--on", url)
+    assert f"what answers at {url} is no Ray dashboard" in told.stdout
+    target = RayJobsTarget(url, Launch())
+    with pytest.raises(DistdlError, match="broke off its answer") as caught, target._told():
+        raise requests.ConnectionError("HTTPConnectionPool(host=…): Max retries exceeded")
+    assert "HTTPConnectionPool" not in str(caught.value)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DistdlError, match="no Ray cluster answers at"), target._told():
+        raise requests.ConnectionError("HTTPConnectionPool(host=…): Max retries exceeded")
 
 
 # -- the driver's keeper -----------------------------------------------------------------------------------------------
