@@ -58,6 +58,7 @@ def _list(args: argparse.Namespace) -> int:
 
     from distdl.runtime.records import records
 
+    _pin(args)
     known = [r for r in records() if args.on in (None, r.on, r.place)]
     _tell_dead(known)
     places: dict[str, list[Record]] = {}
@@ -228,6 +229,7 @@ def _found(args: argparse.Namespace) -> tuple[Target, str, str, Record | None]:
     from distdl.runtime.records import find_record, unknown_job
     from distdl.runtime.target import job_id
 
+    _pin(args)
     if args.id is None and args.on and args.verb != "resume":
         raise InputError("which job?", fix=f"give its ID; `distdl jobs list --on {args.on}` shows them")
     record = find_record(args.id, args.on)
@@ -238,6 +240,15 @@ def _found(args: argparse.Namespace) -> tuple[Target, str, str, Record | None]:
     id = record.id if record else job_id(args.id)
     on = record.on if record and args.on in (None, record.place) else args.on
     return _target(on, record), id, on, record
+
+
+def _pin(args: argparse.Namespace) -> None:
+    """`--on kubernetes` is the context of now; what was launched there by an earlier version has none in its record."""
+    from distdl.runtime.records import records
+    from distdl.runtime.targets import pinned
+
+    if args.on and args.on not in {r.on for r in records()}:
+        args.on = pinned(args.on)
 
 
 def _same_run(job: Job, record: Record | None) -> Job:

@@ -97,10 +97,11 @@ def _submit(args: argparse.Namespace) -> int:
     from distdl.runtime.package import make_package
     from distdl.runtime.records import draft, record
     from distdl.runtime.target import job_id
+    from distdl.runtime.targets import pinned
 
     config = loaded(args, "runtime.kind=ray").config
     directory = draft(job_id(config.name))
-    on = f"kubernetes:{args.context}" if args.context else "kubernetes"
+    on = f"kubernetes:{args.context}" if args.context else pinned("kubernetes")
     try:
         package = make_package(args.config, args.overrides, directory=directory)
         _add_patches(package, args.patch)

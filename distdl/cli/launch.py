@@ -61,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
     from distdl.runtime.package import left_out, make_package
     from distdl.runtime.records import draft, record
     from distdl.runtime.target import job_id
-    from distdl.runtime.targets import target_at
+    from distdl.runtime.targets import pinned, target_at
 
+    if not args.dry_run:
+        on = pinned(on)
     target = target_at(on, config.launch)
     overrides = list(args.overrides)
     if config.launch.folder is None and (folder := getattr(target, "folder", None)):

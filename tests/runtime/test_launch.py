@@ -508,6 +508,27 @@ def test_a_second_target_hides_no_job_and_is_told_of_the_first(
     assert first.sent[-1].config.launch.folder == "/a", "what was sent elsewhere"
 
 
+def test_kubernetes_alone_means_the_cluster_of_the_launch(
+    project: Path, command: Command, targets_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one that kubectl's current context has come to mean since."""
+    (project / "kubectl").write_text(f"#!/bin/sh\ncat {project}/context\n")
+    (project / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
+    (project / "context").write_text("dev\n")
+    assert "sent to kubernetes:dev" in command("launch", "config.yml", "--on", "kubernetes").stdout
+    (project / "context").write_text("prod\n")
+    dev, prod = targets_of("kubernetes:dev"), targets_of("kubernetes:prod")
+    prod.known["digits-1"] = dev.known["digits-1"]
+    assert "not launched from here" in command("jobs", "list", "--on", "kubernetes").stdout
+    assert command("jobs", "stop", "digits-1").code == 0
+    states = [place.known["digits-1"].state for place in (dev, prod)]
+    assert states == [State.STOPPED, State.RUNNING]
+    (project / "kubectl").unlink()
+    monkeypatch.setenv("PATH", str(project))
+    assert targets.pinned("kubernetes") == "kubernetes"
+
+
 def test_an_id_that_another_run_has_now_is_told(project: Path, place: Place, command: Command) -> None:
     """Ids of the version before: two runs could share one."""
     command("launch", "config.yml", "--on", "ssh", f"name={SWEEP}-0001")
