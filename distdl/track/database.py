@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from distdl.errors import DistdlError
+from distdl.files import sync, sync_folder
 from distdl.track.run import artifact_location, file_lock
 
 SIDECARS = ("-journal", "-wal", "-shm")
@@ -103,7 +104,7 @@ def _make(database: Path) -> None:
     draft = database.with_name(f".{database.name}.{DRAFT}-{os.uname().nodename}-{os.getpid()}")
     try:
         _migrate(draft, database.parent)
-        _sync(draft)
+        sync(draft)
         for path in (database, *_sidecars(database)):  # an empty file, or a journal whose database was deleted
             path.unlink(missing_ok=True)
         with contextlib.suppress(FileExistsError):  # a file system without locks: another process was faster
@@ -113,7 +114,7 @@ def _make(database: Path) -> None:
                 raise
             except OSError:  # or without hard links
                 os.rename(draft, database)
-        _sync(database.parent)
+        sync_folder(database.parent)
     finally:
         for path in (draft, *_sidecars(draft)):
             path.unlink(missing_ok=True)
@@ -171,11 +172,3 @@ def _move_aside(database: Path) -> Path:
 
 def _sidecars(database: Path) -> list[Path]:
     return [database.with_name(f"{database.name}{ending}") for ending in SIDECARS]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
