@@ -148,6 +148,9 @@ class Guard(Section):
     """Stop at the first loss or gradient that is not a number, naming the step, the tensor and the samples."""
     parity_every_steps: Natural = 100
     """Steps between comparisons of a hash of the weights across workers; 0: never."""
+    hang_s: NonNegative | None = None
+    """Seconds that a worker may stand still while others wait for it, until the run is ended and it is named; null: 30.
+    Ten times the median step, if longer; start-up and what comes first have `runtime.timeout_s`. 0: for ever."""
 
 
 class Track(Section):
@@ -165,26 +168,27 @@ class Track(Section):
     """Seconds between samples of CPU, memory, network and GPU use; 0: none."""
 
 
-class Local(Section):
-    """Worker processes on this machine, started by torch's elastic launcher; one worker runs in this process."""
-
-    kind: Literal["local"]
+class _Workers(Section):
     workers: Positive = 1
     """Worker processes."""
-    max_restarts: Natural = 0
-    """Times the workers are restarted from the latest checkpoint after one of them failed."""
     timeout_s: PositiveFloat = 600.0
     """Seconds after which a collective that has not completed is an error."""
     grace_s: PositiveFloat = 60.0
-    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
+    """Seconds that the workers have to finish a step and write a checkpoint when Ctrl-C or SIGTERM asks the run to end."""
 
 
-class Ray(Section):
+class Local(_Workers):
+    """Worker processes on this machine, started by torch.multiprocessing; one worker runs in this process."""
+
+    kind: Literal["local"]
+    max_restarts: Natural = 0
+    """Times the workers are started again from the latest checkpoint after one failed in a way that may not come again."""
+
+
+class Ray(_Workers):
     """Workers placed by Ray Train. Starts an embedded Ray when no address is given."""
 
     kind: Literal["ray"] = "ray"
-    workers: Positive = 1
-    """Ray Train workers."""
     address: str | None = None
     """Address of a running Ray cluster (`auto` finds it); null: start an embedded one."""
     cpus_per_worker: PositiveFloat = 1.0
@@ -192,11 +196,7 @@ class Ray(Section):
     gpus_per_worker: Natural | None = None
     """GPUs that Ray reserves for a worker; null: one where this machine has any, else none."""
     max_restarts: Natural = 2
-    """Times the workers are restarted from the latest checkpoint after one of them failed."""
-    timeout_s: PositiveFloat = 600.0
-    """Seconds after which a collective that has not completed is an error."""
-    grace_s: PositiveFloat = 60.0
-    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
+    """Times the workers are started again from the latest checkpoint after one failed in a way that may not come again."""
 
 
 Runtime = Annotated[Local | Ray, Field(discriminator="kind")]

@@ -26,6 +26,8 @@ from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.failures import is_consequence, is_lasting
+from distdl.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
 from distdl.hooks.checkpoint import CheckpointHook
 from distdl.hooks.early_stopping import EarlyStopping
 from distdl.hooks.evaluate import Evaluate
@@ -44,30 +46,34 @@ from distdl.ways.start import carry_over
 from distdl.ways.way import Way
 
 
-def run(plan: Plan, folder: RunFolder, rank: int) -> None:
+def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
     """Trains from the latest checkpoint (or from the start) to the end, and leaves summary.json.
 
     Ends earlier, with a checkpoint, where the folder's attempt is asked to stop. Whatever goes wrong is written to
     failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
     """
     spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
+    pulse, config = Pulse(), config_from_dict(plan.config)
+    hang_s = DEFAULT_HANG_S if config.guard.hang_s is None else config.guard.hang_s
+    heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
     try:
-        _train(plan, folder, rank, spool)
+        with heart:
+            _train(plan, config, folder, rank, spool, pulse)
     except BaseException as error:
         with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
-            _note_failure(folder, rank, error)
+            _note_failure(folder, rank, error, pulse.step)
         raise
     finally:
         if spool:
             spool.close()
 
 
-def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:
-    config = config_from_dict(plan.config)
+def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
     set_up_torch(plan, config)
     checkpoint, warnings = _agreed(plan, folder, rank)
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
+    engine.pulse = pulse
     source = make_source(plan, config, rank)
     run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
     for text in warnings:
@@ -289,7 +295,7 @@ def check_visible(folder: RunFolder) -> None:
 
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
-    """Joins the run's process group at the address that torch's launcher gave, or makes one of a single process."""
+    """Joins the run's process group at the store of the driver, or makes one of a single process."""
     backend = "nccl" if plan.device == "cuda" else "gloo"
     if plan.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -298,20 +304,12 @@ def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
         timeout = timedelta(seconds=timeout_s)
-        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        server = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=not agents and rank == 0,
-            timeout=timeout,
-        )
-        # The launcher's store outlives the workers. Without a prefix of its own, a restarted worker finds the addresses of
-        # the dead: the first group connects, and the next one that DeepSpeed makes is refused.
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the driver's store
+        store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout)
 
 
-def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
+def _note_failure(folder: RunFolder, rank: int, error: BaseException, step: int = 0) -> None:
     known = isinstance(error, DistdlError)
     folder.failures.mkdir(exist_ok=True)
     record = {
@@ -320,6 +318,10 @@ def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
         "message": str(error) if known else f"{type(error).__name__}: {error}",
         "exit_code": error.exit_code if isinstance(error, DistdlError) else 1,
         "known": known,
+        "type": type(error).__name__,
+        "step": step,
+        "consequence": is_consequence(error),
+        "lasting": is_lasting(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
     folder.write(f"failures/rank-{rank}.json", record)

@@ -20,6 +20,7 @@ from distdl.config_load import config_from_dict
 from distdl.engine import nonfinite
 from distdl.engine.lbfgs import LBFGS
 from distdl.engine.schedules import learning_rate
+from distdl.heartbeat import Pulse
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.nn import noise
@@ -53,6 +54,7 @@ class Engine(ABC):
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
         self.data_s = 0.0
+        self.pulse = Pulse()
         self.learning_rate = learning_rate(self.config, plan.steps)
         self._guard = self.config.guard.nonfinite
         self._last_micro = True
@@ -73,6 +75,7 @@ class Engine(ABC):
         if self._guard and not math.isfinite(loss.detach().item()):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._loss_sum = self._loss_sum + loss.detach()
+        self.pulse.at("backward")
         self._minimize(loss, player)
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
@@ -102,13 +105,16 @@ class Engine(ABC):
         self._step = step
         self._set_lr(self.learning_rate(step))
         for micro in range(self.plan.accumulate):
+            self.pulse.at("data", step + 1)
             begin = time.perf_counter()
             batch = self.to_device(cut_sequence(next(source), self.learner))
             self.data_s += time.perf_counter() - begin
             self._begin(batch, micro)
             if self._closure_batches is not None:
                 self._closure_batches = [*self._closure_batches, batch] if micro else [batch]
+            self.pulse.at("forward")
             yield batch
+        self.pulse.at("after the step")
         noise.begin(0, None)
 
     def _begin(self, batch: Batch, micro: int) -> None:
@@ -148,6 +154,7 @@ class Engine(ABC):
 
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
+        self.pulse.at("evaluation")
         with torch.no_grad():
             batch = self.to_device(cut_sequence(batch, self.learner))
             noise.begin(self.config.seed ^ EVALUATION, batch["position"])  # the same draws on every layout, each time

@@ -141,7 +141,9 @@ class PipelineEngine(DeepSpeedEngine):
         """All micro-batches of an optimizer step as one batch."""
         self._micro_batches = list(super().feed(source, step))
         self.batch = {name: torch.cat([b[name] for b in self._micro_batches]) for name in self._micro_batches[0]}
+        self.pulse.at("forward")
         yield self.batch
+        self.pulse.at("after the step")
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """A whole optimizer step: the mean loss over all ranks, detached, and this data rank's metrics, on every stage."""

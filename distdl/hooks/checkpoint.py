@@ -22,6 +22,7 @@ class CheckpointHook(Hook):
             return
         begin = time.perf_counter()
         self.run.event("phase", name="checkpoint", text=f"step {step}")
+        self.run.engine.pulse.at("checkpoint")
         plan, config = self.run.plan, self.run.engine.config.checkpoint
         fresh = self.run.evaluation is not None and self.run.evaluation[0] == step
         state = {
@@ -40,4 +41,5 @@ class CheckpointHook(Hook):
         seconds = time.perf_counter() - begin
         self.run.seconds["checkpoint"] += seconds
         self.run.event("checkpoint", step=step, path=str(path), seconds=seconds, bytes=size)
+        self.run.engine.pulse.at("after the step")
         self.run.event("phase", name="training", text="")

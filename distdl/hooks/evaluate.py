@@ -27,7 +27,9 @@ class Evaluate(Hook):
             return
         begin = time.perf_counter()
         self.run.event("phase", name="evaluation", text=f"step {step}")
+        self.run.engine.pulse.at("evaluation")
         values = evaluate(self.run.learner, self.run.engine, self.source)
+        self.run.engine.pulse.at("after the step")
         self._say_what_is_not_finite(step, values)
         self.run.evaluation = (step, values)
         self.run.event("evaluation", step=step, values=values, split=self.run.engine.config.data.eval_split)
