@@ -153,7 +153,16 @@ def dumped_stack(folder: Path, rank: int) -> tuple[str, tuple[str, ...]]:
             stacks[-1].insert(0, f"{file}:{rest}")
     ours = [stack for stack in stacks if any("/worker.py:" in line and "_train" in line for line in stack)]
     chosen = stacks[current : current + 1] if fatal else ours
-    return why, tuple(chosen[0][-STACK_LINES:]) if chosen else ()
+    return why, _short(chosen[0]) if chosen else ()
+
+
+def _short(stack: Sequence[str]) -> tuple[str, ...]:
+    """What a person reads of a stack: nothing of who started it, and no other package's inside but for the last frame."""
+    start = max(
+        (i for i, line in enumerate(stack) if "/worker.py:" in line and line.endswith(" in _train")), default=-1
+    )
+    ours = [line for line in stack[start + 1 : -1] if "/site-packages/" not in line or "/distdl/" in line]
+    return (*ours, *stack[-1:])[-STACK_LINES:]
 
 
 @contextmanager
@@ -221,7 +230,7 @@ class _Teller:
             return told
         frames = list(traceback.extract_stack(frame))
         self._last = self._last or _last_collective()
-        lines = tuple(f"{f.filename}:{f.lineno} in {f.name}" for f in frames[-STACK_LINES:])
+        lines = _short([f"{f.filename}:{f.lineno} in {f.name}" for f in frames])
         return dataclasses.replace(told, waits=waits(frames), place=_place(frames), last=self._last, stack=lines)
 
     def _write(self, beat: Beat) -> None:

@@ -17,12 +17,13 @@ from distdl.metrics import Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    fault: str = ""
-    """What the last rank does: stop, sleep, skip, exit, segfault, value, runtime, slow."""
+    faults: tuple[str, ...] = ()
+    """What the last rank does, one after the other, each time the run comes to the step: stop, sleep, skip, exit, segfault,
+    value, runtime. Then it goes on."""
     at: int = 25
     """In which step."""
-    marker: str = ""
-    """A file that is made with the fault: it comes only once where the file is there already; empty: each time."""
+    count: str = ""
+    """A file that grows by a byte with each fault."""
 
 
 class Faulty(Learner):
@@ -37,27 +38,22 @@ class Faulty(Learner):
         return {"image": Column((1, 8, 8)), "label": Column(())}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        logits = self.net(batch["image"].flatten(1).float() / 16)
-        last = dist.get_rank() == dist.get_world_size() - 1
-        if step + 1 == self.config.at and self.training:
-            if last and self._comes():
-                self._fault()
-            elif self.config.fault == "skip":
-                dist.barrier()
-        return F.cross_entropy(logits, batch["label"]), {
-            "accuracy": mean((logits.argmax(-1) == batch["label"]).float())
-        }
+        if step + 1 == self.config.at:
+            self._fault(last=dist.get_rank() == dist.get_world_size() - 1)
+        logits, label = self.net(batch["image"].flatten(1).float() / 16), batch["label"]
+        return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}
 
-    def _comes(self) -> bool:
-        marker = self.config.marker
-        if marker and os.path.exists(marker):
-            return False
-        if marker:
-            open(marker, "w").close()
-        return True
-
-    def _fault(self) -> None:
-        fault = self.config.fault
+    def _fault(self, last: bool) -> None:
+        done = os.path.getsize(self.config.count)
+        fault = self.config.faults[done] if done < len(self.config.faults) else ""
+        dist.barrier()  # all have read it
+        if last and fault:
+            with open(self.config.count, "a") as file:
+                file.write(".")
+        if fault == "skip" and not last:
+            dist.barrier()
+        if not last:
+            return
         if fault == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif fault == "sleep":

@@ -80,6 +80,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
 
 def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir: Path | None) -> int:
     from distdl.cli.display import Display
+    from distdl.runtime.blame import goes_on
     from distdl.runtime.launch import launch
     from distdl.track.client import Tracker
 
@@ -107,7 +108,7 @@ def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir
     except KeyboardInterrupt:
         statement = tracker.finish("KILLED", "interrupted")
         display.tell_tracking()
-        print(f"interrupted; the same command continues from the last checkpoint\n{statement}")
+        print(f"interrupted; {goes_on(folder)}\n{statement}")
         return 130
     except DistdlError as error:
         statement = tracker.finish("FAILED", str(error))

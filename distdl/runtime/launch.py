@@ -39,7 +39,7 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     ranks = folder.attempt.ranks
     make_beats(ranks, plan.world)
     try:
-        watch = Watch(ranks, plan.world, hang_s, lambda beat: "")
+        watch = Watch(ranks, plan.world, hang_s, lambda beat, stack: "")
         with (
             stop_on_signals(folder.attempt, config.runtime.grace_s, lambda: watch.underway),
             workers(config, plan, folder) as (start, watch.end),

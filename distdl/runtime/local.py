@@ -39,8 +39,8 @@ TERM_S = 5.0
 @contextmanager
 def workers(
     config: Config, plan: Plan, folder: RunFolder
-) -> Iterator[tuple[Callable[[int], None], Callable[[Beat], str]]]:
-    """(what starts the workers and returns when they have ended well, what kills one of them)."""
+) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
+    """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
 
     def start(restart: int) -> None:
         if plan.world == 1:
@@ -49,7 +49,7 @@ def workers(
             timeout_s = config.runtime.timeout_s
             run_processes(plan, worker_process, (str(folder.path), folder.attempt.number, plan.to_dict(), timeout_s))
 
-    yield start, lambda beat: state_and_kill(beat.pid)
+    yield start, lambda beat, stack: state_and_kill(beat.pid, stack)
 
 
 def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:

@@ -44,8 +44,8 @@ NODE_S = 10.0
 @contextmanager
 def workers(
     config: Config, plan: Plan, folder: RunFolder
-) -> Iterator[tuple[Callable[[int], None], Callable[[Beat], str]]]:
-    """(what starts the workers and returns when they have ended well, what kills one of them)."""
+) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
+    """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
     settings = {"folder": str(folder.path), "attempt": folder.attempt.number, "plan": plan.to_dict()}
     with _cluster(config, plan) as ray:
 
@@ -57,13 +57,13 @@ def workers(
             except Exception as error:
                 raise WorkersEnded(_deaths(ray, folder, plan.world, error), str(error)) from error
 
-        def end(beat: Beat) -> str:
+        def end(beat: Beat, stack: str) -> str:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
             task = ray.remote(num_cpus=0, max_retries=0)(state_and_kill).options(scheduling_strategy=there)
             try:
-                return str(ray.get(task.remote(beat.pid), timeout=END_S))
+                return str(ray.get(task.remote(beat.pid, stack), timeout=END_S))
             except Exception:  # the node does not answer, either
                 return ""
 

@@ -17,7 +17,7 @@ from distdl.heartbeat import ASK, ENDED, START_UP, Beat, beat_s, dumped_stack, r
 ORDER = ("data", "forward", "backward", "after the step", "evaluation", "checkpoint")
 """The phases of a step, first to last."""
 STACK_S = 1.0
-"""Seconds for a process to write its stack."""
+"""Seconds for a process to begin to write its stack."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _where(beat: Beat) -> tuple[int, str, str, str]:
 
 
 class Watch:
-    """A thread of the driver. `end` kills a rank's process and says in which state it was ('' where unknown)."""
+    """A thread of the driver. `end` is `state_and_kill` where a rank's process is."""
 
-    def __init__(self, folder: Path, world: int, hang_s: float, end: Callable[[Beat], str]) -> None:
+    def __init__(self, folder: Path, world: int, hang_s: float, end: Callable[[Beat, str], str]) -> None:
         self.folder, self.world, self.hang_s, self.end = folder, world, hang_s, end
         self.verdict: tuple[Beat, str] | None = None
         """The rank that hung, and what to say of it; None: nobody has."""
@@ -118,7 +118,7 @@ class Watch:
             if found and before == found[0].beat.rank:  # twice in a row: it was not just about to go on
                 seen, why = found
                 others = [s.beat for s in self._seen.values() if s.beat.rank != seen.beat.rank and s.beat.waits]
-                state = self.end(seen.beat)
+                state = self.end(seen.beat, str(self.folder / f"rank-{seen.beat.rank}.stack"))
                 self.verdict = seen.beat, self._words(seen, why, others, state)
                 return
             before = found[0].beat.rank if found else None
@@ -168,9 +168,9 @@ def watching(watch: Watch) -> Iterator[None]:
             thread.join(timeout=30.0)
 
 
-def state_and_kill(pid: int) -> str:
+def state_and_kill(pid: int, stack: str) -> str:
     """The state of a worker's process of this machine ('stopped', 'sleeping', …; '' where unknown). It is asked for its
-    stack, for which a stopped one is let go for a moment, and killed."""
+    stack (`stack` is the file), for which a stopped one is let go for a moment, and killed."""
     import psutil
 
     state = ""
@@ -178,7 +178,9 @@ def state_and_kill(pid: int) -> str:
         state = str(psutil.Process(pid).status())
         os.kill(pid, ASK)
         os.kill(pid, signal.SIGCONT)
-        time.sleep(STACK_S)
+        end = time.monotonic() + STACK_S
+        while not Path(stack).stat().st_size and time.monotonic() < end:
+            time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
     except (psutil.Error, OSError):
         pass
