@@ -33,7 +33,7 @@ LEVELS = [  # a room may import its own level and every level before it
         "learner",
         "nn",
     },
-    {"plan", "attempts", "run_folder"},
+    {"plan", "attempts", "run_folder", "failures", "heartbeat"},
     {"families", "parallel", "engine", "data", "track"},
     {"loop", "hooks", "checkpoint", "ways"},
     {"survey", "worker"},

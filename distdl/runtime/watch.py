@@ -16,6 +16,7 @@ from distdl.heartbeat import ASK, ENDED, START_UP, Beat, beat_s, dumped_stack, r
 
 ORDER = ("data", "forward", "backward", "after the step", "evaluation", "checkpoint")
 """The phases of a step, first to last."""
+SILENT = "its process answers no more"
 STACK_S = 1.0
 """Seconds for a process to begin to write its stack."""
 
@@ -35,24 +36,24 @@ class Seen:
     def late(self) -> bool:
         return self.still_s >= self.beat.limit_s > 0
 
-    @property
-    def fresh(self) -> bool:
-        """Whether it still beats."""
-        return self.silent_s < self.beat.limit_s / 2
-
 
 def suspect(seen: Sequence[Seen]) -> tuple[Seen, str] | None:
     """The rank that keeps others waiting for longer than its phase may take, and in which way; None: nobody does.
 
-    Ranks that are all slow, or all silent (the file system, a suspended machine), are nobody's fault.
+    Ranks that are all slow, or all silent (the file system, a suspended machine), are nobody's fault. A heart beats in any
+    phase, so that silence has the shortest limit of all ranks: the last beat may be of a phase that was over at once.
     """
     seen = [s for s in seen if s.beat.phase != ENDED]
-    guilty = [s for s in seen if s.late and (not s.beat.waits or not s.fresh)]
+    shortest_s = min((s.beat.limit_s for s in seen if s.beat.limit_s), default=0.0)
+    silent = [s for s in seen if s.silent_s >= shortest_s > 0]
+    fresh = [s for s in seen if s.silent_s < shortest_s / 2]
+    guilty = silent or [s for s in fresh if s.late and not s.beat.waits]
     if guilty:
-        worst = max(guilty, key=lambda s: (s.silent_s, s.still_s))
-        waiting = [s for s in seen if s.beat.waits and s.fresh and s.still_s >= worst.beat.limit_s / 2]
-        return (worst, "") if waiting else None
-    if len(seen) < 2 or not all(s.late and s.fresh for s in seen):
+        worst = max(guilty, key=lambda s: s.still_s)
+        limit_s = shortest_s if silent else worst.beat.limit_s
+        waiting = [s for s in fresh if s.beat.waits and s.still_s >= limit_s / 2]
+        return (worst, SILENT if silent else "") if waiting else None
+    if len(seen) < 2 or not all(s.late and s in fresh for s in seen):
         return None
     if len({_where(s.beat) for s in seen}) == 1:
         return None  # in the same collective: what fails is between them, and its own timeout says so
@@ -129,10 +130,9 @@ class Watch:
         lines = [f"{named(beat)} hung: nothing has moved for {seen.still_s:.0f} s, and the others wait for it"]
         if state == "stopped":
             lines += ["    its process is stopped (state T), by SIGSTOP or a debugger"]
-        elif not seen.fresh:
-            lines += [f"    its process answers no more{f' (it is {state})' if state else ''}"]
-        lines += [f"    {why}"] if why else []
-        lines += [f"    where it {'stands' if seen.fresh else 'was last seen'}: {standing(beat)}"]
+        elif why:
+            lines += [f"    {why}"]
+        lines += [f"    where it {'was last seen' if why == SILENT else 'stands'}: {standing(beat)}"]
         lines += [f"    who waits: {waiting}"] if waiting else []
         stack = dumped_stack(self.folder, beat.rank)[1] or beat.stack
         lines += ["    its Python stack, innermost last:", *(f"      {line}" for line in stack)] if stack else []

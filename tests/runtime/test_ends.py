@@ -33,7 +33,7 @@ from tests.small import small_config
 
 
 def at(rank: int, step: int = 25, phase: str = "forward", silent_s: float = 0.0, **more: Any) -> Seen:
-    return Seen(Beat(rank, 100 + rank, "a", step=step, phase=phase, limit_s=30.0, **more), silent_s)
+    return Seen(Beat(rank, 100 + rank, "a", step=step, phase=phase, **{"limit_s": 30.0, **more}), silent_s)
 
 
 def waiting(rank: int, still_s: float = 33.0, **more: Any) -> Seen:
@@ -47,6 +47,8 @@ def waiting(rank: int, still_s: float = 33.0, **more: Any) -> Seen:
         ([waiting(0), at(1, still_s=29.0)], None),
         ([waiting(0), at(1, silent_s=31.0)], 1),  # stopped: no beat arrives
         ([waiting(0), waiting(1, still_s=3.0, silent_s=31.0)], 1),  # stopped while it waited, too
+        ([waiting(0), at(1, 0, "start-up", silent_s=31.0, limit_s=600.0)], 1),  # the step went on before the next beat
+        ([waiting(0), at(1, 0, "checkpoint", still_s=31.0, limit_s=600.0)], None),  # its first one
         ([at(0, still_s=50.0), at(1, still_s=50.0)], None),  # all are slow, nobody waits
         ([at(0, silent_s=50.0), at(1, silent_s=50.0)], None),  # the file system, or a suspended machine
         ([waiting(0), at(1, still_s=2.0)], None),  # it moves: a slow rank
@@ -274,7 +276,7 @@ def test_whatever_happens_to_a_worker_it_is_named_and_the_run_ends_on_the_same_b
     run, told = suffering(kind, digits, tmp_path / "hit", FAULTS, hang_s=3.0)
     assert (tmp_path / "hit" / "count").stat().st_size == len(FAULTS) == len(told), told
     said = dict(zip(FAULTS, told))
-    assert all(text.startswith("worker 1 ") and "started again" in text for text in told), told
+    assert all(text.startswith("worker 1 ") and "starting the workers again" in text for text in told), told
     assert ("exited with code 7" if kind == "local" else "died without a word") in said["exit"]
     for fault, words in [("sleep", "forward of step 25"), ("stop", "state T"), ("skip", "backward of step 25")]:
         assert "hung: nothing has moved for" in said[fault] and words in said[fault], said[fault]
