@@ -98,13 +98,14 @@ def _tell(folder: RunFolder, text: str) -> None:
     spool.close()
 
 
-TWICE_S = {signal.SIGTERM: 1.0, signal.SIGINT: 0.3}
-"""Signals this close together are one request: who ends a process group often signals its leader, too."""
+TWICE_S = {signal.SIGTERM: 1.0, signal.SIGHUP: 1.0, signal.SIGINT: 0.3}
+"""Signals this close together are one request: who ends a process group often signals its leader, too. SIGHUP: a terminal
+that was closed, a connection that was lost."""
 
 
 @contextmanager
 def stop_on_signals(attempt: Attempt, grace_s: float, underway: Callable[[], bool]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the workers to finish their step, write a checkpoint and end. A second one, or `grace_s`
+    """Ctrl-C, SIGTERM and SIGHUP ask the workers to finish their step, write a checkpoint and end. A second one, or `grace_s`
     seconds without their end, is a KeyboardInterrupt: they are ended at once; so are workers that have not begun to train
     (`underway`), which have nothing to write."""
     timers: list[Timer] = []
@@ -130,7 +131,8 @@ def stop_on_signals(attempt: Attempt, grace_s: float, underway: Callable[[], boo
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
             os.write(2, f"\nfinishing the step and writing a checkpoint{again}\n".encode())
 
-    before = {number: signal.signal(number, asked) for number in TWICE_S}
+    heard = [number for number in TWICE_S if signal.getsignal(number) != signal.SIG_IGN]  # nohup, and `&` in a script
+    before = {number: signal.signal(number, asked) for number in heard}
     try:
         yield
     finally:
