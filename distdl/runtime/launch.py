@@ -105,7 +105,7 @@ that was closed, a connection that was lost."""
 
 @contextmanager
 def stop_on_signals(attempt: Attempt, grace_s: float, underway: Callable[[], bool]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP ask the workers to finish their step, write a checkpoint and end. A second one, or `grace_s`
+    """Ctrl-C, SIGTERM and SIGHUP ask the workers to finish their step, write a checkpoint and end. A second, or `grace_s`
     seconds without their end, is a KeyboardInterrupt: they are ended at once; so are workers that have not begun to train
     (`underway`), which have nothing to write."""
     timers: list[Timer] = []
