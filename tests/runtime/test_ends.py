@@ -136,6 +136,7 @@ GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer 
         (torch.distributed.DistStoreError("wait timeout after 600000ms"), True, False),
         (ValueError("the gloo of a user's text"), False, True),
         (KeyError("label"), False, True),
+        (NotImplementedError("gloo has no such collective"), False, True),
         (ConnectionResetError("Connection reset by peer"), False, False),  # of a data store, which may answer again
         (torch.OutOfMemoryError("CUDA out of memory"), False, False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),  # until it comes again
@@ -177,7 +178,7 @@ def test_the_error_that_is_told_is_the_cause(tmp_path: Path) -> None:
     failure = first_failure(folder, WorkersEnded({0: ending(1), 1: ending(1)}))
     assert "worker 1 failed: ValueError: the user's own bug" in str(failure.error) and failure.lasting
     worker._note_failure(folder, 1, TrainingFailed("disk full"))
-    assert told(WorkersEnded({0: ending(-9)})) == "disk full"
+    assert told(WorkersEnded({0: ending(1), 2: ending(-9)})) == "disk full"
     assert told(WorkersEnded({1: ending(-9)}), "worker 1 hung").startswith("worker 1 hung")
 
 
