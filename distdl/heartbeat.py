@@ -217,7 +217,14 @@ class _Teller:
                 self._write(self.beat(count, still_s))
             if stop.is_set():
                 return
-            stop.wait(self.every_s)
+            self._pause(stop)
+
+    def _pause(self, stop: threading.Event) -> None:
+        """Until the next beat; the first step is told of at once: from then on there is something to lose."""
+        begun, end = self.pulse.marks > 0, time.monotonic() + self.every_s
+        while time.monotonic() < end and not stop.wait(self.every_s if begun else 0.1):
+            if self.pulse.marks and not begun:
+                return
 
     def beat(self, count: int, still_s: float) -> Beat:
         """Where the thread is now."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from distdl import worker
+from distdl import heartbeat, worker
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from distdl.config_load import config_from_dict
@@ -121,6 +121,20 @@ def test_a_heart_beats_while_its_thread_stands_still(tmp_path: Path) -> None:
     assert beat and beat.phase == "end"
     with beating(pulse, tmp_path / "nobody", Who(0), 1.0, 5.0, alone=True):
         assert not (tmp_path / "nobody").exists()
+
+
+def test_the_first_step_is_told_of_before_the_next_beat_is_due(tmp_path: Path, monkeypatch: Any) -> None:
+    """Ctrl-C after it must find that there is something to write."""
+    monkeypatch.setattr(heartbeat, "beat_s", lambda hang_s: 1000.0)
+    make_beats(tmp_path, 1)
+    pulse = Pulse()
+    with beating(pulse, tmp_path, Who(0), 1e6, 1e6, alone=True):
+        time.sleep(0.3)
+        begin = time.monotonic()
+        pulse.at("data", 1)
+        while not ((beat := read_beats(tmp_path, 1)[0]) and beat.step) and time.monotonic() - begin < 30:
+            time.sleep(0.01)
+        assert beat and beat.step == 1
 
 
 # -- what is told, and what is tried again -----------------------------------------------------------------------------
