@@ -114,7 +114,7 @@ class Watch:
     def run(self, stop: threading.Event) -> None:
         """Until it is told to stop, or has ended a rank that hung."""
         before = None
-        while not stop.wait(beat_s(self.hang_s)):
+        while not stop.wait(beat_s(self.hang_s) / 3):
             found = suspect(self.look())
             if found and before == found[0].beat.rank:  # twice in a row: it was not just about to go on
                 seen, why = found
