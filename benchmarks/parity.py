@@ -1,9 +1,10 @@
 """The parity matrix: every family on every layout that it declares, against one process of plain PyTorch. See README.md.
 
-    python -m benchmarks.parity [FAMILY ...] [--worlds 1,2,4] [--output FOLDER]
+    python -m benchmarks.parity [FAMILY ...] [--worlds 1,2,4] [--missing] [--output FOLDER]
 
-Each family's small run (tests/families/small), 20 steps, clipping on, accumulation 2 (4 in a pipeline). Prints every cell
-as it is measured; `results/parity.json` keeps all of them, `results/parity.md` is the table.
+Each family's small run (tests/families/small) in the passes of `distdl parity`. Prints every cell as it is measured;
+`results/parity.json` keeps all of them, family by family, `results/parity.md` is the table. With --missing a run that was
+interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.parity import line
-from distdl.parity.matrix import NORM_TOLERANCE, TOLERANCE, matrix
+from distdl.errors import TrainingFailed
+from distdl.parity.cell import MOVE_TOLERANCE, NORM_TOLERANCE, TOLERANCE, Cell
+from distdl.parity.matrix import matrix
+from distdl.parity.passes import LONG, OWN, SGD
 from tests.small import MODELS, contract_config
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,15 +47,20 @@ def markdown(cells: dict[str, list[dict[str, Any]]]) -> str:
     ran = [(f, c) for f, row in cells.items() for c in row if c["loss"] is not None]
     equal = sum(c["status"] == "equal" for _, c in ran)
     lines = [
-        f"{equal} of {len(ran)} cells are equal to the reference: loss and held-out metrics within "
-        f"{TOLERANCE['fp32']:g}, gradient norm within {NORM_TOLERANCE['fp32']:g} of its size.",
+        f"{equal} of {len(ran)} cells are equal to the reference: loss and held-out metrics within {TOLERANCE['fp32']:g}, "
+        f"gradient norm within {NORM_TOLERANCE['fp32']:g} of its size; the movement of each weight and buffer, over its "
+        f"length, within {MOVE_TOLERANCE[OWN]['fp32']:g} with the config's optimizer (`weights`), "
+        f"{MOVE_TOLERANCE[SGD]['fp32']:g} with plain SGD, {MOVE_TOLERANCE[LONG]['bf16']:g} in bf16 from 64 micro-batches.",
         "",
-        "| family | layout | processes | loss | norm | held out | |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| family | layout | processes | loss | norm | held out | weights | SGD | bf16 x 64 | furthest | |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for family, c in ran:
-        numbers = " | ".join("-" if n is None else f"{n:.1e}" for n in (c["loss"], c["norm"], c["evaluation"]))
-        lines.append(f"| {family} | {c['layout']} | {c['world']} | {numbers} | {c['status']} |")
+        found = [c.get(key) for key in ("loss", "norm", "evaluation", "own", "sgd", "long")]
+        numbers = " | ".join("-" if n is None else f"{float(n):.1e}" for n in found)
+        status = c["status"] if c["status"] == "equal" else f"{c['status']}: {c['reason']}"
+        where = f"| {family} | {c['layout']} | {c['world']} |"
+        lines.append(f"{where} {numbers} | {c.get('furthest', '')} | {status} |")
     lines += ["", "## Not run, and why", "", "| family | layout | processes | reason |", "| --- | --- | ---: | --- |"]
     for family, row in cells.items():
         reasons: dict[str, list[str]] = {}
@@ -67,6 +76,7 @@ def main() -> int:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="rows of the table (default: all)")
     parser.add_argument("--worlds", default="2,4")
     parser.add_argument("--layouts", help="only these, such as zero1,zero1+tensor2+pipeline2")
+    parser.add_argument("--missing", action="store_true", help="only the rows that the table has not whole yet")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     file = args.output / "parity.json"
@@ -74,18 +84,32 @@ def main() -> int:
     worlds, chosen = [int(n) for n in args.worlds.split(",")], args.layouts.split(",") if args.layouts else ()
     with tempfile.TemporaryDirectory(prefix="distdl-parity-") as folder:
         for name, values in runs(Path(folder)).items():
-            if args.families and name not in args.families:
+            row = cells.get(name, [])
+            if (args.families and name not in args.families) or (args.missing and whole(row, worlds)):
                 continue
-            begin, row = time.monotonic(), {(c["layout"], c["world"]): c for c in cells.get(name, [])}
-            for cell in matrix(values, worlds, chosen):
-                row[cell.layout, cell.world] = cell.to_dict()
-                print(f"{name:<14}{line(cell)}", flush=True)
-            cells[name] = list(row.values())
+            begin = time.monotonic()
+            measured = []
+            try:
+                for cell in matrix(values, worlds, chosen):
+                    measured.append(cell.to_dict())
+                    print(f"{name:<14}{line(cell)}", flush=True)
+            except TrainingFailed as error:
+                measured.append(Cell("reference", 1, "failed", reason=str(error).splitlines()[0]).to_dict())
+                print(f"{name:<14}{error}", flush=True)
+            again = {(c["layout"], c["world"]) for c in measured}
+            old = [c for c in row if (c["layout"], c["world"]) not in again and (chosen or c["world"] not in worlds)]
+            cells[name] = old + measured
             print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
             about = {"command": "python -m benchmarks.parity", "steps": 20, "cells": cells}
             file.write_text(json.dumps(about, indent=1) + "\n")
             (args.output / "parity.md").write_text(markdown(cells))
     return int(any(c["status"] in ("differs", "failed") for row in cells.values() for c in row))
+
+
+def whole(row: list[dict[str, Any]], worlds: list[int]) -> bool:
+    """Whether each number of processes has been measured, weights and all."""
+    ran = {c["world"] for c in row if c.get("own") is not None}
+    return ran >= set(worlds)
 
 
 if __name__ == "__main__":

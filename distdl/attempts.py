@@ -7,6 +7,7 @@ hung and came back. The numbers decide: the older attempt notices before it chan
       000003.json     who: number, host, pid, time
       000003.fence    empty while the attempt is the newest; then a newer attempt's record
       000003.stop     empty until the run is asked to end with a checkpoint
+      000003.ranks/   where each rank is, while it runs (heartbeat.py)
 
 A number is taken by creating its .fence exclusively, which NFS does on the server. What is written to later exists from
 the start and is changed in place: an NFS client sees that as soon as it opens the file, while a file that is new or
@@ -34,6 +35,11 @@ class Attempt:
     def __init__(self, run: Path = Path(), number: int = 0) -> None:
         self.number = number
         self.folder = run / "attempts"
+
+    @property
+    def ranks(self) -> Path:
+        """The folder of the ranks' heartbeats."""
+        return self._file("ranks")
 
     @property
     def visible(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distdl.config_launch import Launch, Natural, Positive, PositiveFloat, Section
+from distdl.config_launch import Launch, LocalPath, Natural, Positive, PositiveFloat, Section
 from distdl.config_optimizer import Constant, NonNegative, Optimizer, Schedule
 from distdl.config_ways import Augment, Start, Way
 from distdl.family_schema import label
@@ -45,7 +45,7 @@ class Data(Section):
     verify_again_mb_per_s: NonNegative = 100.0
     """Megabytes a second that each worker compares with their checksums again, all it has read in turn, since a bit can
     still flip in memory or on a disk; 0, or verify: off: never."""
-    cache: str | None = None
+    cache: LocalPath | None = None
     """Folder that remote shards are downloaded to; null: the user's cache folder."""
     threads: Natural = 1
     """Threads that read ahead; 0: read in the training thread."""
@@ -70,9 +70,9 @@ class Train(Section):
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
     l1: NonNegative = 0.0
-    """Weight of the sum of absolute weights added to the loss (matrices only, not biases or gains)."""
+    """Weight of the sum of absolute weights added to the loss (matrices only, not biases, gains and the like)."""
     l2: NonNegative = 0.0
-    """Weight of half the sum of squared weights added to the loss (matrices only, not biases or gains)."""
+    """Weight of half the sum of squared weights added to the loss (matrices only, not biases, gains and the like)."""
     deterministic: bool = True
     """Use deterministic kernels only, so that the same run gives the same bits again."""
     threads_per_worker: Natural = 0
@@ -102,8 +102,8 @@ class Parallel(Section):
     """Where the optimizer's state lives between steps (ZeRO 1-3; nvme: ZeRO-3)."""
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Where the weights live between uses (ZeRO-3)."""
-    nvme_path: str | None = None
-    """Folder on a local NVMe disk, for offload to nvme."""
+    nvme_path: LocalPath | None = None
+    """Folder on a local NVMe disk, for offload to nvme; several runs may share it, each rank takes a part of its own."""
     checkpoint_activations: Literal["none", "all"] | Positive = "none"
     """Recompute in the backward pass: all blocks, or every n-th one; none: keep every activation."""
     loss_chunk_tokens: Natural = 0
@@ -116,7 +116,7 @@ class Evaluate(Section):
     """When the held-out split is evaluated."""
 
     every_steps: Natural | None = None
-    """Steps between evaluations; null: once an epoch; 0: only at the end. The last step is always evaluated."""
+    """Steps between evaluations; null: with the step that ends an epoch; 0: only at the end. The last step always is."""
     batch: Positive | None = None
     """Samples per worker per forward; null: the training micro-batch."""
 
@@ -134,11 +134,24 @@ class Checkpoint(Section):
     """When the state of the run is written, and what is kept."""
 
     every_steps: Natural | None = None
-    """Steps between checkpoints; null: once an epoch; 0: only at the end. The last step is always written."""
+    """Steps between checkpoints; null: with the step that ends an epoch; 0: only at the end. The last step always is."""
     keep_last: Positive = 2
     """Newest checkpoints that are kept."""
     keep_best: Natural = 1
-    """Checkpoints with the best primary metric that are kept beside them."""
+    """Checkpoints with the best primary metric that are kept beside them; an evaluation among them is saved at once."""
+
+
+class Spike(Section):
+    """What is done where a step's loss jumps: the mean over the whole batch, compared with the steps before it."""
+
+    factor: Annotated[float, Field(gt=1)] = 100.0
+    """A loss is a spike above this many times the median of the last ones; late in training a hard batch has ten times."""
+    window: Annotated[int, Field(ge=10)] = 100
+    """Steps that the median is taken over; with fewer than ten behind it nothing is judged."""
+    action: Literal["warn", "stop", "skip", "rollback"] = "warn"
+    """warn: say it; stop: end before a checkpoint holds it; skip: take no step from that batch; rollback: take the
+    last checkpoint again, and go on with the batches that follow; those since it are not learned from, and the run has as
+    many steps as before."""
 
 
 class Guard(Section):
@@ -147,7 +160,12 @@ class Guard(Section):
     nonfinite: bool = True
     """Stop at the first loss or gradient that is not a number, naming the step, the tensor and the samples."""
     parity_every_steps: Natural = 100
-    """Steps between comparisons of a hash of the weights across workers; 0: never."""
+    """Steps between comparisons of the gradients' sums and a hash of the weights across workers; 0: never."""
+    spike: Spike | None = Spike()
+    """A loss that jumps above its running median; null: nobody looks."""
+    hang_s: NonNegative | None = None
+    """Seconds that a worker may stand still while others wait for it, until the run is ended and it is named; null: 30.
+    Ten times the median step, if longer; start-up and what comes first have `runtime.timeout_s`. 0: for ever."""
 
 
 class Track(Section):
@@ -165,26 +183,27 @@ class Track(Section):
     """Seconds between samples of CPU, memory, network and GPU use; 0: none."""
 
 
-class Local(Section):
-    """Worker processes on this machine, started by torch's elastic launcher; one worker runs in this process."""
-
-    kind: Literal["local"]
+class _Workers(Section):
     workers: Positive = 1
     """Worker processes."""
-    max_restarts: Natural = 0
-    """Times the workers are restarted from the latest checkpoint after one of them failed."""
     timeout_s: PositiveFloat = 600.0
     """Seconds after which a collective that has not completed is an error."""
     grace_s: PositiveFloat = 60.0
-    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
+    """Seconds that the workers have to finish a step and write a checkpoint when Ctrl-C or SIGTERM asks the run to end."""
 
 
-class Ray(Section):
+class Local(_Workers):
+    """Worker processes on this machine, started by torch.multiprocessing; one worker runs in this process."""
+
+    kind: Literal["local"]
+    max_restarts: Natural = 0
+    """Times the workers are started again from the latest checkpoint after one failed in a way that may not come again."""
+
+
+class Ray(_Workers):
     """Workers placed by Ray Train. Starts an embedded Ray when no address is given."""
 
     kind: Literal["ray"] = "ray"
-    workers: Positive = 1
-    """Ray Train workers."""
     address: str | None = None
     """Address of a running Ray cluster (`auto` finds it); null: start an embedded one."""
     cpus_per_worker: PositiveFloat = 1.0
@@ -192,11 +211,7 @@ class Ray(Section):
     gpus_per_worker: Natural | None = None
     """GPUs that Ray reserves for a worker; null: one where this machine has any, else none."""
     max_restarts: Natural = 2
-    """Times the workers are restarted from the latest checkpoint after one of them failed."""
-    timeout_s: PositiveFloat = 600.0
-    """Seconds after which a collective that has not completed is an error."""
-    grace_s: PositiveFloat = 60.0
-    """Seconds that the workers have to finish a step and write a checkpoint when SIGTERM asks the run to end."""
+    """Times the workers are started again from the latest checkpoint after one failed in a way that may not come again."""
 
 
 Runtime = Annotated[Local | Ray, Field(discriminator="kind")]
@@ -230,8 +245,8 @@ class Config(Section):
     launch: Launch = Launch()
     seed: Natural = 0
     """Seed of the initial weights, the sample order and all noise."""
-    runs: str = "runs"
-    """Folder that holds the run folders and the embedded MLflow store."""
+    runs: LocalPath = "runs"
+    """Folder that holds the run folders and the embedded MLflow store; no URI: checkpoints are not written to a bucket."""
 
     @property
     def family(self) -> str:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LARGEST = 2**63 - 1  # of the int64 that steps, samples and seeds are counted in
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def local_path(path: str) -> str:
+    """The path, unless it is a URI: what is written there would lie in a local folder of that name. Raises ValueError."""
+    if "://" in path:
+        raise ValueError(
+            f"{path.partition('://')[0]}:// is no part of the file system, with which it is written: give a folder, or "
+            "mount the bucket and name where (only data sets are read from an object store)"
+        )
+    return path
+
+
+LocalPath = Annotated[str, AfterValidator(local_path)]
 
 
 class Section(BaseModel):
@@ -100,7 +113,7 @@ class Launch(Section):
 
     on: str | None = None
     """Where --on points when it is not given: ray://HOST:PORT, http://HOST:8265, kubernetes, slurm or ssh."""
-    folder: str | None = None
+    folder: LocalPath | None = None
     """Absolute path that every node mounts: relative paths of the config (runs, data.path) lie below it. null: the
     current folder on slurm and ssh, /distdl on kubernetes; a Ray cluster needs it."""
     workers_per_node: Positive = 1
@@ -110,7 +123,8 @@ class Launch(Section):
     environment: dict[str, str] = {}
     """Environment variables of every worker (NCCL_SOCKET_IFNAME, …). Never a secret: those are named in the target."""
     max_retries: Natural = 3
-    """Times a job whose head died is started again; it continues from its last checkpoint."""
+    """Times a job whose head died is started again; it continues from its last checkpoint. KubeRay does not count a lost
+    head under submission: HTTPMode."""
     deadline_hours: PositiveFloat = 168.0
     """Hours after which an attempt is ended, so that nothing stays running for ever."""
     start_deadline_minutes: PositiveFloat = 60.0

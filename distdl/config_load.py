@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,9 +23,10 @@ from distdl import deepspeed_keys
 from distdl.config import Config, Runtime
 from distdl.config_optimizer import Optimizer, Schedule
 from distdl.config_ways import Way
-from distdl.config_yaml import KeyPath, apply_override, read_yaml
+from distdl.config_yaml import KeyPath, apply_override, flatten, read_yaml
 from distdl.errors import InputError, Problem, did_you_mean, nearest
 from distdl.family_schema import family_names, family_schema, is_custom, located
+from distdl.secret_text import secret_problem, secrets_in
 
 DEFAULT = "default"
 
@@ -45,11 +46,14 @@ class Loaded:
         return self.origins.get(path, DEFAULT)
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> Loaded:
-    """Reads a YAML file and puts `key=value` arguments on top. Raises InputError with all problems."""
+def load_config(path: str, overrides: Sequence[str] = (), cut: Collection[str] = ()) -> Loaded:
+    """Reads a YAML file and puts `key=value` arguments on top. Raises InputError with all problems.
+
+    `cut`: axes that will be cut though the config does not say so, whose keys are read then.
+    """
     values, origins = read_yaml(path)
     problems = [p for p in (apply_override(values, origins, text) for text in overrides) if p]
-    checker = _Checker(origins, path, Path(path).parent)
+    checker = _Checker(origins, path, Path(path).parent, cut)
     config = checker.check(values)
     problems += checker.problems
     if problems or config is None:
@@ -92,8 +96,8 @@ IN_WORDS = {
 class _Checker:
     """Checks values against the schema and collects the problems, each with its place."""
 
-    def __init__(self, origins: dict[KeyPath, str], file: str, beside: Path) -> None:
-        self.origins, self.file, self.beside = origins, file, beside
+    def __init__(self, origins: dict[KeyPath, str], file: str, beside: Path, cut: Collection[str] = ()) -> None:
+        self.origins, self.file, self.beside, self.cut = origins, file, beside, cut
         self.problems: list[Problem] = []
 
     def check(self, values: dict[str, Any]) -> Config | None:
@@ -204,9 +208,10 @@ class _Checker:
                     what = f"parallel.{key} is not read by the torch engine"
                     fix = f"remove it, or set parallel.engine: deepspeed (argument 'parallel.{key}=…' counts too)"
                     self.problems.append(Problem(what, self.where(("parallel", key)), fix=fix))
+        whole = {axis for axis in ("sequence", "pipeline") if getattr(parallel, axis) == 1} - set(self.cut)
         unread = {
-            "attention": ("parallel.sequence is 1", parallel.sequence == 1 and parallel.attention != "auto"),
-            "balance": ("parallel.pipeline is 1", parallel.pipeline == 1 and parallel.balance != "parameters"),
+            "attention": ("parallel.sequence is 1", "sequence" in whole and parallel.attention != "auto"),
+            "balance": ("parallel.pipeline is 1", "pipeline" in whole and parallel.balance != "parameters"),
             "nvme_path": (
                 "nothing is offloaded to nvme",
                 "nvme" not in (parallel.offload, parallel.offload_parameters),
@@ -216,6 +221,8 @@ class _Checker:
             if unused and getattr(parallel, key) is not None and ("parallel", key) in self.origins:
                 what = f"parallel.{key} is not read: {why}"
                 self.problems.append(Problem(what, self.where(("parallel", key)), fix="remove it"))
+        for path in secrets_in(flatten(config.model_dump(mode="json"))):
+            self.problems.append(secret_problem(".".join(path), self.where(path)))
         for path, problem in deepspeed_keys.check(parallel.deepspeed):
             at = self.where(("parallel", "deepspeed", *path))
             self.problems.append(dataclasses.replace(problem, where=at))

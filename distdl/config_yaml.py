@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from distdl.errors import InputError, Problem, nearest
+from distdl.yaml_nodes import BoundedLoader
 
 KeyPath = tuple[str, ...]
 
@@ -24,7 +25,7 @@ def flatten(values: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[Ke
             yield path, value
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML 1.2's plain scalars: `1e-3` is a number, `no` and `on` are words, dates stay text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -131,7 +132,7 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
         return Problem("an override is written key=value", where, fix="for example train.epochs=3")
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return Problem("the value is not valid YAML", where, fix="quote it: 'key=\"value\"'")
     path = tuple(key.split("."))
     section = values

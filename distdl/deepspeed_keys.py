@@ -25,13 +25,18 @@ DERIVED = {
 }
 """DeepSpeed keys that distdl decides, and the config key that decides them."""
 
+ZERO_DERIVED = {
+    "stage": "parallel.zero",
+    "offload_optimizer": "parallel.offload",
+    "offload_param": "parallel.offload_parameters",
+}
+"""The same below `zero_optimization`."""
+
 ALLOWED = [
     "communication_data_type",
     "prescale_gradients",
     "gradient_predivide_factor",
     "sparse_gradients",
-    "data_types",
-    "graph_harvesting",
     "dump_state",
     "wall_clock_breakdown",
     "memory_breakdown",
@@ -59,7 +64,6 @@ ZERO_ALLOWED = [
     "stage3_param_persistence_threshold",
     "stage3_model_persistence_threshold",
     "stage3_module_granularity_threshold",
-    "round_robin_gradients",
     "zero_hpz_partition_size",
     "memory_efficient_linear",
     "ignore_unused_parameters",
@@ -67,13 +71,26 @@ ZERO_ALLOWED = [
 ]
 """Keys of `zero_optimization` that may be given; `stage` comes from `parallel.zero`."""
 
+ZERO_WRONG = {
+    "round_robin_gradients": "DeepSpeed 0.19 loses track of which part of a shard is which weight there, and a checkpoint "
+    "would mix them up",
+}
+"""Keys of `zero_optimization` that are refused, and why."""
+
 
 def check(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Problem]]:
-    """(key path below `parallel.deepspeed`, what is wrong with it) of every unknown and every derived key."""
+    """(key path below `parallel.deepspeed`, what is wrong with it) of every unknown and every derived key.
+
+    Those that would give DeepSpeed another class of optimizer are among them: its state lies elsewhere, and a checkpoint
+    would not find it.
+    """
     problems: list[tuple[tuple[str, ...], Problem]] = []
     for key in extra:
         name = f"parallel.deepspeed.{key}"
-        if key in DERIVED:
+        if key == "data_types":
+            why = f"{name} would change DeepSpeed's optimizer: gradients are summed in fp32 on every stage"
+            problems.append(((key,), Problem(why, fix="leave it out")))
+        elif key in DERIVED:
             problems.append(((key,), Problem(f"{name} is derived by distdl", fix=f"set {DERIVED[key]} instead")))
         elif key != "zero_optimization" and key not in ALLOWED:
             known = [*ALLOWED, "zero_optimization"]
@@ -84,8 +101,10 @@ def check(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Problem]]:
         zero = {}
     for key in zero:
         name, path = f"parallel.deepspeed.zero_optimization.{key}", ("zero_optimization", str(key))
-        if key == "stage":
-            problems.append((path, Problem(f"{name} is derived by distdl", fix="set parallel.zero instead")))
+        if key in ZERO_DERIVED:
+            problems.append((path, Problem(f"{name} is derived by distdl", fix=f"set {ZERO_DERIVED[key]} instead")))
+        elif key in ZERO_WRONG:
+            problems.append((path, Problem(f"{name} is refused: {ZERO_WRONG[key]}", fix="leave it out")))
         elif key not in ZERO_ALLOWED:
             fix = did_you_mean(key, ZERO_ALLOWED)
             problems.append((path, Problem(f"{name} is not a key of DeepSpeed's zero_optimization", fix=fix)))

@@ -4,7 +4,8 @@ The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. A
 file, `./my_family.py` beside the config, or by its module, `package.module`. Its `Config` dataclass is the only schema of
 the section. A config must be checked in well under a second, and importing a family imports torch (2 s), so the class is
 read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing` and pydantic's `Field`.
-A test compares the result with the class that the imported module really has.
+Where it is more than such annotations and plain values, compiling it runs code, which a stranger's run needs a yes for
+(trust.py). A test compares the result with the class that the imported module really has.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import pydantic
 
+from distdl import trust
 from distdl.errors import InputError, did_you_mean
 
 FOLDER = Path(__file__).parent / "families"
@@ -133,15 +135,76 @@ def family_schema(name: str) -> FamilySchema:
 def _schema(name: str, path: Path, text: str) -> FamilySchema:
     try:
         tree = ast.parse(text, filename=str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         raise InputError(f"this is not valid Python: {getattr(error, 'msg', error)}", where=f"{path}:{line}") from None
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     if node is None:
         fix = f"a frozen dataclass called Config is the schema of its model: section ({DOCS})"
         raise InputError("the family has no class Config", where=str(path), fix=fix)
+    if is_custom(name) and not _is_plain(node):
+        trust.allow(path)
     summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
     return FamilySchema(name, _compiled(node, path), summary, field_docs(node))
+
+
+PLAIN_NAMES = frozenset(
+    {"dataclass", "Annotated", "Any", "Literal", "Field", "int", "float", "str", "bool", "bytes", "object"}
+    | {"tuple", "list", "dict", "set", "frozenset"}
+)
+"""Names that a Config may use and that do nothing by themselves."""
+
+
+def _is_plain(node: ast.ClassDef) -> bool:
+    """Whether a class is fields and plain values alone, so that compiling it can do nothing: no methods, no attribute of
+    anything, no call but of `Field` and `dataclass`, no type that is a text (pydantic would evaluate it)."""
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+    rest = [item for item in node.body if not isinstance(item, ast.AnnAssign | ast.Pass)]
+    return (
+        not (node.bases or node.keywords or getattr(node, "type_params", None))
+        and all(_plain_value(item) for item in node.decorator_list)
+        and all(isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) for item in rest)
+        and all(isinstance(item.target, ast.Name) and item.target.id not in PLAIN_NAMES for item in fields)
+        and not any(isinstance(item.target, ast.Name) and item.target.id.startswith("_") for item in fields)
+        and all(_plain_type(item.annotation) for item in fields)
+        and all(item.value is None or _plain_value(item.value) for item in fields)
+    )
+
+
+def _plain_type(node: ast.expr) -> bool:
+    match node:
+        case ast.Name():
+            return node.id in PLAIN_NAMES
+        case ast.Constant():
+            return node.value is None or node.value is ...
+        case ast.BinOp(op=ast.BitOr()):
+            return _plain_type(node.left) and _plain_type(node.right)
+        case ast.Tuple():
+            return all(map(_plain_type, node.elts))
+        case ast.Subscript(value=ast.Name("Literal")):
+            return _plain_value(node.slice)
+        case ast.Subscript(value=ast.Name("Annotated"), slice=ast.Tuple(elts=[kind, *more])):
+            return _plain_type(kind) and all(map(_plain_value, more))
+        case ast.Subscript(value=ast.Name()):
+            return _plain_type(node.value) and _plain_type(node.slice)
+    return False
+
+
+def _plain_value(node: ast.expr | None) -> bool:
+    match node:
+        case ast.Constant():
+            return True
+        case ast.Name():
+            return node.id in PLAIN_NAMES
+        case ast.UnaryOp(op=ast.USub()):
+            return _plain_value(node.operand)
+        case ast.Tuple() | ast.List() | ast.Set():
+            return all(map(_plain_value, node.elts))
+        case ast.Dict():
+            return all(map(_plain_value, [*node.keys, *node.values]))
+        case ast.Call(func=ast.Name("Field" | "dataclass")):
+            return all(map(_plain_value, [*node.args, *(keyword.value for keyword in node.keywords)]))
+    return False
 
 
 def _compiled(node: ast.ClassDef, path: Path) -> type:
@@ -158,7 +221,7 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         compiled = compile(
             ast.Module([node], []), str(path), "exec", dont_inherit=True
         )  # annotations become real types
-        exec(compiled, namespace)  # our own source file, or the one that the user trains: never other input
+        exec(compiled, namespace)  # our own source file, one that the user trains, or plain fields: never other input
         config = namespace["Config"]
         if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
             raise InputError("Config is not a frozen dataclass", where=f"{path}:{node.lineno}", fix=f"see {DOCS}")

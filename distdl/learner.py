@@ -20,18 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from distdl.columns import Column as Column
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
 
 Batch = Mapping[str, Tensor]
 """Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a family asks of a column of the data set: the shape of one sample, leading dimensions (None: any length)."""
-
-    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +94,12 @@ class Learner(nn.Module):
     def columns(config: Any) -> dict[str, Column]:
         """The columns that this family reads from the data set, checked before the run starts."""
         raise NotImplementedError
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        """How much of a micro-batch `loss` is a mean over, where that differs from one to the next (tokens beside padding).
+        Then each has a column `mean_count` (B,), the mean over all micro-batches of the step on all ranks: a sum divided by
+        it weighs no micro-batch more than another. None: a mean over samples."""
+        return None
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """Scalar mean loss over the batch, and metrics that add up."""

@@ -44,7 +44,7 @@ def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[st
     sums: dict[str, Tensor] = {}  # name -> (total, count)
     for batch, real in source:
         for name, (total, count) in engine.evaluate(batch).items():
-            pair = torch.stack([total.double(), torch.tensor(count, dtype=torch.float64, device=total.device)])
+            pair = torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
             sums[name] = sums.get(name, 0) + (pair if real else 0 * pair)  # an unreal batch only keeps ranks in step
     learner.train()
     names = sorted(sums)

@@ -17,8 +17,8 @@ class Mean(NamedTuple):
 
     total: Tensor
     """Sum of the values, a detached scalar."""
-    count: float  # type: ignore[assignment]
-    """Number of the values."""
+    count: float | Tensor  # type: ignore[assignment]
+    """Number of the values; a scalar of the device where reading it would have to wait."""
 
 
 Metrics = dict[str, Mean]
@@ -39,4 +39,4 @@ def add(into: Metrics, more: Mapping[str, Mean]) -> None:
 
 def values(metrics: Mapping[str, Mean]) -> dict[str, float]:
     """Name -> the mean, as plain numbers (waits for the device once for each metric)."""
-    return {name: float(total) / count if count else float("nan") for name, (total, count) in metrics.items()}
+    return {name: float(total) / float(count) if count else float("nan") for name, (total, count) in metrics.items()}

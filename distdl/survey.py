@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from distdl.config import Config
-from distdl.errors import DistdlError, InputError, Problem
+from distdl.errors import DistdlError, InputError
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    from distdl.data.manifest import Values
     from distdl.learner import Learner
 
 
@@ -48,6 +51,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
     import torch
 
     from distdl.learner import Learner
+    from distdl.nn.kinds import decays, mark
     from distdl.parallel.tensor import cut_parameters, to_cut
     from distdl.ways import assemble, start
 
@@ -55,6 +59,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         learner = assemble(config)
     if look:
         start.check(learner, config)
+    mark(learner)
     parameters = list(learner.parameters())
     trainable = [p for p in parameters if p.requires_grad]
     cut = {id(p) for _, module, how in to_cut(learner) for p in cut_parameters(module, how)}
@@ -62,7 +67,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         family=config.family,
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in trainable),
-        matrices=sum(p.numel() for p in trainable if p.ndim >= 2),
+        matrices=sum(p.numel() for p in trainable if decays(p)),
         primary=learner.primary,
         better=learner.better,
         layouts=tuple(sorted(learner.layouts)),
@@ -102,35 +107,37 @@ def _ties(learner: Learner) -> tuple[tuple[int, int, int], ...]:
 
 
 def data_facts(config: Config, look: bool = False) -> DataFacts:
-    """Reads the manifest and checks that the columns are what the family reads.
+    """Reads the manifest and checks that the columns are what the family reads: shapes, types and values.
 
-    `look`: at what a teacher reads, too, whose run is where the workers run. Raises InputError.
+    `look`: at what a teacher reads, too, whose run is where the workers run, and at the values themselves where the
+    manifest does not tell them. Raises InputError.
     """
+    from distdl.data.fit import conversions, misfits, unlabelled
     from distdl.data.manifest import read_manifest
-    from distdl.ways import columns_read
+    from distdl.data.tally import values_of
+    from distdl.ways import columns_read, learner_class
 
     manifest = read_manifest(config.data.path)
     train = manifest.split(config.data.train_split)
     evaluation = manifest.split(config.data.eval_split) if config.data.eval_split else None
-    problems = []
-    for who, columns in columns_read(config, others=look).items():
-        for name, column in columns.items():
-            where = f"{config.data.path}"
-            if name not in manifest.columns:
-                have = ", ".join(f"{n} {list(c.shape)}" for n, c in manifest.columns.items())
-                what = f"{who} reads a column {name!r}, and the data set has none"
-                problems.append(Problem(what, where, f"the columns of the data set: {have}"))
-                continue
-            shape = manifest.columns[name].shape
-            if len(shape) != len(column.shape) or any(b is not None and a != b for a, b in zip(shape, column.shape)):
-                what = f"{who} expects {name!r} of shape {list(column.shape)} for a sample"
-                fix = f"change the model's shape to {list(shape)}, or prepare the data in the expected shape"
-                problems.append(Problem(f"{what}; the data set has {list(shape)}", where, fix=fix))
+    reads = columns_read(config, others=look)
+
+    @functools.cache
+    def values(split: str) -> Mapping[str, Values]:
+        if look:
+            return values_of(config.data.path, manifest, split, config.data.cache)
+        return manifest.values.get(split, {})
+
+    used = [split for split in (config.data.train_split, config.data.eval_split) if split]
+    problems = misfits(config.data.path, manifest, reads, {split: functools.partial(values, split) for split in used})
     if problems:
         raise InputError(*problems)
     # Workers may start in another folder: they get the place, not the way to it from here.
     path = config.data.path if "://" in config.data.path else os.path.abspath(config.data.path)
-    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0)
+    missing = unlabelled(reads, values(config.data.train_split))
+    kept = conversions(manifest, reads, learner_class(config).fp64)
+    read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
+    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0, missing, read_as)
 
 
 def hardware(config: Config) -> Hardware:

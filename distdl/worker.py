@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 import traceback
@@ -22,10 +23,15 @@ from distdl.checkpoint.prune import best
 from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
 from distdl.config_load import config_from_dict
+from distdl.data.fit import conversions
+from distdl.data.manifest import read_manifest
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
+from distdl.engine import nonfinite
 from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.failures import is_consequence, is_lasting
+from distdl.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
 from distdl.hooks.checkpoint import CheckpointHook
 from distdl.hooks.early_stopping import EarlyStopping
 from distdl.hooks.evaluate import Evaluate
@@ -33,47 +39,90 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.log import Log
 from distdl.hooks.parity import ReplicaParity
 from distdl.hooks.progress import Progress
+from distdl.hooks.spike import Rollback, SpikeGuard
 from distdl.hooks.stop import Stop
 from distdl.learner import Batch
 from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
 from distdl.track.spool import SpoolWriter
-from distdl.ways import assemble
+from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over
 from distdl.ways.way import Way
 
 
-def run(plan: Plan, folder: RunFolder, rank: int) -> None:
+def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
     """Trains from the latest checkpoint (or from the start) to the end, and leaves summary.json.
 
     Ends earlier, with a checkpoint, where the folder's attempt is asked to stop. Whatever goes wrong is written to
     failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
     """
     spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
-    try:
-        _train(plan, folder, rank, spool)
-    except BaseException as error:
-        with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
-            _note_failure(folder, rank, error)
-        raise
-    finally:
-        if spool:
-            spool.close()
+    pulse, config = Pulse(), config_from_dict(plan.config)
+    hang_s = DEFAULT_HANG_S if config.guard.hang_s is None else config.guard.hang_s
+    heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
+    with folder.private():
+        try:
+            with heart:
+                _train(plan, config, folder, rank, spool, pulse)
+        except BaseException as error:
+            with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
+                _note_failure(folder, rank, error, pulse.step)
+            raise
+        finally:
+            if spool:
+                spool.close()
 
 
-def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) -> None:
-    config = config_from_dict(plan.config)
+ROLLBACKS = 3
+"""Times that a run goes back to the same checkpoint."""
+
+
+def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
+    """Until the end, from one checkpoint or, where the loss jumps and the config says so, from the last one again.
+
+    Nothing of it need be kept: a run that is cut off before its next checkpoint meets the same spike and goes back as it
+    did, and from then on the checkpoint says where in the samples it is.
+    """
+    back: list[Rollback] = []
+    while True:
+        try:
+            return _train_from_checkpoint(plan, config, folder, rank, spool, pulse, back)
+        except Rollback as spike:
+            back.append(spike.with_traceback(None))  # whose frames hold the engine
+        gc.collect()
+        if plan.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _train_from_checkpoint(
+    plan: Plan,
+    config: Config,
+    folder: RunFolder,
+    rank: int,
+    spool: SpoolWriter | None,
+    pulse: Pulse,
+    back: list[Rollback],
+) -> None:
     set_up_torch(plan, config)
     checkpoint, warnings = _agreed(plan, folder, rank)
+    if back:
+        back[-1].to = checkpoint.step if checkpoint else 0
+        if [spike.to for spike in back].count(back[-1].to) > ROLLBACKS:
+            what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
+            raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
+        warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
     learner = build_learner(config, checkpoint)
     engine = make_engine(learner, plan, rank)
+    engine.pulse = pulse
     source = make_source(plan, config, rank)
     run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, config, folder)
     start = _restore(run_, hooks, checkpoint)
+    if back:
+        source.load_state_dict(back[-1].data)
     if start > plan.steps:
         fix = f"train.steps={start} or more"
         raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)
@@ -82,11 +131,11 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None) 
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
-    if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
-        end = start
-    else:
-        end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
-    source.close()
+    with contextlib.closing(source):
+        if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
+            end = start
+        else:
+            end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
     if rank == 0:
         spent = time.perf_counter() - clock
         _write_summary(run_, folder, (start, end), (begin, spent), stopping)
@@ -182,20 +231,24 @@ def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
         threads=config.data.threads,
+        unlabelled=plan.data.unlabelled,
     )
 
 
 def make_dataset(config: Config, split: str, path: str) -> Dataset:
-    """A split of the run's data set."""
+    """A split of the run's data set, its columns in the types that the family computes with."""
     data = config.data
+    read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
     again_bytes_per_s = data.verify_again_mb_per_s * 1e6
-    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s)
+    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as)
 
 
 def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
     plan = run_.plan
     hooks: dict[str, Hook] = {}
+    if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
+        hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
     if config.data.eval_split:
         held_out = make_dataset(config, config.data.eval_split, plan.data.path)
         source = EvalSource(
@@ -289,7 +342,7 @@ def check_visible(folder: RunFolder) -> None:
 
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
-    """Joins the run's process group at the address that torch's launcher gave, or makes one of a single process."""
+    """Joins the run's process group at the store of the driver, or makes one of a single process."""
     backend = "nccl" if plan.device == "cuda" else "gloo"
     if plan.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -298,20 +351,12 @@ def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     else:
         timeout = timedelta(seconds=timeout_s)
-        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        server = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=not agents and rank == 0,
-            timeout=timeout,
-        )
-        # The launcher's store outlives the workers. Without a prefix of its own, a restarted worker finds the addresses of
-        # the dead: the first group connects, and the next one that DeepSpeed makes is refused.
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the driver's store
+        store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout)
 
 
-def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
+def _note_failure(folder: RunFolder, rank: int, error: BaseException, step: int = 0) -> None:
     known = isinstance(error, DistdlError)
     folder.failures.mkdir(exist_ok=True)
     record = {
@@ -320,6 +365,10 @@ def _note_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
         "message": str(error) if known else f"{type(error).__name__}: {error}",
         "exit_code": error.exit_code if isinstance(error, DistdlError) else 1,
         "known": known,
+        "type": type(error).__name__,
+        "step": step,
+        "consequence": is_consequence(error),
+        "lasting": is_lasting(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
     folder.write(f"failures/rank-{rank}.json", record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ import pytest
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: small tensors, and other tests beside this one
+
+HOME = tempfile.TemporaryDirectory(prefix="distdl-home-")
+os.environ["DISTDL_HOME"] = HOME.name  # what tests launch, train and trust is not this user's own
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,41 @@ def prepared(prepare: dict[str, Any], data: Path) -> str:
     return str(path)
 
 
-def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
+def written(path: Path, train: dict[str, Any], test: dict[str, Any] | None = None) -> str:
+    """The path of a data set of these arrays, a row for each of their first dimension; `test`: the same as `train`."""
+    from distdl.data.manifest import Column
+    from distdl.data.write import DatasetWriter
+
+    columns = {name: Column(str(array.dtype), array.shape[1:]) for name, array in train.items()}
+    with DatasetWriter(path, columns, "test", {}) as writer:
+        writer.write("train", train)
+        writer.write("test", test or train)
+    return str(path)
+
+
+def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
     """`distdl.parity.curve`, imported when a process needs it."""
     from distdl.parity.curve import curve
 
-    return curve(rank, values)
+    return curve(rank, values, file)
 
 
-def curves(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`curve` of several configs, one after the other, in one process group."""
-    return {name: curve(rank, values) for name, values in cases.items()}
+def curves(rank: int, world: int, cases: dict[str, dict[str, Any]], folder: str = "") -> dict[str, Any]:
+    """`curve` of several configs, one after the other, in one process group. `folder`: where the weights are kept."""
+    files = [Path(folder) / f"{index}-{rank}" if folder else None for index in range(len(cases))]
+    return {name: curve(rank, values, file) for (name, values), file in zip(cases.items(), files)}
+
+
+def measured(world: int, cases: dict[str, dict[str, Any]], timeout_s: float = 500) -> list[dict[str, Any]]:
+    """Each rank's curves of several configs; the first rank's with the `start` and `end` of all weights and buffers."""
+    from distdl.parity.movement import kept
+    from tests.ranks import run_ranks
+
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = run_ranks(curves, world, cases, folder, timeout_s=timeout_s)
+        for index, found in enumerate(ranks[0].values()):
+            found |= kept(list(Path(folder).glob(f"{index}-*")))
+    return ranks
 
 
 def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, str]:

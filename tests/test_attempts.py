@@ -31,7 +31,7 @@ from distdl.config_load import config_from_dict
 from distdl.hooks.hook import Run
 from distdl.hooks.stop import Stop
 from distdl.run_folder import RunFolder
-from distdl.runtime.launch import TWICE_S, launch, stop_on_sigterm
+from distdl.runtime.launch import TWICE_S, launch, stop_on_signals
 from distdl.runtime.target import tracking_link
 from distdl.survey import survey
 from distdl.track import uploader
@@ -132,7 +132,12 @@ def saved_by(folder: RunFolder, step: int) -> tuple[Path, int]:
         tensors=lambda: iter([("weights/w", torch.full((3,), float(folder.attempt.number)))]),
         holders=lambda name: SimpleNamespace(size=1, index=0),
     )
-    return saving.save(folder.checkpoints, engine, {"step": step}, folder.attempt)  # type: ignore[arg-type]
+    return saving.save(
+        folder.checkpoints,
+        engine,
+        {"step": step, "stopped": False, "data": {}, "optimizer_steps": {}, "hooks": {}},
+        folder.attempt,
+    )  # type: ignore[arg-type]
 
 
 def writer_of(path: Path) -> float:
@@ -237,21 +242,27 @@ def test_it_looks_by_the_clock_and_not_at_every_step(tmp_path: Path, monkeypatch
     assert sorted(gaps)[len(gaps) // 2] == pytest.approx(1.0, abs=0.01)  # slow steps: every second one
 
 
-def test_sigterm_asks_first_and_then_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_asks_first_and_then_ends(tmp_path: Path, number: signal.Signals) -> None:
     attempt = claim(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_on_sigterm(attempt, 60.0):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # the process group was signalled as well as its leader
+    before = signal.getsignal(number)
+    with stop_on_signals(attempt, 60.0, lambda: True):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # the process group was signalled as well as its leader
         assert attempt.stop_requested()
-        time.sleep(TWICE_S)
+        time.sleep(TWICE_S[number] + 0.1)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(5)
-    assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(KeyboardInterrupt), stop_on_sigterm(attempt, 0.1):  # the grace is over
-        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(number) is before
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(attempt, 0.1, lambda: True):  # the grace is over
+        os.kill(os.getpid(), number)
         time.sleep(5)
+    attempt = claim(tmp_path)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(attempt, 60.0, lambda: False):  # nothing to write yet
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert not attempt.stop_requested()
 
 
 def attempted(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
@@ -460,10 +471,11 @@ def assert_equals_the_whole(place: Place, name: str) -> None:
 
 @pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_of_the_step(place: Place) -> None:
-    """Under two local workers: exit code 130, KILLED; the same command makes of it what it would have been."""
+    """Of the process group, as a scheduler sends it: two local workers end their step, exit code 130, KILLED; the same
+    command makes of it what it would have been."""
     process = place.train("asked", LOCAL)
     wait_for(reached(place.run("asked"), 20), process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     out = process.communicate(timeout=200)[0]
     assert process.returncode == 130, out
     step = last(place.run("asked")).step

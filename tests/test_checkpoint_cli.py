@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distdl.checkpoint.convert import _published
 from distdl.checkpoint.layout import MANIFEST, STATE, checksum, step_folder
 from distdl.checkpoint.load import Checkpoint
 from distdl.config_load import load_config
@@ -368,7 +369,7 @@ def test_what_cannot_be_converted_is_refused(
     assert "lie within each other" in refused(sound, sound / "t")
     assert "lie within each other" in refused(sound, sound, "--force")
     assert "add --config" in refused(sound, tmp_path / "t", "model.dropout=0")
-    assert not list(tmp_path.glob("t*")) and not list(tmp_path.glob(".writing-*"))
+    assert not list(tmp_path.glob("t*")) and not list(tmp_path.glob(".converting-*"))
 
 
 def test_a_gpt_with_experts_has_no_hugging_face_model(command: Command, tmp_path: Path, copy: Path) -> None:
@@ -694,3 +695,18 @@ def test_what_was_trained_on_a_gpu_is_evaluated_without_one(
     done = command("evaluate", run, "--json")
     assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["step"] == 3 and 0 <= json.loads(done.stdout)["metrics"]["accuracy"] <= 1
+
+
+def test_two_conversions_to_one_target_do_not_write_over_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "t.safetensors"
+    with _published(target, force=True) as one, _published(target, force=True) as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert target.read_text() == "one" and list(tmp_path.iterdir()) == [target]
+    with (
+        pytest.raises(InputError, match="has come to exist meanwhile"),
+        _published(tmp_path / "u", force=False) as three,
+    ):
+        three.write_text("three")
+        (tmp_path / "u").write_text("other")
+    assert (tmp_path / "u").read_text() == "other"

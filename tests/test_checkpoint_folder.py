@@ -278,6 +278,20 @@ def test_a_manifest_cannot_reach_outside_its_folder(folder: Path) -> None:
     assert Checkpoint(path).step == 3
 
 
+@pytest.mark.parametrize("name", [MANIFEST, STATE, ""])
+def test_a_link_out_of_a_checkpoint_is_not_followed(folder: Path, name: str) -> None:
+    path = folder / step_folder(3)
+    file = path / name if name else tensor_file(path)
+    file.rename(path / "inside")
+    file.symlink_to("inside")
+    assert Checkpoint(path).step == 3
+    (path / "inside").rename(folder / "private")
+    file.unlink()
+    file.symlink_to(folder / "private")
+    with pytest.raises(DataCorrupt, match=rf"{file.name} is a link to .*private, outside the checkpoint"):
+        Checkpoint(path)
+
+
 @pytest.mark.parametrize("name", ["../other.safetensors", "unlisted.safetensors"])
 def test_a_tensor_cannot_be_read_from_an_unchecked_file(folder: Path, name: str) -> None:
     path = folder / step_folder(3)

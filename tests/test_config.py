@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import typing
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from distdl import yaml_nodes
 from distdl.config import Config
 from distdl.config_load import Loaded, config_from_dict, load_config
 from distdl.config_schema import json_schema
-from distdl.config_yaml import read_yaml
+from distdl.config_yaml import apply_override, read_yaml
 from distdl.errors import InputError, Problem
 from distdl.family_schema import family_names, family_schema
 from tests.conftest import REPOSITORY, Result, distdl, python
@@ -240,6 +242,35 @@ def test_bad_values(tmp_path: Path, case: str) -> None:
     assert allowed in problem.allowed
 
 
+@pytest.mark.parametrize("key", ["runs", "data.cache", "launch.folder"])
+def test_what_is_written_is_no_uri(tmp_path: Path, key: str) -> None:
+    """It would be written to a local folder `s3:`, and be gone with it on another machine."""
+    (problem,) = problems(tmp_path, f"{key}=s3://bucket/x")
+    assert (
+        problem.what.startswith(f"{key}: s3:// is no part of the file system")
+        and problem.where == f"argument '{key}=s3://bucket/x'"
+    )
+    assert load(tmp_path, "data.path=s3://bucket/x").config.data.path == "s3://bucket/x"
+
+
+def test_no_command_writes_to_a_uri(
+    tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(BASE)
+    for words in (
+        ("k8s", "render", "c.yaml", "-o", "s3://bucket/x"),
+        ("checkpoint", "convert", "run", "s3://bucket/x"),
+        ("config", "schema", "mlp", "--output", "s3://bucket/x"),
+        ("train", "c.yaml", "runs=s3://bucket/x"),
+        ("launch", "c.yaml", "--on", "http://127.0.0.1:9", "runs=s3://bucket/x"),
+        ("k8s", "render", "c.yaml", "runs=s3://bucket/x"),
+    ):
+        told = command(*words)
+        assert told.code == 2 and "s3:// is no part of the file system" in told.stderr, (words, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
 MISSING = {  # what is cut -> key, where, what the fix says
     "name: base\n": ("name", "c.yaml", "name: …"),
     "model:\n  family: mlp\n  inputs: [1, 8, 8]\n": ("model", "c.yaml", "model: …"),
@@ -417,7 +448,7 @@ NOT_YAML = {
     BASE + "runs: !!binary aGk=\n": ("c.yaml:14", "constructor for the tag"),
     BASE + "runs: !!timestamp 2020-01-01\n": ("c.yaml:14", "constructor for the tag"),
     BASE + "seed: !!int zz\n": ("c.yaml", "invalid literal"),
-    BASE + "runs: &x {b: *x}\n": ("c.yaml", "recursi"),
+    BASE + "runs: &x {b: *x}\n": ("c.yaml:14", "an alias stands within its own anchor"),
 }
 
 
@@ -426,6 +457,18 @@ def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
     where, what = NOT_YAML[text]
     (problem,) = problems(tmp_path, text=text)
     assert problem.where == where and what in problem.what
+
+
+def test_aliases_are_counted_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = ["seed: &a 3", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcd"))]
+    (tmp_path / "c.yaml").write_text("\n".join(levels))
+    assert read_yaml(str(tmp_path / "c.yaml"))[0]["c"] == [[3] * 9] * 9
+    monkeypatch.setattr(yaml_nodes, "MOST_NODES", 900)  # b, c and d have 10, 91 and 820 of them
+    (problem,) = problems(tmp_path, text="\n".join(levels))
+    assert problem.where == "c.yaml:1" and "927 values with its aliases written out; 900 are the most" in problem.what
+    text = "runs=[&a [3, 3, 3], *a, *a, *a]"
+    monkeypatch.setattr(yaml_nodes, "MOST_NODES", 9)
+    assert apply_override({}, {}, text) is not None
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

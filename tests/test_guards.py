@@ -19,17 +19,22 @@ from distdl.hooks.early_stopping import EarlyStopping
 from distdl.hooks.hook import Run
 from distdl.hooks.parity import digest
 from distdl.run_folder import RunFolder
-from distdl.runtime.launch import first_failure
 from distdl.survey import survey
 from tests.ranks import run_ranks
 from tests.small import curve, layout, small_config, trained
 
 
 def unsynchronised(rank: int, world: int, values: dict[str, Any]) -> str:
-    """Trains with DistributedDataParallel taken away; returns what the parity hook says."""
+    """Trains with weights that a rank changes by itself after its step; returns what the parity hook says."""
     from distdl.engine.torch import TorchEngine
 
-    TorchEngine._wrap = lambda self, net: net  # type: ignore[method-assign]
+    minimize = TorchEngine._minimize
+
+    def changed(self: Any, loss: torch.Tensor, player: str) -> None:
+        minimize(self, loss, player)
+        self.learner.net[0].weight.data[0, 0] += 1e-3 * rank
+
+    TorchEngine._minimize = changed  # type: ignore[method-assign]
     try:
         curve(rank, values)
     except TrainingFailed as error:
@@ -51,7 +56,7 @@ def same_samples(rank: int, world: int, values: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_replicas_that_are_not_synchronised_are_found_after_the_first_step(digits: str) -> None:
+def test_replicas_that_drift_apart_are_found_after_the_first_step(digits: str) -> None:
     values = layout(small_config("mlp", digits, ""), "torch", 2)
     for said in run_ranks(unsynchronised, 2, values):
         assert "after step 1 the replicas differ" in said and "net.0.weight" in said
@@ -175,24 +180,6 @@ def test_an_evaluation_that_is_not_a_number_does_not_stop_what_improves_after_it
     run_.evaluation = (5, {"loss": 2.5})
     hook.after_step(5, {})
     assert hook.wants_stop and run_.stopping
-
-
-def test_the_error_that_is_told_is_the_first_cause(tmp_path: Path) -> None:
-    """A worker that was killed leaves no record; those that lost it do."""
-    folder = RunFolder(tmp_path)
-    folder.failures.mkdir()
-    lost = {"rank": 0, "time": 1.0, "message": "Connection closed by peer", "exit_code": 1, "known": False}
-    folder.write("failures/rank-0.json", lost)
-    launcher = RuntimeError("=====\nroot cause\n=====")
-    assert "worker 0 failed: Connection closed" in str(first_failure(folder, launcher))
-    launcher.failures = {1: SimpleNamespace(exitcode=-9), 0: SimpleNamespace(exitcode=1)}  # type: ignore[attr-defined]
-    said = str(first_failure(folder, launcher))
-    assert "worker 1 was killed by signal 9: out of memory" in said and "continues from it" in said
-    folder.write("failures/rank-1.json", lost | {"rank": 1, "time": 2.0, "known": True, "message": "disk full"})
-    assert str(first_failure(folder, launcher)) == "disk full"
-    (folder.failures / "rank-0.json").unlink()
-    (folder.failures / "rank-1.json").unlink()
-    assert str(first_failure(folder, ImportError("no ray"))) == "the workers could not be run: ImportError: no ray"
 
 
 def test_a_run_beyond_the_new_last_step_is_refused(digits: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -66,7 +67,7 @@ def render_job(*words: str) -> str:
     printed, earlier = io.StringIO(), Path.cwd()
     os.chdir(REPOSITORY)
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), mock.patch.dict(os.environ, DISTDL_OWNER="ada@example"):
             assert main(["k8s", "render", *words]) == 0, words
     finally:
         os.chdir(earlier)

@@ -16,10 +16,13 @@ from distdl.config_load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import build
 from distdl.nn.moe import MixtureOfExperts, route, router_loss
+from distdl.parity.cell import MOVE_TOLERANCE
+from distdl.parity.movement import widest_gap
+from distdl.parity.passes import OWN
 from distdl.survey import survey
 from tests.ranks import run_ranks
 from tests.resumed import Runs, go_on, train
-from tests.small import curves, layout, small_config
+from tests.small import curves, layout, measured, small_config
 from tests.test_resume import last, metrics
 
 B, T, D, E = 3, 12, 8, 4
@@ -227,13 +230,16 @@ def cases(text: str) -> dict[str, dict[str, Any]]:
 
 
 def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
-    """Loss within 1e-5 over 20 steps, gradient norm within 1e-4 of its size, the same evaluation on every rank."""
+    """Loss within 1e-5 over 20 steps, gradient norm within 1e-4 of its size, the same evaluation on every rank, and each
+    weight moves as the reference's does."""
     for case, got in ranks[0].items():
         want = reference[case.split("/")[0]]
         assert len(want["loss"]) == 20 and min(want["norm"]) > 0.5, "clipping at 0.5 bites"
         assert got["loss"] == pytest.approx(want["loss"], abs=1e-5), case
         assert got["norm"] == pytest.approx(want["norm"], rel=1e-4), case
         assert all(rank[case]["evaluation"] == pytest.approx(want["evaluation"], abs=1e-5) for rank in ranks), case
+        gap = widest_gap(want, got)
+        assert gap and gap.error < MOVE_TOLERANCE[OWN]["fp32"], f"{case}: {gap}"
 
 
 def laid_out(text: str, names: list[str], world: int) -> dict[str, dict[str, Any]]:
@@ -245,13 +251,13 @@ def laid_out(text: str, names: list[str], world: int) -> dict[str, dict[str, Any
 
 @pytest.fixture(scope="module")
 def reference(text: str) -> dict[str, Any]:
-    return run_ranks(curves, 1, cases(text))[0]  # type: ignore[no-any-return]
+    return measured(1, cases(text))[0]  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
 def test_experts_on_two_ranks_give_the_reference(reference: dict[str, Any], text: str) -> None:
     names = ["zero1+expert2", "zero2+expert2", "torch", "zero0", "zero1", "zero2", "zero3", "zero1+tensor2"]
-    compare(reference, run_ranks(curves, 2, laid_out(text, names, 2)))
+    compare(reference, measured(2, laid_out(text, names, 2)))
 
 
 @pytest.mark.slow
@@ -259,7 +265,7 @@ def test_experts_on_four_ranks_give_the_reference(reference: dict[str, Any], tex
     """Two sets of two, and one expert a rank."""
     names = [f"zero{zero}+expert{size}" for zero in (1, 2) for size in (2, 4)]
     chosen = {case: values for case, values in laid_out(text, names, 4).items() if not case.startswith("no limit")}
-    compare(reference, run_ranks(curves, 4, chosen))
+    compare(reference, measured(4, chosen))
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from distdl.engine.torch import TorchEngine
 from distdl.families import build
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import make_plan
-from tests.small import small_config
+from tests.ranks import run_ranks
+from tests.small import layout, small_config
 
 
 def config(**sections: Any) -> Config:
@@ -256,6 +257,58 @@ def test_penalties_are_the_gradient_of_the_written_term(l1: float, l2: float, ac
         (module(part) / accumulate).backward()
     for p, gradient in zip(module.parameters(), expected):
         assert torch.allclose(p.grad, gradient, atol=1e-12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [65536.0, 0.5])
+def test_penalties_arrive_whole_where_gradients_carry_a_loss_scale(scale: float) -> None:
+    """As in fp16, where the loss is multiplied before the backward pass and the gradient divided after it, and the scale of
+    one step is not that of the next."""
+    train = {"global_batch": 16, "steps": 1, "l1": 0.3, "l2": 0.7}
+    module, x, now = Tied(), torch.randn(8, 4, dtype=torch.float64), [1.0]
+    expected = explicit(module, module(x), 0.3, 0.7)
+    add_penalties(config(train=train), module, 1, lambda: now[0])
+    now[0] = scale
+    (module(x) * scale).backward()
+    for p, gradient in zip(module.parameters(), expected):
+        assert torch.allclose(p.grad / scale, gradient, atol=1e-12)  # type: ignore[operator]
+
+
+def scaled_steps(rank: int, world: int, cases: dict[str, dict[str, Any]], scale: float) -> dict[str, list[float]]:
+    """Weights and norm of each run under DeepSpeed, the loss of every second step scaled as fp16 would."""
+    from distdl import loop, worker
+    from distdl.hooks.hook import Hook
+    from distdl.parity.curve import undo_deepspeed
+    from distdl.survey import survey
+
+    out = {}
+    for name, values in cases.items():
+        undo_deepspeed()
+        plan = survey(config_from_dict(values))
+        learner = worker.build_learner(config_from_dict(values), None)
+        engine: Any = worker.make_engine(learner, plan, rank)
+
+        class Scale(Hook):
+            def after_step(self, step: int, metrics: Any, optimizer: Any = engine.engines["learner"].optimizer) -> None:
+                optimizer.loss_scaler.cur_scale = scale if step % 2 else 1.0
+
+        source = worker.make_source(plan, config_from_dict(values), rank)
+        loop.train(learner, engine, source, [Scale()], start=0, steps=4)
+        source.close()
+        weights = [t.flatten() for name, t in engine.tensors() if name.startswith("weights/")]
+        out[name] = [*torch.cat(weights).tolist(), float(engine.grad_norm)]
+    return out
+
+
+@pytest.mark.slow
+def test_deepspeed_penalties_and_clipping_know_its_loss_scale(digits: str) -> None:
+    """This machine has no fp16; the seam is the same: DeepSpeed's scaler is set by hand, and nothing may change."""
+    values = small_config("mlp", digits, "", train__steps=4, train__l1=1e-3, train__l2=0.5, train__micro_batch=4)
+    values |= {"optimizer": {"name": "sgd", "lr": 0.1}}
+    cases = {f"zero{zero}": layout(values, f"zero{zero}", 2) for zero in (1, 2, 3)}
+    cases["zero1+pipeline2"] = layout(values, "zero1+pipeline2", 2)
+    plain, scaled = (run_ranks(scaled_steps, 2, cases, scale) for scale in (1.0, 1024.0))
+    for name in cases:
+        assert [rank[name] for rank in scaled] == [pytest.approx(rank[name], abs=1e-5) for rank in plain], name
 
 
 def test_no_penalty_no_hook() -> None:

@@ -158,10 +158,27 @@ def test_steps_are_taken_as_given_and_do_not_depend_on_the_workers() -> None:
 
 
 def test_cadences() -> None:
-    assert plan(train__steps=500).evaluate_every_steps == 16  # once an epoch of 15.6 steps
-    assert plan(train__steps=10).checkpoint_every_steps == 10  # the run is shorter than that
+    p = plan(train__steps=500)  # 15.6 steps an epoch
+    assert [step for step in range(1, 51) if p.due(step, p.evaluate_every_steps)] == [16, 32, 47]
     p = plan(train__steps=500, evaluate__every_steps=0, checkpoint__every_steps=7)
     assert (p.evaluate_every_steps, p.checkpoint_every_steps) == (0, 7)
+    assert [step for step in range(1, 22) if p.due(step, 7)] == [7, 14, 21] and not any(p.due(s, 0) for s in range(99))
+
+
+@pytest.mark.parametrize("last_batch", ["wrap", "drop", "pad"])
+@pytest.mark.parametrize(("rows", "batch"), [(200, 140), (1000, 64), (64, 64), (1000, 7), (999, 1000)])
+def test_once_an_epoch_is_at_its_true_end(rows: int, batch: int, last_batch: str) -> None:
+    """Ten times in ten epochs, with the step that takes an epoch's last sample."""
+    if rows < batch and last_batch != "wrap":
+        return  # refused
+    changes = {"train__global_batch": batch, "data__last_batch": last_batch, "runtime__workers": 1}
+    p = plan(DataFacts("x", "f", rows, rows), train__steps=None, train__epochs=10, **changes)
+    ends = [step for step in range(1, p.steps + 1) if p.due(step, p.evaluate_every_steps)]
+    if last_batch == "wrap":
+        assert ends == sorted({-(-rows * epoch // batch) for epoch in range(1, 11)})
+    else:
+        assert ends == [epoch * p.steps // 10 for epoch in range(1, 11)]
+    assert len(ends) == 10
 
 
 # -- refusals and notes ------------------------------------------------------------------------------------------------
@@ -226,8 +243,8 @@ def test_notes() -> None:
         (1, "fp32", "adamw", 4000, 3600, 3600),
         (2, "fp32", "adamw", 4000, 1800, 3600),
         (3, "fp32", "adamw", 2000, 1800, 3600),
-        (1, "bf16", "adamw", 2000, 1800, 5400),  # and fp32 master weights
-        (3, "bf16", "lion", 1000, 900, 3600),
+        (1, "bf16", "adamw", 2000, 3600, 5400),  # and fp32 master weights; gradients are summed in fp32
+        (3, "bf16", "lion", 1000, 1800, 3600),
         (0, "bf16", "adamw", 4000, 3600, 7200),  # weights stay fp32 under autocast
         (1, "fp32", "sgd", 4000, 3600, 0),
     ],
@@ -279,6 +296,11 @@ def test_stages_and_precision() -> None:
     assert [f["zero_optimization"]["stage"] for f in found if f] == [0, 1, 2, 3]
     thresholds = [f["zero_optimization"].get("stage3_param_persistence_threshold") for f in found if f]
     assert thresholds == [None, None, None, 0]
+    # Sums of half-precision gradients, over micro-batches and over ranks; at stage 0 everything is fp32.
+    sums = [(f.get("data_types"), f.get("communication_data_type")) for f in found if f]
+    assert sums == [(None, None), *3 * [({"grad_accum_dtype": "fp32"}, "fp32")]]
+    told = plan(parallel__zero=2, train__precision="bf16", parallel__deepspeed={"communication_data_type": "bf16"})
+    assert told.deepspeed and told.deepspeed["communication_data_type"] == "bf16"
 
 
 def test_keys_of_the_users_are_taken_over() -> None:
@@ -311,11 +333,33 @@ def test_misspelt_and_derived_keys_are_refused_together() -> None:
         "parallel.deepspeed.zero_optimization.overlap_com is not a key of DeepSpeed's zero_optimization",
         "    fix: did you mean 'overlap_comm'?",
     ]
+    extra = {"zero_optimization": {"round_robin_gradients": True}}
+    assert "round_robin_gradients is refused: DeepSpeed 0.19 loses track of which" in refusal(parallel__deepspeed=extra)
     for key, instead in DERIVED.items():
         assert f"fix: set {instead} instead" in refusal(parallel__deepspeed={key: 1})
         section, _, field = instead.partition(".")
         kind = Config.model_fields[section].annotation
         assert not field or field in kind.model_fields  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"data_types": {"grad_accum_dtype": "bf16"}},
+        {"bf16": {"immediate_grad_update": True}},
+        {"bf16": {"bf16_master_weights_and_grads": True}},
+        {"fp16": {"fp16_master_weights_and_grads": True}},
+        {"torch_autocast": {"enabled": True}},
+        {"optimizer": {"type": "OneBitAdam"}},
+        {"zero_force_ds_cpu_optimizer": True},
+        {"zero_optimization": {"zenflow": {}}},
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
+        {"zero_optimization": {"legacy_stage1": True}},
+    ],
+)
+def test_keys_that_would_give_another_class_of_optimizer_are_refused(extra: dict[str, Any]) -> None:
+    (key,) = extra.get("zero_optimization", extra)
+    assert f".{key} " in refusal(parallel__deepspeed=extra)
 
 
 class Recorder(dict):  # type: ignore[type-arg]

@@ -27,7 +27,10 @@ def prepared(family: str, digits: str, text: str, **changes: Any) -> dict[str, A
 
 
 def saved_often(values: dict[str, Any]) -> dict[str, Any]:
-    values["checkpoint"] = {"every_steps": 5}
+    values["checkpoint"] = {
+        "every_steps": 5,
+        "keep_best": 0,
+    }  # nothing is saved where an epoch's end is the best so far
     values["train"]["micro_batch"] = 4 if values["optimizer"]["name"] != "none" else None
     return values
 

@@ -24,8 +24,7 @@ from distdl.ways.start import located
 from tests.conftest import REPOSITORY
 from tests.engine.test_parity import compare
 from tests.families.common import Rehearsal, rows_of
-from tests.ranks import run_ranks
-from tests.small import BASE, contract_config, curves, layout, prepared
+from tests.small import BASE, contract_config, layout, measured, prepared
 
 DIGITS = {"source": "digits"}
 FEW = {"source": "digits", "options": {"train_rows": 100}}
@@ -465,13 +464,13 @@ def test_every_way_gives_the_same_numbers_on_every_layout(bench: Bench, trained:
         "fine_tune": {"start": {"weights": "first", "fresh": ["net.4.*"], "freeze": ["net.0.*"]}},
     }
     cases = {n: values(bench.data, name=n, runs=str(bench.folder), **sections) for n, sections in ways.items()}
-    reference = run_ranks(curves, 1, cases)[0]
+    reference = measured(1, cases)[0]
     laid: dict[str, dict[str, Any]] = {}
     for name, case in cases.items():
         for where in ("torch", "zero0", "zero1", "zero2", "zero3"):
             if (name, where) != ("adversarial", "zero3"):
                 laid[f"{name}/{where}"] = layout(case, where, 2)
-    compare(reference, run_ranks(curves, 2, laid))
+    compare(reference, measured(2, laid))
 
 
 # -- augmentation ---------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
 from distdl.family_schema import label, relocated
 from distdl.files import publish, sync_folder, write_json
+from distdl.nn.hub import COMPANIONS
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"
@@ -275,19 +276,22 @@ def _refuse_nested(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _published(target: Path, force: bool) -> Iterator[Path]:
     """A path beside `target` to write a file or folder to, which then takes its place by a rename."""
-    draft = target.with_name(f".writing-{target.name}")
-    old = target.with_name(f".removing-{target.name}")
     if target.exists() and not force:
         raise InputError(f"{target} exists", fix="give another TARGET, or replace it with --force")
     if target.is_dir() and not _is_ours_to_replace(target):
         raise InputError(
             f"{target} is a folder that holds no checkpoint; it is not replaced", fix="give another TARGET"
         )
+    claimed: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(draft)
+        claimed = Path(tempfile.mkdtemp(prefix=f".converting-{target.name}-", dir=target.parent))  # nobody else's
+        draft, old = claimed / target.name, claimed / "old"
         yield draft
-        _remove(old)
+        if not force and target.exists():
+            raise InputError(
+                f"{target} has come to exist meanwhile", fix="give another TARGET, or replace it with --force"
+            )
         if target.is_dir():  # a file is replaced by the rename itself
             target.rename(old)
         try:
@@ -298,12 +302,12 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
-        _remove(old)
     except OSError as error:
         what = f"{target} could not be written: {error.strerror or error}"
         raise TrainingFailed(f"{what}\n    fix: free space or rights there, then start again") from None
     finally:
-        _remove(draft)
+        if claimed:
+            shutil.rmtree(claimed, ignore_errors=True)
 
 
 def _is_ours_to_replace(folder: Path) -> bool:
@@ -313,15 +317,8 @@ def _is_ours_to_replace(folder: Path) -> bool:
     return (
         not any(folder.iterdir())
         or (len(files - rest) == 2 and all(name.endswith(".safetensors") for name in rest))
-        or files - {"generation_config.json"} == {huggingface.CONFIG, huggingface.WEIGHTS}
+        or files - {*COMPANIONS} == {huggingface.CONFIG, huggingface.WEIGHTS}
         or (
             len(files) == 2 and "latest" in files and any(name.endswith("mp_rank_00_model_states.pt") for name in files)
         )
     )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        os.unlink(path)

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distdl.checkpoint.layout import refuse_link
 from distdl.checkpoint.stream import Lazy, open_safetensors, whole, write_safetensors
 from distdl.errors import DataCorrupt, InputError
 
@@ -262,6 +263,7 @@ def _tag_folder(path: Path) -> Path:
     tag = latest.read_text(encoding="utf-8").strip()
     if tag in ("", ".", "..") or Path(tag).name != tag or not (path / tag).is_dir():
         raise InputError(f"{latest} names {tag!r}, and {path} has no such folder")
+    refuse_link(path, tag)
     return path / tag
 
 
@@ -275,6 +277,7 @@ def _by_rank(folder: Path, end: str) -> list[Path]:
 
 def _load(path: Path) -> Any:
     """A file's content, its tensors mapped. Nothing in it runs; InputError where something would."""
+    refuse_link(path.parent, path.name)
     try:
         with torch.serialization.safe_globals(_KNOWN):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -18,6 +18,9 @@ from typing import Any
 
 import xxhash
 
+from distdl.errors import DataCorrupt
+from distdl.trust import leads_out
+
 FORMAT, VERSION = "distdl-checkpoint", 1
 MANIFEST, STATE = "manifest.json", "state.json"
 REMOVING = ".removing-"
@@ -45,6 +48,15 @@ def renamed(path: Path, step: int) -> str:
     if match is None or int(match[1]) == step:
         return ""
     return f"the checkpoint {path} is that of step {step:,}: its folder was renamed from {step_folder(step)}"
+
+
+def refuse_link(folder: Path, name: str) -> None:
+    """Raises DataCorrupt for a file of a checkpoint that is a link to somewhere outside it: whoever made it would choose
+    what this user reads. The folder itself may be a link."""
+    if leads_out(folder, folder / name):
+        fix = "put a copy of the file in its place"
+        place = (folder / name).resolve()
+        raise DataCorrupt(f"{folder / name} is a link to {place}, outside the checkpoint\n    fix: {fix}")
 
 
 def checksum(path: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, renamed, seal
+from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, refuse_link, renamed, seal
 from distdl.config import Config
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
@@ -41,6 +41,7 @@ class Checkpoint:
             file = self.path / name
             if file.parent != self.path:
                 raise InputError(f"{self.path / MANIFEST} names a file outside its folder: {name}")
+            refuse_link(self.path, name)
             if not file.is_file():
                 raise DataCorrupt(f"the checkpoint {self.path} is not whole: {name} is missing")
             if file.stat().st_size != meta["bytes"] or checksum(file) != meta["xxh3"]:
@@ -123,6 +124,8 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
+    for name in (MANIFEST, STATE):
+        refuse_link(path, name)
     if not file.is_file():
         what = f"{path} is not a checkpoint of distdl: it has no {MANIFEST}" if path.exists() else f"there is no {path}"
         raise InputError(what, fix="give a folder such as runs/NAME/checkpoints/step_00000100")

@@ -29,12 +29,17 @@ def prune(folder: Path, keep_last: int, keep_best: int, better: Literal["higher"
 
 def best(folder: Path, better: Literal["higher", "lower"]) -> list[Path]:
     """Checkpoints whose step was evaluated, best primary metric first; of equals the earlier one first."""
+    return [path for _, _, path in ranked(folder, better)]
+
+
+def ranked(folder: Path, better: Literal["higher", "lower"]) -> list[tuple[float, int, Path]]:
+    """The same with their primary metrics (negative where higher is better: the smaller the better) and steps."""
     scored = []
     for step, path, state in _sound(folder):
         value = state.get("primary")
         if value is not None and value == value:
             scored.append((-value if better == "higher" else value, step, path))
-    return [path for _, _, path in sorted(scored)]
+    return sorted(scored)
 
 
 def _sound(folder: Path) -> list[tuple[int, Path, dict[str, Any]]]:

@@ -12,6 +12,7 @@ import torch
 from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum
 from distdl.checkpoint.load import read_manifest, read_state
 from distdl.checkpoint.stream import Lazy, open_safetensors
+from distdl.trust import leads_out
 
 _BLOCK = 1 << 22
 """Numbers that are looked at in one go, so that a tensor of any size needs little memory."""
@@ -70,6 +71,8 @@ def _file_problem(path: Path, name: str, meta: Mapping[str, Any]) -> str:
     file = path / name
     if file.parent != path:
         return f"{MANIFEST} names a file outside its folder: {name}"
+    if leads_out(path, file):
+        return f"{name} is a link to {file.resolve()}, outside the checkpoint"
     if not file.is_file():
         return f"{name} is missing"
     if file.stat().st_size != meta["bytes"]:

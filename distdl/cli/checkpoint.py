@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing
+from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing, to_write
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument(
         "source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face"
     )
-    convert.add_argument("target", metavar="TARGET", help="file or folder to create")
+    convert.add_argument("target", metavar="TARGET", type=to_write, help="file or folder to create")
     convert.add_argument(
         "--to",
         choices=("distdl", "safetensors", "huggingface", "deepspeed"),
@@ -125,6 +125,11 @@ def run_convert(args: argparse.Namespace) -> int:
     parts = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     size = sum(tensor.bytes for tensor in done.tensors.values())
     print(f"{target}: {to}, {parts}, {size:,} bytes, step {done.step:,}, from a {done.kind}")
+    if to == "huggingface" and (name := (done.model or {}).get("name")):
+        from distdl.nn.hub import TOKENIZER
+
+        if not any((target / file).is_file() for file in TOKENIZER):
+            print(f"note: no tokenizer is found beside {name}: the model is written without one")
     return 0
 
 

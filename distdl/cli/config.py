@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from distdl.cli.common import add_config_arguments, loaded
+from distdl.cli.common import add_config_arguments, loaded, to_write
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     add_config_arguments(check)
     check.set_defaults(run=run_check)
     schema = actions.add_parser("schema", help="the JSON Schema of configs")
-    schema.add_argument("--output", metavar="FILE", help="write it there instead of printing it")
+    schema.add_argument("--output", metavar="FILE", type=to_write, help="write it there instead of printing it")
     schema.set_defaults(run=run_schema)
 
 

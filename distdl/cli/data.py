@@ -59,9 +59,10 @@ def run_inspect(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     console = Console()
-    columns = Table("column", "dtype", "shape", "first row", title=f"{args.path} (from {facts['source']})")
+    title = f"{args.path} (from {facts['source']})"
+    columns = Table("column", "dtype", "shape", "first row", f"values of {facts['split']}", title=title)
     for name, column in facts["columns"].items():
-        columns.add_row(name, column["dtype"], str(tuple(column["shape"])), column["first_row"])
+        columns.add_row(name, column["dtype"], str(tuple(column["shape"])), column["first_row"], column["values"])
     splits = Table("split", "rows", "shards", "bytes")
     for name, split in facts["splits"].items():
         splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
@@ -94,13 +95,20 @@ def _facts(path: str) -> dict[str, Any]:
     manifest = read_manifest(path)
     first_split = "train" if "train" in manifest.splits else min(manifest.splits)
     first_row = Dataset(path, first_split).gather([0])
+    values = manifest.values.get(first_split, {})
     return {
         "source": manifest.source,
         "options": dict(manifest.options),
         "fingerprint": manifest.fingerprint,
         "rows_per_batch": manifest.rows_per_batch,
+        "split": first_split,
         "columns": {
-            name: {"dtype": column.dtype, "shape": list(column.shape), "first_row": _summary(first_row[name][0])}
+            name: {
+                "dtype": column.dtype,
+                "shape": list(column.shape),
+                "first_row": _summary(first_row[name][0]),
+                "values": values[name].in_words() if name in values else "not recorded",
+            }
             for name, column in manifest.columns.items()
         },
         "splits": {

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_override_arguments, work_in
+from distdl.cli.common import add_override_arguments, check_server, to_write, work_in
 from distdl.config_load import load_config
 from distdl.errors import InputError
 from distdl.runtime.preflight import BAD, GOOD, NOTE, Finding, preflight
@@ -25,7 +25,7 @@ FLOORS = {"torch": "2.10", "deepspeed": "0.19", "ray": "2.56", "mlflow": "3.11",
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("doctor", help="is this machine, or a config's cluster, fit to train, in words")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument("--runs", default="runs", type=to_write, help="folder of the runs (default: runs)")
     parser.add_argument(
         "--config", metavar="CONFIG", help="look at every rank of this config's run, where it would run: some seconds"
     )
@@ -62,6 +62,7 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
     work_in(args)
     place = {None: [], "local": ["runtime.kind=local"]}.get(args.on, ["runtime.kind=ray", f"runtime.address={args.on}"])
     config = load_config(args.config, [*args.overrides, *place]).config
+    check_server(config, Path(args.config), args.overrides)
 
     from distdl.survey import survey, survey_elsewhere
 

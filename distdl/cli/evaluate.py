@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
+from distdl.cli.common import add_trust_argument
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("evaluate", help="evaluate a run's checkpoint on its held-out split")
@@ -14,6 +16,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--which", default="latest", metavar="latest|best|FOLDER", help="checkpoint to evaluate")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_trust_argument(parser)
     parser.set_defaults(run=run)
 
 

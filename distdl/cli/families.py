@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
+from distdl.cli.common import add_trust_argument
 from distdl.errors import InputError
 from distdl.family_schema import FamilySchema, family_names, family_schema
 
@@ -14,6 +15,7 @@ from distdl.family_schema import FamilySchema, family_names, family_schema
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("families", help="the architecture families, or the config fields of one")
     parser.add_argument("name", metavar="NAME", nargs="?", help="a family, or the file or module of one of your own")
+    add_trust_argument(parser)
     parser.set_defaults(run=run)
 
 

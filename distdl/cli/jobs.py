@@ -6,8 +6,10 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl.cli.common import tell_dead
 from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ examples:
   distdl jobs logs -f gpt                       follow; Ctrl-C leaves the job running
   distdl jobs stop gpt                          end it; `distdl jobs resume gpt` continues from its last checkpoint
 
-ID is the run's name. It may be left out where only one job was launched from here.
+ID is the run's name, or what `jobs list` calls it. It may be left out where only one job was launched from here; a run that
+was sent to several places needs --on as well. A job that somebody else sent ($DISTDL_OWNER, else USER@HOST) is not ended.
 """
 
 
@@ -55,15 +58,20 @@ def _list(args: argparse.Namespace) -> int:
 
     from distdl.runtime.records import records
 
-    known = [r for r in records() if args.on in (None, r.on)]
-    places: dict[tuple[str, str], list[Record]] = {}
+    _pin(args)
+    known = [r for r in records() if args.on in (None, r.on, r.place)]
+    _tell_dead(known)
+    places: dict[str, list[Record]] = {}
     for r in known:
-        places.setdefault((r.on, _launch_key(r)), []).append(r)
-    if args.on and not places:
-        places[(args.on, "")] = []
-    with ThreadPoolExecutor(max(1, min(8, len(places)))) as pool:  # one that does not answer delays no other
-        found = pool.map(lambda item: _rows(item[0][0], item[1], everything=bool(args.on)), places.items())
-        rows = [row for part in found for row in part]
+        places.setdefault(r.place, []).append(r)
+    asked = [(of_place[0].on, of_place) for of_place in places.values()]
+    if args.on and not asked:
+        asked = [(args.on, [])]
+    with ThreadPoolExecutor(max(1, min(8, len(asked)))) as pool:  # one that does not answer delays no other
+        found = list(pool.map(lambda item: _rows(*item), asked))
+    rows = [row for part, _ in found for row in part]
+    if args.on:
+        rows += _rows_of_others([(on, job) for (on, _), (_, left) in zip(asked, found) for job in left], known)
     if not rows:
         there = f" at {args.on}" if args.on else " from here; `distdl launch CONFIG --on TARGET` does"
         print(f"no job was launched{there}")
@@ -72,44 +80,82 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _launch_key(record: Record) -> str:
-    """Jobs of the same place and the same launch section are asked for together."""
-    try:
-        return record.config().launch.model_dump_json()
-    except DistdlError:
-        return ""
-
-
-def _rows(on: str, known: Sequence[Record], everything: bool) -> list[tuple[str, ...]]:
-    """The table's rows of one place; `everything`: also the jobs there that were not launched from here."""
+def _rows(on: str, known: Sequence[Record]) -> tuple[list[tuple[str, ...]], list[Job]]:
+    """The table's rows of one place, which is asked once; and the jobs there that were not launched from here."""
     try:
         there = {job.id: job for job in _target(on, known[0] if known else None).jobs()}
     except DistdlError as error:
         why = str(error).splitlines()[0]
-        sent: list[tuple[str, ...]] = [(r.id, "?", "", _ago(r.submitted_s), on, why) for r in known]
-        return sent or [("?", "?", "", "", on, why)]
+        sent: list[tuple[str, ...]] = [(r.id, "?", "", _ago(r.submitted_s), r.place, why) for r in known]
+        return sent or [("?", "?", "", "", on, why)], []
     rows: list[tuple[str, ...]] = []
     for r in known:
-        job = there.pop(r.id, None)
-        if job is None:
-            rows.append(
-                (r.id, "lost", "", _ago(r.submitted_s), on, "unknown there; `distdl jobs resume` sends it again")
+        job = there.get(r.id)
+        if job is None or _is_another(job, r):
+            why = (
+                f"its id there is the run {job.run}'s" if job else "unknown there; `distdl jobs resume` sends it again"
             )
+            rows.append((r.id, "lost", "", _ago(r.submitted_s), r.place, why))
         else:
-            rows.append((r.id, job.state.value, str(job.attempt), _ago(r.submitted_s), on, _shortened(job.message)))
-    for job in there.values() if everything else ():
-        rows.append((job.id, job.state.value, str(job.attempt), _ago(job.started_s), on, "not launched from here"))
-    return rows
+            note = _shortened(_joined(_whose(job), job.message))
+            rows.append((r.id, job.state.value, str(job.attempt), _ago(r.submitted_s), r.place, note))
+    ours = {r.id for r in known}
+    return rows, [job for job in there.values() if job.id not in ours]
+
+
+def _rows_of_others(found: Sequence[tuple[str, Job]], known: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Rows of the jobs that were not launched from here, each once: Slurm shows a user's jobs whatever folder is asked."""
+    rows: dict[tuple[str, str], tuple[str, ...]] = {}
+    for on, job in found:
+        if on != "slurm" or job.id not in {r.id for r in known}:
+            note = _joined("not launched from here", _whose(job))
+            rows.setdefault((on, job.id), (job.id, job.state.value, str(job.attempt), _ago(job.started_s), on, note))
+    return list(rows.values())
+
+
+def _tell_dead(known: Sequence[Record]) -> None:
+    """`tell_dead` for the folders of runs that this machine sees."""
+    folders = set[Path]()
+    for r in known:
+        try:
+            config = r.config()
+        except DistdlError:
+            continue
+        if config.launch.folder or os.path.isabs(config.runs):
+            folders.add(Path(config.launch.folder or "/", config.runs))
+    for folder in sorted(folders):
+        if folder.is_dir():
+            tell_dead(folder)
+
+
+def _is_another(job: Job, record: Record) -> bool:
+    """Whether the id that a record has now stands for another run (ids of earlier versions were not one for one)."""
+    return bool(job.run and record.run) and job.run != record.run
+
+
+def _whose(job: Job) -> str:
+    """Of whom a job is, where it is not of whoever asks."""
+    from distdl.runtime.records import owner
+
+    return f"of {job.owner}" if job.owner and job.owner != owner() else ""
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _status(args: argparse.Namespace) -> int:
     target, id, on, record = _found(args)
-    _print_job(target.job(id), on, record)
+    _print_job(_same_run(target.job(id), record), on, record)
     return 0
 
 
 def _logs(args: argparse.Namespace) -> int:
-    target, id, _, _ = _found(args)
+    from distdl.runtime.target import job_id
+
+    target, id, _, record = _found(args)
+    if record is not None and record.id != job_id(record.run):  # of an earlier version, where two runs could share one
+        _same_run(target.job(id), record)
     if args.follow:
         return follow(target, id)
     for line in target.logs(id):
@@ -121,11 +167,16 @@ def _stop(args: argparse.Namespace) -> int:
     from distdl.runtime.target import State
 
     target, id, on, record = _found(args)
-    print(f"stopping {id} …", flush=True)
-    job = target.stop(id)
+    job = _same_run(target.job(id), record)
+    if job.state is not State.LOST:
+        refuse_foreign(job, on)
+        print(f"stopping {id} …", flush=True)
+        job = target.stop(id)
     _print_job(job, on, record)
-    if job.state is not State.FINISHED:
-        print(f"  {'resume':<9}distdl jobs resume {id}")
+    if job.state is State.LOST:
+        return 1
+    if job.state is not State.FINISHED and record:
+        print(f"  {'resume':<9}{command_for('resume', id, record)}")
     if not job.state.ended:
         print(f"{id} has not ended yet: ask again")
         return 1
@@ -133,7 +184,7 @@ def _stop(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from distdl.cli.launch import print_submitted
+    from distdl.cli.launch import print_submitted, refuse_twice
     from distdl.runtime.records import record as remember
     from distdl.runtime.records import unknown_job
 
@@ -141,10 +192,18 @@ def _resume(args: argparse.Namespace) -> int:
     if record is None:
         raise unknown_job(id)
     package = record.package()
+    refuse_twice(package, on)
     job = target.submit(package)
-    remember(package, on)
-    print_submitted(job, on, package.config.track.uri if package.config.track.enabled else None)
+    remembered = remember(package, on)
+    print_submitted(job, remembered, package.config.track.uri if package.config.track.enabled else None)
     return follow(target, id) if args.follow else 0
+
+
+def refuse_foreign(job: Job, on: str) -> None:
+    """Raises InputError for a job that somebody else sent."""
+    if whose := _whose(job):
+        fix = f"ask them; DISTDL_OWNER={job.owner} in front of the command ends it in their name"
+        raise InputError(f"the job {job.id} on {on} is {job.state.value}, and was sent by {whose[3:]}", fix=fix)
 
 
 def follow(target: Target, id: str) -> int:
@@ -170,14 +229,42 @@ def _found(args: argparse.Namespace) -> tuple[Target, str, str, Record | None]:
     from distdl.runtime.records import find_record, unknown_job
     from distdl.runtime.target import job_id
 
+    _pin(args)
     if args.id is None and args.on and args.verb != "resume":
         raise InputError("which job?", fix=f"give its ID; `distdl jobs list --on {args.on}` shows them")
-    record = find_record(args.id)
+    record = find_record(args.id, args.on)
+    if record is None and args.on:  # sent elsewhere only: what its launch section says may hold at this target, too
+        record = find_record(args.id)
     if record is None and not args.on:
         raise unknown_job(args.id)
     id = record.id if record else job_id(args.id)
-    on = args.on or (record.on if record else "")
+    on = record.on if record and args.on in (None, record.place) else args.on
     return _target(on, record), id, on, record
+
+
+def _pin(args: argparse.Namespace) -> None:
+    """`--on kubernetes` is the context of now; what was launched there by an earlier version has none in its record."""
+    from distdl.runtime.records import records
+    from distdl.runtime.targets import pinned
+
+    if args.on and args.on not in {r.on for r in records()}:
+        args.on = pinned(args.on)
+
+
+def _same_run(job: Job, record: Record | None) -> Job:
+    """The job, unless the id that is remembered of a run is another run's now. Raises InputError."""
+    if record is not None and _is_another(job, record):
+        what = f"{record.id} on {record.place} is the run {job.run}'s now, not {record.run}'s"
+        raise InputError(what, fix=f"`distdl launch CONFIG` sends {record.run} again, under an id of its own")
+    return job
+
+
+def command_for(verb: str, id: str, record: Record) -> str:
+    """A command of `distdl jobs` for a job: with --on where the id alone means several."""
+    from distdl.runtime.records import records
+
+    several = sum(r.id == id for r in records()) > 1
+    return f"distdl jobs {verb} {id}" + (f" --on '{record.place}'" if several else "")
 
 
 def _target(on: str, record: Record | None) -> Target:
@@ -195,6 +282,10 @@ def _print_job(job: Job, on: str, record: Record | None) -> None:
         rows.append(("started", f"{began}, {_ago(job.started_s)}"))
     if record:
         rows.append(("sent", _ago(record.submitted_s)))
+    if job.run and job.run != job.id:
+        rows.append(("run", job.run))
+    if job.owner:
+        rows.append(("owner", job.owner))
     rows.append(("tracking", job.tracking or "no MLflow run yet"))
     for name, text in rows:
         print(f"  {name:<9}{text}")

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded
+from distdl.cli.common import add_config_arguments, loaded, to_write
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
     from distdl.runtime.kubernetes import KubernetesTarget
+    from distdl.runtime.records import Record
     from distdl.runtime.target import Job, Package
 
 EPILOG = """\
@@ -36,16 +37,18 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, text, act in (
+    for name, words, act in (
         ("render", "print exactly what submit sends", _render),
         ("submit", "send a run; the same command continues it after whatever ended it", _submit),
     ):
-        verb = verbs.add_parser(name, help=text)
+        verb = verbs.add_parser(name, help=words)
         add_config_arguments(verb)
         verb.add_argument("--patch", metavar="FILE", action="append", default=[], help="what the config does not know")
         verb.set_defaults(run=act)
         if name == "render":
-            verb.add_argument("-o", "--output", metavar="DIR", help="write one file for each object there instead")
+            verb.add_argument(
+                "-o", "--output", metavar="DIR", type=to_write, help="write one file for each object there instead"
+            )
         else:
             verb.add_argument("--context", help="context of the kubeconfig (default: the current one)")
             verb.add_argument("-f", "--follow", action="store_true", help="follow the job's output until it ends")
@@ -89,24 +92,26 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from distdl.cli.launch import print_submitted
+    from distdl.cli.launch import print_submitted, refuse_twice
     from distdl.runtime.kubernetes import KubernetesTarget
     from distdl.runtime.package import make_package
     from distdl.runtime.records import draft, record
     from distdl.runtime.target import job_id
+    from distdl.runtime.targets import pinned
 
     config = loaded(args, "runtime.kind=ray").config
     directory = draft(job_id(config.name))
-    on = f"kubernetes:{args.context}" if args.context else "kubernetes"
+    on = f"kubernetes:{args.context}" if args.context else pinned("kubernetes")
     try:
         package = make_package(args.config, args.overrides, directory=directory)
         _add_patches(package, args.patch)
         target = KubernetesTarget(package.config.launch, args.context)
+        refuse_twice(package, on)
         job = target.submit(package)
-        record(package, on)
+        remembered = record(package, on)
     finally:
         shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over
-    print_submitted(job, on, config.track.uri if config.track.enabled else None)
+    print_submitted(job, remembered, config.track.uri if config.track.enabled else None)
     return _followed(target, job.id) if args.follow else 0
 
 
@@ -136,7 +141,15 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    job = _target(args).stop(_id(args))
+    from distdl.cli.jobs import refuse_foreign
+    from distdl.runtime.target import State
+
+    target, id = _target(args), _id(args)
+    job = target.job(id)
+    if job.state is State.LOST:
+        raise InputError(job.message, fix=f"`distdl k8s status --namespace {target.namespace}` lists what is there")
+    refuse_foreign(job, f"Kubernetes, namespace {target.namespace}")
+    job = target.stop(id)
     print(_line(job))
     return 0 if job.state.ended else 1
 
@@ -155,11 +168,10 @@ def _target(args: argparse.Namespace) -> KubernetesTarget:
     """Where the job was sent, unless the arguments say otherwise."""
     from distdl.config import Launch
     from distdl.runtime.kubernetes import KubernetesTarget
-    from distdl.runtime.records import find_record
 
-    record = find_record(args.id) if args.id else None
+    record = _record(args)
     launch, context = Launch(), args.context
-    if record is not None and record.on.split(":")[0] == "kubernetes":
+    if record is not None:
         launch, context = record.config().launch, context or record.on.partition(":")[2] or None
     if args.namespace:
         there = launch.kubernetes.model_copy(update={"namespace": args.namespace})
@@ -167,10 +179,20 @@ def _target(args: argparse.Namespace) -> KubernetesTarget:
     return KubernetesTarget(launch, context)
 
 
+def _record(args: argparse.Namespace) -> Record | None:
+    """What is remembered of the job on Kubernetes, the last launched one first where several fit."""
+    from distdl.runtime.records import named
+
+    namespace = f", namespace {args.namespace}" if args.namespace else ""
+    found = [r for r in named(args.id) if r.on.split(":")[0] == "kubernetes"] if args.id else []
+    return next((r for r in found if r.place.endswith(namespace)), None)
+
+
 def _id(args: argparse.Namespace) -> str:
     from distdl.runtime.target import job_id
 
-    return job_id(args.id)
+    record = _record(args)
+    return record.id if record else job_id(args.id)
 
 
 def _followed(target: KubernetesTarget, id: str) -> int:

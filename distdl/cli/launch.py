@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded
-from distdl.errors import InputError
+from distdl.cli.common import add_config_arguments, check_server, loaded, remember_family
+from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
-    from distdl.runtime.target import Job
+    from distdl.runtime.records import Record
+    from distdl.runtime.target import Job, Package
 
 DESCRIPTION = """\
-Sends a config, and the distdl that is installed here, to machines elsewhere and trains it there. The same command again,
-after whatever ended the job, continues the run from its last checkpoint, under the same MLflow run.
+Sends a config to machines elsewhere and trains it there, with the distdl that is installed here; on Kubernetes with the
+one of launch.kubernetes.image. The same command again, after whatever ended the job, continues the run from its last
+checkpoint, under the same MLflow run.
 
 where to (--on, or launch.on in the YAML):
   http://HOST:8265      a running Ray cluster, by its dashboard (Ray Jobs); https:// works too
@@ -55,12 +58,15 @@ def run(args: argparse.Namespace) -> int:
         from distdl.runtime.targets import ALLOWED
 
         raise InputError("where to? neither --on nor launch.on says it", allowed=ALLOWED, fix="--on http://HOST:8265")
+    check_server(config, Path(args.config), args.overrides)
 
     from distdl.runtime.package import left_out, make_package
     from distdl.runtime.records import draft, record
     from distdl.runtime.target import job_id
-    from distdl.runtime.targets import target_at
+    from distdl.runtime.targets import pinned, target_at
 
+    if not args.dry_run:
+        on = pinned(on)
     target = target_at(on, config.launch)
     overrides = list(args.overrides)
     if config.launch.folder is None and (folder := getattr(target, "folder", None)):
@@ -76,11 +82,13 @@ def run(args: argparse.Namespace) -> int:
         package = make_package(args.config, overrides, fresh=args.fresh, directory=directory)
         for name in left_out(args.config, args.overrides):
             print(f"left out: {name} looks like a secret, and a package never holds one")
+        refuse_twice(package, on)
         job = target.submit(package)
-        record(package, on)
+        remember_family(config)
+        remembered = record(package, on)
     finally:
         shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over
-    print_submitted(job, on, config.track.uri if config.track.enabled else None)
+    print_submitted(job, remembered, config.track.uri if config.track.enabled else None)
     if args.follow:
         from distdl.cli.jobs import follow
 
@@ -88,18 +96,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_submitted(job: Job, on: str, tracker: str | None) -> None:
+def refuse_twice(package: Package, on: str) -> None:
+    """Tells where else a run was sent and is alive, or may be. Raises InputError where that is under another id of the
+    same target: ids of earlier versions had no hash."""
+    from distdl.runtime.records import place_of, records
+    from distdl.runtime.targets import target_at
+
+    place = place_of(on, package.config.launch)
+    for r in records():
+        if r.run != package.config.name or (r.id, r.place) == (package.id, place):
+            continue
+        try:
+            job = target_at(r.on, r.config().launch).job(r.id)
+        except DistdlError as error:
+            print(f"note: {r.run} was sent to {r.place}, too, which cannot be asked: {str(error).splitlines()[0]}")
+            continue
+        if job.state.ended or job.run not in ("", r.run):
+            continue
+        fix = f"`distdl jobs stop {r.id} --on '{r.place}'` ends it"
+        if r.place == place:
+            raise InputError(f"the run {r.run} is alive there as the job {r.id}: {job.state.value}", fix=fix)
+        print(f"note: {r.run} is {job.state.value} on {r.place}, too; {fix}")
+
+
+def print_submitted(job: Job, record: Record, tracker: str | None) -> None:
     """What a person needs next, after a job was sent."""
+    from distdl.cli.jobs import command_for
+
     attempt = f", attempt {job.attempt}" if job.attempt > 1 else ""
     rows = [
-        ("follow", f"distdl jobs logs -f {job.id}"),
-        ("state", f"distdl jobs status {job.id}"),
-        ("stop", f"distdl jobs stop {job.id}"),
+        ("follow", command_for("logs -f", job.id, record)),
+        ("state", command_for("status", job.id, record)),
+        ("stop", command_for("stop", job.id, record)),
     ]
     if job.tracking:
         rows.append(("tracking", job.tracking))
     elif tracker and tracker.startswith("http"):
         rows.append(("tracking", f"{tracker} (`distdl jobs status` links the run once it has begun)"))
-    print(f"{job.id} was sent to {on}{attempt}: {job.state.value}")
+    print(f"{job.id} was sent to {record.on}{attempt}: {job.state.value}")
     for name, text in rows:
         print(f"  {name:<9}{text}")

@@ -9,8 +9,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from distdl import __version__
+from distdl import __version__, trust
 from distdl.errors import DistdlError
+from distdl.secret_text import redacted
 
 COMMANDS = (
     *("train", "plan", "launch", "jobs", "k8s"),
@@ -57,13 +58,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     args = _parse(argv)
+    if getattr(args, "trust", False):
+        trust.say_yes()
     # OpenMP threads that spin while they wait make a step ten times slower (250 ms for 20) as soon as anything else wants a
     # core; sleeping costs nothing measurable. It must be set before torch is imported, and the workers inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(args.run(args))
     except DistdlError as error:
-        print(f"distdl: {error}", file=sys.stderr)
+        print(f"distdl: {redacted(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("distdl: interrupted", file=sys.stderr)
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:  # a mistake of ours, not of the user's
         where = traceback.extract_tb(error.__traceback__)[-1]
-        print(f"distdl: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"distdl: internal error: {type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
         print(f"    at {where.filename}:{where.lineno}; DISTDL_DEBUG=1 shows the traceback", file=sys.stderr)
         if os.environ.get("DISTDL_DEBUG"):
             traceback.print_exc()

@@ -28,10 +28,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = loaded(args).config
+    from distdl.plan.refuse import AXES, layout_key
+
+    chosen = args.layouts.split(",") if args.layouts else ()
+    check_names(chosen)
+    cut = {axis for name in chosen for axis, _ in layout_key(name)} if chosen else set(AXES)
+    config = loaded(args, cut=cut).config
     prepare_if_missing(config)
 
-    from distdl.parity.matrix import Cell, default_worlds, matrix
+    from distdl.parity.cell import Cell
+    from distdl.parity.matrix import default_worlds, matrix
     from distdl.parity.shrink import GLOBAL_BATCH, shrunk
     from distdl.survey import model_facts
 
@@ -40,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--worlds {odd[0]}: the rehearsal has {GLOBAL_BATCH} samples a step", allowed="1, 2, 4, 8, 16"
         )
-    chosen = args.layouts.split(",") if args.layouts else ()
-    check_names(chosen)
     if args.json and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: there is no such folder", fix="a file in a folder that exists")
     cells: list[Cell] = []
@@ -51,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
         if facts.parameters > BIG_PARAMETERS:
             print(f"note: the family {facts.family} has no small form of its own, and {facts.parameters:,} parameters")
             print("      take their time here: give smaller model.* keys")
-        print(f"{facts.family}, {facts.parameters:,} parameters, {values['train']['steps']} steps, clipped at "
-              f"{values['train']['clip_norm']:g}; largest differences from one process of plain PyTorch")  # fmt: skip
-        print(f"{'layout':<34}{'processes':>9}  {'loss':>9}  {'norm':>9}  {'held out':>9}")
+        print(f"{facts.family}, {facts.parameters:,} parameters, {values['train']['steps']} steps, clipped at half the "
+              "first gradient; largest differences from one process of plain PyTorch")  # fmt: skip
+        heads = [f"{head:>9}" for head in ("loss", "norm", "held out", "weights", "by SGD", "bf16 x 64")]
+        print("  ".join([f"{'layout':<34}{'processes':>9}", *heads, "furthest"]))
         for cell in matrix(values, worlds, chosen):
             cells.append(cell)
             print(line(cell), flush=True)
@@ -77,8 +82,10 @@ def line(cell: Any) -> str:
     head = f"{cell.layout:<34}{cell.world:>9}"
     if cell.loss is None:
         return f"{head}  {cell.status}: {cell.reason}"
-    numbers = [f"{'-' if n is None else format(n, '.1e'):>9}" for n in (cell.loss, cell.norm, cell.evaluation)]
-    return "  ".join([head, *numbers, "" if cell.status == "equal" else "DIFFERS"]).rstrip()
+    found = (cell.loss, cell.norm, cell.evaluation, cell.own, cell.sgd, cell.long)
+    numbers = [f"{'-' if n is None else format(n, '.1e'):>9}" for n in found]
+    end = cell.furthest if cell.status == "equal" else f"DIFFERS: {cell.reason}"
+    return "  ".join([head, *numbers, end]).rstrip()
 
 
 def check_names(names: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
+from distdl.errors import DataCorrupt
 from distdl.run_folder import RunFolder, saved_config
 
 
@@ -36,18 +37,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(plan.to_dict(), indent=2))
     else:
-        print_plan(plan)
+        print_plan(plan, folder if of_run else None)
     return 0
 
 
-def print_plan(plan: Any) -> None:
-    """The plan as a table."""
+def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
+    """The plan as a table; `folder`: of the run that it continues."""
     config, model, data = plan.config, plan.model, plan.data
     batch = (
         f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
         f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
+    best = ", and each evaluation among the best so far" if config["checkpoint"]["keep_best"] else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
         ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
@@ -60,7 +62,7 @@ def print_plan(plan: Any) -> None:
         ("global batch", batch),
         ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
         ("evaluate", _every(plan.evaluate_every_steps)),
-        ("checkpoint", _every(plan.checkpoint_every_steps)),
+        ("checkpoint", _every(plan.checkpoint_every_steps) + best),
         ("memory/worker", f"{memory} (activations not counted)"),
     ]
     for name, text in rows:
@@ -75,10 +77,31 @@ def print_plan(plan: Any) -> None:
             )
         if plan.mesh.sequence > 1:
             print(f"  a sample's slices attend to each other by {plan.attention}")
-    for note in plan.notes:
-        print(f"note: {note}")
+    print_notes(plan, folder)
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
+
+
+def print_notes(plan: Any, folder: RunFolder | None = None) -> None:
+    """What a user should know before starting; with the folder of a run that goes on, how its schedule does, too."""
+    for note in [*plan.notes, *_of_going_on(plan, folder)]:
+        print(f"note: {note}")
+
+
+def _of_going_on(plan: Any, folder: RunFolder | None) -> list[str]:
+    from distdl.checkpoint.layout import checkpoints
+    from distdl.config_load import config_from_dict
+    from distdl.engine.schedules import stretched
+
+    try:
+        before = folder.read("plan.json") if folder else None
+    except DataCorrupt:  # torn, and about to be written anew
+        return []
+    found = checkpoints(folder.checkpoints) if folder and before else []
+    if not before or not found:
+        return []
+    note = stretched(config_from_dict(plan.config), found[-1][0], before["steps"], plan.steps)
+    return [note] if note else []
 
 
 def stage_names(plan: Any) -> list[str]:
@@ -93,7 +116,9 @@ def stage_names(plan: Any) -> list[str]:
     return names
 
 
-def _every(steps: int) -> str:
+def _every(steps: int | None) -> str:
+    if steps is None:
+        return "at the end of each epoch and of the run"
     return f"every {steps:,} steps and at the end" if steps else "at the end"
 
 

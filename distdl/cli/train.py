@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distdl.attempts import TakenOver
-from distdl.cli.common import add_override_arguments, prepare_if_missing, work_in
+from distdl.cli.common import add_override_arguments, check_server, prepare_if_missing, remember_family, work_in
+from distdl.cli.plan import print_notes
 from distdl.config import Config
 from distdl.config_load import load_config
 from distdl.errors import DistdlError, InputError
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.config or "=" in args.config:
             raise InputError("no config is given", fix="distdl train configs/quickstart.yaml, or --resume RUN")
         config, folder, yaml_path = load_config(args.config, args.overrides).config, None, args.config
+    asked_for = [*([args.config] if args.resume and args.config else []), *args.overrides]
+    check_server(config, folder.path if folder else Path(args.config), asked_for)  # before anything is written
     prepare_if_missing(config)
 
     from distdl.survey import survey
@@ -52,16 +55,18 @@ def run(args: argparse.Namespace) -> int:
 
     here = located(config, folder or (None if args.fresh else existing_run(config)))
     plan = survey(here)
+    remember_family(config)
     folder = folder or open_run(config, yaml_path, fresh=args.fresh)
     if summary := _nothing_left(folder, plan.steps, config):
         print(f"{folder.path.name} is finished already{_why_early(summary, plan.steps)}")
         _print_summary(config, folder, summary, "")
         return 0
-    with folder.locked(take_over=args.take_over):
+    with folder.private(), folder.locked(take_over=args.take_over):
         folder.begin()
         config = folder.keep(config)
         here = here.model_copy(update={"model": config.model})
         plan = dataclasses.replace(plan, config=here.model_dump(mode="json"))
+        print_notes(plan, folder)
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
         return _train(config, plan, folder, args.plain, Path(yaml_path).parent if yaml_path else None)
@@ -74,12 +79,18 @@ def _resumed(args: argparse.Namespace) -> tuple[Config, RunFolder]:
         raise InputError(f"--resume takes the run's own config; {args.config} cannot be given beside it")
     folder = find_run(args.resume, "runs")
     config = saved_config(folder, overrides)
+    if config.name != (before := (folder.config_values() or {}).get("name")):
+        fix = "leave the name out; a config with another name starts a run of its own"
+        raise InputError(
+            f"name={config.name}: the run in {folder.path} is {before!r}, and a run keeps its name", fix=fix
+        )
     refuse_other(folder, config)
     return config, folder
 
 
 def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir: Path | None) -> int:
     from distdl.cli.display import Display
+    from distdl.runtime.blame import goes_on
     from distdl.runtime.launch import launch
     from distdl.track.client import Tracker
 
@@ -107,7 +118,7 @@ def _train(config: Config, plan: Any, folder: RunFolder, plain: bool, source_dir
     except KeyboardInterrupt:
         statement = tracker.finish("KILLED", "interrupted")
         display.tell_tracking()
-        print(f"interrupted; the same command continues from the last checkpoint\n{statement}")
+        print(f"interrupted; {goes_on(folder)}\n{statement}")
         return 130
     except DistdlError as error:
         statement = tracker.finish("FAILED", str(error))

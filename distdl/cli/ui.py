@@ -9,6 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from distdl import trust
+from distdl.errors import InputError
+
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,6 +33,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="RUN",
         help="send what still waits in this run folder to its MLflow store, and exit",
     )
+    parser.add_argument(
+        "--uri",
+        metavar="URI",
+        help="with --sync: the MLflow store to send to (default: that of the run, if it is yours)",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -39,13 +47,17 @@ def run(args: argparse.Namespace) -> int:
 
     Raises InputError for a folder without a store, a taken port or a folder that is no tracked run.
     """
-    return _sync(args.sync) if args.sync else _serve(args.runs, args.host, args.port)
+    if args.uri and not args.sync:
+        raise InputError("--uri says where --sync sends a run", where="--uri", fix="--sync RUN, or take it out")
+    return _sync(args.sync, args.uri) if args.sync else _serve(args.runs, args.host, args.port)
 
 
-def _sync(run_dir: Path) -> int:
+def _sync(run_dir: Path, uri: str | None) -> int:
     from distdl.track.uploader import upload_pending
 
-    upload = upload_pending(run_dir)
+    upload = upload_pending(run_dir, uri=uri)
+    if uri:
+        trust.remember_server(uri)
     plural = "" if upload.sent == 1 else "s"
     print(f"sent {upload.sent} event{plural} of {run_dir}")
     if upload.waiting or upload.reason:
@@ -55,6 +67,7 @@ def _sync(run_dir: Path) -> int:
 
 
 def _serve(runs_dir: Path, host: str, port: int) -> int:
+    from distdl.cli.common import tell_dead
     from distdl.errors import DistdlError
     from distdl.track.server import UiServer
 
@@ -64,6 +77,7 @@ def _serve(runs_dir: Path, host: str, port: int) -> int:
             "password",
             file=sys.stderr,
         )
+    tell_dead(runs_dir)
     server = UiServer(runs_dir, host, port)
     # A closed terminal must not leave a server behind either; and a shell starts what it puts behind with SIGINT ignored.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

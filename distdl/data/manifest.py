@@ -18,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from distdl.data.store import read_bytes
@@ -41,6 +41,7 @@ ITEM_BYTES = {
     "int64": 8,
     "float64": 8,
 }
+SENTINELS = ("minus_1", "minus_100", "plus_255", "not_finite")  # fields of Values: how often, and where first
 RESERVED = ("id", "position")  # columns that the batch source adds
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -87,6 +88,33 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Values:
+    """What the values of one column in one split are, as whoever wrote them saw. Rows are the first with that value."""
+
+    low: float | None
+    """Smallest of those that are finite and none of the three below; None: there is no such value."""
+    low_row: int
+    high: float | None
+    high_row: int
+    minus_1: tuple[int, int] = (0, 0)
+    """How often -1 stands in an integer column, and the first row of it: it may mean "missing", and is in no range."""
+    minus_100: tuple[int, int] = (0, 0)
+    """The same of -100."""
+    plus_255: tuple[int, int] = (0, 0)
+    """The same of 255, which may fill up a row, or be white."""
+    not_finite: tuple[int, int] = (0, 0)
+    """The same of NaN and infinities."""
+
+    def in_words(self) -> str:
+        """The range, and what stands apart."""
+        apart = {"-1": self.minus_1, "-100": self.minus_100, "255": self.plus_255, "NaN or infinite": self.not_finite}
+        told = [f"{value} {count[0]:,} times" for value, count in apart.items() if count[0]]
+        if self.low is not None:
+            told = ["{} to {}".format(*(v if isinstance(v, int) else f"{v:g}" for v in (self.low, self.high))), *told]
+        return ", ".join(told)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `manifest.json`."""
 
@@ -99,6 +127,8 @@ class Manifest:
     splits: dict[str, Split]
     info: Mapping[str, Any] = field(default_factory=dict)
     """Anything worth knowing that is not data, such as the names of the classes."""
+    values: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
+    """Split -> column -> what its values are; {} in data sets of older versions. No part of the fingerprint."""
 
     def split(self, name: str) -> Split:
         """The split of that name; InputError that names the splits there are."""
@@ -133,7 +163,23 @@ def to_json(manifest: Manifest) -> str:
     """The text of `manifest.json`."""
     record = {"format": FORMAT, "version": VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
     record["columns"] = [{"name": name, **asdict(column)} for name, column in manifest.columns.items()]
+    del record["values"]
+    if manifest.values:
+        splits = values_record(manifest.values)
+        record["values"] = {"checksum": _checksum(splits), "splits": splits}
     return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+
+def values_record(values: Mapping[str, Mapping[str, Values]]) -> dict[str, Any]:
+    """What `values_from` reads, as plain values."""
+    return {
+        split: {name: json.loads(json.dumps(asdict(of_column))) for name, of_column in columns.items()}
+        for split, columns in values.items()
+    }
+
+
+def _checksum(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(path_or_uri: str | os.PathLike[str]) -> Manifest:
@@ -171,6 +217,7 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         raw,
         "the manifest",
         {"format", "version", "fingerprint", "source", "options", "columns", "rows_per_batch", "splits", "info"},
+        optional={"values"},
     )
     rows_per_batch = read.count(raw["rows_per_batch"], "rows_per_batch")
     read.need(
@@ -185,11 +232,17 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         rows_per_batch=rows_per_batch,
         splits={name: read.split(name, value, rows_per_batch) for name, value in splits.items()},
         info=read.typed(raw["info"], dict, "info"),
+        values=read.values(raw["values"]) if "values" in raw else {},
     )
     read.need(
         raw["fingerprint"] == manifest.fingerprint, "the fingerprint does not match the rest: it was edited by hand"
     )
     return manifest
+
+
+def values_from(raw: Any, where: str) -> dict[str, Values]:
+    """What the values of each column of a split are, as `values_record` wrote them. InputError."""
+    return _Reader(where).of_columns(raw)
 
 
 def check_columns(columns: Mapping[str, Column], where: str = "") -> None:
@@ -238,9 +291,9 @@ class _Reader:
         self.need(type(value) is int and 0 <= value < 1 << 62, f"{key} is {value!r:.80}, not a count")
         return int(value)
 
-    def keys(self, record: Any, what: str, known: set[str]) -> None:
+    def keys(self, record: Any, what: str, known: set[str], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
         self.typed(record, dict, what)
-        for key in sorted(record.keys() - known):
+        for key in sorted(record.keys() - known - optional):
             self.need(False, f"{what} has the unknown key '{key}', {did_you_mean(key, known)}")
         for key in sorted(known - record.keys()):
             self.need(False, f"{what} lacks the key '{key}'")
@@ -269,6 +322,33 @@ class _Reader:
                 shard.rows % rows_per_batch == 0, f"{shard.file} does not hold whole batches of {rows_per_batch} rows"
             )
         return Split(rows, shards)
+
+    def values(self, raw: Any) -> dict[str, dict[str, Values]]:
+        self.keys(raw, "values", {"checksum", "splits"})
+        splits = self.typed(raw["splits"], dict, "the splits of values")
+        self.need(
+            raw["checksum"] == _checksum(splits), "the checksum of the values does not match: they were edited by hand"
+        )
+        return {split: self.of_columns(columns) for split, columns in splits.items()}
+
+    def of_columns(self, raw: Any) -> dict[str, Values]:
+        """What the values of each column of a split are."""
+        found = {}
+        for name, record in self.typed(raw, dict, "values of a split").items():
+            self.keys(record, f"values of '{name}'", {each.name for each in fields(Values)})
+            bounds = {key: self.number(record[key], f"{key} of '{name}'") for key in ("low", "high")}
+            rows = {key: self.count(record[key], f"{key} of '{name}'") for key in ("low_row", "high_row")}
+            pairs = {key: self.pair(record[key], f"{key} of '{name}'") for key in SENTINELS}
+            found[name] = Values(**bounds, **rows, **pairs)  # type: ignore[arg-type]
+        return found
+
+    def number(self, value: Any, key: str) -> float | None:
+        self.need(value is None or type(value) in (int, float), f"{key} is {value!r:.80}, not a number")
+        return value  # type: ignore[no-any-return]
+
+    def pair(self, value: Any, key: str) -> tuple[int, int]:
+        self.need(isinstance(value, list) and len(value) == 2, f"{key} is {value!r:.80}, not a number and a row")
+        return self.count(value[0], key), self.count(value[1], key)
 
     def shard(self, raw: Any, rows_per_batch: int) -> Shard:
         self.keys(raw, "a shard", {"file", "rows", "bytes", "checksum", "batches"})

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import pyarrow as pa
 import xxhash
 
 from distdl.data.manifest import VARIABLE, Column, Manifest, Shard, Split, read_manifest
-from distdl.data.store import cached_shard, is_remote
+from distdl.data.messages import Compressed, record_batches
+from distdl.data.store import cached_shard, is_remote, local_file
 from distdl.data.write import arrow_schema
 from distdl.errors import DataCorrupt, InputError
 
@@ -34,7 +35,7 @@ def shard_path(location: str | os.PathLike[str], shard: Shard, cache_dir: str | 
     if is_remote(location):
         cache = Path(cache_dir) if cache_dir is not None else None
         return cached_shard(os.fspath(location), shard.file, shard.bytes, shard.checksum, cache)
-    path = Path(location) / shard.file
+    path = local_file(location, shard.file)
     if not path.is_file():
         raise DataCorrupt(f"the shard {path} is missing{_cure(location)}")
     size_bytes = path.stat().st_size
@@ -64,7 +65,9 @@ class MappedShard:
             reader = pa.ipc.open_file(pa.BufferReader(self._map))
             if not reader.schema.equals(arrow_schema(manifest.columns)):
                 raise DataCorrupt(f"the columns in the shard {path} are not those of the manifest{_cure(location)}")
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            batches = record_batches(self._map, reader.schema)
+        except Compressed as error:
+            raise self.corrupt(error.args[0], "it is compressed, which no shard is, and is not unpacked") from None
         except (pa.ArrowException, OSError) as error:
             raise DataCorrupt(f"the shard {path} is corrupt, Arrow cannot read it: {error}{_cure(location)}") from error
         expected = [self._rows(i) for i in range(len(shard.batches))]
@@ -173,8 +176,9 @@ class Dataset:
     `path_or_uri`: the folder of the data set. `split`: such as "train". `verify`: "first_touch" compares the checksum
     of a record batch before its first row is handed out, "open" compares all of them now, "off" none. `cache_dir`:
     where remote shards are copied to, by default $DISTDL_CACHE or ~/.cache/distdl. `verify_again_bytes_per_s`: how fast
-    what was verified is compared again, in turn, while rows are handed out; 0: never. InputError: no such data set or
-    split. DataCorrupt: a file is missing, has a wrong size or wrong bytes.
+    what was verified is compared again, in turn, while rows are handed out; 0: never. `read_as`: column -> the NumPy type
+    that it is handed out in, where not as it is stored. InputError: no such data set or split. DataCorrupt: a file is
+    missing, has a wrong size or wrong bytes.
     """
 
     def __init__(
@@ -184,10 +188,11 @@ class Dataset:
         verify: str = "first_touch",
         cache_dir: str | os.PathLike[str] | None = None,
         verify_again_bytes_per_s: float = 0.0,
+        read_as: Mapping[str, str] | None = None,
     ):
         if verify not in VERIFY:
             raise InputError(f"verify is {verify!r}", allowed=", ".join(VERIFY))
-        self.location, self.split = os.fspath(path_or_uri), split
+        self.location, self.split, self.read_as = os.fspath(path_or_uri), split, dict(read_as or {})
         self.manifest: Manifest = read_manifest(self.location)
         part: Split = self.manifest.split(split)
         self.rows, self.columns, self.fingerprint = part.rows, self.manifest.columns, self.manifest.fingerprint
@@ -208,9 +213,10 @@ class Dataset:
     def __len__(self) -> int:
         return self.rows
 
-    def gather(self, indices: np.ndarray | list[int]) -> dict[str, Any]:
-        """The rows with these numbers, (n,) integers in any order: per column an array (n, *shape) of its own, or a
-        list of n `bytes`. IndexError: a number outside the split. DataCorrupt: the stored bytes are damaged."""
+    def gather(self, indices: np.ndarray | list[int], columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """The rows with these numbers, (n,) integers in any order: per column (of `columns`; None: all) an array
+        (n, *shape) of its own, or a list of n `bytes`. IndexError: a number outside the split. DataCorrupt: the stored
+        bytes are damaged."""
         indices = np.asarray(indices, np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self.rows):
             raise IndexError(f"row numbers {indices.min()} to {indices.max()} of a split of {self.rows} rows")
@@ -220,7 +226,8 @@ class Dataset:
         if self._again:
             self._again.look(len(indices))
         rows = indices & (self.manifest.rows_per_batch - 1)
-        return {name: reader.gather(batches, rows) for name, reader in self._readers.items()}
+        found: dict[str, Any] = {name: self._readers[name].gather(batches, rows) for name in (columns or self._readers)}
+        return {name: v.astype(self.read_as[name]) if name in self.read_as else v for name, v in found.items()}
 
     def _reader(self, name: str, column: Column) -> _FixedColumn | _VariableColumn:
         buffers = [shard.buffers[i][name] for shard, i in self._batches]

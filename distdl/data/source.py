@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,7 @@ Batch = dict[str, Any]  # column -> tensor (M, *shape), or list[bytes]; and "id"
 STATE_VERSION = 1
 GROUP_BYTES = 1 << 20  # a gather of about a megabyte hides the cost of calling NumPy
 GROUP_BATCHES = 64
+SHARE_ROWS = 4096  # whose labels are counted at a time: masks are large
 LAST_BATCH = ("wrap", "drop", "pad")
 
 
@@ -40,9 +41,10 @@ class BatchSource:
 
     `global_batch` samples a step, cut into `world` ranks times `accumulate` micro-batches of `micro_batch`. `seed`
     and the data set's fingerprint fix the order; `shuffle="none"` keeps the natural one. `position` is the first
-    sample of the stream. `threads` gather ahead of the consumer, at least `prefetch_batches` micro-batches where
-    given (else two groups); 0 threads: everything happens in `__next__`. InputError: the numbers do not fit together.
-    From `__next__`, DataCorrupt: stored bytes are damaged.
+    sample of the stream. `unlabelled`: columns of class numbers some of which are negative, that is missing; beside each
+    a batch has NAME.share, the part of the global batch's values that are there. `threads` gather ahead of the consumer,
+    at least `prefetch_batches` micro-batches where given (else two groups); 0 threads: everything happens in `__next__`.
+    InputError: the numbers do not fit together. From `__next__`, DataCorrupt: stored bytes are damaged.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class BatchSource:
         position: int = 0,
         prefetch_batches: int | None = None,
         threads: int = 1,
+        unlabelled: Sequence[str] = (),
     ):
+        self.unlabelled = tuple(unlabelled)
         self.dataset, self.seed, self.shuffle, self.last_batch = dataset, seed, shuffle, last_batch
         self.global_batch, self.micro_batch, self.accumulate = global_batch, micro_batch, accumulate
         self.rank, self.world, self.threads = rank, world, threads
@@ -219,16 +223,35 @@ class BatchSource:
         share = self.global_batch // self.world
         starts = base + step * self.global_batch + self.rank * share + k * self.micro_batch
         positions = (starts[:, None] + np.arange(self.micro_batch)).reshape(-1)
-        epochs, offsets = np.divmod(positions, self.epoch_length)
-        if self.last_batch == "pad":
-            offsets %= self.dataset.rows
-        ids = self.order.at(epochs, offsets)
+        ids = self._ids(positions)
         columns: dict[str, Any] = {**self.dataset.gather(ids), "id": ids, "position": positions}
+        columns |= {f"{name}.share": np.empty(len(ids)) for name in self.unlabelled}
+        for of_step in np.unique(step).tolist() if self.unlabelled else ():
+            rows = np.repeat(step == of_step, self.micro_batch)
+            for name, part in self._shares(base + of_step * self.global_batch).items():
+                columns[f"{name}.share"][rows] = part
         parts = [self._split(values) for values in columns.values()]
         names = list(columns)
         batches = [dict(zip(names, batch)) for batch in zip(*parts)]  # no strict=: it costs 0.4 us a batch
         batches.reverse()
         return batches
+
+    def _ids(self, positions: np.ndarray) -> np.ndarray:
+        """Row numbers at positions of the stream."""
+        epochs, offsets = np.divmod(positions, self.epoch_length)
+        if self.last_batch == "pad":
+            offsets %= self.dataset.rows
+        return self.order.at(epochs, offsets)
+
+    def _shares(self, start: int) -> dict[str, float]:
+        """The part of the values of the global batch from `start` that are there, of each column with missing ones: the
+        same on every rank, which all know the order and read these columns of each other's samples."""
+        ids = self._ids(np.arange(start, start + self.global_batch, dtype=np.int64))
+        there: dict[str, float] = dict.fromkeys(self.unlabelled, 0.0)
+        for some in np.array_split(ids, -(-len(ids) // SHARE_ROWS)):
+            for name, values in self.dataset.gather(some, self.unlabelled).items():
+                there[name] += float((values >= 0).mean()) * len(some) / len(ids)
+        return there
 
     def _split(self, values: Any) -> Any:
         """Rows of a group -> one entry per micro-batch: views of one tensor, or slices of a list."""

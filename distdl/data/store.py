@@ -15,6 +15,7 @@ from typing import Any
 
 from distdl.errors import DataCorrupt, DistdlError, InputError
 from distdl.files import publish, sync
+from distdl.trust import leads_out
 
 COPY_BYTES = 8 << 20
 
@@ -22,6 +23,18 @@ COPY_BYTES = 8 << 20
 def is_remote(location: str | os.PathLike[str]) -> bool:
     """True for a URI, False for a plain path of this machine."""
     return "://" in os.fspath(location)
+
+
+def local_file(location: str | os.PathLike[str], name: str) -> Path:
+    """A file of a data set on this machine, which need not exist. DataCorrupt for a link that leads out of the data set:
+    whoever made it chooses what this user reads."""
+    folder = Path(location)
+    if leads_out(folder, folder / name):
+        raise DataCorrupt(
+            f"{folder / name} is a link to {(folder / name).resolve()}, outside the data set: it is not followed"
+            "\n    fix: put a copy of the file in its place (the folder of the data set may be a link as a whole)"
+        )
+    return folder / name
 
 
 def remote_file(location: str, name: str) -> tuple[Any, str]:
@@ -35,13 +48,15 @@ def remote_file(location: str, name: str) -> tuple[Any, str]:
             f"{location} is not a location that can be opened: {error}",
             allowed="a local folder, or a URI such as s3://bucket/folder",
         ) from error
+    if filesystem.type_name == "local":
+        local_file(root, name)
     return filesystem, f"{root.rstrip('/')}/{name}"
 
 
 def read_bytes(location: str | os.PathLike[str], name: str) -> bytes:
     """The whole small file `name` of the data set. FileNotFoundError where it does not exist, like open()."""
     if not is_remote(location):
-        return (Path(location) / name).read_bytes()
+        return local_file(location, name).read_bytes()
     filesystem, path = remote_file(os.fspath(location), name)
     with filesystem.open_input_stream(path) as stream:
         return bytes(stream.read())
@@ -68,7 +83,7 @@ def hash_stream(stream: Any, copy_to: Any = None) -> tuple[int, str]:
 def hash_file(location: str | os.PathLike[str], name: str) -> tuple[int, str]:
     """(bytes, xxh3-64 hex) of a file of the data set, local or remote. OSError where it cannot be read."""
     if not is_remote(location):
-        with open(Path(location) / name, "rb") as stream:
+        with open(local_file(location, name), "rb") as stream:
             return hash_stream(stream)
     filesystem, path = remote_file(os.fspath(location), name)
     with filesystem.open_input_stream(path) as remote_stream:

@@ -33,6 +33,8 @@ def _problems(location: str, shard: Shard, manifest: Manifest) -> list[str]:
         return [f"{shard.file}: the file is missing"]
     except OSError as error:
         return [f"{shard.file}: the file cannot be read: {error}"]
+    except DataCorrupt as error:
+        return [_first_line(error)]
     if size_bytes != shard.bytes:
         return [f"{shard.file}: {size_bytes:,} bytes, the manifest says {shard.bytes:,}"]
     problems = (

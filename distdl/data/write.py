@@ -7,6 +7,7 @@ until the new is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from distdl.data.manifest import (
     to_json,
 )
 from distdl.data.store import hash_file, is_remote, remote_file
+from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
 from distdl.files import publish, sync_folder
 
@@ -154,7 +156,10 @@ class DatasetWriter:
         splits = {name: split for name, split in splits.items() if split.rows}
         if not splits:
             raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
-        self.manifest = Manifest(columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, **self._about)
+        values = {name: self._splits[name].tally.values() for name in splits}
+        self.manifest = Manifest(
+            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **self._about
+        )
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))
             _flush_to_disk(file)
@@ -162,7 +167,7 @@ class DatasetWriter:
             _upload(self._folder, self.target, self.manifest)
         else:
             check_target(self.target, self.overwrite)  # again: preparing may have taken hours
-            _publish(self._folder, Path(self.target).absolute())
+            _publish(self._folder, Path(self.target).absolute(), self.overwrite)
 
 
 class _SplitWriter:
@@ -178,6 +183,7 @@ class _SplitWriter:
         }
         self._filled = 0
         self._file: Any = None
+        self.tally = Tally(self.columns)
 
     def append(self, rows: Mapping[str, Any]) -> None:
         count, start = len(next(iter(rows.values()))), 0
@@ -219,6 +225,7 @@ class _SplitWriter:
                 digest.update(buffer)
             if isinstance(pending, list):
                 pending.clear()
+        self.tally.add({key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)})
         self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
         self._batches.append(digest.hexdigest())
         self._rows += self._filled
@@ -279,17 +286,19 @@ def check_target(target: str, overwrite: bool) -> None:
         )
 
 
-def _publish(folder: Path, target: Path) -> None:
-    """Move the finished folder into place; an older data set is set aside first and removed last."""
+def _publish(folder: Path, target: Path, overwrite: bool) -> None:
+    """Move the finished folder into place; an older data set that is to be replaced is set aside first and removed last."""
     aside = folder.with_name(folder.name.replace(".tmp-", ".old-"))
-    if target.exists():
+    if overwrite and target.exists():
         os.rename(target, aside)
     sync_folder(folder)
     try:
-        publish(folder, target)
-    except OSError:
+        publish(folder, target)  # fails where a data set has come to be a moment ago
+    except OSError as error:
         if aside.exists():
             os.rename(aside, target)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise InputError(f"{target} already exists", fix="choose another target, or pass --overwrite") from None
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

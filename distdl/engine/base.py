@@ -6,11 +6,13 @@ the checkpoint see the rest of this class. Collective methods must be called by 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,9 +22,10 @@ from distdl.config_load import config_from_dict
 from distdl.engine import nonfinite
 from distdl.engine.lbfgs import LBFGS
 from distdl.engine.schedules import learning_rate
+from distdl.heartbeat import Pulse
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.nn import noise
+from distdl.nn import kinds, noise
 from distdl.nn.axes import Axis
 from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
@@ -32,12 +35,28 @@ EVALUATION = 0x45564C
 """Mixed into the seed of the noise in evaluations, so that it is not that of the training step on the same row."""
 
 
+class Held(NamedTuple):
+    """A run of a parameter's elements, and where the tensor that an optimizer steps has them; both are seen as flat."""
+
+    name: str
+    first: int
+    """Place in the parameter, or in this rank's part of it where an axis cuts it."""
+    size: int
+    tensor: Tensor
+    begin: int
+    """Place in `tensor`."""
+
+
 class Engine(ABC):
     """Trains a learner as the plan says, on this rank's device."""
+
+    sharded = False
+    """Whether each rank's optimizer steps a part of every parameter, and not all of it."""
 
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
         self.config = config_from_dict(plan.config)
+        kinds.mark(learner)  # before anything is cut, wrapped or renamed
         self.groups = place(learner, plan, rank)
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
@@ -52,7 +71,10 @@ class Engine(ABC):
                 net.forward = torch.autocast(plan.device, half)(net.forward)  # type: ignore[method-assign]
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
+        self.grad_norms: dict[str, float | Tensor | None] = {}
+        """That of each player's latest step."""
         self.data_s = 0.0
+        self.pulse = Pulse()
         self.learning_rate = learning_rate(self.config, plan.steps)
         self._guard = self.config.guard.nonfinite
         self._last_micro = True
@@ -61,6 +83,12 @@ class Engine(ABC):
         self._closure_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
         """Those of the step so far, for an optimizer that asks for their loss again."""
         self._loss_sum: Tensor | float = 0.0
+        self.judge: Callable[[int, float], bool] | None = None
+        """Where set, asked on every rank before each step (its number, its batch's mean loss): shall it be left out?"""
+        self.left_out = False
+        """Whether the last step was."""
+        self.rows: list[Tensor] = []
+        """Row numbers of the last step's micro-batches on this rank."""
 
     # -- the three verbs -------------------------------------------------------------------------------------------------
 
@@ -73,7 +101,11 @@ class Engine(ABC):
         if self._guard and not math.isfinite(loss.detach().item()):
             nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
         self._loss_sum = self._loss_sum + loss.detach()
+        if self.judge and self._last_micro:
+            self.left_out = self.judge(self._step + 1, self._whole_loss())
+        self.pulse.at("backward")
         self._minimize(loss, player)
+        self.grad_norms[player] = self.grad_norm
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
@@ -101,20 +133,38 @@ class Engine(ABC):
         """This rank's micro-batches of one optimizer step, on the device, with their noise and learning rate set."""
         self._step = step
         self._set_lr(self.learning_rate(step))
+        taken = self._taken(source)
         for micro in range(self.plan.accumulate):
+            self.pulse.at("data", step + 1)
             begin = time.perf_counter()
-            batch = self.to_device(cut_sequence(next(source), self.learner))
+            batch = self.to_device(cut_sequence(next(taken), self.learner))
             self.data_s += time.perf_counter() - begin
             self._begin(batch, micro)
             if self._closure_batches is not None:
                 self._closure_batches = [*self._closure_batches, batch] if micro else [batch]
+            self.pulse.at("forward")
             yield batch
+        self.pulse.at("after the step")
         noise.begin(0, None)
+
+    def _taken(self, source: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
+        """The step's micro-batches; where the learner counts more than samples, with the mean of its counts."""
+        if type(self.learner).counted is Learner.counted:
+            yield from itertools.islice(source, self.plan.accumulate)
+            return
+        batches = list(itertools.islice(source, self.plan.accumulate))
+        counts = [self.learner.counted(batch) for batch in batches]
+        total = torch.stack([count for count in counts if count is not None]).double().sum().to(self.device)
+        # Ranks that share a replica count the same samples: the mean over all ranks is that over the replicas.
+        mean = self.all_sum(total).float() / (self.plan.accumulate * self.plan.world)
+        for batch in batches:
+            yield {**batch, "mean_count": mean.expand(len(batch["id"]))}
 
     def _begin(self, batch: Batch, micro: int) -> None:
         """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""
         if micro == 0:
-            self._loss_sum = 0.0
+            self._loss_sum, self.left_out, self.rows = 0.0, False, []
+        self.rows.append(batch["id"])
         self._last_micro = micro == self.plan.accumulate - 1
         self._before_micro_batch()
         self.batch = batch
@@ -146,8 +196,13 @@ class Engine(ABC):
         assert isinstance(self._loss_sum, Tensor)
         return float(self.all_sum(self._loss_sum.clone())) / (self.plan.accumulate * self.plan.world)
 
+    def own_loss(self) -> float:
+        """The mean loss of the step's micro-batches on this rank; where a pipeline computes it elsewhere, 0."""
+        return float(self._loss_sum) / self.plan.accumulate
+
     def evaluate(self, batch: Mapping[str, Tensor]) -> Metrics:
         """The learner's metrics of one held-out batch on this rank. Collective under ZeRO-3."""
+        self.pulse.at("evaluation")
         with torch.no_grad():
             batch = self.to_device(cut_sequence(batch, self.learner))
             noise.begin(self.config.seed ^ EVALUATION, batch["position"])  # the same draws on every layout, each time
@@ -196,6 +251,31 @@ class Engine(ABC):
             player, _, rest = name.partition(".module.")
             yield (f"{player}.{rest}" if rest and player in self.bare else name), buffer
 
+    # -- for the guard ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        """The torch optimizers that step a player's weights, whatever is wrapped around them."""
+
+    def held(self, player: str) -> Iterator[Held]:
+        """Where those have this rank's part of every trained parameter."""
+        for of, name, parameter in self.named():
+            if of == player and parameter.requires_grad:
+                yield Held(name, 0, parameter.numel(), parameter, 0)
+
+    def clipped(self, player: str) -> float:
+        """What clipping multiplied the gradient of the player's latest step by."""
+        clip, norm = self.config.train.clip_norm, self.grad_norms.get(player)
+        return 1.0 if not clip or norm is None else min(1.0, clip / (float(norm) + 1e-6))
+
+    def loss_scale(self, player: str) -> float:
+        """What the loss was multiplied by, and the gradient is divided by before the step."""
+        return 1.0
+
+    def shared(self) -> dict[str, list[int]]:
+        """Names of parameters and buffers that several pipeline stages hold, and the stages."""
+        return {}
+
     # -- what an engine fills in -----------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -213,7 +293,7 @@ class Engine(ABC):
 
     def _stepped(self, player: str) -> bool:
         """Whether the step was taken: fp16 skips the one that overflows, and scales the loss down."""
-        return True
+        return not self.left_out
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         parameter.detach().copy_(value)

@@ -1,4 +1,4 @@
-"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. Only it and pipeline.py import deepspeed.
+"""The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. pipeline.py and zero.py import it, too.
 
 What DeepSpeed 0.19 makes necessary here:
 - `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.config import Config
-from distdl.engine.base import Engine
+from distdl.engine.base import Engine, Held
+from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -47,31 +47,6 @@ def _import_deepspeed(device: str) -> Any:
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def ready_for_nvme(config: Config) -> None:
-    """Raises InputError where DeepSpeed cannot write to the NVMe disk that the config asks for: its operator for that is
-    compiled at its first use, and the folder is made."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    parallel = config.parallel
-    if "nvme" not in (parallel.offload, parallel.offload_parameters):
-        return
-    try:
-        AsyncIOBuilder().load(verbose=False)
-    except Exception as error:  # of a compiler, a linker or the loader: whatever it is, the run cannot have it
-        why = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"offload to nvme needs DeepSpeed's operator async_io, which cannot be compiled or loaded here: {why}",
-            fix="install the headers of libaio (libaio-dev), g++ and ninja, or set parallel.offload=cpu",
-        ) from error
-    try:
-        os.makedirs(parallel.nvme_path or "", exist_ok=True)
-        tempfile.TemporaryFile(dir=parallel.nvme_path).close()
-    except OSError as error:
-        raise InputError(
-            f"parallel.nvme_path={parallel.nvme_path}: {error.strerror}", fix="a folder that can be written to"
-        ) from error
 
 
 def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -132,6 +107,7 @@ class DeepSpeedEngine(Engine):
         assert plan.deepspeed is not None
         deepspeed = _import_deepspeed(plan.device)
         self.zero: int = plan.deepspeed["zero_optimization"]["stage"]
+        self.sharded = self.zero > 0
         self.engines: dict[str, Any] = {}
         self._gathered = deepspeed.zero.GatheredParameters
         self._experts = {name for _, name, p in self.named() if not getattr(p, "allreduce", True)}
@@ -146,9 +122,10 @@ class DeepSpeedEngine(Engine):
 
     def _wrap(self, net: nn.Module) -> Any:
         """A player in a DeepSpeed engine of its own."""
-        add_penalties(self.config, net, self.plan.accumulate)
         with experts_announced(net, self.groups):
-            return self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+            engine = self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+        add_penalties(self.config, net, self.plan.accumulate, lambda: loss_scale(engine))
+        return engine
 
     def _initialize(self, net: nn.Module, mpu: ModelParallelUnit | None) -> Any:
         import deepspeed
@@ -160,10 +137,26 @@ class DeepSpeedEngine(Engine):
             if getattr(parameter, "distdl_frozen", False):
                 self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]
-        optimizer, config = make_optimizer(self.config, net), dict(self.plan.deepspeed)
-        return deepspeed.initialize(
-            model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
-        )[0]
+        optimizer, config = make_optimizer(self.config, net), on_own_folder(self.plan.deepspeed)
+        # It rounds the weights before it copies them: the masters would begin with 8 bits, further off than many a step.
+        half = self.zero and self.config.train.precision != "fp32"
+        masters = [(p, p.detach().cpu()) for p in parameters] if half else []
+        try:
+            with stage_1_of_its_own_class():
+                engine = deepspeed.initialize(
+                    model=net, model_parameters=parameters, optimizer=optimizer, config=config, mpu=mpu
+                )[0]
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            if not (extra := self.config.parallel.deepspeed):
+                raise
+            keys = ", ".join(sorted({*extra, *extra.get("zero_optimization", {})} - {"zero_optimization"}))
+            raise InputError(
+                f"DeepSpeed refuses this run, to which parallel.deepspeed adds {keys}: {error}",
+                fix="leave out the key that it speaks of",
+            ) from error
+        for parameter, value in masters:
+            self._set(parameter, value, None)
+        return engine
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.engines["learner"](batch, step)  # type: ignore[no-any-return]
@@ -176,6 +169,11 @@ class DeepSpeedEngine(Engine):
             self.grad_norm = self._norm(player)
             if self._guard and not bool(torch.isfinite(self.grad_norm)):
                 return  # the weights stay as they were; minimize() stops the run
+        if self.left_out:
+            with step_left_out(engine, self.zero):
+                engine.step()
+            self.grad_norm = None
+            return
         if self._closure_batches is None:
             engine.step()
         elif self._last_micro:  # DeepSpeed's own step takes no closure
@@ -191,7 +189,9 @@ class DeepSpeedEngine(Engine):
             self.engines["learner"].set_gradient_accumulation_boundary(is_boundary=self._last_micro)
 
     def _stepped(self, player: str) -> bool:
-        return self.config.train.precision != "fp16" or self.engines[player].was_step_applied()
+        return super()._stepped(player) and (
+            self.config.train.precision != "fp16" or self.engines[player].was_step_applied()
+        )
 
     def _norm(self, player: str) -> Tensor:
         """L2 norm of the reduced gradient of the whole model: what the tensor axis cuts is summed over it."""
@@ -209,6 +209,35 @@ class DeepSpeedEngine(Engine):
         for engine in self.engines.values():
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
+
+    # -- for the guard ---------------------------------------------------------------------------------------------------
+
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        beside = getattr(self.engines[player].optimizer, "backup_optimizer", None)  # of what is offloaded in part
+        return [self._inner(player), *([beside] if beside else [])]
+
+    def held(self, player: str) -> Iterator[Held]:
+        if self.zero == 0:
+            yield from super().held(player)
+            return
+        optimizer, flat = self.engines[player].optimizer, self._flat_weights(player)
+        for of, name, p in self.named():
+            if of != player or not p.requires_grad:
+                continue
+            if self.zero == 3:
+                group, begin, size = optimizer.grad_position[optimizer.get_param_id(p)]
+                first = size * self.groups.data.index
+                part = Held(name, first, min(size, p.ds_numel - first), flat[group], begin)  # the last may be padded
+            elif where := p._hp_mapping:  # type: ignore[attr-defined]
+                there, here_ = where.hp_fragment_address, where.lp_fragment_address
+                part = Held(name, here_.start, here_.numel, flat[where.param_group_index], there.start)
+            else:  # all of it lies on other ranks
+                continue
+            if part.size > 0:
+                yield part
+
+    def loss_scale(self, player: str) -> float:
+        return float(self.engines[player].optimizer.loss_scale) if self.config.train.precision == "fp16" else 1.0
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 

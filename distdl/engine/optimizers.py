@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distdl.config import Config
 from distdl.engine.lbfgs import LBFGS
 from distdl.nn.axes import here
+from distdl.nn.kinds import decays, mark
 
 
 class Lion(torch.optim.Optimizer):
@@ -94,41 +95,46 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer over the trainable parameters; weight decay for matrices only (not biases, gains).
+    """An optimizer over the trainable parameters; weight decay for those that decay by what they are (nn/kinds.py).
 
     Experts that are cut along an axis are in groups of their own, named as DeepSpeed wants them.
     """
     options = config.optimizer.model_dump(exclude={"name", "weight_decay"})
+    mark(module)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for p in module.parameters():
         if p.requires_grad:
-            members.setdefault((getattr(p, "group_name", ""), p.ndim < 2), []).append(p)
+            members.setdefault((getattr(p, "group_name", ""), not decays(p)), []).append(p)
     groups = []
-    for experts, vectors in sorted(members):
-        group = {"params": members[experts, vectors], "weight_decay": 0.0 if vectors else config.optimizer.weight_decay}
+    for experts, still in sorted(members):
+        group = {"params": members[experts, still], "weight_decay": 0.0 if still else config.optimizer.weight_decay}
         groups.append({**group, "moe": True, "name": experts} if experts else group)
     return _CLASSES[config.optimizer.name](groups, **options)
 
 
-def add_penalties(config: Config, module: nn.Module, accumulate: int) -> None:
-    """Adds the gradient of l1*sum|w| + l2/2*sum w^2 over matrices to each micro-batch's gradient.
+def add_penalties(
+    config: Config, module: nn.Module, accumulate: int, loss_scale: Callable[[], float] = lambda: 1.0
+) -> None:
+    """Adds the gradient of l1*sum|w| + l2/2*sum w^2 over what decays to each micro-batch's gradient.
 
     As a gradient hook it is the same under every engine and sharding: autograd calls it with the weight present, before
-    anything is reduced, and clipping sees it. Each of `accumulate` micro-batches adds its share.
+    anything is reduced, and clipping sees it. Each of `accumulate` micro-batches adds its share. What gradients are
+    multiplied by at the time (fp16 scales the loss by 65,536 and less) is asked of `loss_scale` in every pass.
     """
     l1, l2 = config.train.l1 / accumulate, config.train.l2 / accumulate
     if not l1 and not l2:
         return
+    mark(module)
     for p in module.parameters():
-        if p.requires_grad and p.ndim >= 2:
+        if p.requires_grad and decays(p):
             # Gradients are summed over the ranks that hold a parameter, and divided by the number of all of them.
             size = 1 if getattr(p, "allreduce", True) else here.expert.size
-            p.register_hook(_penalty(p, l1 * size, l2 * size))
+            p.register_hook(_penalty(p, l1 * size, l2 * size, loss_scale))
 
 
-def _penalty(p: Tensor, l1: float, l2: float) -> Callable[[Tensor], Tensor]:
+def _penalty(p: Tensor, l1: float, l2: float, loss_scale: Callable[[], float]) -> Callable[[Tensor], Tensor]:
     def hook(grad: Tensor) -> Tensor:
-        weight = p.detach()
-        return grad + l1 * weight.sign() + l2 * weight
+        weight, scale = p.detach(), loss_scale()
+        return grad + (scale * l1) * weight.sign() + (scale * l2) * weight
 
     return hook

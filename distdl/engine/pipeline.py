@@ -6,6 +6,7 @@ DeepSpeed's pipeline engine runs the schedule, one forward and one backward in t
 What DeepSpeed 0.19 makes necessary here:
 - It ties whole layers; ours share parameters, such as an embedding that the first and the last layer use.
 - It sends the shape of an activation once, and held-out batches have another: the shape is then sent anew.
+- It looks for the gradients of what stages share where they are not, once sums are kept in fp32.
 - It steps before anyone has looked at the loss: its step is replaced by one that looks first.
 - It sums the norm over the stages for one parameter group after the other, and hangs where a stage has fewer groups.
 - A layer is recomputed while a later micro-batch is under way: each keeps the positions that its noise depends on.
@@ -28,10 +29,12 @@ from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
 from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
+from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
 from distdl.learner import Batch, Layer, Learner
 from distdl.metrics import Mean, Metrics, add
 from distdl.nn import noise
+from distdl.nn.kinds import decays
 from distdl.plan.plan import Plan
 
 
@@ -71,7 +74,7 @@ class PipelineEngine(DeepSpeedEngine):
     def _wrap(self, net: nn.Module) -> Any:
         """This rank's stage of the learner in DeepSpeed's pipeline engine."""
         import deepspeed
-        from deepspeed.runtime.pipe.schedule import OptimizerStep
+        from deepspeed.runtime.pipe.schedule import OptimizerStep, ReduceTiedGrads
 
         deepspeed.init_distributed(verbose=False)  # adopts the process group that is there
         ties = stages.ties(self.learner, self.plan.mesh, self.rank, self._holders)
@@ -80,10 +83,10 @@ class PipelineEngine(DeepSpeedEngine):
         for name, parameter in self.learner.named_parameters():
             parameter.ds_pipe_replicated = name in self._elsewhere  # type: ignore[attr-defined] # not in the norm again
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
-        add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate)
         engine = self._initialize(self.stage, None)
-        if self._guard:
-            engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, OptimizerStep: _step_if_finite}
+        add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate, lambda: loss_scale(engine))
+        others = {ReduceTiedGrads: _sum_tied, OptimizerStep: self._step_if_sound}
+        engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, **others}
         return engine
 
     def _stage_module(self, layers: Sequence[Layer], ties: list[tuple[nn.Parameter, Any]]) -> nn.Module:
@@ -112,9 +115,11 @@ class PipelineEngine(DeepSpeedEngine):
             topology=PipeModelDataParallelTopology(num_pp=mesh.pipeline, num_mp=mesh.tensor, num_dp=mesh.data),
             loss_fn=self._criterion,
         )
-        for name, shape in (("matrix", (1, 1)), ("vector", (1,))):  # both of the optimizer's groups on every stage
-            if not any(min(p.ndim, 2) == len(shape) for p in stage.parameters()):
-                stage.register_parameter(f"no_{name}", nn.Parameter(torch.zeros(shape, device=self.device)))
+        have = {decays(p) for p in stage.parameters() if p.requires_grad}
+        for decayed in {True, False} - have:  # both of the optimizer's groups on every stage
+            nothing = nn.Parameter(torch.zeros((1, 1), device=self.device))
+            nothing.distdl_decays = decayed  # type: ignore[attr-defined]
+            stage.register_parameter(f"no_{'matrix' if decayed else 'vector'}", nothing)
         return stage
 
     def _runner(self, index: int, layer: Layer) -> Callable[[Tensor], Tensor]:
@@ -141,14 +146,16 @@ class PipelineEngine(DeepSpeedEngine):
         """All micro-batches of an optimizer step as one batch."""
         self._micro_batches = list(super().feed(source, step))
         self.batch = {name: torch.cat([b[name] for b in self._micro_batches]) for name in self._micro_batches[0]}
+        self.pulse.at("forward")
         yield self.batch
+        self.pulse.at("after the step")
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         """A whole optimizer step: the mean loss over all ranks, detached, and this data rank's metrics, on every stage."""
         engine = self.engines["learner"]
         loss = engine.train_batch(self._inputs(self._micro_batches)).detach()
         noise.begin(0, None)
-        self.grad_norm = engine.get_global_grad_norm()
+        self.grad_norm = self.grad_norms["learner"] = None if self.left_out else engine.get_global_grad_norm()
         return loss, self._from_last_stage()
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
@@ -160,6 +167,18 @@ class PipelineEngine(DeepSpeedEngine):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
                 nonfinite.stop_gradient(self.stage, self.batch, self._step, value)
+
+    def _step_if_sound(self, engine: Any, **kwargs: Any) -> None:
+        """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad,
+        or where the step is to be left out."""
+        if self._guard or self.judge:
+            with torch.no_grad():
+                loss = engine._aggregate_total_loss().item()
+            if self._guard and not math.isfinite(loss):
+                return  # minimize() stops the run
+            self.left_out = self.judge is not None and self.judge(self._step + 1, loss)
+        with step_left_out(engine, self.zero) if self.left_out else contextlib.nullcontext():
+            engine._exec_optimizer_step(**kwargs)
 
     def _evaluate(self, batch: Batch) -> Metrics:
         """What the learner's own `evaluate` says on the last stage of what came through the pipeline."""
@@ -257,6 +276,9 @@ class PipelineEngine(DeepSpeedEngine):
                 handle.remove()
         return bad[0] if bad else ""
 
+    def shared(self) -> dict[str, list[int]]:
+        return {name: stages for name, stages in self._holders.items() if len(stages) > 1}
+
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -282,9 +304,10 @@ class _Layer(nn.ModuleList):
         return self.run(x)
 
 
-def _step_if_finite(engine: Any, **kwargs: Any) -> None:
-    """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad."""
-    with torch.no_grad():
-        loss = engine._aggregate_total_loss()
-    if math.isfinite(loss.item()):
-        engine._exec_optimizer_step(**kwargs)
+def _sum_tied(engine: Any) -> None:
+    """Takes the place of DeepSpeed's sum of what stages share, which finds no gradient where the sums are kept in fp32."""
+    for weight, group in engine.module.get_tied_weights_and_groups():
+        zero = engine.zero_optimization()  # stage 0 keeps none of its own, and is run only to show why it is refused
+        gradient = engine.optimizer.get_gradient_for_reduction(weight) if zero else weight.grad
+        if gradient is not None:
+            dist.all_reduce(gradient, group=group)

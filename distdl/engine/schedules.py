@@ -33,5 +33,20 @@ def learning_rate(config: Config, steps: int) -> Callable[[int], float]:
     return lambda step: config.optimizer.lr * lr_factor(config.schedule, step, steps)
 
 
+def stretched(config: Config, step: int, before: int, steps: int) -> str | None:
+    """What happens to the learning rate where a run that is at `step` of `before` steps is given another end, in words;
+    None where nothing does."""
+    if not 0 < step < steps or before == steps:
+        return None
+    was, goes_on = learning_rate(config, before)(step - 1), learning_rate(config, steps)(step)
+    ahead = learning_rate(config, before)(min(step, before - 1))
+    if math.isclose(goes_on, ahead, rel_tol=1e-9, abs_tol=1e-12):
+        return None
+    return (
+        f"the {config.schedule.name} schedule of {before:,} steps becomes one of {steps:,}: the learning rate was "
+        f"{was:.3g} at step {step:,}, the last that was taken, and is {goes_on:.3g} at step {step + 1:,}"
+    )
+
+
 def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, done))) / 2

@@ -47,6 +47,9 @@ class TorchEngine(Engine):
         if not self._last_micro:
             return
         optimizer, clip = self.optimizers[player], self.config.train.clip_norm
+        if self.left_out:  # after the backward pass, which DistributedDataParallel waits for
+            optimizer.zero_grad()
+            return
         parameters = [p for p in self.bare[player].parameters() if p.grad is not None]
         if clip or self._guard:
             self.grad_norm = norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -72,6 +75,9 @@ class TorchEngine(Engine):
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = lr
+
+    def stepping(self, player: str) -> list[torch.optim.Optimizer]:
+        return [self.optimizers[player]]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for player, name, parameter in self.named():

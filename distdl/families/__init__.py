@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from distdl import trust
 from distdl.errors import InputError
 from distdl.family_schema import DOCS, family_names, family_schema, is_custom, is_file, source_file
 from distdl.learner import Learner
@@ -33,7 +34,9 @@ def load_family(name: str) -> type[Learner]:
 
 
 def _import_custom(name: str, path: Path) -> ModuleType:
-    """The module of a user's own family. Raises InputError with the line where importing it fails."""
+    """The module of a user's own family. Raises InputError with the line where importing it fails, and where it came with a
+    run and nobody has said yes to it."""
+    trust.allow(path)
     family_schema(name)  # a file that does not parse, or has no Config
     try:
         return _import_file(path) if is_file(name) else importlib.import_module(name)

@@ -127,7 +127,7 @@ class AlexNet(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def inputs(self, batch: Batch) -> Tensor:
         return (self.view(to_unit(batch["image"])) - MEAN) / STD  # (B, C, side, side)

@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner, Verbs
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.devices import DEVICES, Crossbar, Digital, Periphery
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, known, mean_known, of_classes
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Analog(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), "label": Column(())}
+        return {config.column: Column.sample(config.inputs), "label": Column.label(config.classes)}
 
     def read(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """What each crossbar sees (B, I), and what the last one says (B, K), in fp64."""
@@ -124,7 +125,8 @@ class Analog(Learner):
         decay, label = self.config.decay_steps, batch["label"]
         rate = self.config.rate * (max(0.0, 1 - step / decay) if decay else 1.0)
         seen, logits = self.read(batch)
-        delta = F.one_hot(label, self.config.classes) - logits.softmax(1)  # (B, K), down the cross entropy
+        delta = F.one_hot(filled(label), self.config.classes) - logits.softmax(1)  # (B, K), down the cross entropy
+        delta = delta.masked_fill(~known(label)[:, None], 0.0)
         generator = torch.Generator(logits.device).manual_seed((int(self.key) << 31) + step)
         for i in reversed(range(len(seen))):
             crossbar, x = self.crossbars[i], seen[i]
@@ -132,11 +134,12 @@ class Analog(Learner):
             if i:  # before the devices move
                 delta = crossbar.read_back(delta)[:, :-1] * slope(self.config.activation, x[:, :-1])
             crossbar.apply_pulses(demand, generator)
-        accuracy = mean((logits.argmax(1) == label).float())
-        return {"loss": mean(F.cross_entropy(logits, label)), "accuracy": accuracy}
+        return self.measured(logits, label)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
-        label, (_, logits) = batch["label"], self.read(batch)
-        losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
-        return {"loss": mean(losses), "accuracy": mean((logits.argmax(1) == label).float())}
+        return self.measured(self.read(batch)[1], batch["label"])
+
+    def measured(self, logits: Tensor, label: Tensor) -> Metrics:
+        losses, metrics = of_classes(logits, label)
+        return {"loss": mean_known(losses, label), **metrics}

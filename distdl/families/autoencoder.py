@@ -109,7 +109,7 @@ class Autoencoder(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs)}
+        return {config.column: Column.sample(config.inputs, *((0, 1) if config.error == "cross_entropy" else ()))}
 
     def sample(self, batch: Batch) -> Tensor:
         """(B, D)"""

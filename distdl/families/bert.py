@@ -23,13 +23,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.columns import sentences
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn import noise
 from distdl.nn.attention import SelfAttention, apart, together
 from distdl.nn.axes import gathered, shard_of
+from distdl.nn.labels import mean_known, mean_loss, of_classes
 from distdl.nn.language import logits, token_losses
-from distdl.nn.noise import Dropout
 
 PAD = 0
 
@@ -83,7 +84,7 @@ class Embeddings(nn.Module):
         self.place = nn.Embedding(config.places or config.context, config.width)
         self.segment = nn.Embedding(2, config.width)
         self.ln = nn.LayerNorm(config.width, 1e-12)
-        self.drop = Dropout(config.dropout)
+        self.drop = noise.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens, segments = x.unbind(-1)  # (B, T)
@@ -100,7 +101,7 @@ class Block(nn.Module):
         D, inner = config.width, config.inner or 4 * config.width
         self.attn, self.ln1 = SelfAttention(D, config.heads, config.attention_dropout), nn.LayerNorm(D, 1e-12)
         self.up, self.down, self.ln2 = nn.Linear(D, inner), nn.Linear(inner, D), nn.LayerNorm(D, 1e-12)
-        self.drop = Dropout(config.dropout)
+        self.drop = noise.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x, real = apart(x)
@@ -110,6 +111,8 @@ class Block(nn.Module):
 
 class Words(nn.Module):
     """What a place says about its word, before the vocabulary: (..., D) -> (..., D). `bias` is the vocabulary's."""
+
+    parameter_kinds = {"bias": "bias"}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class BERT(Learner):
         self.words = None if config.task == "classify" else Words(config)
         classes = {"pretrain": 2, "mask": 0, "classify": config.classes}[config.task]
         self.head = nn.Linear(config.width, classes) if classes else None
-        self.drop = Dropout(config.dropout)
+        self.drop = noise.Dropout(config.dropout)
         if config.task == "classify":
             self.primary, self.better = "accuracy", "higher"
         for name, parameter in self.named_parameters():
@@ -152,8 +155,9 @@ class BERT(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        of_sequence = {"tokens": Column((config.context,)), "segments": Column((config.context,))}
-        return of_sequence if config.task == "mask" else {**of_sequence, "label": Column(())}
+        follows = Column.label(2, key="", missing=None, meaning="whether the second sentence follows")
+        label = {"classify": {"label": Column.label(config.classes)}, "pretrain": {"label": follows}, "mask": {}}
+        return {**sentences(config.vocabulary, config.context), **label[config.task]}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +225,8 @@ class BERT(Learner):
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         if self.config.task == "classify":
-            return self.of_classes(output, batch)
+            losses, metrics = of_classes(output.float(), batch["label"].long())
+            return mean_loss(losses, batch), metrics
         assert self.words is not None
         places, shares, _ = self.chosen(batch)  # (B, K)
         at_places = output.gather(1, places[..., None].expand(-1, -1, output.shape[-1]))  # (B, K, D)
@@ -235,9 +240,11 @@ class BERT(Learner):
             metrics["masked_accuracy"] = mean(((guess.view_as(words) == words) * shares).sum(-1))
         if self.config.task == "mask":
             return loss, metrics
-        following, of_following = self.of_classes(self.classify(output), batch)
-        return loss + following, metrics | {"next_accuracy": of_following["accuracy"]}
+        following, of_following = of_classes(self.classify(output).float(), batch["label"].long())
+        return loss + following.mean(), metrics | {"next_accuracy": of_following["accuracy"]}
 
-    def of_classes(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        label = batch["label"].long()  # (B,)
-        return F.cross_entropy(scores.float(), label), {"accuracy": mean((scores.argmax(-1) == label).float())}
+    def evaluate(self, batch: Batch) -> Metrics:
+        if self.config.task != "classify":
+            return super().evaluate(batch)
+        losses, metrics = of_classes(self.through(batch).float(), batch["label"].long())
+        return {"loss": mean_known(losses, batch["label"]), **metrics}

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, known, mean_known, of_classes, share
 from distdl.nn.rbm import RBM
 
 
@@ -98,7 +99,7 @@ class BilinearDBN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column((1, *config.image)), "label": Column(())}
+        return {"image": Column.sample((1, *config.image), 0, 1), "label": Column.label(config.classes)}
 
     def machines(self) -> list[RBM]:
         """The stack, from the pixels up, without the engine's wrappers."""
@@ -127,7 +128,7 @@ class BilinearDBN(Learner):
     @torch.no_grad()
     def gather(self, batch: Batch, engine: Verbs) -> Metrics:
         """Adds the labelled pictures of all ranks to the scatter; no weight moves."""
-        v, chosen = self.samples(batch), self.labelled(batch)
+        v, chosen = self.samples(batch), self.labelled(batch) & known(batch["label"])
         x = v[chosen].double()  # (b, V); b may be 0
         member = F.one_hot(batch["label"][chosen].long(), self.config.classes).double()  # (b, K)
         self.counts += engine.all_sum(member.sum(0))
@@ -172,16 +173,17 @@ class BilinearDBN(Learner):
         """Cross entropy of the labelled rows, over their expected number: the same however the batch is cut."""
         chosen = self.labelled(batch)
         logits = self.classifier(self.samples(batch)[chosen])  # (b, K); b may be 0
-        total = F.cross_entropy(logits, batch["label"][chosen].long(), reduction="sum")
-        loss = total / (len(chosen) / self.config.label_every)
+        label = batch["label"][chosen].long()
+        total = F.cross_entropy(logits, filled(label), reduction="none")[known(label)].sum()
+        loss = total / (len(chosen) / self.config.label_every * share(total, batch))
         engine.minimize(loss, "classifier")
         return {"loss": mean(loss)}
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         logits, label = bare(self.classifier)(self.samples(batch)), batch["label"].long()
-        losses = F.cross_entropy(logits, label, reduction="none")
-        return {"accuracy": mean((logits.argmax(-1) == label).float()), "cross_entropy": mean(losses)}
+        losses, metrics = of_classes(logits, label)
+        return {**metrics, "cross_entropy": mean_known(losses, label)}
 
 
 def discriminant(counts: Tensor, sums: Tensor, products: Tensor, between: float) -> Tensor:

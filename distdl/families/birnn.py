@@ -24,12 +24,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn.ctc import best_path, ctc, edit_distance
+from distdl.nn.ctc import best_path, ctc, edit_distance, strings
 from distdl.nn.images import to_unit
+from distdl.nn.labels import mean_known, mean_loss, of_classes
 from distdl.nn.sequence import reverse
 
 
@@ -81,9 +81,12 @@ class BiRNN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         if config.task == "rows":
-            return {"image": Column((1, config.steps, config.inputs)), "label": Column(())}
-        strip = {"image": Column((1, config.inputs, config.steps)), "width": Column(())}
-        return {**strip, "label": Column((None,)), "length": Column(())}
+            return {"image": Column.sample((1, config.steps, config.inputs)), "label": Column.label(config.classes)}
+        strip = {
+            "image": Column.sample((1, config.inputs, config.steps)),
+            "width": Column.whole(1, config.steps, meaning="columns of a strip"),
+        }
+        return {**strip, **strings(config.classes)}
 
     def states(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) and its lengths (B,) -> the states (B, T, H) of the two directions, in the order of the input."""
@@ -115,8 +118,7 @@ class BiRNN(Learner):
         out, frames = self.outputs(batch)
         label = batch["label"]
         if self.config.task == "rows":
-            accuracy = mean((out.argmax(-1) == label).float())
-            return F.cross_entropy(out, label, reduction="none"), {"accuracy": accuracy}
+            return of_classes(out, label)
         losses = ctc(out, frames, label, batch["length"])
         return losses, {"label_error": self.label_error(out, frames, batch)} if decode else {}
 
@@ -129,8 +131,8 @@ class BiRNN(Learner):
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, metrics = self.losses(batch, decode=False)
-        return losses.mean(), metrics
+        return (mean_loss(losses, batch) if self.config.task == "rows" else losses.mean()), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, metrics = self.losses(batch, decode=True)
-        return {"loss": mean(losses), **metrics}
+        return {"loss": mean_known(losses, batch["label"]) if self.config.task == "rows" else mean(losses), **metrics}

@@ -45,6 +45,7 @@ class Config:
 
 
 class BoltzmannMachine(Learner):
+    parameter_kinds = {"pairs": "matrix"}
     learns = "contrast of clamped and free correlations"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
@@ -58,7 +59,7 @@ class BoltzmannMachine(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.visible,))}
+        return {"x": Column.numbers((config.visible,), 0, 1, meaning="0 or 1")}
 
     def weights(self) -> Tensor:
         """W, symmetric with a zero diagonal: (n, n)."""

@@ -72,7 +72,10 @@ class Captioner(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "caption": Column((config.length + 1,))}
+        return {
+            "image": Column.sample(config.image),
+            "caption": Column.tokens(config.vocabulary, (config.length + 1,), meaning="word"),
+        }
 
     def picture(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1, D): what stands in for the first word."""
@@ -96,13 +99,18 @@ class Captioner(Learner):
         return F.cross_entropy(scores, targets.flatten(), ignore_index=PAD, reduction="none").view_as(targets)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        return self.losses(batch).mean(), {}
+        losses = self.losses(batch)
+        return losses.mean(), {"loss": self.per_word(losses, batch)}
+
+    def per_word(self, losses: Tensor, batch: Batch) -> Mean:
+        """What is shown, of training and of held-out samples alike."""
+        return Mean(losses.sum().detach(), float((batch["caption"][:, 1:] != PAD).sum()))
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         losses, targets = self.losses(batch), batch["caption"][:, 1:].long()
         same = (self.greedy(batch["image"]) == targets).all(1)
-        return {"loss": Mean(losses.sum(), float((targets != PAD).sum())), "exact_match": mean(same.float())}
+        return {"loss": self.per_word(losses, batch), "exact_match": mean(same.float())}
 
     @torch.no_grad()
     def greedy(self, image: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ class CDBN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image)}
+        return {"image": Column.sample(config.image, 0, 1)}
 
     def stack(self) -> list[ConvolutionalRBM]:
         """From the pixels up, without the engine's wrappers."""

@@ -108,9 +108,13 @@ class CLVAgent(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        state = Column((config.state,))
-        columns = {"state": state, "action": Column(()), "reward": Column(()), "after": state}
-        return {**columns, "values": Column((config.actions,))} if config.known else columns
+        state = Column.numbers((config.state,), 0, meaning="number of a customer's state")
+        action = Column.label(config.actions, key="actions", missing=None, meaning="action")
+        if config.continuous:
+            action = Column.numbers((), config.least, config.most, meaning="action")
+        columns = {"state": state, "action": action, "reward": Column.numbers(meaning="reward"), "after": state}
+        values = {"values": Column.numbers((config.actions,), meaning="best value of an action")}
+        return {**columns, **values} if config.known else columns
 
     @torch.no_grad()
     def copy(self) -> None:

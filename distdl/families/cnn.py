@@ -100,7 +100,7 @@ class ConvNet(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def logits(self, batch: Batch) -> Tensor:
         return self.net(to_unit(batch["image"]))  # type: ignore[no-any-return]  # (B, C, H, W) -> (B, K)

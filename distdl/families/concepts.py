@@ -59,7 +59,12 @@ class Concepts(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "caption": Column((config.length + 1,))}
+        return {
+            "image": Column.sample(config.image),
+            "caption": Column.whole(
+                0, None, (config.length + 1,), meaning="word (those beyond the vocabulary count nowhere)"
+            ),
+        }
 
     def regions(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, h, w): logits of each word in each region."""

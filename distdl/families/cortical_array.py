@@ -107,7 +107,7 @@ class CorticalArray(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((2,))}
+        return {"x": Column.numbers((2,), 0, 1, meaning="0 or 1")}
 
     def plasticity(self, step: int) -> Tensor:
         """p of each unit at a step. (N,)"""

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
-from distdl.nn.trees import COLUMNS, NONE, Trees, touched, trees_of
+from distdl.nn.trees import NONE, Trees, node_labels, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class CVG(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {**COLUMNS, "label": Column((None,))}
+        return tree_columns(config.vocabulary) | {"label": node_labels(config.labels, key="labels", missing=None)}
 
     def read(self, batch: Batch) -> tuple[Trees, Tensor]:
         """The trees and the labels of their nodes (R,)."""

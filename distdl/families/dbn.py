@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, known, mean_known, of_classes, share
 from distdl.nn.rbm import RBM
 
 
@@ -67,7 +68,7 @@ class DBN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), "label": Column(())}
+        return {config.column: Column.sample(config.inputs, 0, 1), "label": Column.label(config.classes)}
 
     def machines(self) -> list[RBM]:
         """The stack, from the pixels up, without the engine's wrappers."""
@@ -110,8 +111,9 @@ class DBN(Learner):
         chosen = batch["id"] % self.config.label_every == 0
         logits = self.classifier(self.samples(batch)[chosen])  # (b, K); b may be 0
         # Divided by the expected number, not the number here: the sum over parts is then the same however they are cut.
-        labelled = len(chosen) / self.config.label_every
-        loss = F.cross_entropy(logits, batch["label"][chosen], reduction="sum") / labelled
+        labelled = len(chosen) / self.config.label_every * share(logits, batch)
+        label = batch["label"][chosen]
+        loss = F.cross_entropy(logits, filled(label), reduction="none")[known(label)].sum() / labelled
         engine.minimize(loss, "classifier")
         return {"loss": mean(loss)}
 
@@ -119,9 +121,10 @@ class DBN(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         v, label = self.samples(batch), batch["label"]
         logits = bare(self.classifier)(v)
+        losses, metrics = of_classes(logits, label)
         return {
-            "accuracy": mean((logits.argmax(-1) == label).float()),
-            "cross_entropy": mean(F.cross_entropy(logits, label, reduction="none")),
+            **metrics,
+            "cross_entropy": mean_known(losses, label),
             "reconstruction": mean((v - self.reconstruct(v)).square()),
         }
 

@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.columns import recording
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam
+from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
 from distdl.nn.noise import Dropout
 from distdl.nn.sequence import reverse
 
@@ -67,8 +68,7 @@ class DeepSpeech(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        sound = {"x": Column((None, config.inputs)), "frames": Column(())}
-        return {**sound, "label": Column((None,)), "length": Column(())}
+        return {**recording((None, config.inputs)), **strings(config.classes)}
 
     def log_y(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, K + 1), and how many of the T are the sample's (B,)."""

@@ -29,6 +29,7 @@ from distdl.metrics import Mean, Metrics, mean
 from distdl.nn import noise
 from distdl.nn.googlenet import GoogLeNet
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known, mean_loss, of_classes
 
 AUXILIARY = 0.3  # weight of each auxiliary classifier's loss (Szegedy et al. 2015, section 5)
 
@@ -126,17 +127,19 @@ class DeepDream(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         if step >= self.config.carrier_steps:
             return self.dream(batch, engine, step - self.config.carrier_steps)
         logits, *auxiliary = self.carrier(to_unit(batch["image"]))
-        loss = F.cross_entropy(logits, batch["label"])
+        label = batch["label"]
+        losses, metrics = of_classes(logits, label)  # (B,)
         for more in auxiliary:
-            loss = loss + AUXILIARY * F.cross_entropy(more, batch["label"])
+            losses = losses + AUXILIARY * F.cross_entropy(more, filled(label), reduction="none")
+        loss = mean_loss(losses, batch)
         engine.minimize(loss, "carrier")
-        return {"loss": mean(loss), "accuracy": mean((logits.argmax(-1) == batch["label"]).float())}
+        return {"loss": mean(loss), **metrics}
 
     def dream(self, batch: Batch, engine: Verbs, t: int) -> Metrics:
         """Step t of the ascent."""
@@ -208,8 +211,8 @@ class DeepDream(Learner):
         if self.config.objective == "class":
             wanted = torch.arange(len(pictures), device=label.device) % self.config.classes
             found["confidence"] = net(pictures)[0].softmax(-1).gather(1, wanted[:, None]).mean()
-        losses = F.cross_entropy(logits, label, reduction="none")
-        metrics = {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}
+        losses, metrics = of_classes(logits, label)
+        metrics = {"loss": mean_known(losses, label), **metrics}
         return metrics | {name: Mean(value * n, float(n)) for name, value in found.items()}
 
 

@@ -114,7 +114,7 @@ class Diffusion(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs)}
+        return {config.column: Column.sample(config.inputs)}
 
     def data(self, batch: Batch) -> Tensor:
         """(B, *inputs) in -1..1."""

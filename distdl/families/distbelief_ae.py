@@ -130,7 +130,7 @@ class DistBeliefAutoencoder(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image)}
+        return {"image": Column.sample(config.image)}
 
     def picture(self, batch: Batch) -> Tensor:
         x = to_unit(batch["image"]).float()

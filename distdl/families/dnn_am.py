@@ -33,6 +33,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.columns import recording
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.hmm import left_to_right, uniform_path, viterbi
@@ -133,7 +134,7 @@ class DNNAcousticModel(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((None, config.bands)), "frames": Column(()), "label": Column(())}
+        return {**recording((None, config.bands)), "label": Column.label(config.classes, missing=None)}
 
     # -- the trunk -----------------------------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ class DQN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"seed": Column(())}
+        return {"seed": Column.whole(None, None, meaning="seed of an episode")}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         stored = min(int(self.rollouts) * self.transitions, self.config.capacity)

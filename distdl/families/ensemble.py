@@ -23,8 +23,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.columns import recording
 from distdl.learner import Batch, Column, Learner, Verbs
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
+from distdl.nn.labels import filled, known, mean_known, share
 
 MEMBERS = ("dnn", "cnn", "rnn")
 LEAST = -12.0  # ln of the smallest posterior that log-linear stacking sees: one miss must not outweigh all other rows
@@ -114,7 +116,7 @@ class Ensemble(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.steps, config.bands)), "frames": Column(()), "label": Column(())}
+        return {**recording((config.steps, config.bands)), "label": Column.label(config.classes)}
 
     def members(self, batch: Batch) -> Tensor:
         """ln of the members' posteriors, (M, B, K)."""
@@ -145,17 +147,18 @@ class Ensemble(Learner):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         log_y, label, every = self.members(batch), batch["label"], self.config.hold_out
         held_out = batch["id"] % every == 0
-        z = self.stacked(log_y[:, held_out].detach())
-        self.held_out, self.wanted = z, F.one_hot(label[held_out], self.config.classes).double()  # for update
+        taught = held_out & known(label)
+        z = self.stacked(log_y[:, taught].detach())
+        self.held_out, self.wanted = z, F.one_hot(label[taught], self.config.classes).double()  # for update
+        losses = self.losses(log_y, label).masked_fill(held_out | ~known(label), 0.0)
         # Divided by the expected number of rows, not the number here: the sum over parts is then the same for all cuts.
-        learned = len(label) * (1 - 1 / every)
-        losses = self.losses(log_y, label) * ~held_out
+        learned = len(label) * (1 - 1 / every) * share(losses, batch)
         right = (log_y.argmax(-1) == label).float()  # (M, B)
-        return losses.sum() / learned, {"member_accuracy": mean(right)}
+        return losses.sum() / learned, {"member_accuracy": mean_known(right.T, label)}
 
     def losses(self, log_y: Tensor, label: Tensor) -> Tensor:
         """Cross entropy of every sample (B,), summed over the members: none feels the others."""
-        return sum(F.nll_loss(y, label, reduction="none") for y in log_y)  # type: ignore[return-value]
+        return sum(F.nll_loss(y, filled(label), reduction="none") for y in log_y)  # type: ignore[return-value]
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
@@ -163,6 +166,7 @@ class Ensemble(Learner):
         log_y, label = self.members(batch), batch["label"]
         answers = {"accuracy": self.stacked(log_y) @ self.coefficients(), "averaged_accuracy": log_y.exp().mean(0)}
         answers |= {f"accuracy_{name}": y for name, y in zip(MEMBERS, log_y)}
-        metrics = {name: mean((answer.argmax(-1) == label).float()) for name, answer in answers.items()}
+        metrics = {name: mean_known((answer.argmax(-1) == label).float(), label) for name, answer in answers.items()}
         right = (log_y.argmax(-1) == label).float()
-        return {"loss": mean(self.losses(log_y, label)), **metrics, "member_accuracy": mean(right)}
+        loss = mean_known(self.losses(log_y, label), label)
+        return {"loss": loss, **metrics, "member_accuracy": mean_known(right.T, label)}

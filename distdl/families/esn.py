@@ -78,7 +78,7 @@ class ESN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.steps + 1, config.inputs))}
+        return {"x": Column.numbers((config.steps + 1, config.inputs), meaning="value of a series")}
 
     def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input (B, D) and state (B, N) -> h (B, 1 + D + N) and the new state."""

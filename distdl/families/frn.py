@@ -56,7 +56,10 @@ class FullyRecurrent(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((None, config.inputs)), "y": Column((None, config.outputs))}
+        return {
+            "x": Column.numbers((None, config.inputs), meaning="input of a tick"),
+            "y": Column.numbers((None, config.outputs), meaning="wanted activity, or NaN"),
+        }
 
     def tick(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (B, m) and activities (B, n) -> z (B, n + m + 1) and the activities a tick later."""

@@ -147,7 +147,7 @@ class GAN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs)}
+        return {config.column: Column.sample(config.inputs)}
 
     def real(self, batch: Batch) -> Tensor:
         """(B, *inputs), pictures in -1..1."""

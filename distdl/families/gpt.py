@@ -139,7 +139,7 @@ class GPT(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"tokens": Column((config.context + 1,))}
+        return {"tokens": Column.tokens(config.vocabulary, (config.context + 1,))}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

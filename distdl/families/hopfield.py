@@ -45,7 +45,7 @@ class Hopfield(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.units,))}
+        return {"x": Column.numbers((config.units,), meaning="bit, on above 0")}
 
     @property
     def weights(self) -> Tensor:

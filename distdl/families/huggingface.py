@@ -1,19 +1,23 @@
 """Any causal, masked or sequence-to-sequence model of Hugging Face's transformers (Wolf et al. 2020, EMNLP demos).
 
-    causal    -log p(x_t | x_<t), the mean over the tokens of a row                  reads what the family gpt reads
-    masked    -log p(x_t | x with some tokens hidden), the mean over a row's hidden  ... bert ...
-    seq2seq   -log p(y_t | x, y_<t), summed over a sentence and divided by its row   ... transformer ...
+    causal    -log p(x_t | x_<t)                             reads what the family gpt reads
+    masked    -log p(x_t | x with some tokens hidden)        ... bert ...
+    seq2seq   -log p(y_t | x, y_<t)                          ... transformer ...
 
-The network is theirs, from a folder, the hub, or fresh; weights are read from safetensors only, and code that comes with a
-model is never run. The loss and the way to hide are ours, so that no micro-batch weighs more than another, and each dropout
-of the network is drawn by `nn/noise.py` (see `KeyedDropout`): every layout trains the same. `distdl checkpoint convert RUN
-FOLDER --to huggingface` writes a trained model back for `from_pretrained`. The default is GPT-2 small: 124,439,808.
+The loss is the mean over the tokens that count, those of a step's whole global batch together, so that no row, micro-batch
+or rank weighs more than another. Padding does not count and is not attended to; with `labels`, a column says what is to be
+predicted at each place, and -100 that nothing is: a prompt, for example. Where the model's config asks for its balance loss
+(a mixture of experts, `output_router_logits`), theirs is added, over what the ranks take at a time.
+
+The network is theirs, from a folder, the hub, or fresh (`nn/hub.py`), its dropout drawn by sample (`KeyedDropout`): every
+layout trains the same. `distdl checkpoint convert RUN FOLDER --to huggingface` writes a trained model back for
+`from_pretrained`, with the tokenizer and the generation settings it came with. The default is GPT-2 small: 124,439,808.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,13 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from distdl.errors import InputError, did_you_mean
-from distdl.family_schema import DOCS
+from distdl.columns import NO_LABEL, sentences
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn import noise
-
-CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+from distdl.nn import hub, noise
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class Config:
     """Tokens of a row that the model reads; a row of the task causal holds one more, the last target."""
     target_length: Annotated[int, Field(gt=0)] = 128
     """seq2seq: tokens that are predicted for a sentence; a row holds one more, the token it begins with."""
-    pad: Annotated[int, Field(ge=0)] = 0
-    """masked and seq2seq: the token of padding."""
+    labels: bool = False
+    """The column `labels`, as long as the one that is predicted, says which token each place has, and -100: none counts."""
+    pad: Literal["model", "none"] | Annotated[int, Field(ge=0)] = "model"
+    """The token of padding at a row's begin or end; model: that of its config or tokenizer, none where they have none."""
     segments: bool = False
     """masked: the model is told of the column `segments`, as BERT is."""
-    mask: Annotated[int, Field(ge=0)] = 103
-    """masked: the token that stands for a hidden one."""
-    marks: tuple[Annotated[int, Field(ge=0)], ...] = (101, 102)
-    """masked: tokens that are never hidden."""
+    mask: Annotated[int, Field(ge=0)] | None = None
+    """masked: the token that stands for a hidden one; null: as the model's tokenizer says."""
+    marks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """masked: tokens that are never hidden; null: the special tokens of the model's tokenizer or config."""
     hide: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """masked: share of a row's tokens that is predicted; of these 80 % are hidden and 10 % replaced."""
 
@@ -66,87 +69,138 @@ class HuggingFace(Learner):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
-        self.model: nn.Module = network(config)
+        self.config, theirs = config, hub.config_of(config)
+        self.tokens = hub.special_tokens(config, theirs)
+        self.model: nn.Module = hub.network(config, theirs)
+        self.balance = hub.Balance(self.model, theirs) if hub.of(theirs, "output_router_logits") else None
+        self.batch_coupled = self.balance is not None
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        row = Column((config.context,))
+        size, row, key = hub.config_of(config).get_text_config().vocab_size, (config.context,), "overrides.vocab_size"
         if config.task == "seq2seq":
-            return {"source": row, "target": Column((config.target_length + 1,))}
-        if config.task == "causal":
-            return {"tokens": Column((config.context + 1,))}
-        return {"tokens": row, "segments": row} if config.segments else {"tokens": row}
+            target = Column.tokens(size, (config.target_length + 1,), key=key)
+            columns = {"source": Column.tokens(size, row, key=key), "target": target}
+        elif config.task == "causal":
+            columns = {"tokens": Column.tokens(size, (config.context + 1,), key=key)}
+        else:
+            columns = sentences(size, config.context)
+            columns = columns if config.segments else {"tokens": columns["tokens"]}
+        predicted = columns["target" if config.task == "seq2seq" else "tokens"].shape
+        labels = {"labels": Column(predicted, "whole", 0, size - 1, NO_LABEL, "token", key)} if config.labels else {}
+        return columns | labels
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
-        theirs = config_of(Config(**{key: value for key, value in model.items() if key != "family"}))
+        theirs = hub.config_of(Config(**{key: value for key, value in model.items() if key != "family"}))
         layers = {"num_hidden_layers": 2} if hasattr(theirs, "num_hidden_layers") else {}
         lengths = {"context": min(model["context"], 32), "target_length": min(model["target_length"], 32)}
         return {**model, **lengths, "from_scratch": True, "overrides": {**(model["overrides"] or {}), **layers}}
 
+    def counted(self, batch: Batch) -> Tensor:
+        if self.config.task == "masked" and not self.config.labels:
+            return self.number_hidden(self.hideable(batch["tokens"].long())).sum()
+        return (self.targets(batch) != NO_LABEL).sum()
+
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        losses, shares, hits = self.losses(batch)
-        metrics = {"masked_accuracy": mean((hits * shares).sum(-1))} if self.config.task == "masked" else {}
-        return (losses * shares).sum(-1).mean(), metrics
+        losses, counts, hits, balance = self.losses(batch)
+        mean_count = batch["mean_count"][0] if "mean_count" in batch else counts.sum()
+        loss, metrics = losses.sum() / mean_count.clamp(min=1), self.accuracy(counts, hits)
+        if balance is not None and self.balance:
+            loss, metrics["balance_loss"] = loss + self.balance.weight * balance, mean(balance)
+        return loss, metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
-        losses, shares, hits = self.losses(batch)
-        if self.config.task == "seq2seq":  # per token
-            real = (shares > 0).float()
-            return {"loss": Mean((losses * real).sum(), float(real.sum()))}
-        metrics = {"masked_accuracy": mean((hits * shares).sum(-1))} if self.config.task == "masked" else {}
-        return {"loss": mean((losses * shares).sum(-1)), **metrics}
+        losses, counts, hits, _ = self.losses(batch)
+        return {"loss": Mean(losses.sum(), float(counts.sum())), **self.accuracy(counts, hits)}
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every place (B, T): cross entropy, its share of the sample's loss, whether the best guess is right."""
-        config = self.config
+    def accuracy(self, counts: Tensor, hits: Tensor) -> Metrics:
+        return {"masked_accuracy": Mean(hits.sum(), float(counts.sum()))} if self.config.task == "masked" else {}
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Of every place (B, T): cross entropy, 0 where it does not count, whether it does, and whether the best guess is
+        right there; and the balance loss of a mixture that trains."""
+        config, tokens = self.config, self.tokens
+        targets = self.targets(batch)  # (B, T)
         if config.task == "causal":
-            tokens = batch["tokens"].long()  # (B, T + 1)
-            logits, targets = self.logits(input_ids=tokens[:, :-1]), tokens[:, 1:]
-            shares = torch.full(targets.shape, 1 / targets.shape[1], device=targets.device)
+            row = batch["tokens"].long()  # (B, T + 1)
+            inputs = {"input_ids": row[:, :-1], **self.attended(tokens.real(row)[:, :-1])}
         elif config.task == "seq2seq":
             source, target = batch["source"].long(), batch["target"].long()  # (B, S), (B, T + 1)
-            real = (source != config.pad).long()
-            logits = self.logits(input_ids=source, attention_mask=real, decoder_input_ids=target[:, :-1])
-            targets = target[:, 1:]
-            shares = (targets != config.pad).float() / targets.shape[1]
+            inputs = {"input_ids": source, "decoder_input_ids": target[:, :-1], **self.attended(tokens.real(source))}
         else:
-            targets = batch["tokens"].long()  # (B, T)
-            hidden, shares = self.hidden(targets)
-            segments = {"token_type_ids": batch["segments"].long()} if config.segments else {}
-            logits = self.logits(input_ids=hidden, attention_mask=(targets != config.pad).long(), **segments)
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        return losses.view(targets.shape), shares, logits.argmax(-1) == targets
+            row = batch["tokens"].long()  # (B, T)
+            inputs = {"input_ids": row, **self.attended(tokens.real(row))}
+            if not config.labels:
+                inputs["input_ids"], targets = self.hidden(row)
+            if config.segments:
+                inputs["token_type_ids"] = batch["segments"].long()
+        output = self.output(**inputs)
+        logits = output.logits
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # 0 at NO_LABEL
+        balance = output.aux_loss if self.balance and self.training else None
+        return losses.view(targets.shape), targets != NO_LABEL, logits.argmax(-1) == targets, balance
+
+    def targets(self, batch: Batch) -> Tensor:
+        """(B, T): the tokens that are to be predicted, where none are hidden, and NO_LABEL."""
+        row = batch["target" if self.config.task == "seq2seq" else "tokens"].long()
+        first = 0 if self.config.task == "masked" else 1
+        if self.config.labels:
+            return batch["labels"][:, first:].long()
+        return row.masked_fill(~self.tokens.real(row), NO_LABEL)[:, first:]
+
+    def attended(self, real: Tensor) -> dict[str, Tensor]:
+        """The attention mask. A row of nothing but padding attends to all of it: attention to nothing is not a number."""
+        return {} if self.tokens.pad is None else {"attention_mask": (real | ~real.any(1, keepdim=True)).long()}
 
     def logits(self, **inputs: Tensor) -> Tensor:
         """(B, T, V) of their network."""
-        with KeyedDropout() if self.training and noise.active() else contextlib.nullcontext():
-            cache = {} if self.config.task == "masked" else {"use_cache": False}
-            return self.model(**inputs, **cache).logits  # type: ignore[no-any-return]
+        return self.output(**inputs).logits  # type: ignore[no-any-return]
+
+    def output(self, **inputs: Tensor) -> Any:
+        """What their network says."""
+        with contextlib.ExitStack() as stack:
+            if self.training and noise.active():
+                stack.enter_context(KeyedDropout())
+            how = {} if self.config.task == "masked" else {"use_cache": False}
+            if self.balance:
+                how["output_router_logits"] = self.training
+                stack.enter_context(self.balance.over_ranks())
+            return self.model(**inputs, **how)
+
+    def hideable(self, tokens: Tensor) -> Tensor:
+        """bool (B, T)"""
+        real = self.tokens.real(tokens)
+        for mark in self.tokens.marks:
+            real &= tokens != mark
+        return real
+
+    def number_hidden(self, hideable: Tensor) -> Tensor:
+        """(B, 1): `hide` of those that can be, and one at least where there is one."""
+        number = hideable.sum(-1, keepdim=True)
+        return torch.minimum((self.config.hide * number).round().clamp(min=1), number)
 
     def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens with some of them hidden, and each token's share of the sample's loss."""
-        config, (B, T) = self.config, tokens.shape
+        """(B, T) tokens with some of them hidden, and those that were there, NO_LABEL elsewhere."""
+        B, T = tokens.shape
         if noise.active():
             drawn = noise.uniform(B, 3, T, device=tokens.device)
         else:
             drawn = torch.rand(B, 3, T, generator=torch.Generator().manual_seed(0)).to(tokens.device)
         order, kind, other = drawn.unbind(1)  # (B, T) each
-        real = tokens != config.pad
-        for mark in config.marks:
-            real &= tokens != mark
-        count = (config.hide * real.sum(-1, keepdim=True)).round().clamp(min=1)  # (B, 1)
+        real = self.hideable(tokens)
         rank = order.masked_fill(~real, 2.0).argsort(dim=-1, stable=True).argsort(dim=-1)
-        chosen = real & (rank < count)  # (B, T)
+        chosen = rank < self.number_hidden(real)  # (B, T)
         another = (other * self.model.config.vocab_size).long()
-        changed = torch.where(kind < 0.8, config.mask, torch.where(kind < 0.9, another, tokens))
-        return torch.where(chosen, changed, tokens), chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+        changed = torch.where(kind < 0.8, self.tokens.mask, torch.where(kind < 0.9, another, tokens))
+        return torch.where(chosen, changed, tokens), tokens.masked_fill(~chosen, NO_LABEL)
 
     def save(self, folder: Path) -> None:
-        """Writes the model as theirs is written, in safetensors."""
+        """Writes the model as theirs is written, in safetensors, and what it came with beside it."""
         self.model.tie_weights()  # type: ignore[operator]
         self.model.save_pretrained(folder)  # type: ignore[operator]
+        if self.config.name:
+            hub.copy_companions(self.config.name, folder)
 
 
 class KeyedDropout(TorchFunctionMode):
@@ -177,67 +231,3 @@ def _attention(
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     return noise.Dropout(dropout_p)(scores.softmax(-1).to(value)) @ value  # type: ignore[no-any-return]
-
-
-# -- their library -----------------------------------------------------------------------------------------------------
-
-
-def network(config: Config) -> nn.Module:
-    """Their network, with fresh weights or read ones. Raises InputError."""
-    auto, theirs = getattr(_transformers(), CLASSES[config.task]), config_of(config)
-    longest = getattr(theirs, "max_position_embeddings", None)
-    if isinstance(longest, int) and 0 < longest < config.context:
-        raise InputError(f"model.context is {config.context}", allowed=f"at most {longest}, the places of the model")
-    fresh = not config.name or config.from_scratch
-    with _told(config):
-        if fresh or torch.get_default_device().type == "meta":  # to be counted, not to compute
-            return auto.from_config(theirs, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-any-return]
-        options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
-        return auto.from_pretrained(config.name, config=theirs, **options)  # type: ignore[no-any-return]
-
-
-def config_of(config: Config) -> Any:
-    """Their config of the model. Raises InputError."""
-    auto, overrides = _transformers().AutoConfig, config.overrides or {}
-    with _told(config):
-        if config.name:
-            theirs = auto.from_pretrained(config.name, trust_remote_code=False, **overrides)
-        else:
-            theirs = auto.for_model(config.architecture)
-    known = theirs.to_dict().keys() | theirs.attribute_map.keys()
-    for key in overrides:
-        if key not in known:
-            raise InputError(
-                f"model.overrides.{key}: a {theirs.model_type} has no such key", fix=did_you_mean(key, known)
-            )
-    with _told(config):
-        return theirs if config.name else auto.for_model(config.architecture, **overrides)
-
-
-@contextlib.contextmanager
-def _told(config: Config) -> Iterator[None]:
-    """What their library raises, in words."""
-    what = f"model.name = {config.name!r}" if config.name else f"model.architecture = {config.architecture!r}"
-    if config.name.startswith((".", "/", "~")) and not Path(config.name).is_dir():
-        raise InputError(f"{what}: there is no such folder", fix="a folder with config.json and model.safetensors")
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        words = " ".join(str(error).split())
-        fix = "a folder with config.json and model.safetensors, or a hub name that can be reached or is in the cache"
-        if "trust_remote_code" in words:
-            words, fix = "it needs code of its own", f"code that comes with a model is never run; see {DOCS}"
-        elif not config.name:
-            fix = "a model type of transformers for this task, and overrides that fit it"
-        raise InputError(f"{what} with the task {config.task}: {words[:400]}", fix=fix) from error
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        what = f"the family huggingface needs the package transformers: {error}"
-        raise InputError(what, fix="pip install 'distdl[huggingface]'") from None
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return transformers

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known, mean_loss
 
 SIDE = 16  # pixels
 MAPS = 12  # in H1, and in H2
@@ -88,7 +89,7 @@ class ZipCodeNet(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def outputs(self, image: Tensor) -> Tensor:
         """(B, K) in (-1, 1); the largest is the answer."""
@@ -102,16 +103,16 @@ class ZipCodeNet(Learner):
     def errors(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared errors (B, K), and how many answers are wrong."""
         outputs, label = self.outputs(batch["image"]), batch["label"]  # (B, K), (B,)
-        target = 2 * F.one_hot(label, self.config.classes).to(outputs.dtype) - 1
-        return (outputs - target).square(), {"error": mean((outputs.argmax(-1) != label).float())}
+        target = 2 * F.one_hot(filled(label), self.config.classes).to(outputs.dtype) - 1
+        return (outputs - target).square(), {"error": mean_known((outputs.argmax(-1) != label).float(), label)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         squares, metrics = self.errors(batch)
-        return squares.mean(), metrics
+        return mean_loss(squares, batch), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
         squares, metrics = self.errors(batch)
-        return {"loss": mean(squares), **metrics}
+        return {"loss": mean_known(squares, batch["label"]), **metrics}
 
 
 def spread(weight: Tensor, inputs: int) -> None:

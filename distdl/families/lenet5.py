@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Layer
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known
 
 SIDE = 28  # pixels; a frame of 2 makes it the paper's 32
 PAPER, INK = -0.1, 1.175  # grey levels of 1998, so that the inputs have about mean 0 and variance 1
@@ -85,7 +86,7 @@ class LeNet(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def inputs(self, batch: Batch) -> Tensor:
         x = to_unit(batch["image"])  # (B, C, H, W)
@@ -109,18 +110,10 @@ class LeNet(Classifier):
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of every sample (B,), and how many answers are right."""
         logits, label = output, batch["label"]  # (B, K), (B,)
-        metrics = {"accuracy": mean((logits.argmax(-1) == label).float())}
+        metrics = {"accuracy": mean_known((logits.argmax(-1) == label).float(), label)}
         if self.config.variant == "1998":  # equation 9 is cross entropy with an eleventh class, at the distance J
             logits = F.pad(logits, (0, 1), value=-self.config.margin)
-        return F.cross_entropy(logits, label, reduction="none"), metrics
-
-    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        losses, metrics = self.losses(output, batch)
-        return losses.mean(), metrics
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        losses, metrics = self.losses(self.logits(batch), batch)
-        return {"loss": mean(losses), **metrics}
+        return F.cross_entropy(logits, filled(label), reduction="none"), metrics
 
 
 # -- the layers of 1998 ------------------------------------------------------------------------------------------------
@@ -170,6 +163,8 @@ class ScaledTanh(nn.Module):
 
 class SubSampling(nn.Module):
     """The sum of 2x2 units times a coefficient plus a bias, both trainable and one for each map, through f."""
+
+    parameter_kinds = {"coefficient": "gain"}
 
     def __init__(self, maps: int) -> None:
         super().__init__()

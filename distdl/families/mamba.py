@@ -125,6 +125,8 @@ def selective_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, ch
 class Mixer(nn.Module):
     """The selective state space between its projections."""
 
+    parameter_kinds = {"A_log": "state"}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         channels, rank = config.expand * config.width, config.rank
@@ -180,7 +182,7 @@ class Mamba(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"tokens": Column((config.context + 1,))}
+        return {"tokens": Column.tokens(config.vocabulary, (config.context + 1,))}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,12 @@ class MAML(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         parts = {"support": config.support, "query": config.query}
-        x = {f"{part}_x": Column((points, config.inputs)) for part, points in parts.items()}
-        return {**x, **{f"{part}_y": Column((points, config.outputs)) for part, points in parts.items()}}
+        sizes = {"x": config.inputs, "y": config.outputs}
+        return {
+            f"{part}_{axis}": Column.numbers((points, size), meaning=f"{axis} of a point")
+            for axis, size in sizes.items()
+            for part, points in parts.items()
+        }
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         weights = self.adapted(batch, self.config.inner_steps, learn=True)

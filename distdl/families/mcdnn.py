@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known, mean_loss
 
 SIDE = 28  # pixels of a picture
 FRAME = 29  # pixels that a column sees, so that its maps come out even
@@ -75,7 +76,7 @@ class MultiColumn(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "label": Column(())}
+        return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def logits(self, batch: Batch) -> Tensor:
         """(N, B, K) of the N columns."""
@@ -88,23 +89,26 @@ class MultiColumn(Learner):
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """Cross entropy of every sample (B,), summed over columns: no column feels how many others there are."""
-        return sum(F.cross_entropy(column, label, reduction="none") for column in logits)  # type: ignore[return-value]
+        return sum(F.cross_entropy(column, filled(label), reduction="none") for column in logits)  # type: ignore[return-value]
 
     def answers(self, logits: Tensor, label: Tensor) -> Metrics:
         """`accuracy` of the average, `column_accuracy` of the columns' mean, and each column's own."""
         right = (logits.argmax(-1) == label).float()  # (N, B)
         together = logits.softmax(-1).mean(0).argmax(-1) == label  # (B,)
-        each = {f"accuracy_column_{i}": mean(column) for i, column in enumerate(right)}
-        return {"accuracy": mean(together.float()), "column_accuracy": mean(right), **each}
+        each = {f"accuracy_column_{i}": mean_known(column, label) for i, column in enumerate(right)}
+        columns = mean_known(right.T, label)
+        return {"accuracy": mean_known(together.float(), label), "column_accuracy": columns, **each}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         logits, label = self.logits(batch), batch["label"]  # (N, B, K), (B,)
         answers = self.answers(logits, label)
-        return self.losses(logits, label).mean(), {name: answers[name] for name in ("accuracy", "column_accuracy")}
+        return mean_loss(self.losses(logits, label), batch), {
+            name: answers[name] for name in ("accuracy", "column_accuracy")
+        }
 
     def evaluate(self, batch: Batch) -> Metrics:
         logits, label = self.logits(batch), batch["label"]
-        return {"loss": mean(self.losses(logits, label)), **self.answers(logits, label)}
+        return {"loss": mean_known(self.losses(logits, label), label), **self.answers(logits, label)}
 
 
 def of_width(x: Tensor, width: int) -> Tensor:

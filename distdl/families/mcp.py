@@ -66,7 +66,10 @@ class McCullochPitts(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         layers, targets = net_of(config)
-        return {"x": Column((len(layers[0][0][0]),)), **{name: Column(()) for name in targets}}
+        return {
+            "x": Column.numbers((len(layers[0][0][0]),), 0, 1, meaning="0 or 1"),
+            **{name: Column.numbers((), 0, 1, meaning="answer, 0 or 1") for name in targets},
+        }
 
     def outputs(self, x: Tensor) -> Tensor:
         """0 and 1 (B, inputs) -> 0 and 1 (B, outputs)."""

@@ -23,6 +23,7 @@ from distdl.metrics import Metrics, mean
 from distdl.nn import blocks
 from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known
 from distdl.nn.noise import Dropout
 
 
@@ -93,7 +94,10 @@ class MLP(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), ("label" if config.target == "class" else "y"): Column(())}
+        sample = {config.column: Column.sample(config.inputs)}
+        if config.target == "class":
+            return {**sample, "label": Column.label(config.classes)}
+        return {**sample, "y": Column.numbers(meaning="value to tell")}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,17 +115,18 @@ class MLP(Classifier):
         return self.through(batch)  # (B, K), or (B, 1): the number
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        losses, metrics = self.losses(output, batch)
-        return losses.mean(), metrics
+        if self.config.target == "class":
+            return super().criterion(output, batch)
+        return self.losses(output, batch)[0].mean(), {}
 
     def evaluate(self, batch: Batch) -> Metrics:
-        losses, metrics = self.losses(self.logits(batch), batch)
-        return {"loss": mean(losses), **metrics}
+        if self.config.target == "class":
+            return super().evaluate(batch)
+        return {"loss": mean(self.losses(self.logits(batch), batch)[0])}
 
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss of every sample (B,), and what else is measured."""
         if self.config.target == "value":
             return blocks.value_losses(self.cost, output.squeeze(1), batch["y"]), {}
         label = batch["label"]
-        hits = (output.argmax(-1) == label).float()
-        return blocks.class_losses(self.cost, output, label), {"accuracy": mean(hits)}
+        accuracy = mean_known((output.argmax(-1) == label).float(), label)
+        return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy}

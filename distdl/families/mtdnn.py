@@ -106,7 +106,9 @@ class MultiTaskDNN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.inputs // 8 if config.packed else config.inputs,)), "y": Column((config.tasks,))}
+        packed = Column.whole(0, 255, (config.inputs // 8,), meaning="byte of eight bits")
+        x = packed if config.packed else Column.numbers((config.inputs,))
+        return {"x": x, "y": Column.answers((config.tasks,))}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +132,8 @@ class MultiTaskDNN(Learner):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         y, present = self.answers(batch)
         losses = self.losses(self.logits(batch), y, present)
-        return losses.mean() / self.config.present, {"present": mean(present.float())}
+        shown = Mean(losses.sum().detach(), float(present.sum()))  # per answer, as in evaluation
+        return losses.mean() / self.config.present, {"loss": shown, "present": mean(present.float())}
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

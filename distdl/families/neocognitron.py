@@ -125,7 +125,7 @@ class Neocognitron(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image)}
+        return {"image": Column.sample(config.image)}
 
     def features(self, image: Tensor) -> Tensor:
         """(B, F): the last C-cells, in fp64 or fp32 as the picture."""

@@ -131,7 +131,8 @@ class NeRF(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {name: Column((3,)) for name in ("origin", "direction", "rgb")}
+        places = {name: Column.numbers((3,), meaning=f"{name} of a ray") for name in ("origin", "direction")}
+        return {**places, "rgb": Column.numbers((3,), 0, 1, meaning="colour of a ray")}
 
     def pictures(self, origin: Tensor, direction: Tensor) -> list[Tensor]:
         """Colours (R, 3) of rays by the coarse and, where there is one, the fine network."""

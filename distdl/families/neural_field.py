@@ -66,7 +66,10 @@ class NeuralField(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column((config.inputs,)), "y": Column((config.outputs,))}
+        return {
+            "x": Column.numbers((config.inputs,), meaning="place"),
+            "y": Column.numbers((config.outputs,), meaning="value there"),
+        }
 
     def field(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""

@@ -103,7 +103,10 @@ class ObjectMasks(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), "boxes": Column((config.objects, 4))}
+        return {
+            "image": Column.sample(config.image),
+            "boxes": Column.numbers((config.objects, 4), 0, max(config.image[1:]), meaning="side of a box in pixels"),
+        }
 
     def masks(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 5, d, d)."""

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known, mean_loss
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Perceptron(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), "label": Column(())}
+        return {config.column: Column.sample(config.inputs), "label": Column.label(config.classes)}
 
     def stimulus(self, batch: Batch) -> Tensor:
         """What the response units see."""
@@ -75,6 +76,7 @@ class Perceptron(Learner):
 
     def errors(self, s: Tensor, label: Tensor) -> Tensor:
         """(B,) surrogate of each sample. The slope of clamp at zero is 1: a sum of exactly zero counts as an error."""
+        label = filled(label)
         right = F.one_hot(label, self.config.classes)  # (B, K)
         if self.config.rule == "one_vs_rest":
             return (-(2 * right - 1) * s).clamp(min=0).sum(1)
@@ -85,7 +87,8 @@ class Perceptron(Learner):
         s, label = self.response(self.stimulus(batch)), batch["label"]  # (B, K), (B,)
         if self.config.average:
             self._average(step)
-        return self.errors(s, label).mean(), {"accuracy": mean((s.argmax(1) == label).float())}
+        accuracy = mean_known((s.argmax(1) == label).float(), label)
+        return mean_loss(self.errors(s, label), batch), {"accuracy": accuracy}
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -101,7 +104,6 @@ class Perceptron(Learner):
         s = last = self.response(a)  # (B, K)
         if self.config.average:
             s = F.linear(a, self.mean_weight, self.mean_bias)
-        metrics = {"loss": mean(self.errors(s, label)), "accuracy": mean((s.argmax(1) == label).float())}
-        if self.config.average:
-            metrics["accuracy_of_last"] = mean((last.argmax(1) == label).float())
-        return metrics
+        answers = {"accuracy": s, "accuracy_of_last": last} if self.config.average else {"accuracy": s}
+        metrics = {name: mean_known((answer.argmax(1) == label).float(), label) for name, answer in answers.items()}
+        return {"loss": mean_known(self.errors(s, label), label), **metrics}

@@ -78,7 +78,12 @@ class PINN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         inputs, outputs = len(DOMAINS[config.equation]), OUTPUTS[config.equation]
-        return {"x": Column((inputs,)), "u": Column((outputs,)), "kind": Column(()), "weight": Column(())}
+        return {
+            "x": Column.numbers((inputs,), meaning="place and time"),
+            "u": Column.numbers((outputs,), meaning="value of the solution"),
+            "kind": Column.whole(0, None, meaning="kind of a point"),
+            "weight": Column.numbers((), 0, meaning="weight of a point"),
+        }
 
     def net(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, K)"""

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.trees import COLUMNS, NONE, Trees, touched, trees_of
+from distdl.nn.labels import mean_known
+from distdl.nn.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class RAE(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {**COLUMNS, "label": Column((None,))} if config.supervision else COLUMNS
+        label = {"label": node_labels(config.classes)} if config.supervision else {}
+        return {**tree_columns(config.vocabulary), **label}
 
     def encode(self, pairs: Tensor) -> Tensor:
         """(n, 2, d) -> (n, d)."""
@@ -140,15 +142,15 @@ class RAE(Learner):
             node, count = node.gather(1, kept), count.gather(1, kept)
         return {**batch, "children": children, "height": height}
 
-    def of_labels(self, batch: Batch, trees: Trees, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross entropy of every node (R,), and whether its label is right (R,)."""
+    def of_labels(self, batch: Batch, trees: Trees, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The cross entropy of every node (R,), whether its label is right (R,), and the label (R,)."""
         assert self.head is not None
         given = trees_of(batch, self.words) if self.config.trees == "greedy" else trees
         label = given.labels(batch["label"], self.config.classes, "classes")
         if given is not trees:
             label = label[given.roots][trees.tree]
         logits = self.head(nodes).float()
-        return F.cross_entropy(logits, label, reduction="none"), (logits.argmax(-1) == label).float()
+        return of_nodes(logits, label), (logits.argmax(-1) == label).float(), label
 
     def per_tree(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of each tree (B,), and what is measured."""
@@ -156,9 +158,10 @@ class RAE(Learner):
         losses, share = trees.per_tree(F.pad(errors.float(), (trees.sizes[0], 0))), self.config.supervision
         metrics = {"error": mean(errors)}
         if share:
-            entropy, right = self.of_labels(batch, trees, nodes)
+            entropy, right, label = self.of_labels(batch, trees, nodes)
             losses = (1 - share) * losses + share * trees.per_tree(entropy)
-            metrics |= {"accuracy": mean(right), "root": mean(right[trees.roots])}
+            root = mean_known(right[trees.roots], label[trees.roots])
+            metrics |= {"accuracy": mean_known(right, label), "root": root}
         return losses, metrics
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:

@@ -65,7 +65,7 @@ class RBM(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs)}
+        return {config.column: Column.sample(config.inputs, 0, 1)}
 
     def hidden(self, v: Tensor) -> Tensor:
         """P(h=1|v): (B, V) -> (B, H)."""

@@ -17,11 +17,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.trees import COLUMNS, Trees, touched, trees_of
+from distdl.nn.labels import known, mean_known
+from distdl.nn.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RecNN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {**COLUMNS, "label": Column((None,))}
+        return {**tree_columns(config.vocabulary), "label": node_labels(config.classes)}
 
     def nodes(self, trees: Trees) -> Tensor:
         """(R, d) vectors of all nodes."""
@@ -89,22 +89,22 @@ class RecNN(Learner):
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         trees, logits, label = self.outputs(batch)
-        losses = F.cross_entropy(logits.float(), label, reduction="none")  # (R,)
-        metrics = {"all_nodes": mean((logits.argmax(-1) == label).float())}
+        losses = of_nodes(logits, label)  # (R,)
+        metrics = {"all_nodes": mean_known((logits.argmax(-1) == label).float(), label)}
         return losses.sum() / len(trees.roots) + touched(self), metrics
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         """Of all nodes, of the roots, and of the roots that are not neutral: negative against positive."""
         trees, logits, label = self.outputs(batch)
-        losses = trees.per_tree(F.cross_entropy(logits.float(), label, reduction="none"))
+        losses = trees.per_tree(of_nodes(logits, label))
         right, roots, half = logits.argmax(-1) == label, trees.roots, self.config.classes // 2
         share = logits[roots].softmax(-1)
         positive, truth = share[:, -half:].sum(-1) > share[:, :half].sum(-1), label[roots]
-        chosen = (truth < half) | (truth >= self.config.classes - half)
+        chosen = known(truth) & (truth < half) | (truth >= self.config.classes - half)
         return {
             "loss": mean(losses),
-            "all_nodes": mean(right.float()),
-            "root": mean(right[roots].float()),
+            "all_nodes": mean_known(right.float(), label),
+            "root": mean_known(right[roots].float(), truth),
             "root_binary": mean((positive == (truth >= half))[chosen].float()),
         }

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
+from distdl.nn.labels import of_classes
 from distdl.nn.sequence import SequenceLearner
 
 
@@ -61,7 +62,11 @@ class SecondOrder(SequenceLearner):
     @staticmethod
     def columns(config: Any) -> dict[str, Column]:
         if config.task == "strings":
-            return {"tokens": Column((config.steps,)), "length": Column(()), "label": Column(())}
+            return {
+                "tokens": Column.whole(0, config.inputs, (config.steps,), meaning="symbol (the next fills up)"),
+                "length": Column.whole(0, None, meaning="length of a string", within="tokens"),
+                "label": Column.label(config.classes),
+            }
         return SequenceLearner.columns(config)
 
     def states(self, x: Tensor) -> Tensor:
@@ -86,5 +91,4 @@ class SecondOrder(SequenceLearner):
         x = F.one_hot(symbols, self.config.inputs).to(self.head.weight.dtype)  # (B, T, K)
         states = torch.cat([self.start(x)[:, None], self.states(x)], 1)  # (B, 1 + T, N)
         logits = self.head(states[torch.arange(len(x), device=x.device), batch["length"]])  # (B, classes)
-        accuracy = mean((logits.argmax(-1) == batch["label"]).float())
-        return F.cross_entropy(logits.float(), batch["label"], reduction="none"), {"accuracy": accuracy}
+        return of_classes(logits.float(), batch["label"])

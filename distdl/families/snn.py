@@ -116,7 +116,7 @@ class SNN(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs), "label": Column(())}
+        return {config.column: Column.sample(config.inputs), "label": Column.label(config.classes)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

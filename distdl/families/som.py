@@ -64,7 +64,7 @@ class SOM(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {config.column: Column(config.inputs)}
+        return {config.column: Column.sample(config.inputs)}
 
     def samples(self, batch: Batch) -> Tensor:
         return to_unit(batch[self.config.column]).flatten(1)  # (B, D)

@@ -137,7 +137,7 @@ class Tabular(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"seed": Column(())}
+        return {"seed": Column.whole(None, None, meaning="seed of an episode")}
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         errors: list[float] = []

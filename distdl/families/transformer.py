@@ -141,7 +141,13 @@ class Transformer(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"source": Column((config.source_length,)), "target": Column((config.target_length + 1,))}
+        read, key = config.source_vocabulary, "source_vocabulary"
+        if not read:
+            read, key = config.vocabulary, "vocabulary"
+        return {
+            "source": Column.tokens(read, (config.source_length,), key=key),
+            "target": Column.tokens(config.vocabulary, (config.target_length + 1,)),
+        }
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +195,7 @@ class Transformer(Learner):
             every = self.embedding(torch.arange(self.config.vocabulary, device=x.device)).float().mean(0)  # (D,)
             surplus = self.embedding(targets[targets != PAD]).float() - every  # (N, D)
             total = total + self.config.smoothing * (x.float() * surplus).sum()
-        return total / output.shape[:2].numel(), {}
+        return total / output.shape[:2].numel(), {"loss": Mean(total.detach(), float(len(losses)))}  # shown: per token
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
-from distdl.metrics import Mean, Metrics, mean
+from distdl.metrics import Mean, Metrics
 from distdl.nn import noise
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, known, mean_known, mean_loss
 
 GRID = 3  # points of the coarse grid whose random displacements bend a picture (section 3.1)
 
@@ -119,8 +120,10 @@ class UNet(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        columns = {"image": Column(config.image), "mask": Column(config.image[1:])}
-        return columns | ({"border": Column(config.image[1:])} if config.border_weight else {})
+        size = config.image[1:]
+        columns = {"image": Column.sample(config.image), "mask": Column.mask(config.classes, size)}
+        border = Column.numbers(size, 0, meaning="weight of a pixel near a border")
+        return columns | ({"border": border} if config.border_weight else {})
 
     def logits(self, x: Tensor) -> Tensor:
         """Pixels 0..1 (B, C, H, W) -> (B, K, h, w) of the inner part."""
@@ -145,26 +148,33 @@ class UNet(Learner):
         logits = self.logits(image)  # (B, K, h, w)
         of_pixel = {name: centre(values, logits.shape)[:, 0] for name, values in of_pixel.items()}
         mask = of_pixel["mask"].long()
+        answer = filled(mask)
         if config.classes == 1:  # a single sigmoid: the class is there or not
-            losses = F.binary_cross_entropy_with_logits(logits[:, 0], mask.float(), reduction="none")
+            losses = F.binary_cross_entropy_with_logits(logits[:, 0], answer.float(), reduction="none")
             found = (logits[:, 0] > 0).long()
         else:
-            losses, found = F.cross_entropy(logits, mask, reduction="none"), logits.argmax(1)
-        weights = losses.new_tensor(config.class_weights)[mask] if config.class_weights else torch.ones_like(losses)
+            losses, found = F.cross_entropy(logits, answer, reduction="none"), logits.argmax(1)
+        weights = losses.new_tensor(config.class_weights)[answer] if config.class_weights else torch.ones_like(losses)
         if config.border_weight:
             weights = weights + config.border_weight * of_pixel["border"]
         return weights * losses, found, mask
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, found, mask = self.measured(batch)
-        return losses.mean(), {"accuracy": mean((found == mask).float())}
+        there = {
+            name: values for name, values in batch.items() if name == "mask.share"
+        }  # of the masks before they bend
+        return mean_loss(losses, {"mask": mask, **there}, "mask"), {
+            "accuracy": mean_known((found == mask).float(), mask)
+        }
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, found, mask = self.measured(batch)
-        a, b = found == self.config.foreground, mask == self.config.foreground
+        a, b = (found == self.config.foreground) & known(mask), mask == self.config.foreground
         # Dice: twice the common pixels over all pixels of both; the sums add up over batches, their quotients would not.
         dice = Mean(2 * (a & b).sum(), float(a.sum() + b.sum()))
-        return {"loss": mean(losses), "accuracy": mean((found == mask).float()), "dice": dice}
+        accuracy = mean_known((found == mask).float(), mask)
+        return {"loss": mean_known(losses, mask), "accuracy": accuracy, "dice": dice}
 
     @torch.no_grad()
     def segment(self, picture: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ class Config:
 class Patches(nn.Module):
     """A picture as a sequence: the class first, then its patches, each with its place."""
 
+    parameter_kinds = {"cls": "place", "places": "place"}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.patch = nn.Conv2d(config.image[0], config.width, config.patch, config.patch)
@@ -132,7 +134,8 @@ class ViT(Classifier):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"image": Column(config.image), **({"label": Column(())} if config.task == "classify" else {})}
+        label = {"label": Column.label(config.classes)} if config.task == "classify" else {}
+        return {"image": Column.sample(config.image), **label}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,9 +74,9 @@ class VSE(Learner):
     def columns(config: Config) -> dict[str, Column]:
         words = config.length + 1
         return {
-            "image": Column(config.image),
-            "caption": Column((words,)),
-            "contrasts": Column((config.contrasts, words)),
+            "image": Column.sample(config.image),
+            "caption": Column.tokens(config.vocabulary, (words,), meaning="word"),
+            "contrasts": Column.tokens(config.vocabulary, (config.contrasts, words), meaning="word"),
         }
 
     def of_images(self, image: Tensor) -> Tensor:

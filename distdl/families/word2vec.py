@@ -73,7 +73,7 @@ class Word2Vec(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"tokens": Column((config.context,))}
+        return {"tokens": Column.tokens(config.vocabulary, (config.context,), meaning="word")}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +90,10 @@ class Word2Vec(Learner):
         return metrics
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        losses, _ = self.losses(batch["tokens"].long())
+        losses, answers = self.losses(batch["tokens"].long())
         of_word = self.config.window + 1 if self.config.method == "skipgram" else 1
-        return losses.mean() / (self.config.context * of_word), {}
+        shown = Mean(losses.sum().detach(), float(answers.sum()))  # per answer, as in evaluation
+        return losses.mean() / (self.config.context * of_word), {"loss": shown}
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, answers = self.losses(batch["tokens"].long())

@@ -18,7 +18,7 @@ from distdl.metrics import Metrics
 class Evaluate(Hook):
     """Every rank takes part; the values are exact over the whole split and the same on every rank."""
 
-    def __init__(self, run: Run, source: Iterable[Any], every_steps: int) -> None:
+    def __init__(self, run: Run, source: Iterable[Any], every_steps: int | None) -> None:
         self.run, self.source, self.every_steps = run, source, every_steps
         self._said = False
 
@@ -27,8 +27,11 @@ class Evaluate(Hook):
             return
         begin = time.perf_counter()
         self.run.event("phase", name="evaluation", text=f"step {step}")
+        self.run.engine.pulse.at("evaluation")
         values = evaluate(self.run.learner, self.run.engine, self.source)
+        self.run.engine.pulse.at("after the step")
         self._say_what_is_not_finite(step, values)
+        self.run.engine.pulse.at("after the step")
         self.run.evaluation = (step, values)
         self.run.event("evaluation", step=step, values=values, split=self.run.engine.config.data.eval_split)
         self.run.event("phase", name="training", text="")

@@ -45,9 +45,9 @@ class Run:
         """Whether `step` is the run's last."""
         return self.stopping or step == self.plan.steps
 
-    def due(self, step: int, every_steps: int) -> bool:
-        """Whether something done every so many steps (0: only at the end) is due after `step`."""
-        return self.last(step) or (every_steps > 0 and step % every_steps == 0)
+    def due(self, step: int, every_steps: int | None) -> bool:
+        """Whether something done every so many steps (0: only at the end, None: at each epoch's end, too) is due now."""
+        return self.last(step) or self.plan.due(step, every_steps)
 
 
 class Hook:

@@ -49,7 +49,7 @@ class Log(Hook):
         names = sorted(self._sums)
         device = self.run.engine.device
         totals = torch.stack([self._sums[n].total.double().to(device) for n in names])
-        counts = torch.tensor([self._sums[n].count for n in names], dtype=torch.float64, device=device)
+        counts = torch.tensor([float(self._sums[n].count) for n in names], dtype=torch.float64, device=device)
         totals, counts = self.run.engine.all_sum(torch.stack([totals, counts]))
         return dict(zip(names, zip(totals.tolist(), counts.tolist())))
 

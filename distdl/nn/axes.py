@@ -28,6 +28,10 @@ class Axis:
         """The rank in the world of the one at this place of the axis."""
         return dist.get_global_rank(self.group, index) if self.size > 1 else dist.get_rank()
 
+    def ranks(self) -> list[int]:
+        """The ranks in the world along it, in order."""
+        return [self.rank(index) for index in range(self.size)]
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the axis, in place; not followed by autograd."""
         if self.size > 1:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from distdl.learner import Batch, Learner
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
+from distdl.nn.labels import mean_known, mean_loss, of_classes
 
 
 class Classifier(Learner):
-    """Cross entropy against the column `label`. A family overrides `logits`."""
+    """Cross entropy against the column `label`, -100 in which is no label. A family overrides `logits`."""
 
     primary: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
@@ -24,11 +24,14 @@ class Classifier(Learner):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.criterion(self.logits(batch), batch)
 
+    def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss of every sample (B,), and what else is measured."""
+        return of_classes(output, batch["label"])
+
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        label = batch["label"]  # (B,)
-        return F.cross_entropy(output, label), {"accuracy": mean((output.argmax(-1) == label).float())}
+        losses, metrics = self.losses(output, batch)
+        return mean_loss(losses, batch), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
-        logits, label = self.logits(batch), batch["label"]
-        losses = F.cross_entropy(logits, label, reduction="none")  # (B,)
-        return {"loss": mean(losses), "accuracy": mean((logits.argmax(-1) == label).float())}
+        losses, metrics = self.losses(self.logits(batch), batch)
+        return {"loss": mean_known(losses, batch["label"]), **metrics}

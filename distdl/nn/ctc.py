@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.columns import Column
+
 NEVER = -1e30  # ln 0, finite: the gradient of a sum of nothing but -inf is not a number
+
+
+def strings(classes: int) -> dict[str, Column]:
+    """The columns of the strings that are learned: the K labels, of which the blank, number K, is none."""
+    return {
+        "label": Column.label(classes, (None,), missing=None, meaning="label (the blank is none of them)"),
+        "length": Column.whole(0, None, meaning="length of a string", within="label"),
+    }
 
 
 def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.labels import filled, mean_known, mean_loss
 
 
 class SequenceLearner(Learner):
@@ -29,6 +30,7 @@ class SequenceLearner(Learner):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.inputs, embedding) if embedding else None
+        self.labelled = config.task not in ("tokens", "values")
         self.head = nn.Linear(width, config.classes if config.task == "rows" else config.inputs)
         if config.task == "rows":
             self.primary, self.better = "accuracy", "higher"
@@ -36,10 +38,10 @@ class SequenceLearner(Learner):
     @staticmethod
     def columns(config: Any) -> dict[str, Column]:
         if config.task == "rows":
-            return {"image": Column((1, config.steps, config.inputs)), "label": Column(())}
+            return {"image": Column.sample((1, config.steps, config.inputs)), "label": Column.label(config.classes)}
         if config.task == "tokens":
-            return {"tokens": Column((config.steps + 1,))}
-        return {"x": Column((config.steps + 1, config.inputs))}
+            return {"tokens": Column.tokens(config.inputs, (config.steps + 1,), key="inputs")}
+        return {"x": Column.numbers((config.steps + 1, config.inputs), meaning="value of a series")}
 
     def states(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, H): the state after each step, the first from a state of zeros."""
@@ -71,17 +73,17 @@ class SequenceLearner(Learner):
         out = self.outputs(x).float()
         if self.config.task == "values":
             return (out - target).square(), {}
-        losses = F.cross_entropy(out.flatten(0, -2), target.flatten(), reduction="none")  # nats
-        return losses, {"accuracy": mean((out.argmax(-1) == target).float())}
+        losses = F.cross_entropy(out.flatten(0, -2), filled(target.flatten()), reduction="none")  # nats
+        return losses, {"accuracy": mean_known((out.argmax(-1) == target).float(), target)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, metrics = self.losses(batch)
-        return losses.mean(), metrics
+        return (mean_loss(losses, batch) if self.labelled else losses.mean()), metrics
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         losses, metrics = self.losses(batch)
-        return {"loss": mean(losses), **metrics}
+        return {"loss": mean_known(losses, batch["label"]) if self.labelled else mean(losses), **metrics}
 
 
 def reverse(x: Tensor, frames: Tensor) -> Tensor:

@@ -11,13 +11,29 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from distdl.columns import NO_LABEL, Column
 from distdl.errors import InputError
-from distdl.learner import Batch, Column
+from distdl.learner import Batch
+from distdl.nn.labels import filled, known
 
 NONE = 255
 """The height of what is no node."""
-COLUMNS = {"word": Column((None,)), "children": Column((None, 2)), "height": Column((None,))}
+
+
+def tree_columns(vocabulary: int) -> dict[str, Column]:
+    """What every family of trees reads."""
+    return {
+        "word": Column.tokens(vocabulary, (None,), meaning="word"),
+        "children": Column.whole(0, None, (None, 2), meaning="place of a child in the row", within="word"),
+        "height": Column.whole(0, NONE, (None,), meaning=f"height of a node ({NONE}: none)"),
+    }
+
+
+def node_labels(classes: int, key: str = "classes", missing: int | None = NO_LABEL) -> Column:
+    """The label of each node."""
+    return Column.label(classes, (None,), key=key, missing=missing, meaning="label of a node", filler=NONE)
 
 
 @dataclass(frozen=True)
@@ -113,3 +129,10 @@ def touched(module: nn.Module) -> Tensor:
     gradients must be there all the same when the ranks add theirs up."""
     weights = [p for m in module.modules() if not isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)]
     return torch.stack([p.sum() for p in weights if p.requires_grad]).sum() * 0.0
+
+
+def of_nodes(logits: Tensor, label: Tensor) -> Tensor:
+    """The cross entropy of every node, (R, K), (R,) -> (R,); 0 where it has no label. Losses are per tree, however many of
+    its nodes have one."""
+    losses = F.cross_entropy(logits.float(), filled(label), reduction="none")
+    return losses.masked_fill(~known(label), 0.0)

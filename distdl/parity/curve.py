@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ from distdl.hooks.hook import Hook, Run
 from distdl.hooks.parity import ReplicaParity
 from distdl.loop import evaluate, train
 from distdl.metrics import Metrics
+from distdl.parity.movement import held, keep
 from distdl.survey import survey
 
 
-def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Trains in this process group. -> {loss, norm: per step, means over ranks; positions seen; evaluation}. Collective."""
+def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """Trains in this process group. -> {loss, norm: per step, means over ranks; positions seen; evaluation}. Collective.
+
+    `file`: where this rank's part of the weights is kept, those of the start and of the end.
+    """
     undo_deepspeed()
     config = config_from_dict(values)
     plan = survey(config)
@@ -36,8 +41,13 @@ def curve(rank: int, values: dict[str, Any]) -> dict[str, Any]:
             out["norm"].append(None if engine.grad_norm is None else float(engine.grad_norm))
             out["positions"] += engine.batch["position"].tolist()
 
-    replicas = ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps)
-    train(learner, engine, source, [Record(), replicas], start=0, steps=plan.steps)
+    hooks: list[Hook] = [Record()]
+    if config.guard.parity_every_steps:
+        hooks.append(ReplicaParity(Run(plan, rank, learner, engine, source, None), config.guard.parity_every_steps))
+    start = held(engine) if file else {}
+    train(learner, engine, source, hooks, start=0, steps=plan.steps)
+    if file:
+        keep(file, start, held(engine))
     if config.data.eval_split:
         held_out = worker.make_dataset(config, config.data.eval_split, plan.data.path)
         batches = EvalSource(held_out, batch=plan.eval_batch, rank=plan.mesh.place(rank)["data"], world=plan.mesh.data)

@@ -1,52 +1,30 @@
 """The matrix: every layout at every number of processes, against one process of plain PyTorch that takes the batch at once.
 
-Each cell has clipping on and two accumulated micro-batches (four in a pipeline), and is the largest difference over all
-steps: of the loss, absolute; of the gradient norm, relative to the reference's.
+Each cell is a layout's passes (`passes.py`), with clipping on and two accumulated micro-batches (four in a pipeline), and
+holds the largest differences: of the loss, absolute; of the gradient norm, relative; of each weight's movement, relative.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distdl.config_load import config_from_dict
 from distdl.errors import InputError, TrainingFailed
-from distdl.parity.layouts import candidates, data_ranks, laid_out
+from distdl.parity.cell import Cell, compare
+from distdl.parity.layouts import candidates, data_ranks
+from distdl.parity.movement import gaps
+from distdl.parity.passes import LONG, OWN, Runs, first_step, kind, of_reference, on_layout, passes
 from distdl.parity.processes import curves
 from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import AXES, layout_key
 from distdl.survey import model_facts, survey
 
-TOLERANCE = {"fp32": 1e-5, "bf16": 5e-3}
-"""Largest difference of the loss at which two curves are the same."""
-NORM_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
-"""Of the gradient norm, relative. Adam turns the rounding noise of a zero gradient (that of attention's key biases) into
-moves of a whole learning rate, which the norm of a steep step shows in the fourth digit while the loss does not."""
-CASE_TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One layout at one number of processes."""
-
-    layout: str
-    world: int
-    status: str
-    """equal, differs, failed, or refused by the plan."""
-    loss: float | None = None
-    """Largest absolute difference of the loss."""
-    norm: float | None = None
-    """Largest difference of the gradient norm, relative to the reference's; None: no gradient."""
-    evaluation: float | None = None
-    """Largest absolute difference of the held-out metrics at the end."""
-    reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, which knows no infinity: the number as text."""
-        return {key: "inf" if value == math.inf else value for key, value in asdict(self).items()}
+IN_PARTS = "in parts"
+"""The reference's own pass once more, as two micro-batches: how far rounding alone leads."""
+CASE_TIMEOUT_S = 600.0
+"""For all passes of a layout together."""
 
 
 def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] = ()) -> Iterator[Cell]:
@@ -55,11 +33,11 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
     Raises TrainingFailed where the reference itself does not run.
     """
     facts = model_facts(config_from_dict(values))
-    reference = next(iter(curves(1, {"reference": laid_out(values, "torch", 1)}, CASE_TIMEOUT_S)))[1]
-    if "error" in reference:
-        raise TrainingFailed(f"the reference, one process of plain PyTorch, does not run: {reference['error']}")
+    runs, reference = references(values, facts, {n for w in worlds for n in _data_ranks(chosen, w, facts)})
+    if facts.trainable and LONG not in runs and not facts.batch_coupled:
+        yield Cell("bf16", 1, "refused", reason=reference["why not long"])
     for world in worlds:
-        cases: dict[str, dict[str, Any]] = {}
+        cases: dict[str, Runs] = {}
         for axis in AXES if not chosen and world > 1 else ():
             if axis not in facts.layouts:
                 yield Cell(f"+{axis}", world, "refused", reason=f"the family {facts.family} does not declare this axis")
@@ -70,9 +48,10 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
                 if chosen:
                     yield Cell(name, world, "refused", reason=missing)
                 continue
-            case = micro_batched(laid_out(values, name, world), name, world, facts)
+            case = on_layout(runs, name, world, facts)
             try:
-                survey(config_from_dict(case))
+                for part in case.values():
+                    survey(config_from_dict(part))
             except InputError as error:
                 yield Cell(name, world, "refused", reason=error.problems[0].what)
                 continue
@@ -81,34 +60,39 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
             yield compare(name, world, reference, result, values["train"].get("precision", "fp32"))
 
 
-def micro_batched(values: dict[str, Any], name: str, world: int, facts: ModelFacts) -> dict[str, Any]:
-    """Two micro-batches a step, four in a pipeline; one where the family couples the samples of a batch."""
-    share = values["train"]["global_batch"] // max(1, data_ranks(name, world))  # 0 ranks: the plan will refuse
-    whole = facts.batch_coupled or not facts.trainable
-    parts = 4 if "pipeline" in name else 2
-    values["train"]["micro_batch"] = None if whole else max(1, share // parts)
-    return values
+def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) -> tuple[Runs, dict[str, Any]]:
+    """The passes of a config, and the reference's curve of each, of the long one for each number of data ranks.
+
+    A family that does not run in bf16 has no long pass, and the reason for it beside the curves.
+    """
+    told = dict(curves(1, {"first": {OWN: first_step(values)}}, CASE_TIMEOUT_S))["first"]
+    runs = passes(values, facts, _told(told)[OWN])
+    wanted = of_reference(runs, data_ranks)
+    in_parts = on_layout({OWN: runs[OWN]}, "torch", 1, facts)[OWN]
+    if in_parts != wanted[OWN]:
+        wanted[IN_PARTS] = in_parts
+    found: dict[str, Any] = {}
+    for name, result in curves(1, {name: {name: run} for name, run in wanted.items()}, CASE_TIMEOUT_S):
+        if "error" in result and kind(name) == LONG:
+            found["why not long"] = f"the reference does not run in bf16: {result['error'].splitlines()[0]}"
+            runs.pop(LONG, None)
+        else:
+            found |= _told(result)
+    if IN_PARTS in found:
+        found[OWN]["noise"] = {gap.name: gap.error for gap in gaps(found[OWN], found.pop(IN_PARTS))}
+    return runs, found
 
 
-def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, Any], precision: str) -> Cell:
-    """A cell from two curves."""
+def _told(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
-        return Cell(name, world, "failed", reason=result["error"].splitlines()[0])
-    if len(result["loss"]) != len(reference["loss"]):
-        return Cell(name, world, "failed", reason=f"{len(result['loss'])} steps instead of {len(reference['loss'])}")
-    loss = _largest(abs(a - b) for a, b in zip(reference["loss"], result["loss"]))
-    norms = [(a, b) for a, b in zip(reference["norm"], result["norm"], strict=True) if a is not None]
-    norm = _largest(abs(a - b) / max(abs(a), 1e-12) if b is not None else math.inf for a, b in norms)
-    held_out = reference.get("evaluation", {})
-    evaluation = _largest(abs(value - result["evaluation"][key]) for key, value in held_out.items())
-    limits = [(loss, TOLERANCE), (norm, NORM_TOLERANCE), (evaluation, TOLERANCE)]
-    equal = all(found is None or found < limit.get(precision, limit["fp32"]) for found, limit in limits)
-    return Cell(name, world, "equal" if equal else "differs", loss, norm, evaluation)
+        raise TrainingFailed(f"the reference, one process of plain PyTorch, does not run: {result['error']}")
+    return result
 
 
-def _largest(differences: Iterable[float]) -> float | None:
-    """Infinity where one is not a number, which `max` would pass over; None where there are none."""
-    return max((d if math.isfinite(d) else math.inf for d in differences), default=None)
+def _data_ranks(chosen: Sequence[str], world: int, facts: ModelFacts) -> set[int]:
+    """The numbers of data ranks that the layouts of so many processes have."""
+    names = [name for name in chosen or candidates(world) if not _missing_axis(name, facts)]
+    return {max(1, data_ranks(name, world)) for name in names}
 
 
 def _missing_axis(name: str, facts: ModelFacts) -> str:

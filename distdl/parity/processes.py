@@ -13,13 +13,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from distdl.parity.movement import kept
+
 COLLECTIVE_TIMEOUT_S = 120
 POLL_S = 0.1
 
 
-def curves(world: int, cases: dict[str, dict[str, Any]], timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, its curve or {"error": why}) of each case (a complete config) on `world` processes, as they end.
+def curves(
+    world: int, cases: dict[str, dict[str, dict[str, Any]]], timeout_s: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, curve of each of its passes, or {"error": why}) of each case on `world` processes, as they end.
 
+    A case is pass -> complete config; to a pass's curve `start` and `end` are added, the weights and buffers by name.
     `timeout_s`: what a case may take. After a failure the processes are started anew for the cases that are left.
     """
     left = dict(cases)
@@ -31,7 +36,7 @@ def curves(world: int, cases: dict[str, dict[str, Any]], timeout_s: float) -> It
 
 
 def _attempt(
-    folder: Path, world: int, cases: dict[str, dict[str, Any]], timeout_s: float
+    folder: Path, world: int, cases: dict[str, dict[str, dict[str, Any]]], timeout_s: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Cases until all are done or one has failed."""
     (folder / "task.json").write_text(json.dumps({"world": world, "cases": list(cases.items())}))
@@ -67,7 +72,13 @@ def _wait(folder: Path, index: int, processes: list[subprocess.Popen[bytes]], ti
     while time.monotonic() < end:
         done = folder / f"case-{index}.json"
         if done.exists():
-            return json.loads(done.read_text())  # type: ignore[no-any-return]
+            result: dict[str, Any] = json.loads(done.read_text())
+            for number, curve in enumerate(result.values()):
+                files = list(folder.glob(f"tensors-{index}-{number}-*"))
+                curve |= kept(files)
+                for file in files:
+                    file.unlink()
+            return result
         if any(process.poll() not in (None, 0) for process in processes):
             time.sleep(5 * POLL_S)  # the others' words, if they have any
             failures = [json.loads(path.read_text()) for path in folder.glob("failed-*.json")]
@@ -84,14 +95,21 @@ def main(folder: Path, rank: int) -> None:
     import torch.distributed as dist
 
     from distdl.parity.curve import curve
+    from distdl.parity.passes import ROUNDED
+    from distdl.parity.rounded import rounded_curve
 
     task = json.loads((folder / "task.json").read_text())
     store = dist.FileStore(str(folder / "store"), task["world"])
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=task["world"], timeout=timeout)
-    for index, (_, values) in enumerate(task["cases"]):
+    for index, (_, passes) in enumerate(task["cases"]):
         try:
-            result = curve(rank, values)
+            files = [folder / f"tensors-{index}-{number}-{rank}" for number in range(len(passes))]
+            result = {
+                name: rounded_curve(values, file) if name.endswith(ROUNDED) else curve(rank, values, file)
+                for (name, values), file in zip(passes.items(), files)
+            }
+            dist.barrier()  # everyone's tensors are kept
         except BaseException as error:
             _publish(folder / f"failed-{rank}.json", {"time": time.time(), "error": f"{type(error).__name__}: {error}"})
             raise

@@ -14,7 +14,7 @@ class ModelFacts:
     parameters: int
     trainable: int
     matrices: int
-    """Trainable elements in tensors of two or more dimensions (those that decay)."""
+    """Trainable elements of what decays: matrices and embeddings."""
     primary: str
     better: Literal["higher", "lower"]
     layouts: tuple[str, ...]
@@ -48,6 +48,10 @@ class DataFacts:
     train_rows: int
     eval_rows: int
     """0: no evaluation."""
+    unlabelled: tuple[str, ...] = ()
+    """Columns of the training split some of whose values are missing, and count nowhere."""
+    read_as: tuple[tuple[str, str, str], ...] = ()
+    """(column, type in the data set, type that it is read in), where these differ."""
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,10 @@ class Plan:
     steps: int
     """Optimizer steps in all."""
     steps_per_epoch: float
-    evaluate_every_steps: int
-    """0: only at the end."""
-    checkpoint_every_steps: int
-    """0: only at the end."""
+    evaluate_every_steps: int | None
+    """0: only at the end; None: with the step that ends an epoch."""
+    checkpoint_every_steps: int | None
+    """0: only at the end; None: with the step that ends an epoch."""
     threads_per_worker: int
     state_bytes_per_worker: dict[str, int]
     """Memory of weights, gradients and optimizer state on one worker; activations are not in it."""
@@ -64,13 +64,24 @@ class Plan:
         """Workers in all."""
         return self.mesh.world
 
+    def due(self, step: int, every_steps: int | None) -> bool:
+        """Whether something done every so many steps (0: never, None: at each epoch's end) is due after `step`."""
+        if every_steps is None:
+            return self.epochs(step) > self.epochs(step - 1)
+        return every_steps > 0 and step % every_steps == 0
+
+    def epochs(self, step: int) -> int:
+        """Epochs that are over after `step` steps: the step that takes an epoch's last sample ends it."""
+        return int(step / self.steps_per_epoch + 1e-9) if self.steps_per_epoch else 0
+
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "world": self.world}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Plan:
         model = ModelFacts(**{key: _tuples(value) for key, value in values["model"].items()})
-        parts = {"model": model, "data": DataFacts(**values["data"]), "mesh": Mesh(**values["mesh"])}
+        data = DataFacts(**{key: _tuples(value) for key, value in values["data"].items()})
+        parts = {"model": model, "data": data, "mesh": Mesh(**values["mesh"])}
         values = {key: value for key, value in values.items() if key != "world"}  # it follows from the mesh
         return Plan(**{**values, **parts, "notes": tuple(values["notes"]), "stages": tuple(values["stages"])})
 
@@ -90,8 +101,6 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     if problems := _problems(config, model, data, hardware, split.accumulate):
         raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
-    once_an_epoch = max(1, min(steps, round(steps_per_epoch)))
-    evaluate, checkpoint = config.evaluate.every_steps, config.checkpoint.every_steps
     return Plan(
         config=config.model_dump(mode="json"),
         model=model,
@@ -107,8 +116,8 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         eval_batch=config.evaluate.batch or split.micro_batch,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        evaluate_every_steps=once_an_epoch if evaluate is None else evaluate,
-        checkpoint_every_steps=once_an_epoch if checkpoint is None else checkpoint,
+        evaluate_every_steps=config.evaluate.every_steps,
+        checkpoint_every_steps=config.checkpoint.every_steps,
         threads_per_worker=train.threads_per_worker or max(1, hardware.cores // world),
         state_bytes_per_worker=state_bytes(config, model, mesh),
         deepspeed=deepspeed_json(config, split, mesh, model.trainable)
@@ -211,7 +220,7 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]
 
     return {
         "weights": math.ceil(width * held(3, frozen)),
-        "gradients": math.ceil(width * held(2)),
+        "gradients": math.ceil(full * held(2)),  # half precision sums them in fp32
         "optimizer": math.ceil(per_weight * held(1)),
     }
 
@@ -237,6 +246,13 @@ def _notes(
             f"the family {model.family} couples the {split.micro_batch * split.world} samples that the workers take at a "
             "time: another accumulation gives other numbers"
         )
+    for column, have, to in data.read_as:
+        if to == "float32":
+            how = "rounded to it" if have == "float64" else "which has all its values exactly"
+            notes.append(f"the column {column!r} holds {have} and is read as float32, {how}")
+    if data.unlabelled:
+        names = ", ".join(map(repr, data.unlabelled))
+        notes.append(f"some values of {names} are missing (-100): they count in no loss and no metric")
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes

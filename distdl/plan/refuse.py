@@ -161,8 +161,20 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
             problems.append(
                 Problem(f"parallel.{key} is nvme, and no folder is named", fix="parallel.nvme_path=/local/nvme/folder")
             )
-    problems += _closure_problems(config, model, zero) + _augment_problems(config, model)
+    problems += (
+        _closure_problems(config, model, zero) + _augment_problems(config, model) + _spike_problems(config, model)
+    )
     return problems + _precision_problems(config, model, hardware, zero)
+
+
+def _spike_problems(config: Config, model: ModelFacts) -> list[Problem]:
+    """What cannot be done about a loss that jumps."""
+    action = config.guard.spike.action if config.guard.spike else None
+    if action == "skip" and (model.own_update or config.optimizer.name == "lbfgs"):
+        what = "lbfgs" if config.optimizer.name == "lbfgs" else f"the family {model.family}"
+        why = f"guard.spike.action is skip, and a step of {what} is more than a loss and its gradient"
+        return [Problem(why, fix="guard.spike.action=stop or warn")]
+    return []
 
 
 def _augment_problems(config: Config, model: ModelFacts) -> list[Problem]:

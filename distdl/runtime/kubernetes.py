@@ -11,23 +11,42 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
+from distdl.runtime.cause import cause
 from distdl.runtime.kubectl import Kubectl, NoSuchKind, NotFound, no_kubectl
 from distdl.runtime.manifests import Object, patched, read_patches, to_yaml
 from distdl.runtime.pods import JOB_LABEL
-from distdl.runtime.rayjob import MANAGED_BY, render
-from distdl.runtime.target import Job, Package, State, tracking_link
+from distdl.runtime.rayjob import MANAGED_BY, OWNER, RUN, render
+from distdl.runtime.rayjob_driver import ENDS
+from distdl.runtime.rayjob_state import (
+    ERROR_ANNOTATION,
+    STATES,
+    TRACKING_ANNOTATION,
+    annotations_of,
+    created,
+    ended_itself,
+    grace_s,
+    is_of_cluster,
+    is_suspended,
+    kept_log,
+    labels_of,
+    link_of,
+    seconds,
+    start_of,
+    status_of,
+    why_failed,
+    why_waiting,
+    workers_text,
+)
+from distdl.runtime.target import Job, Package, State, refuse_other, tracking_link
 
 RAYJOB, WORKLOAD = "rayjobs.ray.io", "workloads.kueue.x-k8s.io"
 QUEUE_LABEL, WORKLOAD_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/job-uid"
-TRACKING_ANNOTATION = "distdl.io/tracking"
-"""The link of the MLflow run, once somebody has seen it in the log: the log goes with the pods."""
 PATCHES = "kubernetes-patch.yaml"
 """A file of the package whose patches are put on the objects, so that `distdl jobs resume` sends the same."""
 MANAGER = "--field-manager=distdl"
@@ -62,16 +81,13 @@ class KubernetesTarget:
         """Starts the job. A suspended one of this id is brought up to date and goes on; one that has ended makes room for
         a new one, which continues the run. Raises InputError while it is alive, and for what the cluster refuses."""
         old, objects = self._find(package.id), self.manifests(package)
-        if old is not None and not (job := self._job(old)).state.ended:
-            fix = f"`distdl jobs stop {job.id}` ends it, `distdl jobs logs -f {job.id}` shows what it does"
-            raise InputError(f"{job.id} is alive on Kubernetes: {_told(job)}", fix=fix)
+        if old is not None:
+            refuse_other(self._job(old), package, f"on Kubernetes (namespace {self.namespace})")
         # Our fields are ours again where Kueue wrote into the pods of a job that it had admitted: --force-conflicts.
         apply = ["apply", "--server-side", "--force-conflicts", MANAGER, "--validate=strict", "-f", "-"]
         self._kubectl(*apply, "--dry-run=server", stdin=to_yaml(objects))  # all or nothing, and nothing old is lost
-        if old is not None and not _suspended(old):  # foreground: nothing of the old one is left to meet the new one
-            self._kubectl(
-                "delete", RAYJOB, package.id, "--cascade=foreground", timeout_s=_grace_s(old) + STOP_TIMEOUT_S
-            )
+        if old is not None and not is_suspended(old):  # foreground: nothing of the old one is left to meet the new one
+            self._kubectl("delete", RAYJOB, package.id, "--cascade=foreground", timeout_s=grace_s(old) + STOP_TIMEOUT_S)
             old = None
         self._kubectl(*apply, stdin=to_yaml(objects))
         if old is not None:
@@ -82,16 +98,16 @@ class KubernetesTarget:
     def jobs(self) -> list[Job]:
         """The RayJobs of distdl in the namespace, newest first."""
         found = self._list(RAYJOB, f"{MANAGED_BY}=distdl")
-        return [self._job(o) for o in sorted(found, key=_created, reverse=True)]
+        return [self._job(o) for o in sorted(found, key=created, reverse=True)]
 
     def job(self, id: str) -> Job:
         """A RayJob as a job, with its MLflow run. Raises InputError for one that is not distdl's."""
         found = self._find(id)
         if found is None:
             return Job(id, State.LOST, f"the namespace {self.namespace} has no RayJob {id}")
-        if TRACKING_ANNOTATION not in (found["metadata"].get("annotations") or {}):
-            pod = self._head(found)
-            self._remember(found, tracking_link(self._log(pod) if pod else []))
+        wanted = {TRACKING_ANNOTATION, *([ERROR_ANNOTATION] if ended_itself(found) else [])}
+        if not wanted <= annotations_of(found).keys():
+            self._look_into_log(found)
         return self._job(found)
 
     def stop(self, id: str) -> Job:
@@ -104,7 +120,7 @@ class KubernetesTarget:
             self._patch(RAYJOB, id, {"spec": {"suspend": True}})
         else:  # Kueue would let an admitted job that was only suspended go on at once
             self._patch(WORKLOAD, workload["metadata"]["name"], {"spec": {"active": False}})
-        end = time.monotonic() + _grace_s(found) + STOP_TIMEOUT_S
+        end = time.monotonic() + grace_s(found) + STOP_TIMEOUT_S
         while not (job := self._job(self._required(id))).state.ended and time.monotonic() < end:
             time.sleep(POLL_S)
         return job
@@ -120,14 +136,16 @@ class KubernetesTarget:
             job, pod = self._job(found), self._head(found)
             if pod is not None:
                 stream = self._follow(id, pod) if follow and not job.state.ended else self._log(pod)
-                start = _start(pod)
+                start = start_of(pod)
                 for number, line in enumerate(stream, 1):
                     if number > seen.get(start, 0):  # a stream that broke begins again with its first line
                         seen[start] = number
-                        self._remember(found, tracking_link([line]))
+                        self._remember(found, TRACKING_ANNOTATION, tracking_link([line]))
                         yield line
             if not follow and pod is None:
-                raise _no_log(job)
+                yield from kept_log(found, job)
+            if ended_itself(found):
+                self._look_into_log(found)
             if not follow or job.state.ended:
                 return
             time.sleep(POLL_S)
@@ -141,7 +159,7 @@ class KubernetesTarget:
         """The RayJob of an id. Raises InputError for one that somebody else made."""
         text = self._kubectl("get", RAYJOB, id, "--ignore-not-found", "-o", "json")
         found: Object | None = json.loads(text) if text.strip() else None
-        if found is not None and _labels(found).get(MANAGED_BY) != "distdl":
+        if found is not None and labels_of(found).get(MANAGED_BY) != "distdl":
             what = f"the RayJob {id} in the namespace {self.namespace} was not made by distdl"
             raise InputError(what, fix="give the run another name (name=OTHER), or use another namespace")
         return found
@@ -169,39 +187,52 @@ class KubernetesTarget:
         end = time.monotonic() + WORKLOAD_TIMEOUT_S
         while True:
             workload, kueue = self._workload(job)
-            if workload is not None or not kueue or QUEUE_LABEL not in _labels(job) or time.monotonic() > end:
+            if workload is not None or not kueue or QUEUE_LABEL not in labels_of(job) or time.monotonic() > end:
                 return workload
             time.sleep(POLL_S)
 
     def _head(self, job: Object) -> Object | None:
         """The head pod of the cluster that the job has now."""
-        cluster = _status(job).get("rayClusterName")
+        cluster = status_of(job).get("rayClusterName")
         pods = self._list("pods", f"ray.io/cluster={cluster},ray.io/node-type=head") if cluster else []
-        return max(pods, key=_created, default=None)
+        return max(pods, key=created, default=None)
 
     def _job(self, found: Object) -> Job:
         """What a RayJob, and Kueue's Workload of one that waits, say of the job."""
-        status, meta = _status(found), found["metadata"]
+        status, meta = status_of(found), found["metadata"]
         deployment, failed = status.get("jobDeploymentStatus") or "New", int(status.get("failed") or 0)
         state, message = STATES.get(deployment, (State.RUNNING, f"KubeRay calls it {deployment}"))
         if deployment == "Complete":
-            state = {"FAILED": State.FAILED, "STOPPED": State.STOPPED}.get(str(status.get("jobStatus")), State.FINISHED)
+            # STOPPED: rayjob_driver does that to end a job for good; `stop` suspends
+            state = State.FAILED if status.get("jobStatus") in ("FAILED", "STOPPED") else State.FINISHED
         elif deployment in ("New", "Initializing") and failed:
             state, message = State.RUNNING, f"starting again after {failed} failed attempt{'s' * (failed > 1)}"
         elif deployment in ("New", "Suspended"):
             state, message = self._held(found, deployment)
         elif deployment == "Initializing":
-            message = _workers(status)
+            message = "; ".join(text for text in (workers_text(status), self._stuck(status)) if text)
         if state is State.FAILED:
-            message = ": ".join(text for text in (status.get("reason"), status.get("message")) if text) or message
-        started = _seconds(status.get("startTime")) if state is not State.QUEUED else None
+            message = why_failed(found) or message
+        started = seconds(status.get("startTime")) if state is not State.QUEUED else None
         attempt = max(1, failed + (state is not State.FAILED))
-        return Job(meta["name"], state, message, attempt, started, _link(found))
+        kept = annotations_of(found)
+        return Job(
+            meta["name"], state, message, attempt, started, link_of(found), kept.get(RUN, ""), kept.get(OWNER, "")
+        )
+
+    def _stuck(self, status: Object) -> str:
+        """Why pods of the cluster do not start, which KubeRay does not tell: an image, a Secret, no node that fits."""
+        pods: list[Object] = []
+        if cluster := status.get("rayClusterName"):
+            with contextlib.suppress(DistdlError):  # without the right to see pods, what KubeRay says is all there is
+                pods = self._list("pods", f"ray.io/cluster={cluster}")
+        told = [why for pod in pods if (why := why_waiting(pod))]
+        return f"{told[0]} ({len(told)} of {len(pods)} pods wait)" if told else ""
 
     def _held(self, found: Object, deployment: str) -> tuple[State, str]:
         """State of a job that has no cluster: stopped, waiting in a queue, or new."""
         workload, kueue = self._workload(found)
-        queue = _labels(found).get(QUEUE_LABEL)
+        queue = labels_of(found).get(QUEUE_LABEL)
         if workload is not None:
             if not workload["spec"].get("active", True) and deployment == "Suspended":
                 return State.STOPPED, "its Workload is not active"
@@ -212,7 +243,7 @@ class KubernetesTarget:
             return State.QUEUED, f"waits in the queue {queue}"
         if found["spec"].get("suspend"):
             return State.STOPPED, "suspended"
-        unseen = deployment == "New" and time.time() - (_seconds(_created(found)) or 0) > UNSEEN_S
+        unseen = deployment == "New" and time.time() - (seconds(created(found)) or 0) > UNSEEN_S
         return State.QUEUED, "KubeRay does nothing with it: does its operator run, and watch the namespace?" * unseen
 
     # -- changing ------------------------------------------------------------------------------------------------------
@@ -228,10 +259,20 @@ class KubernetesTarget:
     def _patch(self, kind: str, name: str, patch: Mapping[str, Any]) -> None:
         self._kubectl("patch", kind, name, "--type=merge", MANAGER, "-p", json.dumps(patch))
 
-    def _remember(self, found: Object, link: str) -> None:
-        """Keeps the link of the MLflow run with the RayJob, for when the log is gone; without the right to, it is not."""
-        if link and link != _link(found):
-            annotations = {TRACKING_ANNOTATION: link}
+    def _look_into_log(self, found: Object) -> None:
+        """Keeps with the RayJob what its log tells for as long as it is there."""
+        if (pod := self._head(found)) is None:
+            return
+        lines = self._log(pod)
+        self._remember(found, TRACKING_ANNOTATION, tracking_link(lines))
+        if ended_itself(found):
+            words = [n for n, line in enumerate(lines) if line.startswith(ENDS)]
+            self._remember(found, ERROR_ANNOTATION, cause("\n".join(lines[: words[-1]] if words else lines)))
+
+    def _remember(self, found: Object, annotation: str, text: str) -> None:
+        """Annotates the RayJob, for when the log is gone; without the right to, it does not."""
+        if text and text != annotations_of(found).get(annotation):
+            annotations = {annotation: text}
             found["metadata"].setdefault("annotations", {}).update(annotations)
             with contextlib.suppress(DistdlError):
                 self._patch(RAYJOB, found["metadata"]["name"], {"metadata": {"annotations": annotations}})
@@ -274,7 +315,7 @@ class KubernetesTarget:
                         line = lines.get(timeout=POLL_S)
                     except Empty:
                         now = self._find(id)
-                        if now is None or self._job(now).state.ended or not _same_cluster(now, pod):
+                        if now is None or self._job(now).state.ended or not is_of_cluster(now, pod):
                             return
                         continue
                     if line is None:
@@ -285,80 +326,6 @@ class KubernetesTarget:
                     raise self._kubectl.error(error)
             finally:
                 process.kill()
-
-
-STATES = {
-    "New": (State.QUEUED, ""),
-    "Initializing": (State.QUEUED, ""),
-    "Waiting": (State.QUEUED, "waits for a driver"),
-    "Running": (State.RUNNING, ""),
-    "Retrying": (State.RUNNING, "the last attempt failed; a new cluster is started"),
-    "Suspending": (State.RUNNING, "its pods are being stopped"),
-    "Suspended": (State.STOPPED, ""),
-    "Complete": (State.FINISHED, ""),
-    "Failed": (State.FAILED, "no reason given"),
-    "ValidationFailed": (State.FAILED, "KubeRay refuses it"),
-}
-"""status.jobDeploymentStatus of a RayJob (KubeRay's rayjob_types.go) -> its state, and what to say if it says nothing."""
-
-
-def _status(job: Object) -> Object:
-    return job.get("status") or {}
-
-
-def _labels(o: Object) -> dict[str, str]:
-    return o["metadata"].get("labels") or {}
-
-
-def _link(job: Object) -> str:
-    return (job["metadata"].get("annotations") or {}).get(TRACKING_ANNOTATION, "")
-
-
-def _created(o: Object) -> str:
-    return str(o["metadata"].get("creationTimestamp", ""))
-
-
-def _suspended(job: Object) -> bool:
-    return bool(_status(job).get("jobDeploymentStatus") == "Suspended")
-
-
-def _grace_s(job: Object) -> float:
-    """What its pods have to end."""
-    head = job["spec"].get("rayClusterSpec", {}).get("headGroupSpec", {})
-    return float(head.get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds", 30))
-
-
-def _same_cluster(job: Object, pod: Object) -> bool:
-    return bool(_status(job).get("rayClusterName") == _labels(pod).get("ray.io/cluster"))
-
-
-def _start(pod: Object) -> tuple[str, int]:
-    """What changes when a log begins anew: the pod, or how often its container was started."""
-    containers = pod.get("status", {}).get("containerStatuses") or []
-    return pod["metadata"]["uid"], next((c.get("restartCount", 0) for c in containers if c["name"] == "ray-head"), 0)
-
-
-def _workers(status: Object) -> str:
-    """How many of the workers' pods are there."""
-    cluster = status.get("rayClusterStatus") or {}
-    ready, wanted = cluster.get("readyWorkerReplicas") or 0, cluster.get("desiredWorkerReplicas")
-    return f"{ready} of {wanted} worker pods are ready" if wanted else "waits for pods"
-
-
-def _told(job: Job) -> str:
-    return f"{job.state.value} ({job.message})" if job.message else job.state.value
-
-
-def _no_log(job: Job) -> DistdlError:
-    if job.state is State.QUEUED:
-        return DistdlError(f"{job.id} has no log yet: {_told(job)}")
-    kept = f"    its MLflow run{f' ({job.tracking})' if job.tracking else ''} and its run folder keep what it did"
-    return DistdlError(f"the pods of {job.id} are gone, and their log with them: {_told(job)}\n{kept}")
-
-
-def _seconds(time_text: str | None) -> float | None:
-    """An RFC 3339 time as seconds since the epoch."""
-    return datetime.fromisoformat(time_text.replace("Z", "+00:00")).timestamp() if time_text else None
 
 
 def _pump(stream: IO[str], lines: SimpleQueue[str | None]) -> None:

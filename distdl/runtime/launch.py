@@ -6,113 +6,137 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Timer
 from typing import Any
 
 from distdl.attempts import Attempt
 from distdl.config import Config
-from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.errors import DistdlError
+from distdl.heartbeat import DEFAULT_HANG_S, make_beats
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
+from distdl.runtime.blame import first_failure
+from distdl.runtime.watch import Watch, watching
+from distdl.track.spool import SpoolWriter
 
 
 def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """Runs the plan on the config's runtime, to its end or until SIGTERM asks for one; returns the summary, whose
-    `finished` tells which.
+    """Runs the plan on the config's runtime, to its end or until Ctrl-C or SIGTERM asks for one; returns the summary,
+    whose `finished` tells which. Workers that fail are started again `max_restarts` times, where that may help.
 
-    Raises a DistdlError that says why not; TakenOver where a newer attempt trains the run.
+    Raises a DistdlError that says why not; TakenOver where a newer attempt trains the run; KeyboardInterrupt where the
+    workers were ended at once.
     """
     folder.attempt.check()
-    shutil.rmtree(folder.failures, ignore_errors=True)
     (folder.path / "summary.json").unlink(missing_ok=True)
+    if config.runtime.kind == "ray":
+        from distdl.runtime.ray import workers
+    else:
+        from distdl.runtime.local import workers
+    hang_s = DEFAULT_HANG_S if config.guard.hang_s is None else config.guard.hang_s
+    ranks = folder.attempt.ranks
+    make_beats(ranks, plan.world)
     try:
-        if config.runtime.kind == "ray":
-            from distdl.runtime.ray import start
-        else:
-            from distdl.runtime.local import start
-        with stop_on_sigterm(folder.attempt, config.runtime.grace_s):
-            start(config, plan, folder)
+        watch = Watch(ranks, plan.world, hang_s, lambda beat, stack: "")
+        with (
+            stop_on_signals(folder.attempt, config.runtime.grace_s, lambda: watch.underway),
+            workers(config, plan, folder) as (start, watch.end),
+        ):
+            _until_the_end(config, folder, watch, start)
         folder.attempt.check()
-    except BaseException as error:
+        summary = folder.read("summary.json")
+        if summary is None:
+            raise first_failure(folder, RuntimeError("the workers ended without a summary")).error
+    except Exception as error:
+        if isinstance(error, DistdlError):
+            raise
         with suppress(OSError):
             folder.attempt.check()  # whatever else it is matters no longer
-            if folder.attempt.stop_requested():  # the signal went to the workers, too, and ended them on the spot
-                raise KeyboardInterrupt from error
-        if isinstance(error, Exception) and not isinstance(error, DistdlError):
-            raise first_failure(folder, error) from error
-        raise
-    summary = folder.read("summary.json")
-    if summary is None:
-        raise first_failure(folder, RuntimeError("the workers ended without a summary"))
+        raise first_failure(folder, error).error from error
+    finally:
+        shutil.rmtree(ranks, ignore_errors=True)
     return summary  # type: ignore[no-any-return]
 
 
-TWICE_S = 1.0
-"""Signals this close together are one request: who ends a process group often signals its leader, too."""
+def _until_the_end(config: Config, folder: RunFolder, watch: Watch, start: Callable[[int], None]) -> None:
+    """Starts the workers until they end well, as often as the config allows. A failure that would come again is told at
+    once: one of the input or of the code, or the same exception at the same step."""
+    before = None
+    for restart in range(config.runtime.max_restarts + 1):
+        shutil.rmtree(folder.failures, ignore_errors=True)
+        make_beats(watch.folder, watch.world)
+        watch.begin()
+        try:
+            with watching(watch):
+                start(restart)
+            return
+        except Exception as error:
+            with suppress(OSError):
+                folder.attempt.check()
+            failure = first_failure(folder, error, watch.verdict[1] if watch.verdict else "")
+            with suppress(OSError):
+                if folder.attempt.stop_requested():
+                    if failure.own:
+                        raise failure.error from error
+                    raise KeyboardInterrupt from error  # the signal went to the workers, too, and ended them on the spot
+            again = failure.cause is not None and failure.cause == before
+            if restart == config.runtime.max_restarts or failure.lasting or again:
+                raise failure.error from error
+            before = failure.cause
+            _tell(
+                folder,
+                f"{failure.error}\n    starting the workers again ({restart + 1} of {config.runtime.max_restarts})",
+            )
+
+
+def _tell(folder: RunFolder, text: str) -> None:
+    """A message of the driver's own, while there are no workers."""
+    spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over)
+    spool.write("message", level="warning", text=text)
+    spool.close()
+
+
+TWICE_S = {signal.SIGTERM: 1.0, signal.SIGHUP: 1.0, signal.SIGINT: 0.3}
+"""Signals this close together are one request: who ends a process group often signals its leader, too. SIGHUP: a terminal
+that was closed, a connection that was lost."""
 
 
 @contextmanager
-def stop_on_sigterm(attempt: Attempt, grace_s: float) -> Iterator[None]:
-    """SIGTERM asks the workers to finish their step, write a checkpoint and end. A second one, or `grace_s` seconds
-    without their end, is a KeyboardInterrupt: they are ended at once."""
+def stop_on_signals(attempt: Attempt, grace_s: float, underway: Callable[[], bool]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP ask the workers to finish their step, write a checkpoint and end. A second, or `grace_s`
+    seconds without their end, is a KeyboardInterrupt: they are ended at once; so are workers that have not begun to train
+    (`underway`), which have nothing to write."""
     timers: list[Timer] = []
     asked_s = 0.0
 
-    def asked(*_: Any) -> None:
+    def asked(number: int, _: Any) -> None:
         nonlocal asked_s
         if timers:
-            if time.monotonic() - asked_s > TWICE_S:
+            if time.monotonic() - asked_s > TWICE_S[signal.Signals(number)]:
                 raise KeyboardInterrupt
             return
+        if not underway():
+            raise KeyboardInterrupt
         asked_s = time.monotonic()
-        timers.append(Timer(max(grace_s, 2 * TWICE_S), os.kill, (os.getpid(), signal.SIGTERM)))
+        timers.append(Timer(max(grace_s, 2.0), os.kill, (os.getpid(), signal.SIGTERM)))
         timers[0].daemon = True
         timers[0].start()
         try:
             attempt.request_stop()
         except OSError as error:
             raise KeyboardInterrupt from error
+        with suppress(OSError):  # not print(): this may have interrupted one
+            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+            os.write(2, f"\nfinishing the step and writing a checkpoint{again}\n".encode())
 
-    before = signal.signal(signal.SIGTERM, asked)
+    heard = [number for number in TWICE_S if signal.getsignal(number) != signal.SIG_IGN]  # nohup, and `&` in a script
+    before = {number: signal.signal(number, asked) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for timer in timers:
             timer.cancel()
-
-
-def first_failure(folder: RunFolder, error: Exception) -> DistdlError:
-    """The error of the worker that failed first; the others only lost their connection to it."""
-    records = folder.failure_records()
-    killed = _killed(error)
-    if killed and not any(record["known"] for record in records):  # the others only say that they lost it
-        return TrainingFailed(
-            f"{killed}: out of memory and a kill from outside are the usual causes\n"
-            f"    the last checkpoint is in {folder.checkpoints}; the same command continues from it"
-        )
-    if not records:
-        lines = [line for line in str(error).splitlines() if line.strip("= ")]
-        why = lines[-1].strip() if lines else ""
-        return TrainingFailed(f"the workers could not be run: {type(error).__name__}: {why}")
-    first = min(records, key=lambda r: (not r["known"], r["time"]))
-    if first["exit_code"] == 2:
-        return InputError(first["message"])
-    if first["known"]:
-        return TrainingFailed(first["message"])
-    where = folder.failures / f"rank-{first['rank']}.json"
-    return TrainingFailed(f"worker {first['rank']} failed: {first['message']}\n    its traceback is in {where}")
-
-
-def _killed(error: Exception) -> str:
-    """Which worker a signal ended, as torch's launcher or Ray Train tell it; '' where none did."""
-    for rank, failure in sorted(getattr(error, "failures", {}).items()):
-        code = getattr(failure, "exitcode", 0)
-        if code < 0 and code != -signal.SIGTERM:  # SIGTERM is the launcher's own, to those that were left
-            return f"worker {rank} was killed by signal {-code}"
-    for rank, failure in sorted(getattr(error, "worker_failures", {}).items()):
-        if "ActorDied" in type(failure).__name__ or "ActorDied" in str(failure):
-            return f"worker {rank} died without a word"
-    return ""

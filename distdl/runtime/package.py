@@ -23,7 +23,9 @@ from distdl.config_load import Loaded, load_config
 from distdl.config_yaml import flatten
 from distdl.errors import InputError, Problem
 from distdl.family_schema import is_file
+from distdl.runtime.records import owner
 from distdl.runtime.target import Package, job_id
+from distdl.secret_text import SECRET_TEXT
 from distdl.survey import survey_elsewhere
 
 CONFIG = "config.yaml"
@@ -44,13 +46,6 @@ SECRET_NAME = re.compile(
 )
 NOT_SECRET_NAME = re.compile(r"_(file|path|dir|mode)$", re.IGNORECASE)
 """AWS_SHARED_CREDENTIALS_FILE says where a secret is, and is none."""
-SECRET_TEXT = re.compile(
-    r"(?P<URI>://[^/\s:@'\"]*:[^/\s@'\"]+@)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\b(AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|hf_[A-Za-z0-9]{30,}|xox[abp]-[0-9A-Za-z-]{10,})\b"
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
-)
-"""A URI with a password, a private key, and the tokens that tell themselves by their first letters."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def make_package(
     if is_file(config.model["family"]):  # where it lies in the package, whatever folder that is unpacked in
         inside = os.path.relpath(config.model["family"], Path(loaded.path).absolute().parent)
         config = config.model_copy(update={"model": {**config.model, "family": inside}})
-    return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh)
+    return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh, owner=owner())
 
 
 def left_out(config_path: str, overrides: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,9 @@ JOB_LABEL = "distdl.io/job"
 FOLDER = "/distdl"
 """Where the claim of the runs is mounted unless `launch.folder` says otherwise."""
 DATA_FOLDER = "/data"
+CONFIG_FOLDER = "/etc/distdl"
+OBJECT_STORE_MIB = 256
+"""Ray's object store, which lies in /dev/shm. Data reaches workers without it; Ray would take 30% of the pod."""
 USER_ID = 1000
 """The user of the image, and of Ray's own images."""
 
@@ -29,6 +32,11 @@ RESTRICTED = {
 def runs_folder(config: Config) -> str:
     """Where the claim of the runs is mounted."""
     return config.launch.folder or FOLDER
+
+
+def log_path(folder: str, id: str) -> str:
+    """Where the output of a job's driver stays: on the claim of the runs, which is mounted at `folder`."""
+    return f"{folder}/.distdl/jobs/{id}/log.txt"
 
 
 def labels(package: Package, component: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Workers placed by Ray Train. The only file that imports ray.
 
-Ray Train makes the process group, restarts the workers after a failure and keeps them placed; the state of the run is
-in our own checkpoints, so a restart is the same function again.
+Ray Train places the workers and makes the process group; the state of the run is in our own checkpoints, so that a start
+after a failure is the same function again.
 """
 
 from __future__ import annotations
@@ -13,33 +13,83 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from distdl import trust
 from distdl.config import Config
 from distdl.config import Ray as RayConfig
 from distdl.errors import TrainingFailed
+from distdl.heartbeat import Beat, read_beats
 from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
+from distdl.runtime.blame import WorkersEnded
 from distdl.runtime.metrics import GAUGES, LABELS, Sink, follow
+from distdl.runtime.watch import state_and_kill
 
 if TYPE_CHECKING:
     from distdl.runtime.probe import Facts, Question
 
 PACKAGE = Path(__file__).resolve().parents[2]
 """Folder that distdl lies in: the workers import this very copy where they see it."""
+END_S = 10.0
+"""Seconds for a node to end a worker that hung."""
+NODE_S = 10.0
+"""Seconds in which Ray learns that a node is lost, after its peers have lost their connection to it."""
 
 
-def start(config: Config, plan: Plan, folder: RunFolder) -> None:
-    """Runs the plan to its end on Ray workers. Raises Ray Train's error where they failed for good."""
+@contextmanager
+def workers(
+    config: Config, plan: Plan, folder: RunFolder
+) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
+    """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
     settings = {"folder": str(folder.path), "attempt": folder.attempt.number, "plan": plan.to_dict()}
-    with _cluster(config, plan):
-        restarts, timeout_s = config.runtime.max_restarts, config.runtime.timeout_s
-        where = {"name": f"attempt-{folder.attempt.number}", "storage_path": str(folder.path / "ray")}
-        with closing(follow(folder.events, plan.model.family, plan.layout, plan.steps, gauges())):
-            _fit(config, plan, worker_loop, settings, where, restarts=restarts, timeout_s=timeout_s)
+    with _cluster(config, plan) as ray:
+
+        def start(restart: int) -> None:
+            where = {"name": f"attempt-{folder.attempt.number}.{restart}", "storage_path": str(folder.path / "ray")}
+            try:
+                with closing(follow(folder.events, plan.model.family, plan.layout, plan.steps, gauges())):
+                    _fit(config, plan, worker_loop, settings, where, timeout_s=config.runtime.timeout_s)
+            except Exception as error:
+                raise WorkersEnded(_deaths(ray, folder, plan.world, error), str(error)) from error
+
+        def end(beat: Beat, stack: str) -> str:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0)(state_and_kill).options(scheduling_strategy=there)
+            try:
+                return str(ray.get(task.remote(beat.pid, stack), timeout=END_S))
+            except Exception:  # the node does not answer, either
+                return ""
+
+        yield start, end
+
+
+def _deaths(ray: Any, folder: RunFolder, world: int, error: Exception) -> dict[int, str]:
+    """Rank -> how it ended without an exception of its own, as far as Ray knows it: with its node, or alone."""
+    found = {}
+    for rank, failure in getattr(error, "worker_failures", {}).items():
+        if "ActorDied" in type(failure).__name__ or "ActorDied" in str(failure):
+            found[rank] = "died without a word: os._exit, a signal, or too little memory"
+    beats = [beat for beat in read_beats(folder.attempt.ranks, world) if beat]
+    end = time.monotonic() + NODE_S
+    while True:
+        nodes = {node["NodeID"]: node for node in ray.nodes()}
+        lost = {beat.rank: nodes.get(beat.node) for beat in beats if not nodes.get(beat.node, {}).get("Alive")}
+        if lost or found or not hasattr(error, "worker_failures") or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    for rank, node in lost.items():
+        host = next(beat.host for beat in beats if beat.rank == rank)
+        address = f" ({node['NodeManagerAddress']})" if node else ""
+        found[rank] = f"is lost with its node {host}{address}, which has left the Ray cluster"
+    return found
 
 
 def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
@@ -49,7 +99,7 @@ def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: flo
         settings = {"question": question, "answers": answers}
         where = {"name": question.token, "storage_path": tempfile.mkdtemp(prefix="distdl-preflight-")}
         try:
-            _fit(config, plan, probe_loop, settings, where, restarts=0, timeout_s=timeout_s)
+            _fit(config, plan, probe_loop, settings, where, timeout_s=timeout_s)
         finally:
             shutil.rmtree(where["storage_path"], ignore_errors=True)
         facts: list[Facts] = ray.get(answers.get.remote())
@@ -87,7 +137,6 @@ def _fit(
     settings: dict[str, Any],
     where: dict[str, str],
     *,
-    restarts: int,
     timeout_s: float,
 ) -> None:
     """`loop(settings)` on every worker of the plan, in one process group."""
@@ -96,7 +145,7 @@ def _fit(
 
     runtime, gpus = config.runtime, _gpus(config, plan)
     assert isinstance(runtime, RayConfig)
-    TorchTrainer(
+    trainer = TorchTrainer(
         loop,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
@@ -108,11 +157,27 @@ def _fit(
         run_config=RunConfig(
             **where,
             failure_config=FailureConfig(
-                max_failures=restarts,
-                controller_failure_limit=restarts,  # -1 by default: workers that never fit hang for ever
+                max_failures=0,  # whether another start may help is decided by our driver
+                controller_failure_limit=runtime.max_restarts,  # -1 by default: workers that never fit hang for ever
             ),
         ),
-    ).fit()
+    )
+    # In a thread: there it takes no Ctrl-C for itself, which would end the workers before they wrote a checkpoint.
+    ended: list[BaseException | None] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = Thread(target=fit, name="distdl-ray-fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if ended and ended[0] is not None:
+        raise ended[0]
 
 
 @contextmanager
@@ -126,7 +191,8 @@ def _cluster(config: Config, plan: Plan) -> Iterator[Any]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _connect(ray, runtime, plan)
-        signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])  # Ray's own would end the driver on the spot
+        for number, handler in handlers.items():  # Ray's own would end the driver on the spot
+            signal.signal(number, handler)
         yield ray
     except SystemExit as end:  # Ray's own answer to Ctrl-C and to SIGTERM: it has ended the workers
         raise KeyboardInterrupt from end
@@ -146,10 +212,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     worker.check_visible(folder)
     folder.attempt.check()
     plan, rank = Plan.from_dict(settings["plan"]), ray.train.get_context().get_world_rank()
-    known = next((record for record in folder.failure_records() if record["known"]), None)
-    if known:  # the same input fails the same way: no restart helps
-        raise TrainingFailed(known["message"])
-    worker.run(plan, folder, rank)
+    worker.run(plan, folder, rank, ray.get_runtime_context().get_node_id())
 
 
 def probe_loop(settings: dict[str, Any]) -> None:
@@ -180,6 +243,7 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONWARNINGS": "ignore",
         **({"DS_ACCELERATOR": "cpu"} if plan.device == "cpu" else {}),
+        **({trust.VARIABLE: os.environ[trust.VARIABLE]} if trust.VARIABLE in os.environ else {}),
     }
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
     theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice

@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 from distdl import __version__
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
+from distdl.runtime.cause import of_message
 from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import digest, size_text
-from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
+from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
 
 STATES = {
     "PENDING": State.QUEUED,
@@ -69,9 +70,8 @@ class RayJobsTarget:
         """See Target."""
         request = self._request(package, 0)  # what is wrong with the config is told before anything is reached
         attempts = self._attempts(package.id)
-        if attempts and not STATES[attempts[-1].status].ended:
-            fix = f"`distdl jobs stop {package.id}` ends it; name=OTHER gives the new run its own name"
-            raise InputError(f"the job {package.id} is alive at {self.address}", fix=fix)
+        if attempts:
+            refuse_other(_job(attempts[-1]), package, f"at {self.address}")
         number = max((_attempt(details) for details in attempts), default=0) + 1
         request = self._request(package, number)
         with self._told():
@@ -144,7 +144,7 @@ class RayJobsTarget:
         """What `number` sends: the arguments of submit_job, which are the fields of the REST request."""
         launch, config = package.config.launch, package.config
         folder = launch.folder
-        if folder is None and not (_absolute(config.runs) and _absolute(config.data.path)):
+        if folder is None and not (Path(config.runs).is_absolute() and _absolute(config.data.path)):
             fix = "launch.folder: the absolute path of a folder that every node of the cluster mounts"
             raise InputError("a Ray cluster does not see this folder: launch.folder is missing", fix=fix)
         if folder is not None and not Path(folder).is_absolute():
@@ -164,6 +164,7 @@ class RayJobsTarget:
                 "job_name": package.id,
                 "distdl_job": package.id,
                 "distdl_run": config.name,
+                "distdl_owner": package.owner,
                 "distdl_attempt": str(number),
                 "distdl_stop_s": f"{stop_s(package):g}",
                 "distdl_version": __version__,
@@ -179,6 +180,9 @@ class RayJobsTarget:
             with self._told():
                 address = self.address if not self.address.startswith("ray://") else dashboard(self.address)
                 _probe(address)
+                if _answers_otherwise(address):
+                    fix = f"give http://HOST:{DASHBOARD_PORT} of the head: its dashboard, without a path behind it"
+                    raise InputError(f"what answers at {self.address} is no Ray dashboard", fix=fix)
                 self._client = JobSubmissionClient(address, headers=_authorization())
             for name in list(logging.root.manager.loggerDict):
                 if name.split(".")[0] == "ray":  # it tells of every upload and of every connection that ends
@@ -197,6 +201,11 @@ class RayJobsTarget:
             if type(error).__name__ == "AuthenticationError":
                 why = "refuses the token" if "failed" in text.splitlines()[0] else "wants a token"
                 raise DistdlError(f"the Ray cluster at {self.address} {why}\n    fix: {TOKEN_HELP}") from error
+            if isinstance(error, OSError):  # requests' errors are; the head has died, or restarts
+                _probe(self.address)
+                what = f"the Ray cluster at {self.address} broke off its answer ({type(error).__name__})"
+                fix = "ask again; a head that was restarted has forgotten its jobs"
+                raise DistdlError(f"{what}\n    fix: {fix}") from error
             line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
             raise DistdlError(f"Ray Jobs at {self.address}: {line[:300]}") from error
 
@@ -240,6 +249,13 @@ class RayJobsTarget:
         finally:
             loop.run_until_complete(stream.aclose())
             loop.close()
+
+
+def stop_submission(submission: str) -> None:
+    """Ends a job of the cluster whose head is this machine. Raises what Ray raises."""
+    from ray.job_submission import JobSubmissionClient
+
+    JobSubmissionClient(f"http://127.0.0.1:{DASHBOARD_PORT}", headers=_authorization()).stop_job(submission)
 
 
 def dashboard(address: str) -> str:
@@ -315,6 +331,8 @@ def _attempt(details: Any) -> int:
 
 
 def _job(details: Any, tracking: str = "") -> Job:
-    message = "" if details.status in ("RUNNING", "SUCCEEDED") else " ".join((details.message or "").split())
+    message = "" if details.status in ("RUNNING", "SUCCEEDED") else of_message(details.message or "")
     started = details.start_time / 1000 if details.start_time else None
-    return Job(details.metadata["distdl_job"], STATES[details.status], message, _attempt(details), started, tracking)
+    told, state = details.metadata, STATES[details.status]
+    whose = {"run": told.get("distdl_run", ""), "owner": told.get("distdl_owner", "")}
+    return Job(told["distdl_job"], state, message, _attempt(details), started, tracking, **whose)

@@ -16,39 +16,42 @@ from dataclasses import dataclass
 from distdl import __version__
 from distdl.config import Ray as RayConfig
 from distdl.errors import InputError, Problem
-from distdl.family_schema import is_file
 from distdl.runtime.manifests import Object
 from distdl.runtime.pods import (
-    DATA_FOLDER,
-    FOLDER,
+    CONFIG_FOLDER,
+    OBJECT_STORE_MIB,
     container_spec,
     labels,
+    log_path,
     pod_spec,
     resource_amounts,
     runs_folder,
     submitter_template,
 )
+from distdl.runtime.rayjob_check import refuse
 from distdl.runtime.target import Package
 
 RAY_VERSION = "2.60.0"
 """Ray of the image (constraints.txt); KubeRay decides by it what it may ask of `ray start`."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
-CONFIG_FOLDER = "/etc/distdl"
+RUN, OWNER = "distdl.io/run", "distdl.io/owner"
+"""Annotations: whose the job is. Its name is the run's only as far as Kubernetes takes it."""
 KEEP_S = 60
 """Seconds that the pods of an ended job stay, GPUs included: for a follower of the logs to read the last lines."""
 RAY_CPUS = 1.0
 """CPUs of a worker pod for Ray's own processes; Ray is not told of them, so that it places no worker there."""
 BASE_MEMORY_GIB = 4.0
 """Memory of a worker beside its model state: Python, torch, Ray's share, batches on their way."""
-OBJECT_STORE_MIB = 256
-"""Ray's object store, which lies in /dev/shm. Data reaches workers without it; Ray would take 30% of the pod."""
 CONFIG_LIMIT_BYTES = 900 * 2**10
 """A ConfigMap holds 1 MiB, its other fields included."""
 
 # Ray keeps the driver's output in a file of the head pod. It is copied to the output of the pod's first process, so that
-# `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token. tee
-# survives the SIGTERM that ends the driver, whose last words would be lost. The process id is for HEAD_PRE_STOP.
-DRIVER = 'echo $$ > /tmp/driver.pid; exec "$@" > >(trap "" TERM INT; exec tee /proc/1/fd/1) 2>&1'
+# `kubectl logs` and the cluster's log collector have it, too, without a right to run commands in pods or Ray's token, and
+# to a file on the runs' volume ($0), which stays when the pods are gone. tee survives the SIGTERM that ends the driver,
+# whose last words would be lost. The process id is for HEAD_PRE_STOP.
+DRIVER = (
+    'echo $$ > /tmp/driver.pid; mkdir -p "${0%/*}"; exec "$@" > >(trap "" TERM INT; exec tee -a /proc/1/fd/1 "$0") 2>&1'
+)
 # What ends a cluster (a stop, a deadline, a pre-emption) ends all pods at once. So the head has the driver end, which has
 # the workers write a checkpoint, and every worker's pod waits for its workers: Ray would be gone under them otherwise.
 HEAD_PRE_STOP = "pid=$(cat /tmp/driver.pid) && kill $pid && timeout {wait_s} tail --pid=$pid -f /dev/null || true"
@@ -77,7 +80,7 @@ class Shape:
 
 def render(package: Package) -> list[Object]:
     """The ConfigMap and the RayJob of a run. Raises InputError for what cannot be a RayJob."""
-    _refuse(package)
+    refuse(package)
     config = _config_map(package)
     return [config, _ray_job(package, shape(package), config["metadata"]["name"])]
 
@@ -112,43 +115,6 @@ def shape(package: Package) -> Shape:
     return Shape(runtime.workers // workers, workers, cpus, gpus, memory_mib, shared_mib)
 
 
-def _refuse(package: Package) -> None:
-    """Raises InputError for what a RayJob cannot do."""
-    launch = package.config.launch
-    problems = []
-    if package.fresh:
-        what = "--fresh would begin once more from the first step each time that the cluster is started again"
-        problems.append(Problem(what, fix=f"give the new run a name of its own: name={package.config.name}-2"))
-    if launch.files:
-        what = f"launch.files: {', '.join(launch.files)}: on Kubernetes the code comes with the image"
-        problems.append(
-            Problem(what, fix=f"put them into the image, or below {runs_folder(package.config)} on the claim")
-        )
-    if is_file(package.config.model["family"]):
-        what = f"model.family: {package.config.model['family']}: on Kubernetes the code comes with the image"
-        problems.append(Problem(what, fix="install it in the image as a module, and write family: package.module"))
-    if launch.kubernetes.scheduler != "none" and not launch.kubernetes.queue:
-        what = f"launch.kubernetes.scheduler is {launch.kubernetes.scheduler}, and no queue is named"
-        problems.append(Problem(what, fix="launch.kubernetes.queue=NAME"))
-    folder = runs_folder(package.config)
-    taken = [top for top in (CONFIG_FOLDER, DATA_FOLDER, "/tmp", "/dev", "/proc", "/sys") if _within(folder, top)]
-    if not re.fullmatch(r"(/[^/:]+)+", folder) or taken:
-        why = f"{taken[0]} is taken" if taken else "it is not the absolute path of a folder"
-        problems.append(Problem(f"the runs cannot be mounted at launch.folder={folder}: {why}", fix=f"{FOLDER}"))
-    for name in launch.environment:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            problems.append(Problem(f"launch.environment: {name!r} is no name of a variable"))
-    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", package.id):
-        allowed = "at most 47 small letters, digits and hyphens, a letter first (KubeRay)"
-        problems.append(Problem(f"{package.id!r} cannot be the name of a RayJob", allowed=allowed, fix="name=OTHER"))
-    if problems:
-        raise InputError(*problems)
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")
-
-
 # -- objects -----------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +129,7 @@ def _metadata(package: Package, name: str) -> Object:
             MANAGED_BY: "distdl",
             **labels(package, "training"),
         },
-        "annotations": {"distdl.io/run": config.name, "distdl.io/layout": package.plan.layout},
+        "annotations": {RUN: config.name, OWNER: package.owner, "distdl.io/layout": package.plan.layout},
     }
 
 
@@ -186,11 +152,13 @@ def _config_map(package: Package) -> Object:
 def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
     config, launch = package.config, package.config.launch
     arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", runs_folder(config))
+    kept = log_path(runs_folder(config), package.id)
+    driver = ["bash", "-c", DRIVER, kept, "python", "-m", "distdl.runtime.rayjob_driver", *arguments]
     metadata = _metadata(package, package.id)
     metadata["labels"] |= _queue_labels(package)
     spec: Object = {
         "submissionMode": launch.kubernetes.submission,
-        "entrypoint": shlex.join(["exec", "bash", "-c", DRIVER, "distdl", "python", "-m", "distdl", *arguments]),
+        "entrypoint": shlex.join(["exec", *driver]),
         "backoffLimit": launch.max_retries,
         "preRunningDeadlineSeconds": math.ceil(launch.start_deadline_minutes * 60),
         "activeDeadlineSeconds": math.ceil(launch.deadline_hours * 3600),  # of an attempt; it is not tried again

@@ -1,11 +1,13 @@
 """Slurm: the run becomes a batch job that holds one Ray cluster, driven by sbatch, squeue, scontrol, sacct and scancel.
 
 `slurm.sh` beside this file is what happens inside the allocation. Everything of a job lies in
-FOLDER/.distdl/jobs/ID/, where FOLDER is `launch.folder`: package/, job.sbatch, log-N.txt of Slurm job N, and end-N.
+FOLDER/.distdl/jobs/ID/, where FOLDER is `launch.folder`: package/, job.sbatch, job.json (whose it is), log-N.txt of Slurm
+job N, and end-N.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -20,7 +22,8 @@ from pathlib import Path
 
 from distdl.config import Config, Launch
 from distdl.errors import DistdlError, InputError
-from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
+from distdl.runtime.cause import cause
+from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
 
 PREFIX = "distdl-"
 """Jobs of this name are ours."""
@@ -80,9 +83,7 @@ class SlurmTarget:
     def submit(self, package: Package) -> Job:
         """Copies the package to the shared folder and queues the job. Raises InputError where Slurm refuses it."""
         before = self.job(package.id)
-        if not before.state.ended and before.state is not State.LOST:
-            what = f"{package.id} is {before.state.value} on Slurm already"
-            raise InputError(what, fix=f"`distdl jobs stop {package.id}` first, or name=OTHER for a run beside it")
+        refuse_other(before, package, "on Slurm")
         here = self.job_folder(package.id)
         try:
             here.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,8 @@ class SlurmTarget:
             shutil.rmtree(here / "package", ignore_errors=True)
             shutil.copytree(package.folder, here / "package")
             (here / "job.sbatch").write_text(self.dry_run(package) + "\n", encoding="utf-8")
+            whose = {"run": package.config.name, "owner": package.owner}
+            (here / "job.json").write_text(json.dumps(whose), encoding="utf-8")
         except OSError as error:
             fix = "launch.folder names a folder that you may write and every node mounts"
             raise InputError(f"the package cannot be written to {here}: {error.strerror or error}", fix=fix) from None
@@ -203,7 +206,15 @@ class SlurmTarget:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         state = _state(found)
         message = _message(found, state, lines)
-        return Job(id, state, message, found.restarts + 1, found.started_s, tracking_link(lines))
+        return Job(id, state, message, found.restarts + 1, found.started_s, tracking_link(lines), **self._whose(id))
+
+    def _whose(self, id: str) -> dict[str, str]:
+        """The run and the owner of a job, as `submit` left them in its folder."""
+        try:
+            told = json.loads((self.job_folder(id) / "job.json").read_text(encoding="utf-8"))
+            return {name: str(told[name]) for name in ("run", "owner")}
+        except (OSError, ValueError, KeyError, TypeError):  # sent by an earlier version, or from another folder
+            return {}
 
 
 def _state(found: Found) -> State:
@@ -225,8 +236,9 @@ def _message(found: Found, state: State, log: list[str]) -> str:
         return name
     if found.state in WORDS:
         return f"{name}: {WORDS[found.state]}"
-    errors = [line for line in log if line.startswith("error:")] or [line for line in log if line.strip()]
-    return f"{name} ended with exit code {found.exit_code}" + (f": {errors[-1].strip()}" if errors else "")
+    errors = [line for line in log if line.startswith("error:")]
+    why = errors[-1].strip() if errors else cause("\n".join(log[-1000:]))
+    return f"{name} ended with exit code {found.exit_code}" + (f": {why}" if why else "")
 
 
 def _queue(*options: str) -> list[str]:
@@ -319,7 +331,7 @@ def _headers(package: Package, job_folder: Path) -> list[str]:
         f"--signal=B:USR1@{_signal_s(config)}",
         "--requeue",
         "--open-mode=append",
-        f"--output={shlex.quote(f'{job_folder}/log-%j.txt')}",
+        f"--output={shlex.quote(f'{job_folder}'.replace('%', '%%') + '/log-%j.txt')}",  # %x is a field of Slurm's
         f"--chdir={shlex.quote(f'{job_folder}/package')}",
         *slurm_config.options,
     ]

@@ -25,7 +25,7 @@ from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime.drive import driven, stop_s
 from distdl.runtime.package import EPOCH_S, digest, size_text
-from distdl.runtime.target import Job, Package, State, start_variables, tracking_link
+from distdl.runtime.target import Job, Package, State, refuse_other, start_variables, tracking_link
 
 CONNECT_S = 15
 UNKNOWN, ALIVE = 44, 3
@@ -70,9 +70,8 @@ class SshTarget:
     def submit(self, package: Package) -> Job:
         """See Target. Returns when Ray's head is up and the driver runs."""
         before = self._state(package.id)
-        if before.get("alive"):
-            fix = f"`distdl jobs stop {package.id}` ends it; name=OTHER gives the new run its own name"
-            raise InputError(f"the job {package.id} is alive on {self.hosts[0]}", fix=fix)
+        if before:
+            refuse_other(_job(before), package, f"on {self.hosts[0]}")
         attempt = int(before.get("attempt", 0)) + 1
         self._send(package)
         token = secrets.token_hex(32)
@@ -153,6 +152,8 @@ class SshTarget:
         of_head = {
             "port": launch.ssh.port,
             "attempt": attempt,
+            "run": package.config.name,
+            "owner": package.owner,
             "drive": driven(package, self.folder),
             "stop_s": stop_s(package) + 30,
         }
@@ -238,7 +239,7 @@ class SshTarget:
         if code == UNKNOWN:
             return InputError(f"{host} has no job {id!r} in {self.root}", fix="`distdl jobs list --on …`")
         if code == ALIVE:
-            return InputError(f"the job {id} is alive on {host}", fix=f"`distdl jobs stop {id}` ends it")
+            return InputError(f"the job {id} is alive on {host}", fix=f"`distdl jobs status {id}` tells whose it is")
         if code == BROKEN:
             return DistdlError(
                 f"{host} cannot be reached: {last}\n    fix: `ssh {host} true` must work without a question"
@@ -273,9 +274,9 @@ def _job(told: dict[str, Any]) -> Job:
         state = State.STOPPED
     else:
         state = State.FAILED
-        message = (
-            "its machine, or its processes there, were ended from outside" if code is None else f"exit code {code}"
-        )
-    return Job(
-        told["id"], state, message, int(told["attempt"]), told.get("started_s"), tracking_link([told["tracking"]])
-    )
+        message = "its machine, or its processes there, were ended from outside"
+        if code is not None:
+            message = f"exit code {code}: {told.get('cause', '')}".removesuffix(": ")
+    whose = {name: str(told.get(name, "")) for name in ("run", "owner")}
+    tracking = tracking_link([told["tracking"]])
+    return Job(told["id"], state, message, int(told["attempt"]), told.get("started_s"), tracking, **whose)

@@ -31,6 +31,8 @@ from typing import Any
 
 import psutil
 
+from distdl.runtime.cause import cause
+
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2)."""
 TRACKING = b"tracking: "
@@ -105,7 +107,9 @@ def status(folder: Path) -> dict[str, Any]:
     values = read(folder / "state.json")
     log = folder / "log"
     size = log.stat().st_size if log.is_file() else 0
-    return {"id": folder.name, **values, "alive": alive(folder, 0), "log": size, "tracking": _tracking(log)}
+    told = {"alive": alive(folder, 0), "log": size, "tracking": _tracking(log)}
+    why = {"cause": _cause(log, size)} if values.get("code") else {}
+    return {"id": folder.name, **values, **told, **why}
 
 
 def stop(folder: Path) -> None:
@@ -190,6 +194,8 @@ def head(folder: Path, spec: dict[str, Any], temp: str) -> int:
     """The head of the Ray cluster and the driver, whose output goes to the job's log."""
     state = {
         "attempt": spec["attempt"],
+        "run": spec.get("run", ""),
+        "owner": spec.get("owner", ""),
         "stop_s": spec["stop_s"],
         "started_s": time.time(),
         "code": None,
@@ -359,6 +365,15 @@ def _tracking(log: Path) -> str:
             for line in file:
                 last = line if TRACKING in line else last
     return last.decode("utf-8", "replace").rstrip()
+
+
+def _cause(log: Path, size: int) -> str:
+    """Why the driver ended, by the last lines of the log."""
+    if not size:
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, size - 2**16))
+        return cause(file.read().decode("utf-8", "replace"))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Protocol
 
 from distdl.config import Config
 from distdl.config_launch import Launch
+from distdl.errors import InputError
 from distdl.plan.plan import Plan
 
+ID_CHARACTERS = 40
+"""Of a job's id: KubeRay takes 47, and a ConfigMap's name has a hash behind it."""
 TRACKING = "tracking: "
 """A training process prints its MLflow run behind this, once it has one; `distdl jobs` finds it in the logs."""
 
@@ -52,6 +56,10 @@ class Job:
     """Seconds since the epoch at which this attempt began; None: not yet, or unknown."""
     tracking: str = ""
     """Link or id of its MLflow run; '' until the run has one."""
+    run: str = ""
+    """Name of the run that it trains; '' where the target does not know it (jobs of earlier versions)."""
+    owner: str = ""
+    """Who sent it, as `records.owner` says; '' where the target does not know it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Package:
     """Start a new run beside earlier ones of the name, instead of continuing."""
     doctor: bool = False
     """Look whether the place is fit for the run, and train nothing."""
+    owner: str = ""
+    """Who sends it: the target keeps it with the job."""
 
     def train_arguments(self, config_path: str = "config.yaml", folder: str | None = None) -> list[str]:
         """Arguments of `python -m distdl` that train this package on the Ray cluster around it, whatever ran before:
@@ -91,7 +101,8 @@ class Target(Protocol):
         """Exactly what `submit` would send."""
 
     def submit(self, package: Package) -> Job:
-        """Starts the job, or continues the one of this id that has ended. Raises InputError while it is alive."""
+        """Starts the job, or continues the one of this id that has ended. Raises InputError while it is alive, and where
+        it is another run's or somebody else's (`refuse_other`)."""
 
     def jobs(self) -> list[Job]:
         """The jobs of distdl there, newest first."""
@@ -112,9 +123,34 @@ def start_variables(launch: Launch) -> dict[str, str]:
 
 
 def job_id(name: str) -> str:
-    """A run's name as a name that Ray, Slurm and Kubernetes take (DNS-1035, at most 40 characters)."""
+    """A run's name as a name that Ray, Slurm and Kubernetes take (DNS-1035, at most 40 characters). A name that had to be
+    changed for that gets a hash of itself behind it: no two runs have one id."""
     word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return (word if word[:1].isalpha() else f"run-{word}")[:40].rstrip("-")
+    word = word if word[:1].isalpha() else f"run-{word}"
+    if word == name and len(word) <= ID_CHARACTERS:
+        return word
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{word[: ID_CHARACTERS - 1 - len(mark)].strip('-')}-{mark}"
+
+
+def refuse_other(job: Job, package: Package, where: str) -> None:
+    """Raises InputError where what a target has under the package's id must stay: it is alive, it is another run's, or
+    somebody else sent it. The advice never ends a job that is not the package's own."""
+    if job.state is State.LOST:
+        return
+    run, name = package.config.name, f"the job {job.id}"
+    other = bool(job.run) and job.run != run
+    foreign = bool(job.owner and package.owner) and job.owner != package.owner
+    told = f"{job.state.value} ({job.message})" if job.message else job.state.value
+    fix = "name=OTHER gives the new run its own name"
+    if other or foreign:
+        whose = f"the run {job.run}" * other + " of " * (other and foreign) + job.owner * foreign
+        if foreign and not other:
+            fix = f"{fix}; DISTDL_OWNER={job.owner} continues it as theirs"
+        raise InputError(f"{name} {where} is {told}, and belongs to {whose}", fix=fix)
+    if not job.state.ended:
+        fix = f"`distdl jobs logs -f {job.id}` shows what it does, `distdl jobs stop {job.id}` ends it; {fix}"
+        raise InputError(f"{name} is alive {where}: {told}", fix=fix)
 
 
 def tracking_link(lines: Iterable[str]) -> str:

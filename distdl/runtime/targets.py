@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from distdl.config import Launch
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import DistdlError, InputError, did_you_mean
 from distdl.runtime.target import Target
 
 ALLOWED = "ray://HOST:PORT, http(s)://HOST:PORT, kubernetes[:CONTEXT], slurm, ssh, ssh://[USER@]HOST"
@@ -35,6 +35,20 @@ def target_at(on: str, launch: Launch) -> Target:
 
         return SshTarget([rest] if rest else launch.ssh.hosts, launch)
     raise InputError(f"{on!r} is no place to run a job", where="--on", allowed=ALLOWED, fix=_meant(on, kind, rest))
+
+
+def pinned(on: str) -> str:
+    """The address with the context of the kubeconfig that `kubernetes` alone means now: tomorrow it may mean another
+    cluster, with a job of the same name."""
+    if on != "kubernetes":
+        return on
+    from distdl.runtime.kubectl import Kubectl
+
+    try:
+        context = Kubectl("default", None)("config", "current-context").strip()
+    except DistdlError:  # it is not set up, as inside a pod: then there is nothing that could change
+        return on
+    return f"{on}:{context}" if context else on
 
 
 def _meant(on: str, kind: str, rest: str) -> str:

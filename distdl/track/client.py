@@ -12,6 +12,7 @@ from typing import Any
 
 from distdl.attempts import Attempt
 from distdl.track import uploader
+from distdl.track.alive import Heartbeat
 from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update
 from distdl.track.spool import SpoolWriter, count_events
 
@@ -46,6 +47,7 @@ class Tracker:
         self.source_dir = source_dir
         self._attempt = attempt
         self._process: subprocess.Popen[bytes] | None = None
+        self._heartbeat = Heartbeat(attempt) if enabled and attempt.number else None
 
     def start(self) -> None:
         """Writes tracking.json and starts the uploader.
@@ -69,6 +71,8 @@ class Tracker:
                 system_metrics_interval_s=float(self.system_metrics_interval_s),
                 last_error="",
             )
+            if self._heartbeat:
+                self._heartbeat.start()
             self._process = uploader.spawn(self.run_dir, *arguments)
         except OSError as error:
             print(
@@ -88,6 +92,8 @@ class Tracker:
         `status` is FINISHED, FAILED or KILLED. Call it when the workers have stopped writing. Never raises for a store
         that is down.
         """
+        if self._heartbeat:
+            self._heartbeat.stop()
         if words := self._attempt.taken_over():
             return words
         began_s = time.monotonic()
@@ -103,7 +109,7 @@ class Tracker:
             self._process = None
         left_s = drain_timeout_s - (time.monotonic() - began_s)
         if code and left_s > 1.0:  # the uploader had died, or never started: one more attempt in the time that is left
-            code = uploader.upload_pending(self.run_dir, left_s).waiting
+            code = uploader.upload_pending(self.run_dir, left_s, self.tracking_uri).waiting
         return self._statement(code)
 
     def _statement(self, code: int) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from distdl import trust
 from distdl.errors import DistdlError, InputError
 
 SPOOL_NAME = "events.jsonl"
@@ -48,6 +49,8 @@ class RunInfo:
     """Last step sent of every metric: a restart replays steps, and they must not be doubled."""
     tags: dict[str, str] = field(default_factory=dict)
     """Where the run came from, gathered when it started: it may be sent much later, from another machine."""
+    status: str = ""
+    """What the MLflow run was last set to: RUNNING, or how it ended."""
     last_error: str = ""
     """Why the store could not be reached last time; empty when all is well."""
 
@@ -88,12 +91,17 @@ def save(run_dir: Path, info: RunInfo) -> None:
             json.dump(asdict(info), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode_of(run_dir))
         os.replace(temporary, Path(run_dir) / INFO_NAME)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def mode_of(run_dir: Path) -> int:
+    """The rights of a file in this folder: it is open to those whom the folder is open to."""
+    return Path(run_dir).stat().st_mode & 0o666
 
 
 def update(run_dir: Path, **changes: Any) -> RunInfo:
@@ -160,7 +168,7 @@ def check_tracking_uri(uri: str) -> str:
     Raises InputError for an unknown kind of store, and for a password or token in the URI: it would end up in
     tracking.json and in logs. The message does not repeat the secret.
     """
-    where = "track.tracking_uri"
+    where = "track.uri"
     try:
         parts = urlsplit(uri)
         password, user = parts.password, parts.username
@@ -181,7 +189,20 @@ def check_tracking_uri(uri: str) -> str:
             f"'{scheme or uri}' is not a kind of MLflow store",
             where=where,
             allowed=", ".join(f"{name}:" for name in SCHEMES),
-            fix="leave tracking_uri out: the run is tracked in mlflow.db in the runs folder "
+            fix="leave track.uri out: the run is tracked in mlflow.db in the runs folder "
             "(MLflow itself no longer takes plain folders)",
         )
     return uri
+
+
+def refuse_unconfigured(uri: str, run_dir: Path, fix: str) -> None:
+    """Raises InputError where only the files of a run name this store: whoever made them would get this user's credentials,
+    or a database of this user's would be written to. The store beside the run is always meant."""
+    if uri == default_tracking_uri(Path(run_dir).resolve().parent) or trust.is_configured(uri):
+        return
+    place = trust.server(uri)
+    raise InputError(
+        f"the files of the run in {run_dir} name the tracking store {place}, which you have not named yourself: nothing is "
+        "sent there, your credentials least of all",
+        fix=f"{fix}; or set MLFLOW_TRACKING_URI to it",
+    )

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import IO
 
 from distdl.errors import DistdlError, InputError
+from distdl.track import database
 from distdl.track.run import ARTIFACTS_NAME, STORE_NAME, default_tracking_uri
 from distdl.track.store import ENVIRONMENT
 
 START_TIMEOUT_S = 120.0
+CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "DATABRICKS_TOKEN")
+"""Of tracking servers elsewhere."""
 STOP_TIMEOUT_S = 5.0
 
 
@@ -40,7 +43,8 @@ class UiServer:
     def start(self) -> None:
         """Starts the server and waits until it answers.
 
-        Raises InputError for a runs folder without a store or a port that is taken, DistdlError if it does not come up.
+        Raises InputError for a runs folder without a store or a port that is taken, DistdlError if it does not come up, or
+        for a store that cannot be read.
         """
         if not (self.runs_dir / STORE_NAME).is_file():
             raise InputError(
@@ -48,6 +52,7 @@ class UiServer:
                 where="--runs",
                 fix="name the folder that holds your runs (`--runs DIR`), or train something first",
             )
+        database.ready(self.runs_dir / STORE_NAME)
         if not _is_free(self.host, self.port):
             raise InputError(
                 f"port {self.port} of {self.host} is in use",
@@ -61,7 +66,10 @@ class UiServer:
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,  # a group of its own: killing only the parent would leave its workers behind
-            env={**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            # Its database is a file, which needs no credentials, and may name places for the files of its runs that it
+            # would show them to.
+            env={key: value for key, value in os.environ.items() if key not in CREDENTIALS}
+            | {**ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
         self._wait_until_it_answers()
 

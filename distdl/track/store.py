@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from distdl.errors import DistdlError
-from distdl.track import provenance
-from distdl.track.run import RunInfo, artifact_location, file_lock, load, update
+from distdl.track import database, provenance
+from distdl.track.run import RunInfo, artifact_location, load, update
 from distdl.track.spool import Event
 
 METRICS_PER_BATCH = 1000
@@ -117,11 +117,13 @@ class Store:
     def connect(self) -> None:
         """Finds or makes the experiment and the run, marks it RUNNING and sends params, tags and files."""
         info = self.info()
-        with _migration_lock(info.tracking_uri):
-            from mlflow import MlflowClient
+        file = database.path_of(info.tracking_uri)
+        if file is not None and (mended := database.ready(file)):
+            self._log(mended)
+        from mlflow import MlflowClient
 
-            client = MlflowClient(tracking_uri=info.tracking_uri)
-            client.search_experiments(max_results=1)  # the first touch creates or checks the tables
+        client = MlflowClient(tracking_uri=info.tracking_uri)
+        client.search_experiments(max_results=1)  # the first touch checks the tables
         experiment_id = self._experiment(client, info)
         run = self._existing_run(client, info, experiment_id)
         if run is None:
@@ -132,10 +134,15 @@ class Store:
             update(self.run_dir, mlflow_run_id=run.info.run_id, spool_offset=0, last_steps={})
         update(self.run_dir, experiment_id=run.info.experiment_id)
         client.update_run(run.info.run_id, status="RUNNING")
+        update(self.run_dir, status="RUNNING")
         self._run_id = run.info.run_id
         self._send_origin(client, run, info)
         self._client = client
-        self._send_artifacts()
+        if elsewhere := artifacts_elsewhere(info.tracking_uri, run.info.artifact_uri):
+            self._log(f"the files of the run are not stored: this database keeps them at {elsewhere}")
+            self._artifacts_sent = True
+        if not self._artifacts_sent:
+            self._send_artifacts()
 
     def send(self, events: list[tuple[int, Event]]) -> None:
         """Sends events, each with the spool offset behind it, and notes the offset of what MLflow has accepted."""
@@ -163,7 +170,7 @@ class Store:
             self._run_id, "distdl.error", provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS)
         )
         self._client.set_terminated(self._run_id, status=status)
-        update(self.run_dir, last_error="")
+        update(self.run_dir, status=status, last_error="")
 
     # --- making the run
 
@@ -282,22 +289,19 @@ class Store:
             raise RunGone(f"MLflow run {self._run_id} was deleted; nothing more is sent to it")
 
 
+def artifacts_elsewhere(tracking_uri: str, artifact_uri: str) -> str:
+    """Where a database of this machine sends the files of its runs, as scheme and host; '' where they stay here. Whoever
+    made the database has chosen it, and MLflow would show this user's credentials there."""
+    parts = urlsplit(artifact_uri or "")
+    if not tracking_uri.startswith("sqlite:") or parts.scheme in ("", "file"):
+        return ""
+    return f"{parts.scheme}://{parts.hostname or ''}"
+
+
 def describe(error: BaseException) -> str:
     """An error in one line, without secrets, short enough for a sentence."""
     text = " ".join(str(error).split()) or type(error).__name__
     return provenance.redact(text)[:300]
-
-
-@contextlib.contextmanager
-def _migration_lock(tracking_uri: str) -> Iterator[None]:
-    """One process at a time creates the tables of a new SQLite file: MLflow's migrations are not safe side by side."""
-    if not tracking_uri.startswith("sqlite:"):
-        yield
-        return
-    database = Path(unquote(urlsplit(tracking_uri).path)[1:])
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(database.with_name(f".{database.name}.lock")):
-        yield
 
 
 def set_environment() -> None:

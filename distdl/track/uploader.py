@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,9 +23,19 @@ from typing import Any, NamedTuple
 
 from distdl.attempts import Attempt
 from distdl.errors import InputError
-from distdl.track import provenance, store
-from distdl.track.run import LOG_NAME, SPOOL_NAME, file_lock, load, update
+from distdl.track import alive, provenance, store
+from distdl.track.run import (
+    LOG_NAME,
+    SPOOL_NAME,
+    check_tracking_uri,
+    file_lock,
+    load,
+    mode_of,
+    refuse_unconfigured,
+    update,
+)
 from distdl.track.spool import Event, SpoolReader, count_events
+from distdl.trust import refuse_links
 
 POLL_INTERVAL_S = 1.0
 BACKOFF_MAX_S = 30.0
@@ -35,6 +46,8 @@ READ_BYTES = 1 << 20
 MONITOR_RETRY_S = 30.0
 LOCK_PATIENCE_S = 15.0
 """A run's uploader waits this long for the one before it, which may hang; MLflow keeps a point that both send once."""
+NEIGHBOUR_S = 10.0
+"""For closing another run of the folder, while the own one waits."""
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 VANISHED = "the driver process ended without a word (killed, or its machine went down)"
 
@@ -65,12 +78,15 @@ def spawn(run_dir: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
+def upload_pending(run_dir: str | Path, timeout_s: float = 60.0, uri: str | None = None) -> Upload:
     """Sends what still waits in a run's spool and sets the end state of its MLflow run. Takes at most `timeout_s`.
 
-    Raises InputError when the folder is not a tracked run. A store that cannot be reached is no error: see `Upload`.
+    `uri`: the store that the user names; None: the one that the run's files name, if the user has named it before.
+    Raises InputError when the folder is not a tracked run, or names a store that is not the user's. A store that cannot
+    be reached is no error: see `Upload`.
     """
     run_dir = Path(run_dir)
+    refuse_links(run_dir)
     before = load(run_dir)
     if before is None:
         raise InputError(
@@ -78,6 +94,11 @@ def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
             where="RUN",
             allowed="the folder of a run that was started with tracking",
         )
+    if uri is None:
+        fix = f"distdl ui --sync {shlex.quote(str(run_dir))} --uri {shlex.quote(before.tracking_uri)}"
+        refuse_unconfigured(before.tracking_uri, run_dir, fix)
+    elif check_tracking_uri(uri) != before.tracking_uri:
+        before = update(run_dir, tracking_uri=uri)
     waiting_before = count_events(run_dir / SPOOL_NAME, before.spool_offset)
     process = spawn(run_dir, "--drain", "--drain-timeout-s", str(timeout_s))
     code = wait_or_kill(process, timeout_s)
@@ -87,6 +108,24 @@ def upload_pending(run_dir: str | Path, timeout_s: float = 60.0) -> Upload:
     if waiting or code:
         reason = "another uploader is at work on this run" if code == 3 else after.last_error or f"see {LOG_NAME}"
     return Upload(max(0, waiting_before - waiting), waiting, reason)
+
+
+def close_dead_later(runs: Path) -> list[str]:
+    """Starts to close the runs of a folder that MLflow has as RUNNING and nobody trains, in a process of its own; their
+    names. May raise OSError."""
+    if found := list(alive.dead_runs(runs)):
+        spawn(found[0][0], "--dead")
+    return [run.name for run, _ in found]
+
+
+def close_dead(runs: Path, uri: str | None = None) -> None:
+    """Ends the MLflow runs of a folder whose driver and uploader are gone: as their last event says, else as KILLED."""
+    for run, attempt in alive.dead_runs(runs, uri):
+        with file_lock(run / alive.UPLOADER_LOCK, wait=False) as alone:
+            if alone:
+                log(f"nobody trains {run.name} any more: its MLflow run is closed")
+                with contextlib.suppress(store.RunGone):
+                    Uploader(run, 0, 0, True, NEIGHBOUR_S, attempt).follow()
 
 
 def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int:
@@ -121,7 +160,7 @@ class Uploader:
         self._last_news_s = time.monotonic()
         self._end: Event | None = None
         self._deadline_s: float | None = None
-        self._next_try_s = 0.0
+        self._next_try_s = self._next_beat_s = 0.0
         self._backoff_s = 0.0
         self._system = _SystemMetrics()
 
@@ -131,6 +170,9 @@ class Uploader:
         while True:
             if self._taken_over():
                 return 1
+            if time.monotonic() > self._next_beat_s:
+                self._next_beat_s = time.monotonic() + alive.BEAT_S
+                alive.touch(self.run_dir / alive.UPLOADER_LOCK)
             self._look_ahead()
             all_sent = self._try_to_send()
             if all_sent and self._ending() and not self._taken_over() and self._try_to_close():
@@ -182,6 +224,8 @@ class Uploader:
             if not self._store.connected:
                 self._store.connect()
                 self._recovered()
+                if not self._drain:
+                    close_dead(self.run_dir.resolve().parent, self._store.info().tracking_uri)
             while True:
                 reader = SpoolReader(self.run_dir / SPOOL_NAME, self._store.info().spool_offset)
                 events = reader.poll_with_offsets(READ_BYTES)
@@ -189,7 +233,8 @@ class Uploader:
                     break
                 self._store.send(events)
                 self._recovered()
-            self._system.keep_running(self._store)
+            if not self._drain:  # or this machine's load would stand in the run of another time and place
+                self._system.keep_running(self._store)
             return True
         except store.RunGone:
             raise
@@ -275,6 +320,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source-dir", type=Path, help="folder of the config: its git commit becomes a tag")
     parser.add_argument("--attempt", type=int, default=0, help="number of the driver's attempt; a newer one ends this")
     parser.add_argument("--drain", action="store_true", help="send what is there and exit")
+    parser.add_argument("--dead", action="store_true", help="close the dead runs of the folder that RUN_DIR lies in")
     parser.add_argument("--drain-timeout-s", type=float, default=DRAIN_TIMEOUT_S)
     options = parser.parse_args(arguments)
     # The driver decides when the run ends: by an `end` event, or by being gone.
@@ -284,7 +330,12 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(os, "nice"):
         os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
     store.set_environment()
-    with _lock(options.run_dir / ".uploader.lock", 0.0 if options.drain else LOCK_PATIENCE_S) as alone:
+    # The store lies in the runs folder and is as open as that one, whatever the driver has set for the run's own folder.
+    os.umask(~options.run_dir.resolve().parent.stat().st_mode & 0o777 | 0o002)
+    if options.dead:
+        close_dead(options.run_dir.resolve().parent)
+        return 0
+    with _lock(options.run_dir / alive.UPLOADER_LOCK, 0.0 if options.drain else LOCK_PATIENCE_S) as alone:
         if not alone and options.drain:
             return 3
         if not options.drain:
@@ -321,6 +372,7 @@ def _write_origin(run_dir: Path, source_dir: Path | None) -> None:
     """Notes where the run comes from now, on this machine: the store may only be reachable much later."""
     try:
         (run_dir / "environment.txt").write_text(provenance.environment_text(), encoding="utf-8")
+        (run_dir / "environment.txt").chmod(mode_of(run_dir))
         update(run_dir, tags=provenance.gather_tags(run_dir, source_dir))
     except OSError as error:
         log(f"cannot note where the run comes from: {error}")

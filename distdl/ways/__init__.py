@@ -6,6 +6,7 @@ a run that learned without labels start one that has some, and a student's check
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from distdl.config import Config
@@ -66,6 +67,8 @@ def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any
     mine = dict(cls.columns(model_config(config.model)))
     if issubclass(cls, Contrastive):
         del mine["label"]
+    if issubclass(cls, PseudoLabel):  # whatever is negative is no label
+        mine["label"] = dataclasses.replace(mine["label"], low=None)
     if config.augment and len(getattr(mine.get(config.augment.column), "shape", ())) != 3:
         pictures = ", ".join(name for name, column in mine.items() if len(column.shape) == 3)
         what = f"augment changes pictures, and the column {config.augment.column!r} of this {config.family} is none"

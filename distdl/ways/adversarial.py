@@ -19,8 +19,9 @@ from distdl.config import Config
 from distdl.errors import InputError
 from distdl.families import model_config
 from distdl.learner import Batch
-from distdl.metrics import Metrics, mean
+from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.labels import mean_known
 from distdl.ways.way import Way, refuse_other_loss
 
 
@@ -39,8 +40,8 @@ class Adversarial(Way):
         return (1 - w) * clean + w * attacked, {**metrics, "robust_accuracy": robust["accuracy"]}
 
     def evaluate(self, batch: Batch) -> Metrics:
-        guess = self.logits(self.attacked(batch)).argmax(-1)
-        return {**super().evaluate(batch), "robust_accuracy": mean((guess == batch["label"]).float())}
+        guess, label = self.logits(self.attacked(batch)).argmax(-1), batch["label"]
+        return {**super().evaluate(batch), "robust_accuracy": mean_known((guess == label).float(), label)}
 
     @classmethod
     def others_read(cls, config: Config) -> dict[str, dict[str, Any]]:

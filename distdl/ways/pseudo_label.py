@@ -17,13 +17,16 @@ from torch.nn import functional as F
 from distdl.config import Config
 from distdl.learner import Batch
 from distdl.metrics import Metrics, mean
+from distdl.nn import labels
 from distdl.ways.way import Way, refuse_other_loss
 
 
 class PseudoLabel(Way):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         label = batch["label"]  # (B,)
-        known = label >= 0 if self.settings.labelled is None else batch["id"] < self.settings.labelled
+        known = labels.known(label)
+        if self.settings.labelled is not None:
+            known = known & (batch["id"] < self.settings.labelled)
         logits = self.logits(batch)  # (B, K)
         probability, guess = logits.detach().softmax(-1).max(-1)
         trusted = ~known & (probability >= self.settings.threshold)

@@ -33,6 +33,7 @@ def test_prepare_inspect_verify(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("inspect", target, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["splits"]["test"]["rows"] == 180 and facts["columns"]["image"]["shape"] == [1, 8, 8]
+    assert facts["columns"]["label"]["values"] == "0 to 9"
     assert len(facts["fingerprint"]) == 64 and facts["info"]["classes"][9] == "9"
     assert run("verify", target) == 0
     shard = target / "train-00000.arrow"

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from distdl.data.manifest import Column, from_json, read_manifest, to_json
@@ -307,3 +308,72 @@ def test_no_more_is_compared_again_than_is_handed_out_or_than_time_allows(
     seen.clear()
     slow.gather(np.arange(203))
     assert seen == []
+
+
+# -- a stranger's data set ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train-00001.arrow"])
+def test_a_link_out_of_a_data_set_is_not_followed(dataset_path: Path, tmp_path: Path, name: str) -> None:
+    (dataset_path / name).rename(tmp_path / "private")
+    (dataset_path / name).symlink_to("../private")
+    for location in (dataset_path, dataset_path.as_uri()):
+        with pytest.raises(DataCorrupt, match=rf"{name} is a link to .*private, outside the data set"):
+            Dataset(location, "train", cache_dir=tmp_path / "cache")
+    if name != "manifest.json":
+        assert "is a link to" in verify_dataset(dataset_path)[0]
+
+
+def test_a_link_within_a_data_set_and_to_a_whole_one_are_fine(dataset_path: Path, tmp_path: Path) -> None:
+    (dataset_path / "train-00001.arrow").rename(dataset_path / "elsewhere.arrow")
+    (dataset_path / "train-00001.arrow").symlink_to("elsewhere.arrow")
+    (tmp_path / "link").symlink_to(dataset_path)
+    assert (Dataset(tmp_path / "link", "train").gather(range(203))["label"] == np.arange(203)).all()
+    assert verify_dataset(tmp_path / "link") == []
+
+
+def test_a_compressed_shard_is_refused_before_it_is_unpacked(dataset_path: Path) -> None:
+    shard = dataset_path / "test-00000.arrow"
+    with pa.ipc.open_file(shard) as reader:
+        schema = reader.schema
+    large = {"image": [np.zeros((1, 3, 3), np.uint8)] * 5, "label": [0] * 5}
+    arrays = [
+        pa.ExtensionArray.from_storage(
+            schema[0].type, pa.array([v.reshape(-1) for v in large["image"]], schema[0].type.storage_type)
+        ),
+        pa.array(large["label"]),
+    ]
+    with pa.ipc.new_file(shard, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    raw = json.loads((dataset_path / "manifest.json").read_text())
+    raw["splits"]["test"]["shards"][0]["bytes"] = shard.stat().st_size
+    (dataset_path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(DataCorrupt, match=r"record batch 0 .*it is compressed, which no shard is, and is not unpacked"):
+        Dataset(dataset_path, "test")
+
+
+def test_a_data_set_that_came_to_be_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distdl.cli.common import prepare_if_missing
+    from distdl.config_load import config_from_dict
+    from distdl.data import write
+    from tests.small import small_config
+
+    publish = write._publish
+
+    def others_first(folder: Path, target: Path, overwrite: bool) -> None:
+        target.mkdir()
+        (target / "manifest.json").write_text("{}")
+        publish(folder, target, overwrite)
+
+    monkeypatch.setattr(write, "check_target", lambda *_: None)
+    with pytest.raises(InputError, match="set already exists"), DatasetWriter(tmp_path / "set", COLUMNS, "t", {}) as it:
+        it.write("train", rows(10))
+        write_dataset(tmp_path / "set", 30)
+    assert read_manifest(tmp_path / "set").split("train").rows == 30 and len(list(tmp_path.iterdir())) == 1
+    values = small_config("mlp", str(tmp_path / "digits"), "")
+    values["data"]["prepare"] = {"source": "digits", "options": {}}
+    monkeypatch.setattr(write, "_publish", others_first)
+    prepare_if_missing(config_from_dict(values))
+    assert "another process has prepared" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from distdl.config_load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import gpt
 from distdl.nn.language import token_losses
+from tests.conftest import python
 from tests.engine.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.small import contract_config, curve, curves, layout
@@ -155,7 +156,8 @@ def on_disk(values: dict[str, Any], path: Path) -> Config:
 def test_an_operator_that_cannot_be_compiled_is_one_clear_error(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distdl.engine.deepspeed import _import_deepspeed, ready_for_nvme
+    from distdl.engine.deepspeed import _import_deepspeed
+    from distdl.engine.nvme import ready_for_nvme
 
     _import_deepspeed("cpu")
     from deepspeed.ops.op_builder import AsyncIOBuilder
@@ -369,3 +371,17 @@ def test_chunks_have_the_value_and_the_gradient_of_the_whole(chunk: int) -> None
     for whole, some, wanted in zip(*gradients):
         torch.testing.assert_close(some, whole, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(some, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_runs_that_share_an_nvme_disk_have_a_folder_each(tmp_path: Path) -> None:
+    from distdl.engine.nvme import claimed_folder, on_own_folder
+
+    disk = str(tmp_path)
+    given = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": disk}}, "bf16": {}}
+    first, second = (on_own_folder(given)["zero_optimization"]["offload_optimizer"]["nvme_path"] for _ in range(2))
+    assert first != second and {Path(first).parent, Path(second).parent} == {tmp_path}
+    assert given["zero_optimization"]["offload_optimizer"]["nvme_path"] == disk
+    code = f"from distdl.engine.nvme import claimed_folder as c; print(c({disk!r}))"
+    third = python("-c", code, cwd=tmp_path).stdout.strip()
+    assert third not in (first, second)
+    assert claimed_folder(disk) == third  # a process that has ended leaves its folder to the next

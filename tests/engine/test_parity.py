@@ -10,11 +10,13 @@ import pytest
 from distdl.config_load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import load_family
+from distdl.parity.cell import MOVE_TOLERANCE, START_TOLERANCE
 from distdl.parity.layouts import candidates, data_ranks
+from distdl.parity.movement import widest_gap, widest_start
+from distdl.parity.passes import OWN
 from distdl.plan.refuse import layout_key
 from distdl.survey import survey
-from tests.ranks import run_ranks
-from tests.small import MODELS, contract_config, curves, layout, small_config
+from tests.small import MODELS, contract_config, layout, measured, small_config
 
 AT_FOUR = ["mlp", "lenet5", "gpt"]
 CUT_AT_TWO = 57
@@ -91,7 +93,8 @@ def largest_difference(a: list[float], b: list[float]) -> float:
 
 
 def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
-    """Loss within 1e-5 (bf16 5e-3) over 20 steps, gradient norm likewise relative to its size, the same evaluation."""
+    """Loss within 1e-5 (bf16 5e-3) over 20 steps, gradient norm likewise relative to its size, the same evaluation; each
+    weight and buffer begins where the reference's does, and moves as it does."""
     for case in ranks[0]:
         name = case.split("/")[0]
         want, got = reference[name], ranks[0][case]
@@ -110,13 +113,16 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
             assert plain[0] == pytest.approx(plain[1], rel=5e-2 if bf16 else 1e-3), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
+        start, gap = widest_start(want, got), widest_gap(want, got)
+        assert start and start.error < START_TOLERANCE, f"{case}: {start}"
+        assert gap and gap.error < MOVE_TOLERANCE[OWN]["bf16" if bf16 else "fp32"], f"{case}: {gap}"
 
 
 @pytest.fixture(scope="module")
 def reference(small_data: Path, digits: str, text: str) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
     cases = family_cases(small_data) | option_cases(digits, text)
-    return run_ranks(curves, 1, cases)[0]
+    return measured(1, cases)[0]
 
 
 @pytest.mark.slow
@@ -126,7 +132,7 @@ def test_every_family_on_its_layouts(world: int, reference: dict[str, Any], smal
     cases = family_cases(small_data)
     if world == 4:  # one of each kind; two ranks have shown the rest
         cases = {name: cases[name] for name in AT_FOUR}
-    ranks = run_ranks(curves, world, laid_out(cases, world, accumulate=2, every=False), timeout_s=1500)
+    ranks = measured(world, laid_out(cases, world, accumulate=2, every=False), timeout_s=1500)
     declared = {name: sorted(load_family(name).layouts & set(LAYOUTS)) for name in cases}
     base = sum(len(names if name in AT_FOUR else three_bases(names)) for name, names in declared.items())
     cut = [name for name in ranks[0] if "+" in name]
@@ -141,7 +147,7 @@ def test_every_family_on_its_layouts(world: int, reference: dict[str, Any], smal
 @pytest.mark.slow
 def test_every_optimizer_and_precision_on_every_layout(reference: dict[str, Any], digits: str, text: str) -> None:
     cases = laid_out(option_cases(digits, text), 2, accumulate=2)
-    ranks = run_ranks(curves, 2, {name: case for name, case in cases.items() if "+" not in name})
+    ranks = measured(2, {name: case for name, case in cases.items() if "+" not in name})
     assert len(ranks[0]) == 8 * len(LAYOUTS)
     compare(reference, ranks)
 
@@ -149,7 +155,7 @@ def test_every_optimizer_and_precision_on_every_layout(reference: dict[str, Any]
 @pytest.mark.slow
 def test_deepspeed_on_one_process(reference: dict[str, Any], digits: str, text: str) -> None:
     """The accumulation alone, without other ranks."""
-    ranks = run_ranks(curves, 1, laid_out({"mlp": small_config("mlp", digits, text)}, 1, accumulate=4))
+    ranks = measured(1, laid_out({"mlp": small_config("mlp", digits, text)}, 1, accumulate=4))
     compare(reference, ranks)
 
 
@@ -158,7 +164,7 @@ def test_three_axes_on_eight_ranks(reference: dict[str, Any], small_data: Path) 
     """Two stages of two tensor ranks, twice."""
     laid = layout(contract_config("gpt", small_data), "zero1+tensor2+pipeline2", 8)
     laid["train"]["micro_batch"] = 2
-    ranks = run_ranks(curves, 8, {"gpt/zero1+tensor2+pipeline2": laid})
+    ranks = measured(8, {"gpt/zero1+tensor2+pipeline2": laid})
     compare(reference, ranks)
     seen = {tuple(rank["gpt/zero1+tensor2+pipeline2"]["positions"]) for rank in ranks}
     assert len(seen) == 2 and len(set().union(*seen)) == 20 * 16  # two data ranks, every sample once

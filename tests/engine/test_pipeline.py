@@ -14,7 +14,7 @@ from distdl.parity.layouts import data_ranks
 from tests.engine.test_parity import compare, largest_difference
 from tests.ranks import run_ranks
 from tests.resumed import Runs, go_on, train
-from tests.small import contract_config, curve, curves, layout, small_config, trained
+from tests.small import contract_config, curve, layout, measured, small_config, trained
 from tests.test_resume import interrupt_and_compare, last, metrics
 
 SGD = {"name": "sgd", "lr": 0.2}  # which shows a wrong scale of the gradient; AdamW hides it
@@ -52,7 +52,7 @@ def laid_out(values: dict[str, Any], name: str, world: int, accumulate: int, **p
 @pytest.fixture(scope="module")
 def reference(digits: str, text: str, small_data: Path) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
-    return run_ranks(curves, 1, cases(digits, text) | more_cases(digits, text, small_data))[0]  # type: ignore[no-any-return]
+    return measured(1, cases(digits, text) | more_cases(digits, text, small_data))[0]  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_two_stages(reference: dict[str, Any], digits: str, text: str, small_dat
     runs["gpt sgd/recomputed"] = laid_out(gpt, "zero1+pipeline2", 2, 4, checkpoint_activations="all")
     runs["gpt sgd/every second recomputed"] = laid_out(gpt, "zero1+pipeline2", 2, 4, checkpoint_activations=2)
     runs["gpt sgd/by time"] = laid_out(gpt, "zero1+pipeline2", 2, 2, balance="time")
-    compare(reference, run_ranks(curves, 2, runs))
+    compare(reference, measured(2, runs))
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_four_ranks(name: str, reference: dict[str, Any], digits: str, text: str
         for accumulate in (2, 4)
         if not (case.startswith("mlp") and name == "zero1+pipeline4")  # it has three layers
     }
-    compare(reference, run_ranks(curves, 4, runs))
+    compare(reference, measured(4, runs))
 
 
 def clipped_without_zero(rank: int, world: int, values: dict[str, Any]) -> list[float]:

@@ -12,7 +12,6 @@ from unittest import mock
 
 from tests import small, test_resume
 from tests.engine import test_parity
-from tests.ranks import run_ranks
 
 
 def main(families: list[str]) -> None:
@@ -20,11 +19,11 @@ def main(families: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(test_resume, "MODELS", chosen):
         data = Path(folder) / "data"
         cases = {name: small.contract_config(name, data) for name in chosen}
-        reference = run_ranks(small.curves, 1, cases)[0]
+        reference = small.measured(1, cases)[0]
         for name, values in cases.items():
             for case, laid in test_parity.laid_out({name: values}, 2, accumulate=2).items():
                 try:
-                    test_parity.compare(reference, run_ranks(small.curves, 2, {case: laid}))
+                    test_parity.compare(reference, small.measured(2, {case: laid}))
                     print(f"{case}: equal on 2 ranks", flush=True)
                 except AssertionError as error:
                     print(f"{case}: NOT equal: {str(error)[-3000:]}", flush=True)

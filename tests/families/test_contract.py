@@ -38,7 +38,12 @@ def test_what_a_family_says_of_itself(family: str) -> None:
         cls.sequence_columns
     )
     assert cls.better in ("higher", "lower") and cls.learns
-    assert cls.columns(cls.Config())  # it reads something
+    columns = cls.columns(cls.Config())
+    assert columns  # it reads something
+    for name, column in columns.items():
+        assert column.kind != "any" and column.meaning, f"{name} says neither its type nor its meaning"
+        if column.kind == "class" or "token" in column.meaning:
+            assert column.low == 0 and column.high is not None, f"{name} says no range"
     assert len(family_schema(family).summary) < 140
     doc = (cls.__module__ and __import__(cls.__module__, fromlist=["x"]).__doc__) or ""
     assert any(str(year) in doc for year in range(1943, 2027)), "the docstring names no paper"

@@ -138,7 +138,7 @@ def test_supervision_adds_the_labels_loss(small_data: Any) -> None:
     for how in ("given", "greedy"):
         learner = made(model | {"trees": how})
         trees, nodes, errors = learner.outputs(batch)
-        entropy, _ = learner.of_labels(batch, trees, nodes)
+        entropy, *_ = learner.of_labels(batch, trees, nodes)
         loss, metrics = learner.loss(batch, 0)
         assert float(loss.detach()) == pytest.approx(
             float((0.75 * errors.sum() + 0.25 * entropy.sum()).detach()) / 9, rel=1e-5

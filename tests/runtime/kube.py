@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ VALIDATOR = FOLDER / "validate_k8s.py"
 NEEDS = ("yaml", "jsonschema", "referencing", "kubernetes_validate", "celpy")
 IMAGE = f"registry.example.com/distdl@sha256:{'0' * 64}"
 NAMESPACE = "distdl"
+OWNER = "ada@example"
 
 CONFIG = """\
 # A small GPT, far from any data.
@@ -58,7 +60,8 @@ def package(folder: Path, *overrides: str, text: str = CONFIG) -> Package:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "demo.yaml"
     config.write_text(text, encoding="utf-8")
-    return make_package(str(config), [f"launch.kubernetes.image={IMAGE}", *overrides], directory=folder / "package")
+    overrides = (f"launch.kubernetes.image={IMAGE}", *overrides)
+    return replace(make_package(str(config), overrides, directory=folder / "package"), owner=OWNER)
 
 
 def findings(folder: Path, *options: str) -> dict[str, list[str]]:

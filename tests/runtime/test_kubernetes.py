@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from distdl.runtime import kubernetes
 from distdl.runtime.kubectl import Kubectl, NoSuchKind, NotFound
 from distdl.runtime.kubernetes import PATCHES, KubernetesTarget
 from distdl.runtime.manifests import to_yaml
+from distdl.runtime.rayjob_driver import ENDS
 from distdl.runtime.target import Job, Package, State
 from tests.conftest import Result
 from tests.runtime.kube import (
     CONFIG,
     IMAGE,
     NAMESPACE,
+    OWNER,
     Cluster,
     cluster,
     documents,
@@ -41,6 +44,7 @@ Command = Callable[..., Result]
 def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "POLL_S", 0.2)
     monkeypatch.setenv("DISTDL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DISTDL_OWNER", OWNER)
 
 
 @pytest.fixture
@@ -71,6 +75,10 @@ def ray_job(deployment: str | None, *, suspend: bool = False, queue: bool = Fals
     }
 
 
+OF_RAY = (
+    "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
+    "2026-11-29 17:31:44 INFO job_manager.py:581 -- Runtime env is setting up.\ndistdl: no data\n    fix: it\n"
+)
 WAITS = {"spec": {"active": True}, "status": {"conditions": [
     {"type": "QuotaReserved", "status": "False", "message": "no quota"}]}}  # fmt: skip
 HELD = {"spec": {"active": False}}
@@ -88,8 +96,15 @@ STATES: list[tuple[dict[str, Any], dict[str, Any] | None, State, str, int]] = [
     (ray_job("Running", jobStatus="RUNNING", failed=2), None, State.RUNNING, "", 3),
     (ray_job("Complete", jobStatus="SUCCEEDED", succeeded=1), None, State.FINISHED, "", 1),
     (ray_job("Complete", jobStatus="SUCCEEDED", failed=1), None, State.FINISHED, "", 2),
-    (ray_job("Complete", jobStatus="STOPPED"), None, State.STOPPED, "", 1),
+    (ray_job("Complete", jobStatus="STOPPED"), None, State.FAILED, "/distdl/.distdl/jobs/demo/log.txt on the runs'", 1),
     (ray_job("Failed", failed=4, reason="AppFailed", message="it broke"), None, State.FAILED, "AppFailed: it broke", 4),
+    (
+        ray_job("Failed", failed=1, reason="AppFailed", message=OF_RAY),
+        None,
+        State.FAILED,
+        "exit code 1: no data; fix: it",
+        1,
+    ),
     (ray_job("Failed", reason="DeadlineExceeded", message="168 h"), None, State.FAILED, "DeadlineExceeded", 1),
     (ray_job("ValidationFailed", message="name too long"), None, State.FAILED, "name too long", 1),
     (ray_job("Retrying", failed=1), None, State.RUNNING, "new cluster", 2),
@@ -343,7 +358,7 @@ def test_stop_and_resume_without_kueue(
         target.submit(packed)
         reaches(target, State.RUNNING)
         first = kube.job()
-        with pytest.raises(InputError, match="demo is alive on Kubernetes: running"):
+        with pytest.raises(InputError, match=r"demo is alive on Kubernetes \(namespace distdl\): running"):
             target.submit(packed)
         assert len(target.jobs()) == 1
         assert target.stop("demo").state is State.STOPPED
@@ -359,6 +374,44 @@ def test_stop_and_resume_without_kueue(
         assert (now["spec"]["suspend"], now["spec"]["backoffLimit"]) == (False, 5)
         assert now["status"]["rayClusterName"] != first["status"]["rayClusterName"]
         assert kube.names("v1", "configmaps") == [changed_map(target, changed)]  # the old config is gone
+
+
+@needs_cluster
+@pytest.mark.slow
+def test_no_job_takes_the_place_of_another_runs_or_of_somebody_elses(
+    packed: Package, target: KubernetesTarget, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Names of a sweep, which differ behind the 40th character only; an ended job of the id that is not one's own."""
+    sweep = [f"gpt-sweep-learning-rate-batch-size-layers-seed-{n:04d}" for n in (1, 2)]
+    config = tmp_path / "demo.yaml"
+    config.write_text(CONFIG)
+    with cluster(monkeypatch) as kube:
+        kube.end()
+        for name in sweep:
+            assert command("launch", config, "--on", "kubernetes", f"name={name}").code == 0
+            wait(lambda: all(job.state is State.FINISHED for job in target.jobs()), "the end")
+        assert sorted(job.run for job in target.jobs()) == sweep and len(kube.names("v1", "configmaps")) == 2
+        for name in sweep:
+            assert f"run      {name}" in command("jobs", "status", name).stdout
+
+        target.submit(packed)
+        reaches(target, State.FINISHED)
+        before = kube.job()
+        for other, words in (
+            (replace(packed, owner="bob@there"), "is finished, and belongs to ada@example"),
+            (replace(packed, config=packed.config.model_copy(update={"name": "demo_"})), "belongs to the run demo"),
+        ):
+            with pytest.raises(InputError, match=words) as caught:
+                target.submit(other)
+            assert "jobs stop" not in str(caught.value)
+        assert kube.job()["metadata"]["uid"] == before["metadata"]["uid"]
+        monkeypatch.setenv("DISTDL_OWNER", "bob@there")
+        kube.go_on()
+        target.submit(packed)
+        for verb in ("k8s", "jobs"):
+            refused = command(verb, "stop", "demo", *(("--on", "kubernetes") * (verb == "jobs")))
+            assert refused.code == 2 and "was sent by ada@example" in refused.stderr
+        assert not kube.job()["spec"].get("suspend")
 
 
 def changed_map(target: KubernetesTarget, packed: Package) -> str:
@@ -423,6 +476,39 @@ def test_a_job_that_failed_for_good_is_made_anew(
         target.submit(packed)
         reaches(target, State.FINISHED)
         assert kube.job()["metadata"]["uid"] != first and len(kube.names("v1", "configmaps")) == 1
+
+
+@needs_cluster
+@pytest.mark.slow
+def test_a_driver_that_ended_its_job_has_failed_and_pods_that_do_not_start_are_told(
+    packed: Package, target: KubernetesTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bad input: KubeRay calls it Complete and tries no more. Its words are kept once somebody has seen them."""
+    with cluster(monkeypatch) as kube:
+        target.submit(packed)
+        reaches(target, State.RUNNING)
+        head = kube.store.read("v1", "pods", NAMESPACE, f"{kube.job()['status']['rayClusterName']}-head")
+        why = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}
+        head["status"]["containerStatuses"] = [{"name": "ray-head", "state": {"waiting": why}}]
+        kube.store.write("v1", "pods", NAMESPACE, head, status_only=True)
+        found = {**kube.job(), "status": {**kube.job()["status"], "jobDeploymentStatus": "Initializing"}}
+        assert 'ImagePullBackOff: Back-off pulling image "x" (1 of 3 pods wait)' in target._job(found).message
+
+        for line in ("distdl: data/nothere holds no data set", "    fix: distdl data prepare", f"{ENDS} fails …"):
+            kube.say(line)
+        ended = {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED", "message": "Job was intentionally stopped."}
+        kube.server.operator.status(kube.job(), **ended)
+        told = "data/nothere holds no data set; fix: distdl data prepare"
+        assert list(target.logs("demo", follow=True))[-1].startswith(ENDS)
+        kube.server.operator.remove_cluster(kube.job())
+        wait(lambda: not kube.names("v1", "pods"), "the pods to go")
+        job = target.job("demo")
+        assert (job.state, job.message, job.attempt) == (State.FAILED, told, 1)
+        with pytest.raises(DistdlError, match=r"/distdl/.distdl/jobs/demo/log.txt on the runs' volume"):
+            list(target.logs("demo"))
+        found = {**kube.job(), "status": {"jobDeploymentStatus": "Failed", "message": OF_RAY}}
+        monkeypatch.setattr(target, "_find", lambda id: found)
+        assert list(target.logs("demo"))[-2:] == ["distdl: no data", "    fix: it"]
 
 
 @needs_cluster

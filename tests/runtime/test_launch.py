@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime import package as packing
-from distdl.runtime import records, targets
+from distdl.runtime import rayjob_driver, records, targets
+from distdl.runtime.cause import cause, of_message
 from distdl.runtime.package import digest, left_out, make_package
-from distdl.runtime.target import Job, Package, State
+from distdl.runtime.ray_jobs import RayJobsTarget
+from distdl.runtime.target import Job, Package, State, job_id, refuse_other
 from tests.conftest import REPOSITORY, Result
 
 Command = Callable[..., Result]
@@ -39,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(folder: Path, **launch: Any) -> Path:
     values = {
-        "name": "Digits_1",
+        "name": "digits-1",
         "model": {"family": "mlp", "inputs": [1, 8, 8], "classes": 10},
         "data": {"path": "data/digits"},
         "train": {"global_batch": 16, "steps": 100},
@@ -192,27 +200,59 @@ def test_a_record_gives_back_the_very_package(project: Path) -> None:
     package = make_package("config.yml", ["train.steps=50"], fresh=True, directory=records.draft("digits-1"))
     made = digest(package.folder)
     records.record(package, "http://head:8265")
-    found = records.find_record("Digits_1")
+    found = records.find_record("digits-1")
     assert found and found.on == "http://head:8265" and found.id == "digits-1"
     again = found.package()
     assert (again.config, again.plan, again.overrides) == (package.config, package.plan, package.overrides)
-    assert digest(again.folder) == made and again.folder == records.home() / "digits-1" / "package"
+    assert digest(again.folder) == made and again.folder == found.folder / "package"
     assert not again.fresh, "a resumed job continues the run that --fresh began"
-    assert [p.name for p in records.home().iterdir()] == ["digits-1"], "drafts are left behind"
-    assert (records.home() / "digits-1").stat().st_mode & 0o777 == 0o700
-    assert (records.home() / "digits-1" / "record.json").stat().st_mode & 0o777 == 0o600
+    assert list(records.home().iterdir()) == [found.folder], "drafts are left behind"
+    assert found.folder.stat().st_mode & 0o777 == 0o700
+    assert (found.folder / "record.json").stat().st_mode & 0o777 == 0o600
 
-    records.record(again, "http://other:8265")  # sent again, elsewhere
-    found = records.find_record(None)
-    assert found and found.on == "http://other:8265" and digest(found.package().folder) == made
+    records.record(again, "http://head:8265")  # sent again
+    assert [digest(r.package().folder) for r in records.records()] == [made]
+
+
+def test_a_run_on_two_targets_is_two_jobs(project: Path) -> None:
+    """Each with what was sent there; neither hides the other, and none is guessed."""
+    folders = {"http://head:8265": "/a", "http://other:8265": "/b"}
+    for on, folder in folders.items():
+        records.record(make_package("config.yml", [f"launch.folder={folder}"]), on)
+    for namespace in ("one", "two"):
+        records.record(make_package("config.yml", [f"launch.kubernetes.namespace={namespace}"]), "kubernetes")
+    for on, folder in folders.items():
+        found = records.find_record("digits-1", on)
+        assert found and found.config().launch.folder == folder
+    found = records.find_record("digits-1", "kubernetes, namespace two")
+    assert found and found.config().launch.kubernetes.namespace == "two"
+    for on in (None, "kubernetes"):
+        told = refusal(lambda: records.find_record("digits-1", on))  # noqa: B023
+        assert "several places" in told and "digits-1 --on 'kubernetes, namespace one'" in told
+    assert records.find_record("digits-1", "ssh") is None
+
+
+def test_a_record_of_the_version_before_is_found_and_replaced(project: Path) -> None:
+    """jobs/ID without a target; the id of a name that had to be changed had no hash."""
+    package = replace(make_package("config.yml", ["name=My_Run"]), id="my-run")
+    old = records.record(package, "http://head:8265").folder.rename(records.home() / "my-run")
+    values = json.loads((old / "record.json").read_text())
+    del values["run"]
+    (old / "record.json").write_text(json.dumps(values))
+    for name in ("my-run", "My_Run"):
+        found = records.find_record(name)
+        assert found and (found.id, found.run, found.package().id) == ("my-run", "My_Run", "my-run")
+    assert records.find_record("my.run") is None, "that is another run"
+    records.record(package, "http://head:8265")
+    assert len(records.records()) == 1 and not old.exists()
 
 
 def test_a_damaged_record_hides_no_other(project: Path) -> None:
-    records.record(make_package("config.yml", []), "ssh")
+    kept = records.record(make_package("config.yml", []), "ssh").folder
     (records.home() / "broken").mkdir()
     (records.home() / "broken" / "record.json").write_text("{")
     assert [r.id for r in records.records()] == ["digits-1"]
-    (records.home() / "digits-1" / "record.json").write_text(
+    (kept / "record.json").write_text(
         json.dumps({"id": "digits-1", "on": "ssh", "submitted_s": 1, "config": {}, "plan": {}, "overrides": []})
     )
     assert "launch the config again" in refusal(lambda: records.records()[0].package())
@@ -261,6 +301,7 @@ class Place:
     def __init__(self) -> None:
         self.known: dict[str, Job] = {}
         self.sent: list[Package] = []
+        self.asked = 0
         self.unreachable = ""
 
     def _reach(self) -> None:
@@ -272,15 +313,18 @@ class Place:
 
     def submit(self, package: Package) -> Job:
         self._reach()
-        if package.id in self.known and not self.known[package.id].state.ended:
-            raise InputError(f"the job {package.id} is alive")
+        if package.id in self.known:
+            refuse_other(self.known[package.id], package, "there")
         attempt = self.known[package.id].attempt + 1 if package.id in self.known else 1
         self.sent.append(package)
-        self.known[package.id] = Job(package.id, State.RUNNING, attempt=attempt, started_s=time.time() - 7200)
+        whose = {"run": package.config.name, "owner": package.owner}
+        started_s = time.time() - 7200
+        self.known[package.id] = Job(package.id, State.RUNNING, attempt=attempt, started_s=started_s, **whose)
         return self.known[package.id]
 
     def jobs(self) -> list[Job]:
         self._reach()
+        self.asked += 1
         return list(self.known.values())
 
     def job(self, id: str) -> Job:
@@ -304,6 +348,14 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Place:
     return made
 
 
+@pytest.fixture
+def targets_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Place]:
+    """The target of each address."""
+    made: dict[str, Place] = {}
+    monkeypatch.setattr(targets, "target_at", lambda on, launch: made.setdefault(on, Place()))
+    return lambda on: made.setdefault(on, Place())
+
+
 def test_a_job_from_launch_to_resume(project: Path, place: Place, command: Command) -> None:
     assert command("launch", "config.yml", "--on", "http://h:1", "--dry-run").stdout == "would send digits-1\n"
     assert not place.sent and not records.records()
@@ -321,7 +373,7 @@ def test_a_job_from_launch_to_resume(project: Path, place: Place, command: Comma
     assert refused.code == 2 and "is alive" in refused.stderr
     kept = records.find_record("digits-1")
     assert kept and kept.package().plan.steps == 9, "a refused launch changed what is remembered"
-    assert [p.name for p in records.home().iterdir()] == ["digits-1"]
+    assert list(records.home().iterdir()) == [kept.folder]
 
     listed = command("jobs", "list").stdout.splitlines()
     assert listed[0].split() == ["ID", "STATE", "ATTEMPT", "SENT", "ON"] and listed[1].split()[:3] == [
@@ -330,7 +382,7 @@ def test_a_job_from_launch_to_resume(project: Path, place: Place, command: Comma
         "1",
     ]
     assert "started  " in command("jobs", "status").stdout, "the only job needs no ID"
-    followed = command("jobs", "logs", "-f", "Digits_1")
+    followed = command("jobs", "logs", "-f", "digits-1")
     assert followed.code == 130 and "tracking: http" in followed.stdout and "digits-1 goes on" in followed.stdout
     stopped = command("jobs", "stop", "digits-1")
     assert "digits-1: stopped (ended on request)" in stopped.stdout and "distdl jobs resume digits-1" in stopped.stdout
@@ -356,6 +408,144 @@ def test_the_list_shows_what_cannot_be_asked_and_what_others_launched(
     assert status.code == 1 and "nobody answers" in status.stderr
 
 
+SWEEP = "gpt-sweep-learning-rate-batch-size-layers-seed"
+
+
+def test_no_two_runs_have_one_id() -> None:
+    names = [*(f"{SWEEP}-{n:04d}" for n in range(1, 4)), "My_Run", "my.run", "my-run", "MY-RUN", "my-run-", "2026-run"]
+    ids = [job_id(name) for name in names]
+    assert len(set(ids)) == len(names)
+    assert all(re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", id) for id in ids), ids
+    assert [job_id(name) for name in ("gpt", "my-run", "a" * 40)] == ["gpt", "my-run", "a" * 40], "as before"
+    assert [job_id(id) for id in ids] == ids, "an id is its own id"
+
+
+RUNNING, ENDED = (
+    Job("a", State.RUNNING, run="a", owner="me@here"),
+    Job("a", State.FAILED, "x", run="a", owner="me@here"),
+)
+
+
+@pytest.mark.parametrize(
+    ("job", "told", "advice", "never"),
+    [
+        (ENDED, "", "", ""),
+        (replace(ENDED, run="", owner=""), "", "", ""),  # of an earlier version
+        (replace(RUNNING, state=State.LOST, run="b"), "", "", ""),
+        (RUNNING, "is alive there: running", "distdl jobs stop a", ""),
+        (replace(RUNNING, run="b"), "belongs to the run b", "name=OTHER", "jobs stop"),
+        (replace(ENDED, run="b"), "failed (x), and belongs to the run b", "name=OTHER", "DISTDL_OWNER"),
+        (replace(RUNNING, owner="bob@there"), "belongs to bob@there", "DISTDL_OWNER=bob@there", "jobs stop"),
+        (replace(ENDED, owner="bob@there"), "belongs to bob@there", "name=OTHER", "jobs stop"),
+        (replace(ENDED, run="b", owner="bob@there"), "the run b of bob@there", "name=OTHER", "DISTDL_OWNER"),
+    ],
+)
+def test_what_is_not_ones_own_is_neither_replaced_nor_ended(
+    project: Path, job: Job, told: str, advice: str, never: str
+) -> None:
+    package = replace(make_package("config.yml", ["name=a"]), owner="me@here")
+    if not told:
+        refuse_other(job, package, "there")
+        return
+    words = refusal(lambda: refuse_other(job, package, "there"))
+    assert told in words and advice in words and (not never or never not in words)
+
+
+def test_the_words_of_a_job_that_is_somebody_elses(
+    project: Path, place: Place, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTDL_OWNER", "bob@there")
+    command("launch", "config.yml", "--on", "ssh")
+    assert place.sent[0].owner == "bob@there"
+    monkeypatch.setenv("DISTDL_OWNER", "me@here")
+    monkeypatch.setenv("DISTDL_HOME", str(project / "mine"))
+    refused = command("launch", "config.yml", "--on", "ssh")
+    assert refused.code == 2 and "belongs to bob@there" in refused.stderr and not records.records()
+    stopped = command("jobs", "stop", "digits-1", "--on", "ssh")
+    assert stopped.code == 2 and "was sent by bob@there" in stopped.stderr and not stopped.stdout
+    assert place.known["digits-1"].state is State.RUNNING
+    assert "not launched from here; of bob@there" in command("jobs", "list", "--on", "ssh").stdout
+    assert "owner    bob@there" in command("jobs", "status", "digits-1", "--on", "ssh").stdout
+    monkeypatch.setenv("DISTDL_OWNER", "bob@there")
+    stopped = command("jobs", "stop", "digits-1", "--on", "ssh")
+    assert stopped.code == 0 and "resume" not in stopped.stdout, "nothing is remembered here that could be sent again"
+    lost = command("jobs", "stop", "nosuch", "--on", "ssh")
+    assert lost.code == 1 and "nosuch: lost" in lost.stdout and "stopping" not in lost.stdout
+
+
+def test_an_owner_stays_when_the_machines_name_changes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTDL_OWNER", raising=False)
+    first = records.owner()
+    records.draft("x")
+    monkeypatch.setattr(records, "_user_at_host", lambda: "other@name")
+    assert records.owner() == first and "@" in first
+
+
+def test_a_second_target_hides_no_job_and_is_told_of_the_first(
+    project: Path, command: Command, targets_of: Any
+) -> None:
+    first, second = targets_of("http://h:1"), targets_of("http://h:2")
+    told = command("launch", "config.yml", "--on", "http://h:1", "launch.folder=/a")
+    assert told.code == 0 and "note: digits-1" not in told.stdout
+    command("launch", "config.yml", "--on", "http://h:1", "name=other", "launch.folder=/b")
+    told = command("launch", "config.yml", "--on", "http://h:2", "launch.folder=/c")
+    assert told.code == 0 and "digits-1 is running on http://h:1, too; `distdl jobs stop" in told.stdout
+    assert "distdl jobs logs -f digits-1 --on 'http://h:2'" in told.stdout
+
+    first.asked = second.asked = 0
+    rows = [line.split() for line in command("jobs", "list", "--on", "http://h:1").stdout.splitlines()[1:]]
+    assert sorted(row[0] for row in rows) == ["digits-1", "other"], "a job is listed twice"
+    assert (first.asked, second.asked) == (1, 0)
+    rows = [line.split() for line in command("jobs", "list").stdout.splitlines()[1:]]
+    assert len(rows) == 3 and (first.asked, second.asked) == (2, 1)
+    stopped = command("jobs", "stop", "digits-1")
+    assert stopped.code == 2 and "several places" in stopped.stderr
+    assert command("jobs", "stop", "digits-1", "--on", "http://h:1").code == 0
+    assert second.known["digits-1"].state is State.RUNNING
+    second.unreachable = "nobody answers"
+    told = command("jobs", "resume", "digits-1", "--on", "http://h:1")
+    assert told.code == 0 and "http://h:2, too, which cannot be asked: nobody answers" in told.stdout
+    assert first.sent[-1].config.launch.folder == "/a", "what was sent elsewhere"
+
+
+def test_kubernetes_alone_means_the_cluster_of_the_launch(
+    project: Path, command: Command, targets_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one that kubectl's current context has come to mean since."""
+    (project / "kubectl").write_text(f"#!/bin/sh\ncat {project}/context\n")
+    (project / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
+    (project / "context").write_text("dev\n")
+    assert "sent to kubernetes:dev" in command("launch", "config.yml", "--on", "kubernetes").stdout
+    (project / "context").write_text("prod\n")
+    dev, prod = targets_of("kubernetes:dev"), targets_of("kubernetes:prod")
+    prod.known["digits-1"] = dev.known["digits-1"]
+    assert "not launched from here" in command("jobs", "list", "--on", "kubernetes").stdout
+    assert command("jobs", "stop", "digits-1").code == 0
+    states = [place.known["digits-1"].state for place in (dev, prod)]
+    assert states == [State.STOPPED, State.RUNNING]
+    (project / "kubectl").unlink()
+    monkeypatch.setenv("PATH", str(project))
+    assert targets.pinned("kubernetes") == "kubernetes"
+
+
+def test_an_id_that_another_run_has_now_is_told(project: Path, place: Place, command: Command) -> None:
+    """Ids of the version before: two runs could share one."""
+    command("launch", "config.yml", "--on", "ssh", f"name={SWEEP}-0001")
+    [old] = records.records()
+    values = json.loads((old.folder / "record.json").read_text())
+    (old.folder / "record.json").write_text(json.dumps({**values, "id": "gpt-sweep"}))
+    place.known = {"gpt-sweep": Job("gpt-sweep", State.RUNNING, run=f"{SWEEP}-0002")}
+    for verb in ("status", "logs", "stop", "resume"):
+        told = command("jobs", verb, f"{SWEEP}-0001")
+        assert told.code == 2 and f"{SWEEP}-0002" in told.stderr, verb
+    assert place.known["gpt-sweep"].state is State.RUNNING and len(place.sent) == 1
+    assert "lost" in command("jobs", "list").stdout
+    place.known = {"gpt-sweep": Job("gpt-sweep", State.RUNNING, run=f"{SWEEP}-0001")}
+    told = command("launch", "config.yml", "--on", "ssh", f"name={SWEEP}-0001")
+    assert told.code == 2 and "alive there as the job gpt-sweep" in told.stderr
+
+
 def test_wrong_words_are_answered_with_the_right_ones(project: Path, place: Place, command: Command) -> None:
     told = command("launch", "config.yml")
     assert told.code == 2 and "neither --on nor launch.on" in told.stderr and "kubernetes" in told.stderr
@@ -366,6 +556,26 @@ def test_wrong_words_are_answered_with_the_right_ones(project: Path, place: Plac
     command("launch", "config.yml", "--on", "ssh", "name=second")
     told = command("jobs", "stop")
     assert told.code == 2 and "digits-1" in told.stderr and "second" in told.stderr, "stop must not guess"
+
+
+LOG = "job_manager.py:581 -- Runtime env is setting up.\ntracking: x\ndistdl: no data\n    allowed: a\n    fix: it\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (LOG, "no data; allowed: a; fix: it"),
+        (f"distdl: earlier\n{LOG}\nsaid behind\n", "no data; allowed: a; fix: it"),
+        ("a\nKilled\n\n", "Killed"),
+        ("", ""),
+        ("x" * 20000, f"{'x' * 499}…"),
+    ],
+)
+def test_why_a_driver_ended_is_found_in_its_output(log: str, why: str) -> None:
+    assert cause(log) == why
+    told = of_message(f"Job entrypoint command failed with exit code 2, last available logs (truncated …):\n{log}")
+    assert told == (f"exit code 2: {why}" if why else "exit code 2")
+    assert of_message("Job\n was stopped") == "Job was stopped"
 
 
 def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,8 +599,6 @@ def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, mon
         def submit_job(self, **request: Any) -> None:
             sent.update(request)
 
-    from distdl.runtime.ray_jobs import RayJobsTarget
-
     monkeypatch.setattr(RayJobsTarget, "_connected", lambda self: Client())
     assert command(*arguments).code == 0
     body = json.loads(shown[shown.index("{") : shown.rindex("}") + 1])
@@ -401,6 +609,47 @@ def test_ray_jobs_sends_what_dry_run_prints(project: Path, command: Command, mon
         "-C /shared --take-over" in sent["entrypoint"]
         and "--deadline-hours 5 --retries 3 --grace-s 120" in sent["entrypoint"]
     )
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0, []), (1, []), (2, ["demo-x1"]), (130, [])])
+def test_the_driver_of_a_rayjob_ends_its_job_for_bad_input_only(
+    monkeypatch: pytest.MonkeyPatch, code: int, ended: list[str]
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(rayjob_driver, "WAIT_S", 0)
+    monkeypatch.setattr("distdl.runtime.ray_jobs.stop_submission", stopped.append)
+    monkeypatch.setattr(runpy, "run_module", lambda name, run_name: sys.exit(code))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert rayjob_driver.main([]) == code and not stopped, "no job of Ray's"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "demo-x1"}}))
+    assert rayjob_driver.main([]) == code and stopped == ended
+
+
+def test_what_answers_in_the_place_of_a_ray_cluster_is_told(project: Path, command: Command) -> None:
+    """Another service on the port; then nothing, in the middle of a question."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    told = command("jobs", "list", "--on", url)
+    assert f"what answers at {url} is no Ray dashboard" in told.stdout
+    target = RayJobsTarget(url, Launch())
+    with pytest.raises(DistdlError, match="broke off its answer") as caught, target._told():
+        raise requests.ConnectionError("HTTPConnectionPool(host=…): Max retries exceeded")
+    assert "HTTPConnectionPool" not in str(caught.value)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DistdlError, match="no Ray cluster answers at"), target._told():
+        raise requests.ConnectionError("HTTPConnectionPool(host=…): Max retries exceeded")
 
 
 # -- the driver's keeper -----------------------------------------------------------------------------------------------

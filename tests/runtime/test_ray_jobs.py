@@ -166,3 +166,21 @@ def test_a_stopped_job_resumes_to_the_same_numbers_as_the_same_mlflow_run(world:
     assert denied.returncode == 1 and "wants a token" in denied.stderr and "RAY_AUTH_TOKEN" in denied.stderr
     everything = "".join(p.read_text(errors="replace") for p in world.home.rglob("*") if p.is_file())
     assert TOKEN not in everything
+
+
+def test_bad_input_ends_the_job_of_a_rayjob_as_stopped(world: World) -> None:
+    """KubeRay tries every job again that ended as FAILED, and leaves one alone that ended as STOPPED."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(world.cluster.url, headers={"Authorization": f"Bearer {TOKEN}"})
+    port = int(world.cluster.url.rpartition(":")[2])
+    code = (
+        f"import sys; from distdl.runtime import ray_jobs, rayjob_driver; ray_jobs.DASHBOARD_PORT = {port}; "
+        "sys.exit(rayjob_driver.main(['train', 'absent.yaml']))"
+    )
+    variables = {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_TOKEN": TOKEN}
+    job = client.submit_job(entrypoint=f'python -c "{code}"', runtime_env={"env_vars": variables})
+    ended = ("STOPPED", "FAILED", "SUCCEEDED")
+    wait_for(lambda: client.get_job_status(job).value in ended, "the job's end")
+    log = client.get_job_logs(job)
+    assert client.get_job_status(job).value == "STOPPED" and "absent.yaml" in log, log

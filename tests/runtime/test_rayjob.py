@@ -317,8 +317,13 @@ def test_the_config_travels_as_an_immutable_config_map_named_by_its_content(tmp_
 def test_the_entrypoint_is_train_with_every_override(tmp_path: Path) -> None:
     p = package(tmp_path, "train.steps=3", "launch.environment={A: it's $HOME}")
     words = shlex.split(job_of(render(p))["spec"]["entrypoint"])
-    assert words[:3] == ["exec", "bash", "-c"] and words[4] == "distdl"
-    assert words[5:] == ["python", "-m", "distdl", *p.train_arguments("/etc/distdl/config.yaml", "/distdl")]
+    assert words[:3] == ["exec", "bash", "-c"] and words[4] == "/distdl/.distdl/jobs/demo/log.txt"
+    assert words[5:] == [
+        "python",
+        "-m",
+        "distdl.runtime.rayjob_driver",
+        *p.train_arguments("/etc/distdl/config.yaml", "/distdl"),
+    ]
     assert "launch.environment={A: it's $HOME}" in words and "--take-over" in words
 
 
@@ -343,7 +348,8 @@ def test_the_drivers_output_goes_to_both_logs_and_its_last_words_survive_sigterm
         "def end(*_):\n    time.sleep(0.2); print('last words', flush=True); sys.exit(7)\n"
         "signal.signal(signal.SIGTERM, end)\nprint('begins', sys.argv[1], flush=True)\ntime.sleep(30)\n"
     )
-    words = ["exec", "bash", "-c", line, "distdl", sys.executable, "-c", code, "it's $HOME"]
+    kept = tmp_path / "jobs" / "x" / "log.txt"
+    words = ["exec", "bash", "-c", line, str(kept), sys.executable, "-c", code, "it's $HOME"]
     with job_log.open("w") as file:
         driver = subprocess.Popen(shlex.join(words), shell=True, stdout=file, start_new_session=True)
     end = time.monotonic() + 20
@@ -355,14 +361,14 @@ def test_the_drivers_output_goes_to_both_logs_and_its_last_words_survive_sigterm
     end = time.monotonic() + 5
     while "last words" not in job_log.read_text() and time.monotonic() < end:
         time.sleep(0.05)
-    assert job_log.read_text() == pod_log.read_text() == "begins it's $HOME\nlast words\n"
+    assert job_log.read_text() == pod_log.read_text() == kept.read_text() == "begins it's $HOME\nlast words\n"
 
 
 def test_a_pod_whose_own_output_cannot_be_opened_trains_all_the_same(tmp_path: Path) -> None:
     line = DRIVER.replace("/proc/1/fd/1", str(tmp_path / "absent" / "log")).replace(
         "/tmp/driver.pid", str(tmp_path / "pid")
     )
-    words = ["exec", "bash", "-c", line, "distdl", "sh", "-c", "echo trained; exit 3"]
+    words = ["exec", "bash", "-c", line, "/dev/null/log", "sh", "-c", "echo trained; exit 3"]
     done = subprocess.run(shlex.join(words), shell=True, capture_output=True, text=True, timeout=20)
     assert (done.returncode, "trained\n" in done.stdout) == (3, True)
 
@@ -375,6 +381,20 @@ REFUSALS = {
     "cannot be mounted at launch.folder=/tmp/x: /tmp is taken": ("launch.folder=/tmp/x",),
     "cannot be mounted at launch.folder=shared": ("launch.folder=shared",),
     "'A-B' is no name of a variable": ("launch.environment={A-B: x}",),
+    "no scheduler has queues": ("launch.kubernetes.queue=research",),
+    "topology is read by Kueue, and the scheduler is none": ("launch.kubernetes.topology=kubernetes.io/hostname",),
+    "topology is read by Kueue, and the scheduler is volcano": (
+        *("launch.kubernetes.scheduler=volcano", "launch.kubernetes.queue=q"),
+        "launch.kubernetes.topology=kubernetes.io/hostname",
+    ),
+    "a head pod of 0.5 GiB": ("launch.kubernetes.head_memory_gib=0.5",),
+    "image = 'has space:x'": ("launch.kubernetes.image='has space:x'",),
+    "secret = 'My_Secret'": ("launch.kubernetes.secret=My_Secret",),
+    "service_account = 'A b'": ("launch.kubernetes.service_account='A b'",),
+    "runs_claim = 'X Y'": ("launch.kubernetes.runs_claim='X Y'",),
+    "'a b': 'c' is no label": ("launch.kubernetes.node_selector={a b: c}",),
+    "gpu_resource = 'nvidia.com/'": ("launch.kubernetes.gpu_resource=nvidia.com/",),
+    "runs = /elsewhere/runs is not below launch.folder=/distdl": ("runs=/elsewhere/runs",),
 }
 
 

@@ -19,7 +19,7 @@ from distdl.config import Launch
 from distdl.errors import DistdlError, InputError
 from distdl.runtime.package import make_package
 from distdl.runtime.slurm import SlurmTarget
-from distdl.runtime.target import Package, State
+from distdl.runtime.target import Package, State, job_id
 from tests.conftest import REPOSITORY, distdl
 from tests.runtime.slurm_cluster import slurm_cluster
 
@@ -76,9 +76,9 @@ def test_the_script_asks_for_what_the_config_says(tmp_path: Path, digits: str) -
     big = ("runtime.workers=6", "runtime.gpus_per_worker=2", "runtime.cpus_per_worker=3.5", "train.global_batch=24")
     target = SlurmTarget(Launch(folder=str(tmp_path / "shared")))
     text = target.dry_run(packed(path, *big, fresh=True))
-    folder = tmp_path / "shared" / ".distdl" / "jobs" / "big-run"
+    folder = tmp_path / "shared" / ".distdl" / "jobs" / job_id("Big_Run")
     assert headers(text) == [
-        "--job-name=distdl-big-run",
+        f"--job-name=distdl-{job_id('Big_Run')}",
         "--nodes=2",
         "--ntasks-per-node=1",
         "--cpus-per-task=14",
@@ -121,6 +121,8 @@ def test_the_signal_comes_as_early_as_the_checkpoint_needs(tmp_path: Path, digit
     text = SlurmTarget(Launch(folder=str(tmp_path / "a b"))).dry_run(packed(path, "runtime.grace_s=600.0"))
     assert "--signal=B:USR1@615" in headers(text) and "runtime.grace_s=600.0)" in text and "\ngrace_s=605\n" in text
     assert f"--output='{tmp_path}/a b/.distdl/jobs/slow/log-%j.txt'" in headers(text)
+    odd = SlurmTarget(Launch(folder=str(tmp_path / "100%j"))).dry_run(packed(path))
+    assert f"--output={tmp_path}/100%%j/.distdl/jobs/slow/log-%j.txt" in headers(odd), "%j in a folder is no job number"
 
 
 def test_a_doctor_asks_for_half_an_hour(tmp_path: Path, digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +211,9 @@ def test_states_in_our_words(
     assert (job.state, job.attempt, job.started_s) == (state, 3, 1795273631.0)
     assert words in job.message and "Slurm job 7" in job.message
     assert job.tracking == "http://mlflow/#/runs/1"
+    if slurm_state == "FAILED":
+        (folder / "log-7.txt").write_text("distdl: the data is missing\n    fix: prepare it\n")
+        assert target.job("x").message.endswith("exit code 2: the data is missing; fix: prepare it")
 
 
 def test_a_job_that_the_controller_has_forgotten(answers: Any, tmp_path: Path) -> None:
@@ -237,8 +242,14 @@ def test_refusals_are_slurms_own_words(answers: Any, tmp_path: Path, digits: str
         answers(squeue="!slurm_load_jobs error: Unable to contact slurm controller (connect failure)").job("x")
     assert caught.value.exit_code == 1
     alive = answers(squeue="7|distdl-x", scontrol=SHOWN.format(state="RUNNING", reason="None", restarts=0, code="0:0"))
-    with pytest.raises(InputError, match="running on Slurm already"):
+    with pytest.raises(InputError, match=r"x is alive on Slurm: running .*\n.*distdl jobs stop x"):
         alive.submit(package)
+    folder = tmp_path / ".distdl" / "jobs" / "x"
+    assert json.loads((folder / "job.json").read_text()) == {"run": "x", "owner": package.owner}
+    (folder / "job.json").write_text(json.dumps({"run": "x", "owner": "bob@there"}))
+    with pytest.raises(InputError, match="belongs to bob@there") as caught:
+        alive.submit(package)
+    assert "jobs stop" not in str(caught.value), "advice that ends somebody else's job"
 
 
 def test_a_machine_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +373,7 @@ def test_a_requeued_job_continues_its_run(world: World) -> None:
         == printed
         == slurm("scontrol", "write", "batch_script", number_of("requeued"), "-") + "\n"
     )
-    assert "already" in world.call("launch", path, "--on", "slurm", code=2)
+    assert "is alive" in world.call("launch", path, "--on", "slurm", code=2)
     token = jobs / f"token-{number_of('requeued')}"
     wait_for(token.exists, "start", jobs, 60)
     assert (token.stat().st_mode & 0o777, jobs.stat().st_mode & 0o777) == (0o600, 0o700)

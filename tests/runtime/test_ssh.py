@@ -139,7 +139,9 @@ def left_behind(machines: Machines) -> list[str]:
 def test_two_machines_train_stop_and_resume(machines: Machines, digits: str) -> None:
     told = call(machines, "launch", config(machines, "bare", digits))
     assert "bare was sent to ssh: running" in told
-    assert "is alive on 127.0.1.1" in call(machines, "launch", machines.shared.parent / "bare.yaml", code=2)
+    assert "bare is alive on 127.0.1.1: running" in call(
+        machines, "launch", machines.shared.parent / "bare.yaml", code=2
+    )
     token = (machines.shared / ".distdl" / "jobs" / "bare" / "token").read_text()
     assert len(token) == 64
     job = machines.shared / ".distdl" / "jobs" / "bare"

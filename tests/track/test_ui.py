@@ -17,7 +17,8 @@ import pytest
 from distdl.errors import InputError
 from distdl.track.run import default_tracking_uri, update
 from distdl.track.server import UiServer, free_port
-from tests.track.conftest import spool
+from tests.track.conftest import make_run, mlflow_run, spool
+from tests.track.test_alive import left_running
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (
@@ -38,16 +39,21 @@ def start_ui(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_the_pages_are_served_and_ctrl_c_ends_every_process(runs_dir: Path) -> None:
+    lost = left_running(make_run(runs_dir, "lost"))
     port = free_port("127.0.0.1", 20000 + os.getpid() % 20000)
     command = start_ui("--runs", str(runs_dir), "--port", str(port))
     try:
         assert command.stdout is not None
-        lines = [command.stdout.readline(), command.stdout.readline()]
-        assert f"http://127.0.0.1:{port}" in lines[1], lines
+        lines = [command.stdout.readline() for _ in range(3)]
+        assert "lost ended without a word" in lines[0] and f"http://127.0.0.1:{port}" in lines[2], lines
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read().decode()
         assert "<title>MLflow</title>" in page
         tree = psutil.Process(command.pid).children(recursive=True)
         assert len(tree) >= 2, "the server and its worker"
+        end = time.monotonic() + 60
+        while mlflow_run(lost)[1].info.status == "RUNNING" and time.monotonic() < end:
+            time.sleep(0.2)
+        assert mlflow_run(lost)[1].info.status == "KILLED"
         with pytest.raises(InputError, match=f"port {port} .* is in use") as caught:
             UiServer(runs_dir, port=port).start()
         assert f"--port {port + 1}" in str(caught.value) or "--port" in caught.value.problems[0].fix

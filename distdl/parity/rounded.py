@@ -1,0 +1,58 @@
+"""The reference of a long step in bf16 where weights are 16-bit copies of fp32 masters, as those of ZeRO 1-3 are.
+
+By hand, in one process: each micro-batch's gradient is a 16-bit one, their sum is not, and SGD moves the masters by it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distdl import worker
+from distdl.config_load import config_from_dict
+from distdl.hooks.hook import Hook
+from distdl.loop import train
+from distdl.metrics import Metrics
+from distdl.parity.movement import keep
+from distdl.survey import survey
+
+
+def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """One step of SGD without decay or clipping. -> {loss, norm, rounded}; trained weights' start and end are kept in
+    `file`, and nothing else: a buffer that follows the weights would follow 16-bit ones."""
+    config = config_from_dict(values)
+    plan = survey(config)
+    worker.set_up_torch(plan, config)
+    torch.set_num_threads(1)
+    learner = worker.build_learner(config, None)
+    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
+    masters = {name: p.detach().clone() for _, name, p in engine.named() if p.requires_grad}
+    sums = {name: torch.zeros_like(master) for name, master in masters.items()}
+
+    def added(name: str, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        sums[name] += parameter.grad.float()
+        parameter.grad = None
+
+    for _, name, p in engine.named():
+        p.data = p.data.bfloat16()
+        if name in masters:
+            p.register_post_accumulate_grad_hook(lambda parameter, name=name: added(name, parameter))
+    losses: list[float] = []
+
+    class Record(Hook):
+        def after_step(self, step: int, metrics: Metrics) -> None:
+            total, count = metrics["loss"]
+            losses.append(float(total) / count)
+
+    train(learner, engine, source, [Record()], start=0, steps=plan.steps)
+    source.close()
+    decay = {name: config.optimizer.weight_decay if master.ndim >= 2 else 0.0 for name, master in masters.items()}
+    moved = {
+        name: master - config.optimizer.lr * (sums[name] + decay[name] * master) for name, master in masters.items()
+    }
+    keep(file, *({f"weights/{name}": t for name, t in part.items()} for part in (masters, moved)))
+    return {"loss": losses, "norm": [float(torch.nn.utils.get_total_norm(list(sums.values())))]}
