@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from distdl.config_load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import load_family
-from distdl.parity.cell import MOVE_TOLERANCE, START_TOLERANCE
+from distdl.parity.cell import MOVE_TOLERANCE, NOISE, START_TOLERANCE
 from distdl.parity.layouts import candidates, data_ranks
-from distdl.parity.movement import widest_gap, widest_start
+from distdl.parity.movement import gaps, widest_start
 from distdl.parity.passes import OWN
 from distdl.plan.refuse import layout_key
 from distdl.survey import survey
@@ -113,16 +114,29 @@ def compare(reference: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
             assert plain[0] == pytest.approx(plain[1], rel=5e-2 if bf16 else 1e-3), case
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=5e-3 if bf16 else 1e-5), case
         assert all(rank[case]["evaluation"] == got["evaluation"] for rank in ranks), case
-        start, gap = widest_start(want, got), widest_gap(want, got)
+        start = widest_start(want, got)
         assert start and start.error < START_TOLERANCE, f"{case}: {start}"
-        assert gap and gap.error < MOVE_TOLERANCE[OWN]["bf16" if bf16 else "fp32"], f"{case}: {gap}"
+        limit = MOVE_TOLERANCE[OWN]["bf16" if bf16 else "fp32"]
+        far = [gap for gap in gaps(want, got) if gap.error >= limit]
+        if far and "values" in want and not bf16 and "noise" not in want:
+            want["noise"] = in_two_parts(want)
+        assert [gap for gap in far if gap.error > NOISE * want.get("noise", {}).get(gap.name, 0.0)] == [], case
+
+
+def in_two_parts(reference: dict[str, Any]) -> dict[str, float]:
+    """How far rounding alone leads: each tensor's distance from a reference that takes its batch in two micro-batches. Adam
+    makes moves of a learning rate of the noise in a zero gradient, that of attention's key biases."""
+    values = copy.deepcopy(reference["values"])
+    values["train"]["micro_batch"] = values["train"]["global_batch"] // 2
+    return {gap.name: gap.error for gap in gaps(reference, measured(1, {"parts": values})[0]["parts"])}
 
 
 @pytest.fixture(scope="module")
 def reference(small_data: Path, digits: str, text: str) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
     cases = family_cases(small_data) | option_cases(digits, text)
-    return measured(1, cases)[0]
+    found = measured(1, cases)[0]
+    return {name: told | {"values": cases[name]} for name, told in found.items()}
 
 
 @pytest.mark.slow
