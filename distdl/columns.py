@@ -70,6 +70,7 @@ class Column:
     @staticmethod
     def mask(classes: int, shape: Shape, *, key: str = "classes") -> Column:
         """The class of every pixel; with one class 1 is that class and 0 is what is not."""
+        key = key if classes > 1 else ""  # the key says 1, and no other number of it is the cure
         return Column(shape, "whole", 0, max(classes, 2) - 1, NO_LABEL, "class of a pixel", key)
 
     @staticmethod

@@ -59,7 +59,8 @@ DRAFT = ".new-"
 """Begins the name of a run's folder that is not in its place yet."""
 
 CURES = {
-    "config.json": "start the run with its YAML, which lies beside it: distdl train RUN/config.yaml",
+    "config.json": "start the run with its YAML, which lies beside it, and the key=value arguments that it had: "
+    "distdl train RUN/config.yaml name=…",
     "plan.json": "start the run again (`distdl train --resume RUN`), which plans anew",
     "summary.json": "start the run again (`distdl train --resume RUN`), which writes it anew",
 }

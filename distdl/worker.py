@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from distdl.attempts import TakenOver
-from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
+from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
 from distdl.checkpoint.prune import best
 from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
@@ -318,7 +318,7 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
         ranked = best(folder.checkpoints, plan.model.better)
         checkpoint = Checkpoint(ranked[0]) if ranked else None
     elif which == "latest":
-        checkpoint, _ = latest(folder.checkpoints)
+        checkpoint = latest_sound(folder.checkpoints)
     else:
         checkpoint = Checkpoint(Path(which))
     if checkpoint is None or not config.data.eval_split:

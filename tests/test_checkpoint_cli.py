@@ -22,6 +22,8 @@ from distdl.checkpoint.load import Checkpoint
 from distdl.config_load import load_config
 from distdl.errors import InputError
 from distdl.families import build
+from distdl.run_folder import RunFolder
+from distdl.ways.start import checkpoint_of
 from distdl.worker import build_learner
 from tests.conftest import Result, python
 from tests.ranks import run_ranks
@@ -212,6 +214,18 @@ def test_every_checkpoint_of_a_run_is_verified(command: Command, copy: Path) -> 
 
 
 # -- convert: through other formats and back ---------------------------------------------------------------------------
+
+
+def test_a_newer_checkpoint_that_is_damaged_is_told_by_whatever_takes_an_older_one(
+    command: Command, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = of_step(copy, 5)
+    flip(tensor_file(newer), -1)
+    run = copy.parent.parent
+    told = command("checkpoint", "convert", run, tmp_path / "out.safetensors", "--to", "safetensors")
+    assert told.code == 0 and "step 3" in told.stdout
+    for text in (told.stderr, str(checkpoint_of(RunFolder(run), "latest")) + capsys.readouterr().err):
+        assert f"{newer} is damaged" in text and f"{copy.name} is taken" in text, text
 
 
 def test_through_safetensors_and_back(command: Command, tmp_path: Path, sound: Path, mlp: Path) -> None:

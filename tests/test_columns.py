@@ -126,7 +126,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, np.ndarray], tuple[str, ...]]] 
     "masks of 0 and 255, one class": (
         {**UNET, "classes": 1, "border_weight": 0.0},
         {"image": PICTURE, "mask": DISC * np.uint8(255)},
-        ("column 'mask': the class of a pixel is 255", "0 to 1", "`mask > 0`"),
+        ("column 'mask': the class of a pixel is 255", "0 to 1, or -100", "fix: write 0 and 1 (`mask > 0`"),
     ),
     "masks of 0 and 255, two classes": (
         {**UNET, "classes": 2, "border_weight": 0.0},

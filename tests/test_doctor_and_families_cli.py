@@ -191,6 +191,14 @@ def test_bad_command_lines(command: Command, tmp_path: Path, yaml: Path) -> None
     assert helped.code == 0 and "examples:" in helped.stdout
 
 
+def test_ctrl_c_before_a_command_has_begun_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distdl.cli.families.add_parser", interrupted)
+    assert command("families") == (130, "", "distdl: interrupted\n")
+
+
 def test_a_mistake_of_ours_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[str]:
         raise ZeroDivisionError("by us")

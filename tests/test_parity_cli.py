@@ -243,6 +243,7 @@ def test_all_layouts_are_tried_where_none_is_named(
         (("--layouts", "torch2"), "--layouts torch2: no such layout"),
         (("--layouts", "zero1+tensor2+tensor4"), "no such layout"),
         (("--layouts", "zero1,"), "no such layout"),
+        (("--layouts", "torch", "--worlds", "1"), "--layouts torch --worlds 1: that is the reference itself"),
         (("--worlds", "3"), "--worlds 3: the rehearsal has 16 samples a step"),
         (("--worlds", "0"), "--worlds 0: the rehearsal"),
         (("--worlds", "two"), "--worlds two"),

@@ -230,14 +230,18 @@ def test_a_strangers_config_names_no_server_for_the_user(
     assert command("train", path, "--trust", "--plain", "track.enabled=false", "train.steps=1").code == 0
 
 
-@pytest.mark.parametrize("key", ["track.uri", "data.path", "runtime.address"])
-def test_a_secret_is_refused_before_anything_is_written(key: str, digits: str, command: Command) -> None:
+SECRETS = [(key, "https://me:hunter2@mine.example/x") for key in ("track.uri", "data.path", "runtime.address")]
+SECRETS += [("track.uri", f"postgresql://mine.example/x?user=me&{key}=hunter2") for key in ("password", "TOKEN")]
+
+
+@pytest.mark.parametrize(("key", "secret"), SECRETS)
+def test_a_secret_is_refused_before_anything_is_written(key: str, secret: str, digits: str, command: Command) -> None:
     Path("a.yaml").write_text(json.dumps(small_config("mlp", digits, "")))
     kind = "runtime.kind=ray" if key == "runtime.address" else "seed=3"
-    words = (kind, f"{key}=https://me:hunter2@mine.example/x")
+    words = (kind, f"{key}={secret}")
     for action in (("train",), ("config", "check"), ("plan",)):
         told = command(*action, "a.yaml", *words)
-        assert told.code == 2 and f"the value of {key} holds a password or a key" in told.stderr
+        assert told.code == 2 and f"argument '{key}=…': the value of {key} holds a password or a key" in told.stderr
         assert "hunter2" not in told.stderr + told.stdout
     assert [path.name for path in Path().iterdir()] == ["a.yaml"]
 

@@ -35,7 +35,7 @@ from distdl.checkpoint.layout import (
     seal,
     step_folder,
 )
-from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
+from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
 from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
 from distdl.config import Config
 from distdl.engine.optimizers import make_optimizer
@@ -131,7 +131,7 @@ def _open_distdl(path: Path) -> Source:
     if (path / MANIFEST).is_file():
         checkpoint: Checkpoint | None = Checkpoint(path)
     else:
-        checkpoint, _ = latest(path / "checkpoints")
+        checkpoint = latest_sound(path / "checkpoints")
     if checkpoint is None:
         raise InputError(f"the run in {path} has no checkpoint yet", fix="train it first")
     tensors: dict[str, Lazy] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,15 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if found:
         raise DataCorrupt("\n".join([*warnings, "no sound checkpoint is left in this run; start afresh with --fresh"]))
     return None, warnings
+
+
+def latest_sound(folder: Path) -> Checkpoint | None:
+    """The newest sound checkpoint of a run that nobody trains here. Which newer ones are not is said on stderr."""
+    checkpoint, warnings = latest(folder)
+    if checkpoint and warnings:
+        print("\n".join(f"warning: {text}" for text in warnings), file=sys.stderr)
+        print(f"    {checkpoint.path.name} is taken, the newest that is sound", file=sys.stderr)
+    return checkpoint
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

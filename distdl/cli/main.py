@@ -57,13 +57,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    args = _parse(argv)
-    if getattr(args, "trust", False):
-        trust.say_yes()
     # OpenMP threads that spin while they wait make a step ten times slower (250 ms for 20) as soon as anything else wants a
     # core; sleeping costs nothing measurable. It must be set before torch is imported, and the workers inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        args = _parse(argv)
+        if getattr(args, "trust", False):
+            trust.say_yes()
         return int(args.run(args))
     except DistdlError as error:
         print(f"distdl: {redacted(str(error))}", file=sys.stderr)

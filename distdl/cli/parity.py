@@ -46,6 +46,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--worlds {odd[0]}: the rehearsal has {GLOBAL_BATCH} samples a step", allowed="1, 2, 4, 8, 16"
         )
+    if worlds == (1,) and set(chosen) == {"torch"}:
+        raise InputError(
+            f"--layouts {args.layouts} --worlds 1: that is the reference itself, and there is nothing to compare",
+            fix="another layout, or --worlds 2",
+        )
     if args.json and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: there is no such folder", fix="a file in a folder that exists")
     cells: list[Cell] = []

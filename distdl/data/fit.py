@@ -157,6 +157,8 @@ class _Check:
             return "correct the column, or prepare the data set again"
         if column.kind == "sample":
             return "store uint8, which is scaled, or divide by the largest value when the data set is prepared"
+        if column.high == 1 and "pixel" in column.meaning and value > 1 and not column.key:
+            return "write 0 and 1 (`mask > 0` of a mask of 0 and 255)"
         if column.key and column.high is not None and value > column.high:
             also = " (a mask of 0 and 255 becomes one of 0 and 1 by `mask > 0`)" if "pixel" in column.meaning else ""
             return f"model.{column.key}: {int(value) + 1}, or number them from 0{also}"

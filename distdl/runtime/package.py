@@ -25,7 +25,7 @@ from distdl.errors import InputError, Problem
 from distdl.family_schema import is_file
 from distdl.runtime.records import owner
 from distdl.runtime.target import Package, job_id
-from distdl.secret_text import SECRET_TEXT
+from distdl.secret_text import SECRET_TEXT, without_value
 from distdl.survey import survey_elsewhere
 
 CONFIG = "config.yaml"
@@ -163,8 +163,8 @@ def refuse_secrets(loaded: Loaded, overrides: Sequence[str] = ()) -> None:
     for path, value in flatten(loaded.config.model_dump(mode="json")):
         if SECRET_TEXT.search(str(value)):
             at = next((loaded.origin(path[:n]) for n in range(len(path), 0, -1) if path[:n] in loaded.origins), "")
-            at = at.partition("=")[0]  # an argument's value is the secret
-            problems.append(Problem(f"the value of {'.'.join(path)} holds a password or a key", at, fix=fix))
+            problem = f"the value of {'.'.join(path)} holds a password or a key"
+            problems.append(Problem(problem, without_value(at), fix=fix))
     text = Path(loaded.path).read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         if not problems and SECRET_TEXT.search(line):

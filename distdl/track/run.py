@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from distdl import trust
 from distdl.errors import DistdlError, InputError
+from distdl.secret_text import QUERY_KEYS
 
 SPOOL_NAME = "events.jsonl"
 INFO_NAME = "tracking.json"
@@ -27,7 +28,6 @@ STORE_NAME = "mlflow.db"
 ARTIFACTS_NAME = "mlartifacts"
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
-SECRET_QUERY_KEYS = ("password", "passwd", "pwd", "token", "secret", "api_key")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def check_tracking_uri(uri: str) -> str:
     except ValueError as error:
         raise InputError("the tracking URI is not a valid URI", where=where, fix="http://HOST:PORT") from error
     scheme = parts.scheme.split("+")[0]
-    secret_in_query = any(key.lower() in SECRET_QUERY_KEYS for key, _ in parse_qsl(parts.query))
+    secret_in_query = any(key.lower() in QUERY_KEYS for key, _ in parse_qsl(parts.query))
     if password or secret_in_query or (user and scheme in ("http", "https")):
         raise InputError(
             "the tracking URI holds a password or a token",

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from distdl.checkpoint.layout import MANIFEST, checkpoints
-from distdl.checkpoint.load import Checkpoint, latest
+from distdl.checkpoint.load import Checkpoint, latest_sound
 from distdl.checkpoint.prune import best
 from distdl.config import Config
 from distdl.config_ways import Start
@@ -170,7 +170,7 @@ def checkpoint_of(run: RunFolder, which: str) -> Path:
         if not ranked:
             raise InputError(f"the run in {run.path} was never evaluated", fix="which: latest")
         return ranked[0]
-    checkpoint, _ = latest(run.checkpoints)
+    checkpoint = latest_sound(run.checkpoints)
     assert checkpoint is not None
     return checkpoint.path
 
