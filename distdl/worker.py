@@ -19,7 +19,6 @@ import torch.distributed as dist
 
 from distdl.attempts import TakenOver
 from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
-from distdl.checkpoint.prune import best
 from distdl.checkpoint.save import remove_drafts
 from distdl.config import Config
 from distdl.config_load import config_from_dict
@@ -47,7 +46,7 @@ from distdl.plan.plan import Plan
 from distdl.run_folder import RunFolder
 from distdl.track.spool import SpoolWriter
 from distdl.ways import assemble, columns_read, learner_class
-from distdl.ways.start import carry_over
+from distdl.ways.start import carry_over, checkpoint_of
 from distdl.ways.way import Way
 
 
@@ -123,6 +122,8 @@ def _train_from_checkpoint(
     start = _restore(run_, hooks, checkpoint)
     if back:
         source.load_state_dict(back[-1].data)
+        if isinstance(guard := hooks.get("spike"), SpikeGuard):
+            guard.go_on_from(back[-1])
     if start > plan.steps:
         fix = f"train.steps={start} or more"
         raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)
@@ -314,9 +315,9 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
     """Evaluates the latest or the best checkpoint of a run in this process. Returns its step and the metrics."""
     config = config_from_dict(plan.config)
     set_up_torch(plan, config)
+    checkpoint: Checkpoint | None
     if which == "best":
-        ranked = best(folder.checkpoints, plan.model.better)
-        checkpoint = Checkpoint(ranked[0]) if ranked else None
+        checkpoint = Checkpoint(checkpoint_of(folder, which))
     elif which == "latest":
         checkpoint = latest_sound(folder.checkpoints)
     else:

@@ -127,3 +127,15 @@ def test_a_held_out_row_that_is_not_a_number_is_named(command: Command, here: Pa
     np.savez(here / "a.npz", **arrays)
     done = command("train", "a.yaml", "train.steps=4")
     assert "'test'" in done.stdout + done.stderr and "row 17" in done.stdout + done.stderr, done
+
+
+def test_what_keeps_no_best_has_none(command: Command, here: Path) -> None:
+    """The best of what happens to be left is not the best that was seen."""
+    short = ("train.steps=12", "checkpoint.every_steps=12", "checkpoint.keep_best=0")
+    trained = command("train", "a.yaml", *short)
+    assert trained.code == 0 and "--which latest" in trained.stdout and "--which best" not in trained.stdout
+    asked = command("evaluate", "a", "--which", "best")
+    assert asked.code == 2 and "keeps no best checkpoint (checkpoint.keep_best: 0)" in asked.stderr
+    assert command("evaluate", "a", "--which", "latest").code == 0
+    started = command("train", "a.yaml", "name=b", "start={weights: a, which: best}")
+    assert started.code == 2 and "keeps no best checkpoint" in started.stderr

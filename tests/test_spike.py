@@ -144,6 +144,19 @@ def test_rollback_under_deepspeed(spiked: str, without: Path, tmp_path: Path) ->
         same_as_without(tmp_path / name, without)
 
 
+def test_after_a_return_to_the_start_the_first_steps_are_judged_too(spiked: str, tmp_path: Path) -> None:
+    """Else the same rows, should they come again within ten steps, are learned from without a word."""
+    from distdl.hooks.spike import Rollback, SpikeGuard
+
+    run = SimpleNamespace(engine=Engine(), event=lambda *_, **__: None)
+    guard = SpikeGuard(run, config_from_dict(config(spiked, "rollback")).guard.spike, 1)  # type: ignore[arg-type]
+    assert not guard.median.spikes(1e6)
+    guard.go_on_from(Rollback("jumped", {}, [1.0] * 12))
+    assert guard.median.spikes(1e6)
+    guard.go_on_from(Rollback("jumped", {}, [1e9] * 12))  # its own losses go before those of the way it came
+    assert guard.median.spikes(1e6)
+
+
 def test_rollback_has_an_end(spiked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that jumps in the fifteenth step, whatever batch it has."""
     from distdl.families import mlp

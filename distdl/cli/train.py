@@ -170,7 +170,7 @@ def _print_summary(config: Config, folder: RunFolder, summary: dict[str, Any], t
         further = f"early_stopping.patience={2 * config.early_stopping.patience}"
     again = [
         (f"distdl ui --runs {os.path.relpath(folder.path.parent)}", "look at it in the browser"),
-        (f"distdl evaluate {shown} --which best", "evaluate a checkpoint again"),
+        (f"distdl evaluate {shown} --which {'best' if config.checkpoint.keep_best else 'latest'}", "evaluate it again"),
         (f"distdl train --resume {shown} {further}", "train it further"),
         (f"distdl plan {shown} --workers 8", "what the same run would be on 8 workers"),
     ]

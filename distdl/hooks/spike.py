@@ -25,9 +25,9 @@ from distdl.metrics import Metrics
 class Rollback(Exception):
     """Asks the worker to start again from the last checkpoint, and with the batches after `data`, where the source was."""
 
-    def __init__(self, text: str, data: dict[str, Any]) -> None:
+    def __init__(self, text: str, data: dict[str, Any], recent: list[float]) -> None:
         super().__init__(text)
-        self.data = data
+        self.data, self.recent = data, recent
         self.to = 0
         """The step of that checkpoint."""
 
@@ -108,7 +108,7 @@ class SpikeGuard(Hook):
                 f"    fix: {nonfinite.ADVICE}, or set guard.spike.action=skip"
             )
         if self.action == "rollback":
-            raise Rollback(text, self.run.source.state_dict())
+            raise Rollback(text, self.run.source.state_dict(), list(self.median.recent))
         self.run.event("message", level="warning", text=text)
 
     def _skip(self, step: int, loss: float) -> bool:
@@ -140,6 +140,12 @@ class SpikeGuard(Hook):
             f"the loss of step {step} is {loss:.6g}, and the median of the {len(self.median.recent)} before is "
             f"{middle:.6g}; rank {worst} had these samples (row numbers): {told[worst][1]}"
         )
+
+    def go_on_from(self, spike: Rollback) -> None:
+        """After a return: a checkpoint of fewer steps than a median needs, or none, would leave the next ones unjudged."""
+        if len(self.median.recent) < FEWEST:
+            self.median.recent.clear()
+            self.median.recent.extend(spike.recent)
 
     def state_dict(self) -> dict[str, Any]:
         """Collective: what waits is judged first."""

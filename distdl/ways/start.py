@@ -165,6 +165,9 @@ def checkpoint_of(run: RunFolder, which: str) -> Path:
     if not checkpoints(run.checkpoints):
         raise InputError(f"the run in {run.path} has no checkpoint yet", fix="train it first")
     if which == "best":
+        if ((run.config_values() or {}).get("checkpoint") or {}).get("keep_best") == 0:
+            what = f"the run in {run.path} keeps no best checkpoint (checkpoint.keep_best: 0)"
+            raise InputError(what, fix="which: latest (--which latest); or train with checkpoint.keep_best=1")
         plan = run.read("plan.json") or {}
         ranked = best(run.checkpoints, plan.get("model", {}).get("better", "lower"))
         if not ranked:
