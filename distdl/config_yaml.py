@@ -57,6 +57,10 @@ def read_yaml(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
             f"did you mean {file.parent / near}?" if near else "give the path of a YAML file, such as configs/mlp.yaml"
         )
         raise InputError(f"there is no config file {path}", fix=fix) from None
+    except IsADirectoryError:
+        inside = file / "config.yaml"
+        fix = f"give the file in it: {inside}" if inside.is_file() else "give the path of a YAML file"
+        raise InputError(f"{path} is a folder, not a config file", fix=fix) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the config file {path} cannot be read: {error}") from None
     origins: dict[KeyPath, str] = {}

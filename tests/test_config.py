@@ -309,6 +309,15 @@ def test_keys_given_twice(tmp_path: Path) -> None:
     assert (problem.where, problem.what) == ("c.yaml:11", "optimizer.lr is given twice")
 
 
+def test_a_folder_in_place_of_a_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match=r"is a folder, not a config file(?s:.*)give the path of a YAML file"):
+        read_yaml(str(tmp_path / "run"))
+    (tmp_path / "run" / "config.yaml").write_text(BASE)
+    with pytest.raises(InputError, match=r"give the file in it: .*run/config.yaml"):
+        read_yaml(str(tmp_path / "run"))
+
+
 def test_merge_keys_take_over_what_a_mapping_does_not_say_itself(tmp_path: Path) -> None:
     """Own keys go first, then those of the earlier mapping, as YAML's merge type says; lines are where a key stands."""
     (tmp_path / "m.yaml").write_text(
@@ -477,7 +486,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         InputError, match=r"there is no config file .*quikstart.yaml(?s:.*)did you mean .*quickstart.yaml"
     ):
         load_config(str(tmp_path / "quikstart.yaml"))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, not a config file"):
         load_config(str(tmp_path))
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
     with pytest.raises(InputError, match="cannot be read"):

@@ -196,6 +196,15 @@ def test_a_family_that_is_not_there_is_told(project: Path, command: Command) -> 
 # -- modules -----------------------------------------------------------------------------------------------------------
 
 
+def test_columns_that_fail_are_the_files_mistake(project: Path, command: Command) -> None:
+    broken = EXAMPLE.replace("Column.sample(", "Column.sampled(")
+    assert broken != EXAMPLE
+    (project / "gated.py").write_text(broken)
+    told = command("plan", "gated.yaml")
+    assert told.code == 2 and "`columns` of the family gated fails: AttributeError" in told.stderr, told.stderr
+    assert "gated.py:" in told.stderr and "internal error" not in told.stderr
+
+
 @pytest.fixture
 def package(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The example as a module of a package whose own code fails as soon as the module runs."""

@@ -192,6 +192,8 @@ def check_tracking_uri(uri: str) -> str:
             fix="leave track.uri out: the run is tracked in mlflow.db in the runs folder "
             "(MLflow itself no longer takes plain folders)",
         )
+    if scheme in ("http", "https") and not parts.hostname:
+        raise InputError(f"{uri!r} names no host", where=where, fix="http://HOST:PORT")
     return uri
 
 

@@ -7,12 +7,14 @@ a run that learned without labels start one that has some, and a student's check
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from typing import Any
 
 from distdl.config import Config
 from distdl.config_ways import Augment
 from distdl.errors import InputError
 from distdl.families import load_family, model_config
+from distdl.family_schema import is_custom
 from distdl.learner import Learner
 from distdl.nn.augment import Augmentation
 from distdl.nn.classifier import Classifier
@@ -64,7 +66,14 @@ def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any
     """Who reads columns of the data set -> the columns; `others`: whom the way brings along, too. Raises InputError where
     the way cannot be gone."""
     cls = learner_class(config)
-    mine = dict(cls.columns(model_config(config.model)))
+    try:
+        mine = dict(cls.columns(model_config(config.model)))
+    except Exception as error:
+        if not is_custom(config.model["family"]) or isinstance(error, InputError):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"`columns` of the family {config.family} fails: {type(error).__name__}: {error}"
+        raise InputError(what, where=f"{at.filename}:{at.lineno}", fix="mend it; docs/custom_family.md") from error
     if issubclass(cls, Contrastive):
         del mine["label"]
     if issubclass(cls, PseudoLabel):  # whatever is negative is no label

@@ -225,6 +225,11 @@ def test_an_unusable_store_is_refused(tmp_path: Path, uri: str) -> None:
         Tracker(tmp_path / "run", uri, "e", "r")
 
 
+def test_a_server_without_a_host_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names no host"):
+        Tracker(tmp_path / "run", "http://", "e", "r")
+
+
 def test_without_tracking_only_the_end_is_written(tmp_path: Path) -> None:
     run = tracker(tmp_path / "runs" / "a", enabled=False)
     run.start()
