@@ -14,6 +14,7 @@ import yaml
 from distdl import worker
 from distdl.checkpoint.layout import checkpoints, step_folder
 from distdl.checkpoint.load import Checkpoint
+from distdl.checkpoint.prune import best
 from distdl.config_load import config_from_dict
 from distdl.hooks.hook import Run
 from distdl.hooks.progress import Progress
@@ -90,7 +91,7 @@ def test_it_costs_nothing_where_no_best_is_kept(
     assert written == (
         [12] if keep_best == 0 else [4, 6, 8, 10, 12]
     )  # never what is not a number; each of the two best
-    assert worker.best(folder.checkpoints, plan.model.better)[0].name == step_folder(6 if keep_best else 12)
+    assert best(folder.checkpoints, plan.model.better)[0].name == step_folder(6 if keep_best else 12)
 
 
 @pytest.mark.slow
