@@ -284,7 +284,7 @@ def suffering(
 def test_a_ray_worker_that_is_stopped_is_named(digits: str, tmp_path: Path) -> None:
     run, told = suffering("ray", digits, tmp_path, ("stop",), hang_s=3.0)
     assert len(told) == 1 and told[0].startswith("worker 1 ") and "hung: nothing has moved for" in told[0], told
-    assert "state T" in told[0] and "faulty.py" in told[0] and "starting the workers again" in told[0]
+    assert "state T" in told[0] and "starting the workers again" in told[0]
     assert checkpoints(run.checkpoints)[-1][0] == 40
 
 
