@@ -2,7 +2,7 @@
 # DeepSpeed 0.19.8 (torch 2.13.0, CPU): bf16 with gradient accumulation adds the micro-batches' gradients up in bf16.
 #
 # Guess before it was run: the gradients of a step's micro-batches are added in fp32, as the master weights are fp32.
-# Seen: a bias whose gradient is exactly 1 in every micro-batch gets, by one step of SGD at a rate of 1 from 0,
+# Seen on 2026-11-29: a bias whose gradient is exactly 1 in every micro-batch gets, by one step of SGD at a rate of 1 from 0,
 #
 #     micro-batches          1      64     512    2048
 #     ZeRO 0, 1, 2, 3        1      1      0.5    0.125        (right: 1)

@@ -3,7 +3,7 @@
 # `deepspeed.utils.safe_get_full_fp32_param(p)` returns the numbers of another parameter for most parameters.
 #
 # Guess before it was run: it returns each parameter's fp32 master, as it does without that key.
-# Seen, right after `initialize`, four layers of 8 x 8 (8 tensors), fp32, compared with the parameter itself:
+# Seen on 2026-11-29, right after `initialize`, four layers of 8 x 8 (8 tensors), fp32, compared with the parameter itself:
 #
 #     round_robin_gradients      false    true
 #     tensors that differ        0        6 of 8      under ZeRO-1 and ZeRO-2 alike

@@ -4,7 +4,7 @@
 #
 # Guess before it was run: a keyword of from_pretrained that is a key of published config.json files changes the config, or is
 # refused, as it does when the config is made afresh.
-# Seen:
+# Seen on 2026-11-29:
 #
 #     LlamaConfig(rope_theta=77.0).rope_parameters                         {'rope_theta': 77.0, 'rope_type': 'default'}
 #     AutoConfig.from_pretrained(FOLDER, rope_theta=77.0, hidden_size=16)  hidden_size 16, and
