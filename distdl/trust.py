@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distdl.errors import InputError
+from distdl.files import replace_json
 
 VARIABLE = "DISTDL_TRUSTED"
 """Environment of the workers: the SHA-256 of each file that their driver may run, with commas between."""
@@ -188,5 +189,4 @@ def _write(told: dict[str, Any]) -> None:
             }
             draft = file.with_name(f".{file.name}.{os.getpid()}")
             draft.touch(mode=0o600)
-            draft.write_text(json.dumps(merged, indent=1), encoding="utf-8")
-            os.replace(draft, file)
+            replace_json(file, merged, draft)

@@ -21,6 +21,7 @@ import numpy as np
 from distdl.data.manifest import SENTINELS, VARIABLE, Column, Manifest, Values, values_from, values_record
 from distdl.data.store import default_cache
 from distdl.errors import InputError
+from distdl.files import replace_json
 
 LONG_S = 2.0
 """A pass that takes longer is said."""
@@ -97,9 +98,8 @@ def values_of(location: str, manifest: Manifest, split: str, cache_dir: str | No
     with suppress(OSError):  # a cache that cannot be written costs the pass once more
         place.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(values_record({split: found})[split], file)
-        os.replace(draft, place)
+        os.close(handle)
+        replace_json(place, values_record({split: found})[split], Path(draft))
     return found
 
 
