@@ -49,6 +49,9 @@ class Pulse:
         self._since = self._step_since = time.monotonic()
         self._phases: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._steps: deque[float] = deque(maxlen=KEPT)
+        self.begun: Callable[[], None] = lambda: None
+        """Called as the first step begins, before anything in it: from then on there is something to lose, and a driver
+        that is asked to stop must know."""
 
     def at(self, phase: str, step: int | None = None) -> None:
         """A new phase begins, or the same one again; with `step`, a new step (1-based)."""
@@ -57,9 +60,12 @@ class Pulse:
         self.phase, self._since = phase, now
         self.marks += 1
         if step is not None and step != self.step:
-            if self.step:
+            first = not self.step
+            if not first:
                 self._steps.append(now - self._step_since)
             self.step, self._step_since = step, now
+            if first:
+                self.begun()
 
     def limit_s(self, hang_s: float, first_s: float) -> float:
         """Seconds that the present phase may take: `first_s` where it is the first of its kind (it may compile, download,
@@ -181,6 +187,7 @@ def beating(pulse: Pulse, folder: Path, who: Who, hang_s: float, first_s: float,
             faulthandler.enable(stack)
             faulthandler.register(ASK, stack)
     stop = threading.Event()
+    pulse.begun = teller.say
     thread = threading.Thread(target=teller.tell, args=(stop,), name="distdl-heartbeat", daemon=True)
     thread.start()
     try:
@@ -203,28 +210,28 @@ class _Teller:
         self.every_s = beat_s(hang_s)
         self.first = Beat(who.rank, os.getpid(), os.uname().nodename, node=who.node)
         self._last = ""
+        self._saying = threading.Lock()
+        self._count = self._longest = 0
 
     def tell(self, stop: threading.Event) -> None:
-        count, marks, still_s, looked_s = 0, -1, 0.0, time.monotonic()
+        marks, still_s, looked_s = -1, 0.0, time.monotonic()
         while True:
             now = time.monotonic()
             # What a frozen process slept through does not count: it would seem late the moment it goes on.
             passed = min(now - looked_s, 2 * self.every_s)
             still_s = 0.0 if marks != self.pulse.marks else still_s + passed
             self._last = "" if marks != self.pulse.marks else self._last
-            count, marks, looked_s = count + 1, self.pulse.marks, now
-            with suppress(OSError):
-                self._write(self.beat(count, still_s))
+            marks, looked_s = self.pulse.marks, now
+            self.say(still_s)
             if stop.is_set():
                 return
-            self._pause(stop)
+            stop.wait(self.every_s)
 
-    def _pause(self, stop: threading.Event) -> None:
-        """Until the next beat; the first step is told of at once: from then on there is something to lose."""
-        begun, end = self.pulse.marks > 0, time.monotonic() + self.every_s
-        while time.monotonic() < end and not stop.wait(self.every_s if begun else 0.1):
-            if self.pulse.marks and not begun:
-                return
+    def say(self, still_s: float = 0.0) -> None:
+        """Writes where the thread is now. A disk that refuses is not what the run is ended for."""
+        with self._saying, suppress(OSError):
+            self._count += 1
+            self._write(self.beat(self._count, still_s))
 
     def beat(self, count: int, still_s: float) -> Beat:
         """Where the thread is now."""
@@ -241,11 +248,11 @@ class _Teller:
         return dataclasses.replace(told, waits=waits(frames), place=_place(frames), last=self._last, stack=lines)
 
     def _write(self, beat: Beat) -> None:
-        content = json.dumps(dataclasses.asdict(beat)).encode()
+        content = json.dumps(dataclasses.asdict(beat)).encode().ljust(self._longest)
+        self._longest = len(content)  # a file that never shrinks is never seen with the end of an older beat
         file = os.open(self.file, os.O_WRONLY)  # not created: who has taken the files away wants none
         try:
             os.pwrite(file, content, 0)
-            os.ftruncate(file, len(content))
         finally:
             os.close(file)
 
