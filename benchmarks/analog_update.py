@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from distdl.nn.devices import DEVICES, update_curve
+from distdl.families.analog.devices import DEVICES, update_curve
 
 DRAWN = {
     "ecram": ("lithium ECRAM", 900),

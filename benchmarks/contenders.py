@@ -22,21 +22,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
-from distdl import worker
 from distdl.cli.display import Display
-from distdl.config import Config
-from distdl.config_load import load_config
+from distdl.config.load import load_config
+from distdl.config.schema import Config
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource
 from distdl.engine.optimizers import make_optimizer
 from distdl.families import mlp, model_config
 from distdl.learner import Batch
-from distdl.loop import train
 from distdl.plan.plan import Plan
-from distdl.run_folder import open_run
-from distdl.survey import survey
+from distdl.run.folder import open_run
 from distdl.track.client import Tracker
 from distdl.track.run import load
+from distdl.train import worker
+from distdl.train.loop import train
+from distdl.train.survey import survey
 
 LOG_EVERY_STEPS = 10
 STORE_TIMEOUT_S = 120.0

@@ -101,10 +101,10 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
     """The worker's own pieces, without hooks. Keeps the axes of its layout to itself between two steps."""
     import torch
 
-    from distdl import worker
-    from distdl.config_load import config_from_dict
-    from distdl.nn.axes import here, reset
-    from distdl.survey import survey
+    from distdl.config.load import config_from_dict
+    from distdl.layout.axes import here, reset
+    from distdl.train import worker
+    from distdl.train.survey import survey
 
     config = config_from_dict(values)
     plan = survey(config)
@@ -223,7 +223,7 @@ def on_gpu(names: list[str], rounds: int, block: int) -> dict[str, Any]:
     import torch
 
     from distdl.families import build
-    from distdl.worker import init_process_group
+    from distdl.train.worker import init_process_group
 
     device = torch.cuda.get_device_name()
     peak = next((flops for chip, flops in PEAK_FLOPS.items() if chip in device), math.nan)
@@ -241,8 +241,8 @@ def on_gpu(names: list[str], rounds: int, block: int) -> dict[str, Any]:
                 values["parallel"] = {"engine": "torch"} if engine == "torch" else {"zero": 1}
                 values["guard"] = {"nonfinite": False, "parity_every_steps": 0}
                 if not torch.distributed.is_initialized():
-                    from distdl.config_load import config_from_dict
-                    from distdl.survey import survey
+                    from distdl.config.load import config_from_dict
+                    from distdl.train.survey import survey
 
                     init_process_group(survey(config_from_dict(values)), 0, 60.0)
                 return our_steps(values, 0)

@@ -18,7 +18,7 @@ Spoilt = contextlib.AbstractContextManager[Any]
 
 def gradients(change: Change) -> Spoilt:
     """`change(name, gradient)` of every parameter, in each backward pass."""
-    from distdl import worker
+    from distdl.train import worker
 
     build = worker.build_learner
 
@@ -240,7 +240,7 @@ def statistics_of_one_rank() -> Spoilt:
 
 
 def noise_by_rank() -> Spoilt:
-    from distdl.nn import noise
+    from distdl.layout import noise
 
     begin = noise.begin
 
@@ -277,7 +277,7 @@ def same_samples() -> Spoilt:
 
 def other_initial_weights() -> Spoilt:
     """The second tensor rank draws the part that it keeps from another seed."""
-    from distdl import worker
+    from distdl.train import worker
 
     build = worker.build_learner
 

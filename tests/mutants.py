@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
 from distdl.parity.passes import LONG, OWN, ROUNDED, SGD, first_step, kind, of_reference, on_layout, passes
-from distdl.survey import model_facts
+from distdl.train.survey import model_facts
 from tests import faults
 from tests.ranks import run_ranks
 from tests.small import contract_config

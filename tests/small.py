@@ -34,6 +34,12 @@ def small(family: str) -> dict[str, Any]:
     return yaml.safe_load((FOLDER / f"{family}.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+def shipped(name: str) -> Path:
+    """The shipped config of this name, in whichever folder below configs/ it lies."""
+    (found,) = (Path(__file__).parent.parent / "configs").rglob(f"{name}.yaml")
+    return found
+
+
 layout = laid_out
 """The same run on another layout, named as the plan does."""
 
@@ -123,13 +129,13 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
 
     import torch
 
-    from distdl import worker
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.engine.base import Engine
-    from distdl.hooks.log import Log
     from distdl.parity.curve import undo_deepspeed
-    from distdl.run_folder import RunFolder
-    from distdl.survey import survey
+    from distdl.run.folder import RunFolder
+    from distdl.train import worker
+    from distdl.train.hooks.log import Log
+    from distdl.train.survey import survey
 
     ended = {}
     whole, feed = Log.after_step, Engine.feed

@@ -20,6 +20,7 @@ import torch
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from tests.conftest import REPOSITORY, distdl
+from tests.small import shipped
 
 pytestmark = pytest.mark.slow
 CONFIGS = REPOSITORY / "configs"
@@ -75,7 +76,7 @@ def worker_pids(process: subprocess.Popen[str]) -> list[int]:
 
 def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Path) -> None:
     """Two Ray Train workers under ZeRO-1 reach 97 % and leave everything behind; two local processes end alike."""
-    code, out, error = distdl("train", str(CONFIGS / "quickstart.yaml"), cwd=tmp_path)
+    code, out, error = distdl("train", str(shipped("quickstart")), cwd=tmp_path)
     assert code == 0, out + error
     accuracy = float(re.search(r"accuracy\s+([0-9.]+)", out[out.rindex("throughput") - 400 :])[1])  # type: ignore[index]
     assert accuracy >= 0.97
@@ -93,12 +94,12 @@ def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Pa
     )
     assert any(plan["data"]["fingerprint"] in value for value in run.data.tags.values())
 
-    code, out, error = distdl("train", str(CONFIGS / "quickstart.yaml"), *LOCAL, "name=local", cwd=tmp_path)
+    code, out, error = distdl("train", str(shipped("quickstart")), *LOCAL, "name=local", cwd=tmp_path)
     assert code == 0, out + error
     ray, local = weights(folder), weights(tmp_path / "runs" / "local")
     assert all(torch.equal(ray[name], local[name]) for name in ray)
 
-    code, out, _ = distdl("train", str(CONFIGS / "quickstart.yaml"), cwd=tmp_path)
+    code, out, _ = distdl("train", str(shipped("quickstart")), cwd=tmp_path)
     assert code == 0 and "finished already" in out  # nothing is trained twice by accident
     code, out, _ = distdl("evaluate", "quickstart", "--json", cwd=tmp_path)
     assert code == 0 and json.loads(out)["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1e-4)
@@ -106,7 +107,7 @@ def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Pa
 
 def test_interrupted_by_the_user_then_resumed(tmp_path: Path) -> None:
     """Ctrl-C: KILLED in MLflow and a checkpoint of the step; the same command ends it in the same run, bit for bit."""
-    config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "train.steps=1500", "train.epochs=null", "checkpoint.every_steps=20"]
+    config = [str(shipped("mlp")), *LOCAL, "train.steps=1500", "train.epochs=null", "checkpoint.every_steps=20"]
     assert distdl("train", *config, "name=whole", cwd=tmp_path)[0] == 0
 
     process = start("train", *config, "name=cut", cwd=tmp_path)
@@ -130,7 +131,7 @@ def test_interrupted_by_the_user_then_resumed(tmp_path: Path) -> None:
 
 def test_interrupted_under_ray(tmp_path: Path) -> None:
     """Ctrl-C under Ray Train ends in the same way: KILLED, exit code 130, a checkpoint of the step, no orphan."""
-    config = [str(CONFIGS / "mlp.yaml"), "train.steps=20000", "train.epochs=null", "checkpoint.every_steps=50"]
+    config = [str(shipped("mlp")), "train.steps=20000", "train.epochs=null", "checkpoint.every_steps=50"]
     process = start("train", *config, cwd=tmp_path)
     folder = tmp_path / "runs" / "mlp"
     wait_for_step(folder, 50, process)
@@ -145,7 +146,7 @@ def test_interrupted_under_ray(tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_restarted(tmp_path: Path) -> None:
     """SIGKILL of one of two workers: the others are ended, all start again from the checkpoint, the numbers stay."""
-    config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "train.steps=600", "train.epochs=null", "checkpoint.every_steps=20"]
+    config = [str(shipped("mlp")), *LOCAL, "train.steps=600", "train.epochs=null", "checkpoint.every_steps=20"]
     assert distdl("train", *config, "name=whole", cwd=tmp_path)[0] == 0
     process = start("train", *config, "name=hit", "runtime.max_restarts=1", cwd=tmp_path)
     folder = tmp_path / "runs" / "hit"
@@ -163,7 +164,7 @@ def test_a_killed_ray_worker_is_restarted(tmp_path: Path) -> None:
     """The same under Ray Train."""
     import psutil
 
-    config = [str(CONFIGS / "mlp.yaml"), "train.steps=3000", "train.epochs=null", "checkpoint.every_steps=50"]
+    config = [str(shipped("mlp")), "train.steps=3000", "train.epochs=null", "checkpoint.every_steps=50"]
     process = start("train", *config, "name=hit", cwd=tmp_path)
     folder = tmp_path / "runs" / "hit"
     wait_for_step(folder, 50, process)
@@ -183,7 +184,7 @@ def test_a_killed_ray_worker_is_restarted(tmp_path: Path) -> None:
 
 def test_not_a_number_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     """A learning rate that blows up: exit code 1; step, tensor and samples named; FAILED in MLflow; a sound checkpoint."""
-    config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "runtime.workers=1", "checkpoint.every_steps=1"]
+    config = [str(shipped("mlp")), *LOCAL, "runtime.workers=1", "checkpoint.every_steps=1"]
     blow_up = ["optimizer={name: sgd, lr: 1e+30}", "schedule={name: constant, warmup_steps: 0}", "train.clip_norm=null"]
     code, out, error = distdl("train", *config, *blow_up, cwd=tmp_path)
     assert code == 1
@@ -199,7 +200,7 @@ def test_gpt_beats_a_byte_bigram(tmp_path: Path) -> None:
     """The held-out loss of the small GPT falls below that of a byte-bigram model fitted on the same training text."""
     from distdl.data.read import Dataset
 
-    code, out, error = distdl("train", str(CONFIGS / "gpt.yaml"), *LOCAL, cwd=tmp_path)
+    code, out, error = distdl("train", str(shipped("gpt")), *LOCAL, cwd=tmp_path)
     assert code == 0, out + error
     losses = json.loads((tmp_path / "runs" / "gpt" / "summary.json").read_text())["metrics"]
     train, test = (Dataset(str(tmp_path / "data" / "stdlib"), split) for split in ("train", "test"))
@@ -218,11 +219,16 @@ def test_gpt_beats_a_byte_bigram(tmp_path: Path) -> None:
     [
         (["configs/nothing.yaml"], 2, ["there is no config file"]),
         (["{configs}/quickstrat.yaml"], 2, ["did you mean", "quickstart.yaml"]),
-        (["{configs}/mlp.yaml", "data.prepare=null", "data.path=nowhere"], 2, ["nowhere", "distdl data prepare"]),
-        (["{configs}/mlp.yaml", "model.hiden=3"], 2, ["model.hiden", "did you mean 'model.hidden'"]),
-        (["{configs}/mlp.yaml", "train.global_batch=33"], 2, ["33", "2 workers", "runtime.workers="]),
-        (["{configs}/mlp.yaml", "model.inputs=[1, 9, 9]"], 2, ["[1, 9, 9]", "[1, 8, 8]"]),
-        (["{configs}/mlp.yaml", "runtime.address=127.0.0.1:1"], 1, ["no Ray cluster answers at 127.0.0.1:1"]),
+        (["{configs}/mlp.yaml"], 2, ["did you mean", "configs/families/mlp.yaml"]),
+        (
+            ["{configs}/families/mlp.yaml", "data.prepare=null", "data.path=nowhere"],
+            2,
+            ["nowhere", "distdl data prepare"],
+        ),
+        (["{configs}/families/mlp.yaml", "model.hiden=3"], 2, ["model.hiden", "did you mean 'model.hidden'"]),
+        (["{configs}/families/mlp.yaml", "train.global_batch=33"], 2, ["33", "2 workers", "runtime.workers="]),
+        (["{configs}/families/mlp.yaml", "model.inputs=[1, 9, 9]"], 2, ["[1, 9, 9]", "[1, 8, 8]"]),
+        (["{configs}/families/mlp.yaml", "runtime.address=127.0.0.1:1"], 1, ["no Ray cluster answers at 127.0.0.1:1"]),
         (["--resume", "never"], 2, ["there is no run 'never'"]),
     ],
 )
@@ -239,7 +245,7 @@ def test_bad_input_gets_one_clear_message(
 
 
 def test_another_config_does_not_continue_a_run(tmp_path: Path) -> None:
-    config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "runtime.workers=1", "train.epochs=1"]
+    config = [str(shipped("mlp")), *LOCAL, "runtime.workers=1", "train.epochs=1"]
     assert distdl("train", *config, cwd=tmp_path)[0] == 0
     code, _, error = distdl("train", *config, "optimizer.lr=0.5", cwd=tmp_path)
     assert code == 2 and "optimizer.lr: 0.002 there, 0.5 now" in error and "--fresh" in error
@@ -253,14 +259,14 @@ def test_a_corrupt_shard_stops_the_run_with_its_name(tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    code, out, error = distdl("train", str(CONFIGS / "mlp.yaml"), *LOCAL, "runtime.workers=2", cwd=tmp_path)
+    code, out, error = distdl("train", str(shipped("mlp")), *LOCAL, "runtime.workers=2", cwd=tmp_path)
     assert code == 1 and shard.name in error and "Traceback" not in out + error
     assert distdl("data", "verify", "data/digits", cwd=tmp_path)[0] == 1
 
 
 def test_early_stopping(tmp_path: Path) -> None:
     """Stops when the metric stands still, says so, and a continued run stays stopped."""
-    config = [str(CONFIGS / "mlp.yaml"), *LOCAL, "runtime.workers=1", "train.epochs=200", "evaluate.every_steps=40"]
+    config = [str(shipped("mlp")), *LOCAL, "runtime.workers=1", "train.epochs=200", "evaluate.every_steps=40"]
     code, out, error = distdl("train", *config, "early_stopping={patience: 3}", cwd=tmp_path)
     assert code == 0, error
     assert "stopped early: accuracy has not improved for 3 evaluations" in out

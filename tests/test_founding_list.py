@@ -12,8 +12,9 @@ import re
 import pytest
 import yaml
 
-from distdl.family_schema import family_names
+from distdl.config.family import family_names
 from tests.conftest import REPOSITORY
+from tests.small import shipped
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 RESULTS = json.loads((REPOSITORY / "benchmarks" / "results" / "acceptance.json").read_text(encoding="utf-8"))["cases"]
@@ -104,9 +105,9 @@ def test_every_architecture_is_a_family_with_a_row_and_a_figure(name: str) -> No
 @pytest.mark.parametrize("name", sorted(COMPOSITIONS))
 def test_every_composition_has_its_config(name: str) -> None:
     for config in COMPOSITIONS[name]:
-        path = REPOSITORY / "configs" / f"{config}.yaml"
+        path = shipped(config)
         family = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["family"]
-        assert f"`configs/{config}.yaml`" in README and family in family_names()
+        assert f"`{path.relative_to(REPOSITORY)}`" in README and family in family_names()
 
 
 def test_the_table_of_results_is_what_was_kept() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distdl.family_schema import family_names
+from distdl.config.family import family_names
 from tests.conftest import REPOSITORY, distdl, python
 from tests.small import MODELS, prepared, small
 
@@ -27,7 +27,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.split("#")[0].strip()
 ]
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 BY_ITSELF = {"make quickstart", "make test", "make bench"}
 
 
@@ -42,7 +42,7 @@ def substitutes(config: str, data: Path) -> list[str]:
 
 TWO_WORKERS = {"quickstart", "mlp", "gpt", "gpt_moe", "gan", "dbn", "som"}
 """Executed by the two workers that they ask for, one config of each kind of learner. The others run their six steps as one
-worker: each start of two costs ten seconds, and tests/engine/test_parity.py trains every family on two ranks."""
+worker: each start of two costs ten seconds, and tests/parity/test_parity.py trains every family on two ranks."""
 ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn"}
 """Configs that say one: ten pictures a step, a single row, a step that is over before two had added up their gradients."""
 
@@ -75,8 +75,8 @@ def test_every_config_is_executed(tmp_path: Path, small_data: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_can_be_planned_as_it_stands(path: Path, small_data: Path) -> None:
-    from distdl.config_load import load_config
-    from distdl.survey import survey
+    from distdl.config.load import load_config
+    from distdl.train.survey import survey
 
     of_test = [AFTER_ANOTHER[path.stem]] if path.stem in AFTER_ANOTHER else []
     config = load_config(str(path), [*substitutes(path.stem, small_data), *of_test]).config
@@ -177,7 +177,7 @@ def test_the_table_of_families_is_the_folder_and_the_configs() -> None:
     results = json.loads((REPOSITORY / "benchmarks" / "results" / "acceptance.json").read_text())["cases"]
     assert {case["family"] for case in results} == set(family_names())
     for name, (_, _, config, _, reached) in rows.items():
-        assert {configs[c] for c in re.findall(r"configs/([\w.]+)", config)} == {name}
+        assert {configs[c] for c in re.findall(r"configs/(?:\w+/)?([\w.]+)", config)} == {name}
         figures = [f"{case['reached']:.4g}" for case in results if case["family"] == name]
         assert any(figure in reached for figure in figures), f"{name}: {reached} names none of {figures}"
 

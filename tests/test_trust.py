@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from distdl import trust
-from distdl.config_load import load_config
+from distdl.config.family import _is_plain
+from distdl.config.load import load_config
 from distdl.errors import InputError
-from distdl.family_schema import _is_plain
-from distdl.run_folder import RunFolder, open_run, saved_config
+from distdl.run.folder import RunFolder, open_run, saved_config
 from distdl.track import uploader
 from distdl.track.run import load, update
 from distdl.track.store import artifacts_elsewhere
 from distdl.track.uploader import upload_pending
+from tests.config.test_custom_family import EXAMPLE
 from tests.conftest import Result
 from tests.small import small_config
-from tests.test_custom_family import EXAMPLE
 
 Command = Callable[..., Result]
 RAN = "__import__('pathlib').Path('canary').write_text('ran')"

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.small import shipped
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -33,9 +35,9 @@ class Trained:
 
     def learner(self) -> Any:
         """The trained learner, in evaluation mode."""
-        from distdl import worker
         from distdl.checkpoint.load import latest
-        from distdl.config_load import config_from_dict
+        from distdl.config.load import config_from_dict
+        from distdl.train import worker
 
         checkpoint, _ = latest(self.folder / "checkpoints")
         config = config_from_dict(json.loads((self.folder / "config.json").read_text()))
@@ -72,10 +74,10 @@ class Bench:
     def train(self, config: str, *overrides: str) -> Trained:
         """`distdl train configs/CONFIG.yaml OVERRIDES`, one process of plain PyTorch on two threads, untracked.
 
-        Other layouts give the same numbers (tests/engine/test_parity.py)."""
+        Other layouts give the same numbers (tests/parity/test_parity.py)."""
         plain = ["runtime.kind=local", "runtime.workers=1", "parallel.engine=torch", "track.enabled=false"]
         plain += [f"runs={self.scratch / 'runs'}", "train.threads_per_worker=2", "checkpoint.every_steps=0"]
-        path = REPOSITORY / "configs" / f"{config}.yaml"
+        path = shipped(config)
         command = [sys.executable, "-m", "distdl", "train", str(path), *plain, *overrides, "--fresh"]
         name = next((o.removeprefix("name=") for o in overrides if o.startswith("name=")), config)
         folder = self.scratch / "runs" / name

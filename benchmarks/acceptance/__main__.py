@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.acceptance import REPOSITORY, Absent, Bench, Case
-from distdl.family_schema import family_names
+from distdl.config.family import family_names
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 HEAD = """# Acceptance

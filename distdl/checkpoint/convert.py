@@ -37,13 +37,13 @@ from distdl.checkpoint.layout import (
 )
 from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
 from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
-from distdl.config import Config
+from distdl.config.family import label, relocated
+from distdl.config.schema import Config
 from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
-from distdl.family_schema import label, relocated
+from distdl.families.huggingface.hub import COMPANIONS
 from distdl.files import publish, sync_folder, write_json
-from distdl.nn.hub import COMPANIONS
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, refuse_link, renamed, seal
-from distdl.config import Config
+from distdl.config.family import label
+from distdl.config.schema import Config
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
-from distdl.family_schema import label
 from distdl.files import read_json
 
 

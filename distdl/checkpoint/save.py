@@ -12,12 +12,12 @@ import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distdl.attempts import Attempt, TakenOver
 from distdl.checkpoint.layout import FORMAT, MANIFEST, REMOVING, STATE, VERSION, checksum, seal, step_folder
+from distdl.config.family import relocated
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
-from distdl.family_schema import relocated
 from distdl.files import sync_folder, write_json
+from distdl.run.attempts import Attempt, TakenOver
 
 DRAFT = ".writing-"
 """Begins the name of a checkpoint that is not published yet; the attempt's number follows."""

@@ -11,7 +11,7 @@ from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
-    from distdl.config import Config
+    from distdl.config.schema import Config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -126,7 +126,7 @@ def run_convert(args: argparse.Namespace) -> int:
     size = sum(tensor.bytes for tensor in done.tensors.values())
     print(f"{target}: {to}, {parts}, {size:,} bytes, step {done.step:,}, from a {done.kind}")
     if to == "huggingface" and (name := (done.model or {}).get("name")):
-        from distdl.nn.hub import TOKENIZER
+        from distdl.families.huggingface.hub import TOKENIZER
 
         if not any((target / file).is_file() for file in TOKENIZER):
             print(f"note: no tokenizer is found beside {name}: the model is written without one")

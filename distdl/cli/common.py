@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from distdl import trust
-from distdl.config import Config
-from distdl.config_launch import local_path
-from distdl.config_load import Loaded, load_config
+from distdl.config.family import is_custom, is_file, source_file
+from distdl.config.load import Loaded, load_config
+from distdl.config.schema import Config
+from distdl.config.section import local_path
 from distdl.errors import InputError
-from distdl.family_schema import is_custom, is_file, source_file
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from distdl.config_yaml import flatten
+    from distdl.config.yaml_file import flatten
 
     found = loaded(args)
     values = found.config.model_dump(mode="json")
@@ -47,7 +47,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_schema(args: argparse.Namespace) -> int:
-    from distdl.config_schema import json_schema
+    from distdl.config.json_schema import json_schema
 
     text = json.dumps(json_schema(), indent=2) + "\n"
     if args.output:

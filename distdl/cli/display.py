@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from distdl.errors import DistdlError
-from distdl.runtime.target import TRACKING
+from distdl.jobs.target import TRACKING
 from distdl.track.run import SPOOL_NAME, load
 from distdl.track.spool import Event, SpoolReader
 

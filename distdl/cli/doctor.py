@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.cli.common import add_override_arguments, check_server, to_write, work_in
-from distdl.config_load import load_config
+from distdl.config.load import load_config
 from distdl.errors import InputError
 from distdl.runtime.preflight import BAD, GOOD, NOTE, Finding, preflight
 
@@ -64,7 +64,7 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
     config = load_config(args.config, [*args.overrides, *place]).config
     check_server(config, Path(args.config), args.overrides)
 
-    from distdl.survey import survey, survey_elsewhere
+    from distdl.train.survey import survey, survey_elsewhere
 
     try:
         plan = survey(config)
@@ -76,9 +76,9 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _elsewhere(args: argparse.Namespace) -> int:
     """The same command as a job of the target; its output, and the exit code that it came to."""
-    from distdl.runtime.package import make_package
-    from distdl.runtime.target import State, job_id
-    from distdl.runtime.targets import target_at
+    from distdl.jobs.package import make_package
+    from distdl.jobs.target import State, job_id
+    from distdl.jobs.targets import target_at
 
     limits = ("max_retries=0", "deadline_hours=0.5", "start_deadline_minutes=15")
     overrides = [*args.overrides, *(f"launch.{limit}" for limit in limits)]

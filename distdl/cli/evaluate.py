@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from distdl.run_folder import find_run, saved_config
+    from distdl.run.folder import find_run, saved_config
 
     folder = find_run(args.name, args.runs)
     overrides = ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"]
@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
         overrides.append("train.precision=bf16")
     config = saved_config(folder, overrides)
 
-    from distdl.survey import survey
+    from distdl.train.survey import survey
+    from distdl.train.worker import evaluate_checkpoint
     from distdl.ways.start import located
-    from distdl.worker import evaluate_checkpoint
 
     plan, trained = survey(located(config, learns=False)), folder.read("plan.json")
     if trained:  # what fitted while training fits now

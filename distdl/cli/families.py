@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from distdl.cli.common import add_trust_argument
+from distdl.config.family import FamilySchema, family_names, family_schema
 from distdl.errors import InputError
-from distdl.family_schema import FamilySchema, family_names, family_schema
 
 
 def add_parser(subparsers: Any) -> None:

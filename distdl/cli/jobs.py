@@ -13,8 +13,8 @@ from distdl.cli.common import tell_dead
 from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
-    from distdl.runtime.records import Record
-    from distdl.runtime.target import Job, Target
+    from distdl.jobs.records import Record
+    from distdl.jobs.target import Job, Target
 
 EPILOG = """\
 examples:
@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
 def _list(args: argparse.Namespace) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    from distdl.runtime.records import records
+    from distdl.jobs.records import records
 
     _pin(args)
     known = [r for r in records() if args.on in (None, r.on, r.place)]
@@ -135,7 +135,7 @@ def _is_another(job: Job, record: Record) -> bool:
 
 def _whose(job: Job) -> str:
     """Of whom a job is, where it is not of whoever asks."""
-    from distdl.runtime.records import owner
+    from distdl.jobs.records import owner
 
     return f"of {job.owner}" if job.owner and job.owner != owner() else ""
 
@@ -151,7 +151,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    from distdl.runtime.target import job_id
+    from distdl.jobs.target import job_id
 
     target, id, _, record = _found(args)
     if record is not None and record.id != job_id(record.run):  # of an earlier version, where two runs could share one
@@ -164,7 +164,7 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from distdl.runtime.target import State
+    from distdl.jobs.target import State
 
     target, id, on, record = _found(args)
     job = _same_run(target.job(id), record)
@@ -185,8 +185,8 @@ def _stop(args: argparse.Namespace) -> int:
 
 def _resume(args: argparse.Namespace) -> int:
     from distdl.cli.launch import print_submitted, refuse_twice
-    from distdl.runtime.records import record as remember
-    from distdl.runtime.records import unknown_job
+    from distdl.jobs.records import record as remember
+    from distdl.jobs.records import unknown_job
 
     target, id, on, record = _found(args)
     if record is None:
@@ -208,7 +208,7 @@ def refuse_foreign(job: Job, on: str) -> None:
 
 def follow(target: Target, id: str) -> int:
     """Prints a job's output until it ends. Returns 0 if it finished, 1 if not, 130 after Ctrl-C."""
-    from distdl.runtime.target import State
+    from distdl.jobs.target import State
 
     try:
         for line in target.logs(id, follow=True):
@@ -226,8 +226,8 @@ def follow(target: Target, id: str) -> int:
 
 def _found(args: argparse.Namespace) -> tuple[Target, str, str, Record | None]:
     """The target of the job that is meant, its id, its place, and what is remembered of it."""
-    from distdl.runtime.records import find_record, unknown_job
-    from distdl.runtime.target import job_id
+    from distdl.jobs.records import find_record, unknown_job
+    from distdl.jobs.target import job_id
 
     _pin(args)
     if args.id is None and args.on and args.verb != "resume":
@@ -244,8 +244,8 @@ def _found(args: argparse.Namespace) -> tuple[Target, str, str, Record | None]:
 
 def _pin(args: argparse.Namespace) -> None:
     """`--on kubernetes` is the context of now; what was launched there by an earlier version has none in its record."""
-    from distdl.runtime.records import records
-    from distdl.runtime.targets import pinned
+    from distdl.jobs.records import records
+    from distdl.jobs.targets import pinned
 
     if args.on and args.on not in {r.on for r in records()}:
         args.on = pinned(args.on)
@@ -261,15 +261,15 @@ def _same_run(job: Job, record: Record | None) -> Job:
 
 def command_for(verb: str, id: str, record: Record) -> str:
     """A command of `distdl jobs` for a job: with --on where the id alone means several."""
-    from distdl.runtime.records import records
+    from distdl.jobs.records import records
 
     several = sum(r.id == id for r in records()) > 1
     return f"distdl jobs {verb} {id}" + (f" --on '{record.place}'" if several else "")
 
 
 def _target(on: str, record: Record | None) -> Target:
-    from distdl.config import Launch
-    from distdl.runtime.targets import target_at
+    from distdl.config.launch import Launch
+    from distdl.jobs.targets import target_at
 
     return target_at(on, record.config().launch if record else Launch())
 

@@ -11,15 +11,15 @@ from distdl.cli.common import add_config_arguments, loaded, to_write
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
-    from distdl.runtime.kubernetes import KubernetesTarget
-    from distdl.runtime.records import Record
-    from distdl.runtime.target import Job, Package
+    from distdl.jobs.kubernetes.kubernetes import KubernetesTarget
+    from distdl.jobs.records import Record
+    from distdl.jobs.target import Job, Package
 
 EPILOG = """\
 examples:
-  distdl k8s render configs/gpt.yaml runtime.workers=8 runtime.gpus_per_worker=1     what would be sent, as YAML
-  distdl k8s render configs/gpt.yaml --patch site.yaml | kubectl diff --server-side -f -
-  distdl k8s submit configs/gpt.yaml -f                                              send it, and follow
+  distdl k8s render configs/families/gpt.yaml runtime.workers=8 runtime.gpus_per_worker=1     what would be sent, as YAML
+  distdl k8s render configs/families/gpt.yaml --patch site.yaml | kubectl diff --server-side -f -
+  distdl k8s submit configs/families/gpt.yaml -f                                              send it, and follow
   distdl k8s status                                                                  every job of the namespace
 
 A patch holds what the config does not know, as YAML documents: a JSON merge patch ({kind: RayJob, spec: {…}}), a list of
@@ -69,9 +69,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _render(args: argparse.Namespace) -> int:
-    from distdl.runtime.kubernetes import KubernetesTarget
-    from distdl.runtime.manifests import to_yaml
-    from distdl.runtime.package import make_package
+    from distdl.jobs.kubernetes.kubernetes import KubernetesTarget
+    from distdl.jobs.kubernetes.manifests import to_yaml
+    from distdl.jobs.package import make_package
 
     package = make_package(args.config, args.overrides)
     _add_patches(package, args.patch)
@@ -93,11 +93,11 @@ def _render(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     from distdl.cli.launch import print_submitted, refuse_twice
-    from distdl.runtime.kubernetes import KubernetesTarget
-    from distdl.runtime.package import make_package
-    from distdl.runtime.records import draft, record
-    from distdl.runtime.target import job_id
-    from distdl.runtime.targets import pinned
+    from distdl.jobs.kubernetes.kubernetes import KubernetesTarget
+    from distdl.jobs.package import make_package
+    from distdl.jobs.records import draft, record
+    from distdl.jobs.target import job_id
+    from distdl.jobs.targets import pinned
 
     config = loaded(args, "runtime.kind=ray").config
     directory = draft(job_id(config.name))
@@ -116,7 +116,7 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from distdl.runtime.target import State
+    from distdl.jobs.target import State
 
     target = _target(args)
     if args.id is None:
@@ -142,7 +142,7 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _stop(args: argparse.Namespace) -> int:
     from distdl.cli.jobs import refuse_foreign
-    from distdl.runtime.target import State
+    from distdl.jobs.target import State
 
     target, id = _target(args), _id(args)
     job = target.job(id)
@@ -156,8 +156,8 @@ def _stop(args: argparse.Namespace) -> int:
 
 def _add_patches(package: Package, paths: list[str]) -> None:
     """Puts the patch files into the package: `distdl jobs resume` sends what was sent before."""
-    from distdl.runtime.kubernetes import PATCHES
-    from distdl.runtime.manifests import read_patches, to_yaml
+    from distdl.jobs.kubernetes.kubernetes import PATCHES
+    from distdl.jobs.kubernetes.manifests import read_patches, to_yaml
 
     patches = [patch for path in paths for patch in read_patches(Path(path))]
     if patches:
@@ -166,8 +166,8 @@ def _add_patches(package: Package, paths: list[str]) -> None:
 
 def _target(args: argparse.Namespace) -> KubernetesTarget:
     """Where the job was sent, unless the arguments say otherwise."""
-    from distdl.config import Launch
-    from distdl.runtime.kubernetes import KubernetesTarget
+    from distdl.config.launch import Launch
+    from distdl.jobs.kubernetes.kubernetes import KubernetesTarget
 
     record = _record(args)
     launch, context = Launch(), args.context
@@ -181,7 +181,7 @@ def _target(args: argparse.Namespace) -> KubernetesTarget:
 
 def _record(args: argparse.Namespace) -> Record | None:
     """What is remembered of the job on Kubernetes, the last launched one first where several fit."""
-    from distdl.runtime.records import named
+    from distdl.jobs.records import named
 
     namespace = f", namespace {args.namespace}" if args.namespace else ""
     found = [r for r in named(args.id) if r.on.split(":")[0] == "kubernetes"] if args.id else []
@@ -189,7 +189,7 @@ def _record(args: argparse.Namespace) -> Record | None:
 
 
 def _id(args: argparse.Namespace) -> str:
-    from distdl.runtime.target import job_id
+    from distdl.jobs.target import job_id
 
     record = _record(args)
     return record.id if record else job_id(args.id)

@@ -11,8 +11,8 @@ from distdl.cli.common import add_config_arguments, check_server, loaded, rememb
 from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
-    from distdl.runtime.records import Record
-    from distdl.runtime.target import Job, Package
+    from distdl.jobs.records import Record
+    from distdl.jobs.target import Job, Package
 
 DESCRIPTION = """\
 Sends a config to machines elsewhere and trains it there, with the distdl that is installed here; on Kubernetes with the
@@ -28,9 +28,9 @@ where to (--on, or launch.on in the YAML):
 """
 EPILOG = """\
 examples:
-  distdl launch configs/gpt.yaml --on http://head:8265 launch.folder=/shared runtime.workers=8
-  distdl launch configs/gpt.yaml --on kubernetes --dry-run      exactly what would be sent
-  distdl launch configs/gpt.yaml --on ssh://gpu1 -f             and follow its output
+  distdl launch configs/families/gpt.yaml --on http://head:8265 launch.folder=/shared runtime.workers=8
+  distdl launch configs/families/gpt.yaml --on kubernetes --dry-run      exactly what would be sent
+  distdl launch configs/families/gpt.yaml --on ssh://gpu1 -f             and follow its output
   distdl jobs list                                              what was launched, and how it is
 """
 
@@ -55,15 +55,15 @@ def run(args: argparse.Namespace) -> int:
     config = loaded(args, "runtime.kind=ray").config
     on = args.on or config.launch.on
     if not on:
-        from distdl.runtime.targets import ALLOWED
+        from distdl.jobs.targets import ALLOWED
 
         raise InputError("where to? neither --on nor launch.on says it", allowed=ALLOWED, fix="--on http://HOST:8265")
     check_server(config, Path(args.config), args.overrides)
 
-    from distdl.runtime.package import left_out, make_package
-    from distdl.runtime.records import draft, record
-    from distdl.runtime.target import job_id
-    from distdl.runtime.targets import pinned, target_at
+    from distdl.jobs.package import left_out, make_package
+    from distdl.jobs.records import draft, record
+    from distdl.jobs.target import job_id
+    from distdl.jobs.targets import pinned, target_at
 
     if not args.dry_run:
         on = pinned(on)
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 def refuse_twice(package: Package, on: str) -> None:
     """Tells where else a run was sent and is alive, or may be. Raises InputError where that is under another id of the
     same target: ids of earlier versions had no hash."""
-    from distdl.runtime.records import place_of, records
-    from distdl.runtime.targets import target_at
+    from distdl.jobs.records import place_of, records
+    from distdl.jobs.targets import target_at
 
     place = place_of(on, package.config.launch)
     for r in records():

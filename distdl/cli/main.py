@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Sequence
 
 from distdl import __version__, trust
+from distdl.config.secret_text import redacted
 from distdl.errors import DistdlError
-from distdl.secret_text import redacted
 
 COMMANDS = (
     *("train", "plan", "launch", "jobs", "k8s"),
@@ -21,9 +21,9 @@ COMMANDS = (
 EPILOG = """\
 examples:
   distdl train configs/quickstart.yaml             train; the same command again continues
-  distdl train configs/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
-  distdl plan configs/gpt.yaml --workers 8         what would run, without starting it
-  distdl launch configs/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
+  distdl train configs/families/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
+  distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it
+  distdl launch configs/families/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
   distdl ui                                        the tracking page of this folder's runs
 """
 

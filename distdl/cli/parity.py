@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.parity.cell import Cell
     from distdl.parity.matrix import default_worlds, matrix
     from distdl.parity.shrink import GLOBAL_BATCH, shrunk
-    from distdl.survey import model_facts
+    from distdl.train.survey import model_facts
 
     worlds = _numbers(args.worlds) if args.worlds else default_worlds()
     if odd := [n for n in worlds if n < 1 or GLOBAL_BATCH % n]:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(values: dict[str, Any]) -> Any:
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
 
     return config_from_dict(values)
 

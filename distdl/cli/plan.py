@@ -10,7 +10,7 @@ from typing import Any
 
 from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
 from distdl.errors import DataCorrupt
-from distdl.run_folder import RunFolder, saved_config
+from distdl.run.folder import RunFolder, saved_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         prepare_if_missing(config)
 
-    from distdl.survey import survey
+    from distdl.train.survey import survey
     from distdl.ways.start import located
 
     plan = survey(located(config, folder if of_run else None))
@@ -90,7 +90,7 @@ def print_notes(plan: Any, folder: RunFolder | None = None) -> None:
 
 def _of_going_on(plan: Any, folder: RunFolder | None) -> list[str]:
     from distdl.checkpoint.layout import checkpoints
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.engine.schedules import stretched
 
     try:

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distdl.attempts import TakenOver
 from distdl.cli.common import add_override_arguments, check_server, prepare_if_missing, remember_family, work_in
 from distdl.cli.plan import print_notes
-from distdl.config import Config
-from distdl.config_load import load_config
+from distdl.config.load import load_config
+from distdl.config.schema import Config
 from distdl.errors import DistdlError, InputError
-from distdl.run_folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
+from distdl.run.attempts import TakenOver
+from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     check_server(config, folder.path if folder else Path(args.config), asked_for)  # before anything is written
     prepare_if_missing(config)
 
-    from distdl.survey import survey
+    from distdl.train.survey import survey
     from distdl.ways.start import located
 
     here = located(config, folder or (None if args.fresh else existing_run(config)))

@@ -18,18 +18,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.engine import nonfinite
 from distdl.engine.lbfgs import LBFGS
 from distdl.engine.schedules import learning_rate
-from distdl.heartbeat import Pulse
-from distdl.learner import Batch, Learner
+from distdl.layout import noise
+from distdl.layout.axes import Axis
+from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
-from distdl.nn import kinds, noise
-from distdl.nn.axes import Axis
 from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
 from distdl.plan.plan import Plan
+from distdl.run.heartbeat import Pulse
 
 EVALUATION = 0x45564C
 """Mixed into the seed of the noise in evaluations, so that it is not that of the training step on the same row."""

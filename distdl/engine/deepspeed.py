@@ -26,9 +26,9 @@ from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
+from distdl.layout.axes import Axis, here, shard_of
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.nn.axes import Axis, here, shard_of
 from distdl.parallel.expert import group_name
 from distdl.parallel.groups import Groups, ModelParallelUnit
 from distdl.parallel.tensor import part, whole

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distdl.errors import TrainingFailed
+from distdl.layout import noise
 from distdl.learner import Batch, Learner
-from distdl.nn import noise
 from distdl.plan.plan import Plan
 
 ADVICE = "lower optimizer.lr, lengthen schedule.warmup_steps, set train.clip_norm, or look at these samples"

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
 
 

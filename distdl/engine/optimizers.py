@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.engine.lbfgs import LBFGS
-from distdl.nn.axes import here
-from distdl.nn.kinds import decays, mark
+from distdl.layout.axes import here
+from distdl.learner.kinds import decays, mark
 
 
 class Lion(torch.optim.Optimizer):

@@ -31,10 +31,10 @@ from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
 from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
+from distdl.layout import noise
 from distdl.learner import Batch, Layer, Learner
+from distdl.learner.kinds import decays
 from distdl.metrics import Mean, Metrics, add
-from distdl.nn import noise
-from distdl.nn.kinds import decays
 from distdl.plan.plan import Plan
 
 

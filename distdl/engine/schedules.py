@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from distdl.config import Config
+from distdl.config.schema import Config
 
 
 def lr_factor(schedule: Any, step: int, steps: int) -> float:

@@ -1,4 +1,5 @@
-"""One file per architecture family. The folder is the registry; `family_schema.py` reads it without importing torch."""
+"""One file per architecture family: NAME.py, or NAME/NAME.py where it needs more than one. The folder is the registry;
+`config/family.py` reads it without importing torch."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from distdl import trust
+from distdl.config.family import DOCS, family_module, family_names, family_schema, is_custom, is_file, source_file
 from distdl.errors import InputError
-from distdl.family_schema import DOCS, family_names, family_schema, is_custom, is_file, source_file
 from distdl.learner import Learner
 
 
 def load_family(name: str) -> type[Learner]:
     """The learner class of a family. Raises InputError where there is no such family, or its file is not one."""
     path = source_file(name)
-    module = _import_custom(name, path) if is_custom(name) else importlib.import_module(f"distdl.families.{name}")
+    module = _import_custom(name, path) if is_custom(name) else importlib.import_module(family_module(name))
     learners = {c: None for c in vars(module).values() if isinstance(c, type) and issubclass(c, Learner)}
     own = [c for c in learners if c.__module__ == module.__name__]
     if is_custom(name) and len(own) != 1:

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Layer
-from distdl.nn import noise
-from distdl.nn.classifier import Classifier
+from distdl.learner.classifier import Classifier
 from distdl.nn.images import to_unit
 
 WIDTHS = {"2012": (96, 256, 384, 384, 256), "2014": (64, 192, 384, 256, 256)}

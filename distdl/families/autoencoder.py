@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 from distdl.nn.images import to_unit
 
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import sentences
+from distdl.layout import noise
+from distdl.layout.axes import gathered, shard_of
 from distdl.learner import Batch, Column, Layer, Learner
+from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 from distdl.nn.attention import SelfAttention, apart, together
-from distdl.nn.axes import gathered, shard_of
-from distdl.nn.labels import mean_known, mean_loss, of_classes
 from distdl.nn.language import logits, token_losses
 
 PAD = 0

@@ -26,11 +26,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import mean_known, mean_loss, of_classes
+from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, strings
 from distdl.nn.images import to_unit
-from distdl.nn.labels import mean_known, mean_loss, of_classes
-from distdl.nn.sequence import reverse
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import bernoulli
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.noise import bernoulli
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.noise import Dropout
 from distdl.nn.trunk import Trunk
 
 PAD, BEGIN, END = 0, 2, 3

@@ -21,10 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import uniform
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.noise import uniform
 
 
 @dataclass(frozen=True)

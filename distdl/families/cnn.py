@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column
+from distdl.learner.classifier import Classifier
 from distdl.nn import blocks
-from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
-from distdl.nn.noise import Dropout
 
 
 @dataclass(frozen=True)

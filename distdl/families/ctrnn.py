@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distdl.learner import Batch
+from distdl.learner.sequence import SequenceLearner
 from distdl.metrics import Metrics
-from distdl.nn.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)

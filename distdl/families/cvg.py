@@ -21,10 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner.trees import NONE, Trees, node_labels, touched, tree_columns, trees_of
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn import noise
-from distdl.nn.trees import NONE, Trees, node_labels, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner, Verbs, bare
+from distdl.learner.labels import filled, known, mean_known, of_classes, share
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, known, mean_known, of_classes, share
 from distdl.nn.rbm import RBM
 
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
-from distdl.nn.noise import Dropout
-from distdl.nn.sequence import reverse
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
+from distdl.learner.labels import filled, mean_known, mean_loss, of_classes
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn import noise
 from distdl.nn.googlenet import GoogLeNet
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, mean_known, mean_loss, of_classes
 
 AUXILIARY = 0.3  # weight of each auxiliary classifier's loss (Szegedy et al. 2015, section 5)
 

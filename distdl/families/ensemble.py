@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from distdl.columns import recording
 from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner.labels import filled, known, mean_known, share
 from distdl.metrics import Metrics
-from distdl.nn.labels import filled, known, mean_known, share
 
 MEMBERS = ("dnn", "cnn", "rnn")
 LEAST = -12.0  # ln of the smallest posterior that log-linear stacking sees: one miss must not outweigh all other rows

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
 

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
 from distdl.nn.language import attend, logits, places, token_losses
 from distdl.nn.moe import MixtureOfExperts, router_loss
-from distdl.nn.noise import Dropout
 
 
 @dataclass(frozen=True)

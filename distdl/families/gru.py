@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.nn.sequence import SequenceLearner
+from distdl.learner.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)

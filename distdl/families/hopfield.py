@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 
 
 @dataclass(frozen=True)

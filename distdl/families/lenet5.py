@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Layer
+from distdl.learner.classifier import Classifier
+from distdl.learner.labels import filled, mean_known
 from distdl.metrics import Metrics
-from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, mean_known
 
 SIDE = 28  # pixels; a frame of 2 makes it the paper's 32
 PAPER, INK = -0.1, 1.175  # grey levels of 1998, so that the inputs have about mean 0 and variance 1

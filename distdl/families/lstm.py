@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.nn.noise import Dropout
-from distdl.nn.sequence import SequenceLearner
+from distdl.layout.noise import Dropout
+from distdl.learner.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, mean_known, mean_loss
 
 SIDE = 28  # pixels of a picture
 FRAME = 29  # pixels that a column sees, so that its maps come out even

@@ -18,13 +18,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
+from distdl.learner.classifier import Classifier
+from distdl.learner.labels import filled, mean_known
 from distdl.metrics import Metrics, mean
 from distdl.nn import blocks
-from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, mean_known
-from distdl.nn.noise import Dropout
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ The metric is the area under the ROC curve, mean over the tasks, of the whole he
 
 1024-1000-12 (Wu et al. 2018, MoleculeNet) has 1,037,012 parameters; the pyramid 1024-2000-100-259 of massively multitask
 networks (Ramsundar et al. 2015, 1502.02072) 2,276,259. DeepTox (Mayr et al. 2016) is 12 tasks on larger layers with dropout
-of the inputs, too, and `selu` makes it self-normalising (Klambauer et al. 2017): see configs/deeptox.yaml.
+of the inputs, too, and `selu` makes it self-normalising (Klambauer et al. 2017): see configs/families/deeptox.yaml.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn import noise
-from distdl.nn.noise import Dropout
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
-from distdl.nn import noise
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, mean_known, mean_loss
 
 
 @dataclass(frozen=True)

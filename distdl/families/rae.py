@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import mean_known
+from distdl.learner.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
-from distdl.nn.labels import mean_known
-from distdl.nn.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)

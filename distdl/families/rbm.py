@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.errors import InputError
+from distdl.layout.noise import bernoulli, uniform
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
-from distdl.nn.noise import bernoulli, uniform
 
 
 @dataclass(frozen=True)

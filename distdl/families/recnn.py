@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import known, mean_known
+from distdl.learner.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
-from distdl.nn.labels import known, mean_known
-from distdl.nn.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.learner import Batch, Column
+from distdl.learner.labels import of_classes
+from distdl.learner.sequence import SequenceLearner
 from distdl.metrics import Metrics
-from distdl.nn.labels import of_classes
-from distdl.nn.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)

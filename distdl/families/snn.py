@@ -27,10 +27,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.layout.noise import bernoulli
 from distdl.learner import Batch, Column, Layer
-from distdl.nn.classifier import Classifier
+from distdl.learner.classifier import Classifier
 from distdl.nn.images import to_unit
-from distdl.nn.noise import bernoulli
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import CrossAttention, SelfAttention, apart, together
 from distdl.nn.language import token_losses
-from distdl.nn.noise import Dropout
 
 PAD = 0
 

@@ -24,12 +24,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import filled, known, mean_known, mean_loss
 from distdl.metrics import Mean, Metrics
-from distdl.nn import noise
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
-from distdl.nn.labels import filled, known, mean_known, mean_loss
 
 GRID = 3  # points of the coarse grid whose random displacements bend a picture (section 3.1)
 

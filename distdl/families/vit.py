@@ -24,13 +24,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
+from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
+from distdl.learner.classifier import Classifier
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 from distdl.nn.attention import SelfAttention
-from distdl.nn.classifier import Classifier
 from distdl.nn.images import to_unit
-from distdl.nn.noise import Dropout
 
 
 @dataclass(frozen=True)

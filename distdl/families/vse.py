@@ -26,9 +26,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.gather import gathered, rank
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
-from distdl.nn.gather import gathered, rank
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
 

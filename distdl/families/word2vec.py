@@ -25,9 +25,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
-from distdl.nn import noise
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.nn import noise
-from distdl.nn.axes import here
+from distdl.layout import noise
+from distdl.layout.axes import here
 
 
 class SelfAttention(nn.Module):

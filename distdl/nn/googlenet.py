@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.noise import Dropout
 from distdl.nn.batch_norm import BatchNorm
-from distdl.nn.noise import Dropout
 
 AFTER = ("inception4a", "inception4d")  # where the auxiliary classifiers look
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from distdl.nn.axes import copied, here, shard_of
+from distdl.layout.axes import copied, here, shard_of
 
 
 def places(tokens: Tensor) -> Tensor:

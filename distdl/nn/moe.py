@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.axes import here
 from distdl.metrics import Metrics, mean
-from distdl.nn.axes import here
 
 
 class Routes(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.nn.noise import bernoulli
+from distdl.layout.noise import bernoulli
 
 
 class RBM(nn.Module):

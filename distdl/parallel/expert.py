@@ -5,8 +5,8 @@ Experts are left out whole and keep their names, so a layout enters neither the 
 
 from __future__ import annotations
 
+from distdl.layout.axes import Axis
 from distdl.learner import Learner
-from distdl.nn.axes import Axis
 from distdl.nn.moe import MixtureOfExperts
 
 

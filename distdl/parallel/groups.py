@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distdl.nn.axes import Axis
+from distdl.layout.axes import Axis
 from distdl.plan.mesh import Mesh
 
 _made: dict[tuple[int, ...], Any] = {}

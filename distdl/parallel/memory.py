@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
 from distdl.learner import Learner
 

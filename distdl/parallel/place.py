@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from distdl.layout import axes
 from distdl.learner import Learner
-from distdl.nn import axes
 from distdl.parallel.expert import cut_experts
 from distdl.parallel.groups import Groups
 from distdl.parallel.sequence import ring

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distdl.nn.axes import Axis
+from distdl.layout.axes import Axis
 
 QUERIES = 1024
 """Queries whose scores are held at a time, (B, H, QUERIES, T/S) in fp32: memory stays linear in the slice."""

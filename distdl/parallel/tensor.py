@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout.axes import Axis, Shard, copied, gathered, here, shard_of, summed
 from distdl.learner import Learner
-from distdl.nn.axes import Axis, Shard, copied, gathered, here, shard_of, summed
 
 
 def to_cut(learner: Learner) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Embedding, str]]:

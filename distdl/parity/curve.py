@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from distdl import worker
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.data.source import EvalSource
-from distdl.hooks.hook import Hook, Run
-from distdl.hooks.parity import ReplicaParity
-from distdl.loop import evaluate, train
 from distdl.metrics import Metrics
 from distdl.parity.movement import held, keep
-from distdl.survey import survey
+from distdl.train import worker
+from distdl.train.hooks.hook import Hook, Run
+from distdl.train.hooks.parity import ReplicaParity
+from distdl.train.loop import evaluate, train
+from distdl.train.survey import survey
 
 
 def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError, TrainingFailed
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import candidates, data_ranks
@@ -19,7 +19,7 @@ from distdl.parity.passes import LONG, OWN, Runs, first_step, kind, of_reference
 from distdl.parity.processes import curves
 from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import AXES, layout_key
-from distdl.survey import model_facts, survey
+from distdl.train.survey import model_facts, survey
 
 IN_PARTS = "in parts"
 """The reference's own pass once more, as two micro-batches: how far rounding alone leads."""

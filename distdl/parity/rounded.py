@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distdl import worker
-from distdl.config_load import config_from_dict
-from distdl.hooks.hook import Hook
-from distdl.loop import train
+from distdl.config.load import config_from_dict
 from distdl.metrics import Metrics
 from distdl.parity.movement import keep
-from distdl.survey import survey
+from distdl.train import worker
+from distdl.train.hooks.hook import Hook
+from distdl.train.loop import train
+from distdl.train.survey import survey
 
 
 def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distdl.config import Config
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
+from distdl.config.schema import Config
 from distdl.data.manifest import VARIABLE, Column
 from distdl.data.read import Dataset
 from distdl.data.write import DatasetWriter

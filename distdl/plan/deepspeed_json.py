@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.plan.batch import BatchSplit
 from distdl.plan.mesh import Mesh
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError, Problem
 from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json

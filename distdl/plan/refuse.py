@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import Problem
 from distdl.plan.facts import Hardware, ModelFacts
 

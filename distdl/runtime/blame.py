@@ -10,8 +10,8 @@ from typing import Any
 
 from distdl.checkpoint.layout import checkpoints
 from distdl.errors import DistdlError, InputError, TrainingFailed
-from distdl.heartbeat import ENDED, Beat, dumped_stack, read_beats
-from distdl.run_folder import RunFolder
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import ENDED, Beat, dumped_stack, read_beats
 from distdl.runtime.watch import named, out_of_step, standing
 
 

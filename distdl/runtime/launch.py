@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from threading import Timer
 from typing import Any
 
-from distdl.attempts import Attempt
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import DistdlError
-from distdl.heartbeat import DEFAULT_HANG_S, make_beats
 from distdl.plan.plan import Plan
-from distdl.run_folder import RunFolder
+from distdl.run.attempts import Attempt
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import DEFAULT_HANG_S, make_beats
 from distdl.runtime.blame import first_failure
 from distdl.runtime.watch import Watch, watching
 from distdl.track.spool import SpoolWriter

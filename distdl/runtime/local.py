@@ -20,10 +20,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.config import Config
-from distdl.heartbeat import Beat
+from distdl.config.schema import Config
 from distdl.plan.plan import Plan
-from distdl.run_folder import RunFolder
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import Beat
 from distdl.runtime.blame import WorkersEnded, ending
 from distdl.runtime.watch import state_and_kill
 
@@ -55,8 +55,8 @@ def workers(
 def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
     """What every rank sees, by rank: `probe.look_around` on workers as training would start them."""
     if plan.world == 1:
-        from distdl import worker
         from distdl.runtime.probe import look_around
+        from distdl.train import worker
 
         if not worker.dist.is_initialized():
             worker.init_process_group(plan, 0, timeout_s)
@@ -144,7 +144,7 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
     """The single worker, here."""
     import torch.distributed as dist
 
-    from distdl import worker
+    from distdl.train import worker
 
     if not faulthandler.is_enabled():
         with suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
@@ -162,7 +162,7 @@ def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], 
     attempt's."""
     import torch.distributed as dist
 
-    from distdl import worker
+    from distdl.train import worker
 
     folder = RunFolder(Path(folder_path), attempt)
     plan, rank = Plan.from_dict(plan_values), int(os.environ["RANK"])
@@ -175,8 +175,8 @@ def probe_process(plan_values: dict[str, Any], question: Question, timeout_s: fl
     """As `worker_process`, for a look around instead of a training; the first rank writes what all saw."""
     import torch.distributed as dist
 
-    from distdl import worker
     from distdl.runtime.probe import look_around
+    from distdl.train import worker
 
     plan, rank = Plan.from_dict(plan_values), int(os.environ["RANK"])
     worker.init_process_group(plan, rank, timeout_s)

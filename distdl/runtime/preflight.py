@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import DistdlError
 from distdl.plan.plan import STATES_PER_WEIGHT, Plan
 from distdl.track.run import default_tracking_uri

@@ -21,14 +21,14 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from distdl import trust
-from distdl.config import Config
-from distdl.config import Ray as RayConfig
+from distdl.config.schema import Config
+from distdl.config.schema import Ray as RayConfig
 from distdl.errors import TrainingFailed
-from distdl.heartbeat import Beat, read_beats
 from distdl.plan.plan import Plan
-from distdl.run_folder import RunFolder
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import Beat, read_beats
 from distdl.runtime.blame import WorkersEnded
-from distdl.runtime.metrics import GAUGES, LABELS, Sink, follow
+from distdl.runtime.prometheus import GAUGES, LABELS, Sink, follow
 from distdl.runtime.watch import state_and_kill
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     """The train function of each Ray worker."""
     import ray.train
 
-    from distdl import worker
+    from distdl.train import worker
 
     folder = RunFolder(Path(settings["folder"]), settings["attempt"])
     worker.check_visible(folder)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from distdl.heartbeat import ASK, ENDED, START_UP, Beat, beat_s, dumped_stack, read_beats
+from distdl.run.heartbeat import ASK, ENDED, START_UP, Beat, beat_s, dumped_stack, read_beats
 
 ORDER = ("data", "forward", "backward", "after the step", "evaluation", "checkpoint")
 """The phases of a step, first to last."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from distdl.attempts import Attempt
 from distdl.errors import DistdlError
+from distdl.run.attempts import Attempt
 from distdl.track.run import INFO_NAME, default_tracking_uri, file_lock, load
 
 BEAT_S = 30.0

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distdl.attempts import Attempt
+from distdl.run.attempts import Attempt
 from distdl.track import uploader
 from distdl.track.alive import Heartbeat
 from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update

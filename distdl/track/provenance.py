@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import distdl
-from distdl.family_schema import is_file
+from distdl.config.family import is_file
 
 PARAM_VALUE_CHARS = 6000
 """What MLflow takes for one param."""

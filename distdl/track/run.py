@@ -18,8 +18,8 @@ from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from distdl import trust
+from distdl.config.secret_text import QUERY_KEYS
 from distdl.errors import DistdlError, InputError
-from distdl.secret_text import QUERY_KEYS
 
 SPOOL_NAME = "events.jsonl"
 INFO_NAME = "tracking.json"

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distdl.attempts import Attempt
 from distdl.errors import InputError
+from distdl.run.attempts import Attempt
 from distdl.track import alive, provenance, store
 from distdl.track.run import (
     LOG_NAME,

@@ -10,16 +10,16 @@ import dataclasses
 import traceback
 from typing import Any
 
-from distdl.config import Config
-from distdl.config_ways import Augment
+from distdl.config.family import is_custom
+from distdl.config.schema import Config
+from distdl.config.ways import Augment
 from distdl.errors import InputError
 from distdl.families import load_family, model_config
-from distdl.family_schema import is_custom
 from distdl.learner import Learner
-from distdl.nn.augment import Augmentation
-from distdl.nn.classifier import Classifier
+from distdl.learner.classifier import Classifier
 from distdl.ways import start
 from distdl.ways.adversarial import Adversarial
+from distdl.ways.augment import Augmentation
 from distdl.ways.contrastive import Contrastive
 from distdl.ways.distill import Distill
 from distdl.ways.pseudo_label import PseudoLabel

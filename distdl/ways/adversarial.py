@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
 from distdl.families import model_config
 from distdl.learner import Batch
+from distdl.learner.labels import mean_known
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
-from distdl.nn.labels import mean_known
 from distdl.ways.way import Way, refuse_other_loss
 
 

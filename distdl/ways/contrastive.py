@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
+from distdl.layout.gather import gathered, rank
 from distdl.learner import Batch
 from distdl.metrics import Metrics, mean
-from distdl.nn.gather import gathered, rank
 from distdl.ways.way import Way
 
 

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from distdl.checkpoint.layout import MANIFEST
 from distdl.checkpoint.load import Checkpoint
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
 from distdl.families import build, load_family, model_config
 from distdl.learner import Batch
+from distdl.learner.classifier import Classifier
 from distdl.metrics import Metrics, mean
-from distdl.nn.classifier import Classifier
-from distdl.run_folder import find_run, saved_config
+from distdl.run.folder import find_run, saved_config
 from distdl.ways.start import checkpoint_of
 from distdl.ways.way import Way
 

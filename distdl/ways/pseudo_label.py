@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distdl.config import Config
-from distdl.learner import Batch
+from distdl.config.schema import Config
+from distdl.learner import Batch, labels
 from distdl.metrics import Metrics, mean
-from distdl.nn import labels
 from distdl.ways.way import Way, refuse_other_loss
 
 

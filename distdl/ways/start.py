@@ -14,11 +14,11 @@ from torch import Tensor
 from distdl.checkpoint.layout import MANIFEST, checkpoints
 from distdl.checkpoint.load import Checkpoint, latest_sound
 from distdl.checkpoint.prune import best
-from distdl.config import Config
-from distdl.config_ways import Start
+from distdl.config.schema import Config
+from distdl.config.ways import Start
 from distdl.errors import InputError
 from distdl.learner import Learner
-from distdl.run_folder import RunFolder, find_run
+from distdl.run.folder import RunFolder, find_run
 
 
 class Weights(NamedTuple):

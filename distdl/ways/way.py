@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from distdl.config import Config
+from distdl.config.schema import Config
 from distdl.errors import InputError
-from distdl.nn.classifier import Classifier
+from distdl.learner.classifier import Classifier
 
 
 class Way(Classifier):

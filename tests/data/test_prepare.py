@@ -14,7 +14,7 @@ from PIL import Image
 
 from distdl.data.manifest import read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module, source_names
-from distdl.data.prepare._shared import hold_out
+from distdl.data.raw import hold_out
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 
@@ -95,7 +95,7 @@ def test_text_packs_every_byte_once(tmp_path: Path) -> None:
 
 
 def test_packing_in_small_blocks_equals_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distdl.data.prepare import _shared
+    from distdl.data import raw as _shared
 
     text = bytes(range(256)) * 5
     expected = np.concatenate([rows["tokens"] for rows in _shared.pack_bytes([text], 10)])

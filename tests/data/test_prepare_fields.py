@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distdl.data.prepare import pde, pixels, rays, source_names
+from distdl.data.corpora import rays
+from distdl.data.generators import pde, pixels
+from distdl.data.prepare import source_names
 from distdl.errors import InputError
 
 

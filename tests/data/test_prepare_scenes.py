@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distdl.data.corpora.translation import UNITS
+from distdl.data.generators.scenes import WORDS, ink, reading_order
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.scenes import WORDS, ink, reading_order
-from distdl.data.prepare.translation import UNITS
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distdl.data.corpora.segmentation import borders
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.segmentation import borders
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from distdl.data.prepare.synthetic import TOMITA, Options, prepare
+from distdl.data.generators.synthetic import TOMITA, Options, prepare
 
 
 def made(task: str, **options: int) -> dict[str, dict[str, np.ndarray]]:

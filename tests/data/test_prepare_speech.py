@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.signal import ShortTimeFFT
 
+from distdl.data.corpora.speech import Options, _tones, filters, log_mel
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.speech import Options, _tones, filters, log_mel
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 

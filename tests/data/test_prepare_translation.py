@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distdl.data.corpora.translation import in_words
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.translation import in_words
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distdl.data.corpora.trees import NONE, leaves, parse
 from distdl.data.manifest import read_manifest
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.trees import NONE, leaves, parse
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 

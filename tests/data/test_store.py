@@ -356,7 +356,7 @@ def test_a_data_set_that_came_to_be_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from distdl.cli.common import prepare_if_missing
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.data import write
     from tests.small import small_config
 

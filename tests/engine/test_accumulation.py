@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from distdl.data.prepare import prepare_dataset
+from tests.checkpoint.test_resume import differing, last
 from tests.ranks import run_ranks
 from tests.resumed import go_on, train
 from tests.small import layout, small_config
-from tests.test_resume import differing, last
 
 SGD = {"name": "sgd", "lr": 0.1}  # shows the size of a gradient, which Adam hides
 LONG = (64, 512)
@@ -47,10 +47,10 @@ def linear(data: str, name: str, world: int, precision: str, samples: int, steps
 
 def moved(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Case -> how far each weight has moved, and the last norm of the gradient."""
-    from distdl import loop, worker
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.parity.curve import undo_deepspeed
-    from distdl.survey import survey
+    from distdl.train import loop, worker
+    from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():
@@ -129,10 +129,10 @@ def test_interrupted_amid_long_accumulation_and_resumed_is_bit_identical(line: s
 
 def refused(rank: int, world: int, values: dict[str, Any]) -> str:
     """What the engine says of a config that the plan was content with."""
-    from distdl import worker
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.errors import InputError
-    from distdl.survey import survey
+    from distdl.train import worker
+    from distdl.train.survey import survey
 
     config = config_from_dict(values)
     try:

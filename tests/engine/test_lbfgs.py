@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.engine.lbfgs import LBFGS
 from distdl.errors import InputError
-from distdl.survey import survey
+from distdl.train.survey import survey
+from tests.checkpoint.test_resume import interrupt_and_compare
 from tests.ranks import run_ranks
 from tests.small import contract_config, curves, layout
-from tests.test_resume import interrupt_and_compare
 
 CASE: dict[str, Any] = {
     "train__clip_norm": None,

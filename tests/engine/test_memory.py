@@ -13,17 +13,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distdl.config import Config
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
+from distdl.config.schema import Config
 from distdl.errors import InputError
 from distdl.families import gpt
 from distdl.nn.language import token_losses
+from tests.checkpoint.test_resume import interrupt_and_compare, saved_often
 from tests.conftest import python
-from tests.engine.test_parity import largest_difference
+from tests.nn.test_moe import SPARSE
+from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.small import contract_config, curve, curves, layout
-from tests.test_moe import SPARSE
-from tests.test_resume import interrupt_and_compare, saved_often
 
 ROUTED = 2e-2
 """Largest difference of the loss in bf16 where a rounding can send a token to another expert, or out of its queue."""
@@ -97,10 +97,10 @@ def test_what_saves_memory_changes_no_number(optimizer: str, small_data: Path) -
 
 def placed(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What DeepSpeed was told of each run, and where the optimizer's state and the weights lie after a step."""
-    from distdl import worker
-    from distdl.config_load import config_from_dict
+    from distdl.config.load import config_from_dict
     from distdl.parity.curve import undo_deepspeed
-    from distdl.survey import survey
+    from distdl.train import worker
+    from distdl.train.survey import survey
 
     out = {}
     for name, values in runs.items():

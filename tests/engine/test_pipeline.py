@@ -11,11 +11,11 @@ import torch
 from distdl.engine import stages
 from distdl.families.gpt import GPT, Config
 from distdl.parity.layouts import data_ranks
-from tests.engine.test_parity import compare, largest_difference
+from tests.checkpoint.test_resume import interrupt_and_compare, last, metrics
+from tests.parity.test_parity import compare, largest_difference
 from tests.ranks import run_ranks
 from tests.resumed import Runs, go_on, train
 from tests.small import contract_config, curve, layout, measured, small_config, trained
-from tests.test_resume import interrupt_and_compare, last, metrics
 
 SGD = {"name": "sgd", "lr": 0.2}  # which shows a wrong scale of the gradient; AdamW hides it
 
@@ -101,9 +101,9 @@ def test_why_zero_0_is_refused(reference: dict[str, Any], digits: str, text: str
 
 def held(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a rank holds of the model, and the names that its checkpoint would write."""
-    from distdl import worker
-    from distdl.config_load import config_from_dict
-    from distdl.survey import survey
+    from distdl.config.load import config_from_dict
+    from distdl.train import worker
+    from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():

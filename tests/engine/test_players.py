@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import noise
 from distdl.learner import Batch, Learner, bare, frozen
 from distdl.metrics import Metrics, mean
-from distdl.nn import noise
 from distdl.nn.images import to_unit
 from tests.ranks import run_ranks
 from tests.small import contract_config, layout
@@ -64,10 +64,10 @@ def duel(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, A
 def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     """20 steps straight, and 20 with everything saved and built anew after 7 and after 13. Not accumulated: the critic
     steps between the generator's micro-batches, which is what `batch_coupled` says of such a family."""
-    from distdl import worker
-    from distdl.config_load import config_from_dict
-    from distdl.loop import evaluate
-    from distdl.survey import survey
+    from distdl.config.load import config_from_dict
+    from distdl.train import worker
+    from distdl.train.loop import evaluate
+    from distdl.train.survey import survey
 
     config = config_from_dict(values)
     plan = survey(config)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError
-from distdl.survey import survey
-from tests.engine.test_parity import largest_difference
+from distdl.train.survey import survey
+from tests.checkpoint.test_resume import interrupt_and_compare, metrics, saved_often
+from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.resumed import go_on, train
 from tests.small import contract_config, curve, curves, layout
-from tests.test_resume import interrupt_and_compare, metrics, saved_often
 
 ATTENTIONS = ("ulysses", "ring")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
     from torch.nn import functional as F
 
     from distdl.engine import deepspeed as engine
-    from distdl.nn.axes import Axis
+    from distdl.layout.axes import Axis
     from distdl.parallel import sequence
 
     engine._import_deepspeed("cpu").init_distributed("gloo")
@@ -139,7 +139,7 @@ def curve_of_slices_alone(rank: int, world: int, values: dict[str, Any], guarded
     """Ulysses as DeepSpeed's own config keys make it: ZeRO 0-2 never reduce the gradient over the sequence ranks."""
     import deepspeed
 
-    from distdl.hooks.parity import ReplicaParity
+    from distdl.train.hooks.parity import ReplicaParity
 
     if not guarded:
         ReplicaParity.after_step = lambda *_: None  # type: ignore[method-assign]

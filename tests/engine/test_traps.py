@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.parity.layouts import candidates, data_ranks
-from distdl.survey import survey
-from tests.engine.test_parity import largest_difference
+from distdl.train.survey import survey
+from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.small import contract_config, curve, layout
 
@@ -33,8 +33,8 @@ def with_traps(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[
     `unmarked` do not mark cut tensors, `unsliced` tell it the batch without the slices of a sequence."""
     import deepspeed
 
-    from distdl.hooks.parity import ReplicaParity
     from distdl.parallel import tensor
+    from distdl.train.hooks.parity import ReplicaParity
 
     initialize, mark, out = deepspeed.initialize, tensor.mark, {}
     ReplicaParity.after_step = lambda *_: None  # type: ignore[method-assign]

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distdl import worker
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.data.read import Dataset
 from distdl.data.source import EvalSource
 from distdl.engine.base import Engine
 from distdl.families import build, load_family, model_config
-from distdl.hooks.hook import Hook
-from distdl.loop import evaluate, train
 from distdl.plan.plan import Plan
-from distdl.survey import survey
+from distdl.train import worker
+from distdl.train.hooks.hook import Hook
+from distdl.train.loop import evaluate, train
+from distdl.train.survey import survey
 from tests.small import contract_config
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from tests import small, test_resume
-from tests.engine import test_parity
+from tests.parity import test_parity
 
 
 def main(families: list[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 SMALL = {"family": "alexnet", "image": [3, 63, 63], "side": 63, "hidden": 20, "classes": 7, "init": "he"}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.families.analog.devices import DEVICES, DOWN, UP, Crossbar, Device, Periphery, update_curve
+from distdl.layout import noise
 from distdl.metrics import values
-from distdl.nn import noise
-from distdl.nn.devices import DEVICES, DOWN, UP, Crossbar, Device, Periphery, update_curve
 from tests.families.common import made
 
 ALIKE: dict[str, Any] = {"noise": 0.0, "spread": 0.0, "spread_bounds": 0.0, "skew": 0.0}

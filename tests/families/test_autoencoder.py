@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distdl.families import model_config
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 from tests.ranks import run_ranks
 from tests.small import contract_config, curves, layout

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distdl.checkpoint.convert import Wish, convert, open_source
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import build
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 from tests.small import BASE
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import load_family
 from distdl.families.bilinear_dbn import discriminant, projection
+from distdl.layout import noise
 from distdl.learner import bare
-from distdl.nn import noise
 from tests.families.common import Small, made, parameters, rows_of
 
 MODEL = {"family": "bilinear_dbn", "image": [8, 8], "hidden": [[6, 5], [5, 4]], "gather_steps": 3, "pretrain_steps": 3}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from distdl.data.prepare.synthetic import Options, bars_and_stripes
+from distdl.data.generators.synthetic import Options, bars_and_stripes
 from distdl.families import load_family
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 

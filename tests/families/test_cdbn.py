@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from distdl.families import load_family
+from distdl.layout import noise
 from distdl.learner import bare
-from distdl.nn import noise
 from tests.families.common import Small, made, parameters
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from distdl.data.generators.customers import MADE_UP, Market, Options, market
 from distdl.data.prepare import prepare_dataset
-from distdl.data.prepare.customers import MADE_UP, Market, Options, market
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 from distdl.families import model_config

@@ -1,7 +1,7 @@
 """What every family promises, asked of every file in the folder.
 
-Equality over ranks and layouts is asked in tests/engine/test_parity.py, bit-exact resume in tests/test_resume.py: of
-every family, too.
+Equality over ranks and layouts is asked in tests/parity/, bit-exact resume in tests/checkpoint/test_resume.py:
+of every family, too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from distdl.config.family import family_names, family_schema
 from distdl.data.manifest import Column, read_manifest
 from distdl.data.write import DatasetWriter
 from distdl.errors import InputError
 from distdl.families import load_family, model_config
-from distdl.family_schema import family_names, family_schema
 from distdl.metrics import add
 from distdl.plan.refuse import AXES
 from tests.families.common import Small, made, rows_of
@@ -117,8 +117,8 @@ def test_evaluations_of_parts_add_up_to_the_whole(family: str, small_data: Path)
 
 @every_family
 def test_a_wrong_shape_names_the_expected_one(family: str, small_data: Path, tmp_path: Path) -> None:
-    from distdl.config_load import config_from_dict
-    from distdl.survey import data_facts
+    from distdl.config.load import config_from_dict
+    from distdl.train.survey import data_facts
 
     values = contract_config(family, small_data)
     wanted = load_family(family).columns(model_config(values["model"]))

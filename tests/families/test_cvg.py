@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from distdl.errors import InputError
-from distdl.nn import noise
-from distdl.nn.trees import trees_of
+from distdl.layout import noise
+from distdl.learner.trees import trees_of
 from tests.families.common import Small, made, parameters, rows_of
 from tests.small import MODELS, prepared, small
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distdl.families import load_family
+from distdl.layout import noise
 from distdl.learner import bare
-from distdl.nn import noise
 from tests.families.common import Small, made, parameters, rows_of
 
 MODEL = {"family": "dbn", "inputs": [1, 8, 8], "hidden": [20, 16, 12], "pretrain_steps": 3}

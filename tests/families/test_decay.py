@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from distdl.config_load import load_config
+from distdl.config.load import load_config
 from distdl.errors import InputError
 from distdl.families import build
-from distdl.nn.kinds import KINDS, kinds
+from distdl.learner.kinds import KINDS, kinds
 from distdl.ways import assemble
 from tests.ranks import REPOSITORY
 from tests.small import MODELS
@@ -29,7 +29,7 @@ def told() -> str:
     rows = set()
     with torch.device("meta"):
         learners = [(family, build(model)) for family, model in MODELS.items()]
-        for path in sorted((REPOSITORY / "configs").glob("*.yaml")):
+        for path in sorted((REPOSITORY / "configs").rglob("*.yaml")):
             config = load_config(str(path)).config
             learners.append((config.family, assemble(config)))
     for family, learner in learners:

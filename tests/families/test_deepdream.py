@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.families.deepdream import Config
-from distdl.nn import noise
+from distdl.layout import noise
 from distdl.nn.googlenet import GoogLeNet
 from tests.families.common import made, parameters
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.families import model_config
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import Small, made, parameters, rows_of
 from tests.small import prepared
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distdl.families.dnn_am import slope
-from distdl.nn.hmm import left_to_right, uniform_path, viterbi
+from distdl.families.dnn_am.dnn_am import slope
+from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from tests.families.common import Small, made, parameters
 
 BASE = {"family": "dnn_am", "bands": 12, "deltas": 1, "context": 3, "hidden": [7, 6], "classes": 4, "states": 2}

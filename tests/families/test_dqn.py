@@ -14,8 +14,8 @@ import torch
 
 from distdl.errors import InputError, TrainingFailed
 from distdl.families import model_config
-from distdl.families.dqn import Stage, make_environment, q_network
-from distdl.nn import noise
+from distdl.families.dqn.dqn import Stage, make_environment, q_network
+from distdl.layout import noise
 from tests.conftest import python
 from tests.families.common import Small, made, parameters
 from tests.small import small

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.families import load_family, model_config
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, rows_of
 from tests.small import prepared
 

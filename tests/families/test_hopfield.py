@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distdl.families.hopfield import signs, updated
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 MODEL = {"family": "hopfield", "units": 100}

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distdl import worker
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import build, load_family
-from distdl.nn import noise
-from distdl.run_folder import RunFolder
-from distdl.survey import survey
+from distdl.layout import noise
+from distdl.run.folder import RunFolder
+from distdl.train import worker
+from distdl.train.survey import survey
 from tests.conftest import Result
 from tests.families.common import made, parameters
 from tests.ranks import run_ranks
@@ -168,7 +168,7 @@ def test_a_sample_meets_the_same_masks_in_any_batch(kind: str, folders: Path) ->
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_without_dropout_is_torchs(causal: bool) -> None:
-    module = __import__("distdl.families.huggingface", fromlist=["_attention"])
+    module = __import__("distdl.families.huggingface.huggingface", fromlist=["_attention"])
     q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
     how = {"is_causal": causal, "enable_gqa": True, "scale": 0.3}
     torch.testing.assert_close(module._attention(q, k, v, **how), F.scaled_dot_product_attention(q, k, v, **how))
@@ -212,7 +212,7 @@ def test_it_learns_from_a_folder_and_goes_back(
 
 def _loss(learner: Any, config: Any, plan: Any) -> float:
     from distdl.data.source import EvalSource
-    from distdl.loop import evaluate
+    from distdl.train.loop import evaluate
 
     source = EvalSource(worker.make_dataset(config, "test", plan.data.path), batch=50, rank=0, world=1)
     return evaluate(learner.eval(), worker.make_engine(learner, plan, 0), source)["loss"]
@@ -220,7 +220,7 @@ def _loss(learner: Any, config: Any, plan: Any) -> float:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folders: Path, small_data: Path) -> None:
-    """BERT and T5 with their dropouts; GPT-2 and the other layouts are in tests/engine/test_parity.py."""
+    """BERT and T5 with their dropouts; GPT-2 and the other layouts are in tests/parity/test_parity.py."""
     cases = {kind: values(kind, folders, small_data, steps=8) for kind in ("bert", "t5")}
     alone = run_ranks(curves_of, 1, cases)[0]
     both = run_ranks(curves_of, 2, {kind: layout(told, "zero1", 2) for kind, told in cases.items()})[0]

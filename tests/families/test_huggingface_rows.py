@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from distdl import worker
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.data.manifest import Column
 from distdl.data.write import DatasetWriter
 from distdl.errors import InputError
 from distdl.families import build
-from distdl.run_folder import RunFolder
-from distdl.survey import survey
+from distdl.run.folder import RunFolder
+from distdl.train import worker
+from distdl.train.survey import survey
 from tests.conftest import Result
 from tests.families.common import made
 from tests.ranks import run_ranks

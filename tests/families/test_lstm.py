@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 ROWS = {"task": "rows", "embedding": 0, "dropout": 0.0, "inputs": 5, "steps": 7, "classes": 3, "units": 6}

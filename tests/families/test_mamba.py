@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distdl.checkpoint.convert import Wish, convert, open_source
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.families.mamba import Recurrence, selective_scan
 from tests.families.common import made, parameters
 from tests.small import BASE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distdl.data.prepare.synthetic import Options, truth_table
+from distdl.data.generators.synthetic import Options, truth_table
 from distdl.families.mcp import Config
 from tests.families.common import made, parameters
 

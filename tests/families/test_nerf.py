@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from distdl.data.prepare.rays import BALLS, _balls, rays_of
+from distdl.data.corpora.rays import BALLS, _balls, rays_of
 from distdl.families.nerf import Config, Field3D, NeRF, draw, encode, render, weights_of
 from tests.families.common import made, parameters
 

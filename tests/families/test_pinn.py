@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distdl.data.prepare import pde
+from distdl.data.generators import pde
 from distdl.families.pinn import EQUATION, PERIODIC, VALUE
 from tests.families.common import Small, made, parameters
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distdl.errors import InputError
-from distdl.nn.trees import trees_of
+from distdl.learner.trees import trees_of
 from tests.families.common import Small, made, parameters, rows_of
 from tests.small import MODELS, prepared, small
 

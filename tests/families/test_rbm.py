@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distdl.errors import InputError
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 DOUBLE = torch.float64

@@ -64,7 +64,7 @@ def test_a_string_is_judged_at_its_end() -> None:
 
 def test_its_weights_can_be_an_automaton() -> None:
     """Giles et al. 1992: large weights make the transition table of grammar 4 (no 000); it judges every string right."""
-    from distdl.data.prepare.synthetic import TOMITA, Options, prepare
+    from distdl.data.generators.synthetic import TOMITA, Options, prepare
 
     learner = made({"family": "rnn2", "units": 4, "steps": 24}).double()
     table, accepting = TOMITA[4]

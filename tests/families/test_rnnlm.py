@@ -1,4 +1,4 @@
-"""The preset configs/rnnlm.yaml (Mikolov et al. 2010) is their network, and a better model of text than pairs of bytes."""
+"""The preset configs/families/rnnlm.yaml (Mikolov et al. 2010) is their network, and better at text than pairs of bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import yaml
 from torch.nn import functional as F
 
 from distdl.data.manifest import read_manifest
-from tests.conftest import REPOSITORY
 from tests.families.common import Small, made, parameters, rows_of
-from tests.small import prepared
+from tests.small import prepared, shipped
 
-MODEL = yaml.safe_load((REPOSITORY / "configs" / "rnnlm.yaml").read_text(encoding="utf-8"))["model"]
+MODEL = yaml.safe_load(shipped("rnnlm").read_text(encoding="utf-8"))["model"]
 
 
 def test_it_is_the_network_of_the_paper() -> None:

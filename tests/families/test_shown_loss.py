@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from distdl import worker
-from distdl.config_load import config_from_dict
-from distdl.nn import noise
-from distdl.survey import survey
+from distdl.config.load import config_from_dict
+from distdl.layout import noise
+from distdl.train import worker
+from distdl.train.survey import survey
 from tests.small import contract_config
 
 COUNTS = ("transformer", "captioner", "word2vec", "mtdnn", "huggingface")

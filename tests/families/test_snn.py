@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distdl.families.snn import Config, Neurons
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 SMALL = {"family": "snn", "inputs": [20], "hidden": [16, 12], "classes": 5, "steps": 25}

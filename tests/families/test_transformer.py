@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.families.transformer import sinusoids
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 SMALL = {"family": "transformer", "vocabulary": 17, "source_vocabulary": 13, "source_length": 7, "target_length": 5}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distdl.families import load_family, model_config
 from distdl.families.unet import Config, bend, mirrored
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import made, parameters
 
 PLAIN = {"family": "unet", "border_weight": 0.0, "elastic": 0.0}

@@ -17,7 +17,7 @@ from torch import Tensor
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
 from distdl.errors import InputError
-from distdl.nn import noise
+from distdl.layout import noise
 from tests.families.common import Small, made, parameters
 
 MODEL: dict[str, Any] = {"family": "word2vec", "vocabulary": 30, "context": 12, "width": 6, "window": 3, "negatives": 4}
@@ -184,7 +184,7 @@ def test_words_by_frequency(tmp_path: Path) -> None:
 
 
 def test_a_word_is_whole_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distdl.data.prepare._shared.READ_BYTES", 7)
+    monkeypatch.setattr("distdl.data.raw.READ_BYTES", 7)
     (tmp_path / "a.txt").write_text("alpha beta gamma " * 40)
     options = {"path": str(tmp_path / "a.txt"), "context": "3", "test_fraction": "0"}
     assert prepare_dataset("words", tmp_path / "w", options).info["words"] == ["alpha", "beta", "gamma"]

@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from distdl import heartbeat, worker
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
-from distdl.config_load import config_from_dict
+from distdl.config.load import config_from_dict
 from distdl.errors import DistdlError, InputError, TrainingFailed
-from distdl.failures import is_consequence, is_lasting
-from distdl.heartbeat import Beat, Pulse, Who, beating, make_beats, read_beats
-from distdl.hooks.stop import Stop
-from distdl.run_folder import RunFolder
+from distdl.run import heartbeat
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import Beat, Pulse, Who, beating, make_beats, read_beats
 from distdl.runtime.blame import WorkersEnded, ending, first_failure, goes_on
 from distdl.runtime.launch import launch
 from distdl.runtime.watch import Seen, Watch, out_of_step, suspect
-from distdl.survey import survey
 from distdl.track.spool import SpoolReader
+from distdl.train import worker
+from distdl.train.failures import is_consequence, is_lasting
+from distdl.train.hooks.stop import Stop
+from distdl.train.survey import survey
 from tests.conftest import REPOSITORY
 from tests.small import small_config
 

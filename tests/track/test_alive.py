@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from distdl.attempts import claim
 from distdl.cli import jobs
-from distdl.runtime.records import Record
+from distdl.jobs.records import Record
+from distdl.run.attempts import claim
 from distdl.track import alive, uploader
 from distdl.track.alive import Heartbeat, dead, dead_runs
 from distdl.track.run import default_tracking_uri, file_lock, load, update

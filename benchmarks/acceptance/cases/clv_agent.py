@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.acceptance import Bench, Case
-from distdl.data.prepare.customers import Market, Options, market
+from distdl.data.generators.customers import Market, Options, market
 
 
 @cache

@@ -1,0 +1,267 @@
+"""Which families there are and what their `model:` section may say, without importing torch.
+
+The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. A family of the user's own is named by its
+file, `./my_family.py` beside the config, or by its module, `package.module`. Its `Config` dataclass is the only schema of
+the section. A config must be checked in well under a second, and importing a family imports torch (2 s), so the class is
+read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing` and pydantic's `Field`.
+Where it is more than such annotations and plain values, compiling it runs code, which a stranger's run needs a yes for
+(trust.py). A test compares the result with the class that the imported module really has.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import itertools
+import os
+import re
+import traceback
+import typing
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from distdl import trust
+from distdl.errors import InputError, did_you_mean
+
+FOLDER = Path(__file__).parent.parent / "families"
+DOCS = "docs/custom_family.md"
+
+
+@dataclass(frozen=True)
+class FamilySchema:
+    """The `model:` section of one family."""
+
+    name: str
+    config: type
+    """The family's frozen dataclass, compiled without the rest of the module."""
+    summary: str
+    """First line of the module's docstring."""
+    docs: dict[str, str]
+    """Field name -> the sentence under it."""
+
+    @property
+    def adapter(self) -> pydantic.TypeAdapter[Any]:
+        """Validates a mapping into the dataclass: no unknown keys, no silent conversion."""
+        return _adapter(self.config)
+
+
+def family_names() -> list[str]:
+    """The families of `families/`, sorted by name."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """Family -> its file: `NAME.py`, or `NAME/NAME.py` where a family needs more than one."""
+    alone = [path for path in FOLDER.glob("*.py") if not path.stem.startswith("_")]
+    return {path.stem: path for path in (*alone, *(p for p in FOLDER.glob("*/*.py") if p.stem == p.parent.name))}
+
+
+def family_module(family: str) -> str:
+    """The dotted name of the module that one of distdl's families, or a user's installed one, is written in."""
+    if is_custom(family):
+        return family
+    below = _files()[family].relative_to(FOLDER).with_suffix("")
+    return ".".join(("distdl.families", *below.parts))
+
+
+# -- names of families -------------------------------------------------------------------------------------------------
+
+
+def is_file(family: str) -> bool:
+    """Whether a family is named by its file."""
+    return family.endswith(".py")
+
+
+def is_custom(family: str) -> bool:
+    """Whether a family is the user's own: `./my_family.py` or `package.module`."""
+    return is_file(family) or re.fullmatch(r"\w+(\.\w+)+", family) is not None
+
+
+def located(family: str, beside: Path) -> str:
+    """The family's name, a file in full; `beside` is where the config lies that names it."""
+    return os.path.abspath(beside / family) if is_file(family) else family
+
+
+def relocated(model: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A `model:` section whose family's file is written as lying in this folder; any other as it is."""
+    if not is_file(model["family"]):
+        return model
+    return {**model, "family": f"{folder}/{Path(model['family']).name}"}
+
+
+def label(family: str) -> str:
+    """A family's name without a place: `my_family`."""
+    return Path(family).stem if is_file(family) else family
+
+
+def source_file(family: str) -> Path:
+    """The file that a family is written in. Raises InputError where there is none."""
+    if not is_custom(family):
+        if family in family_names():
+            return _files()[family]
+        raise InputError(f"there is no family {family!r}", fix=did_you_mean(family, family_names()))
+    if is_file(family):
+        if Path(family).is_file():
+            return Path(family)
+        fix = "the path of a family is relative to the folder of the config that names it"
+        raise InputError(f"there is no family file {family} on {os.uname().nodename}", fix=fix)
+    spec = _spec(family)
+    if spec is None or not spec.origin or not is_file(spec.origin):
+        fix = "install it there, add its folder to PYTHONPATH, or name its file: family: ./my_family.py"
+        raise InputError(f"the family's module {family} cannot be imported on {os.uname().nodename}", fix=fix)
+    return Path(spec.origin)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, found without executing the packages around it."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # imported by hand, without a spec
+        return None
+    for n in range(len(below)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(".".join([top, *below[: n + 1]]), list(spec.submodule_search_locations))
+    return spec
+
+
+# -- schemas -----------------------------------------------------------------------------------------------------------
+
+
+def family_schema(name: str) -> FamilySchema:
+    """The schema of one family. Raises InputError where there is no such family, or its file holds no sound schema."""
+    path = source_file(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the family {path} cannot be read: {error}") from None
+    return _schema(name, path, text)
+
+
+@cache
+def _schema(name: str, path: Path, text: str) -> FamilySchema:
+    try:
+        tree = ast.parse(text, filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise InputError(f"this is not valid Python: {getattr(error, 'msg', error)}", where=f"{path}:{line}") from None
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
+    if node is None:
+        fix = f"a frozen dataclass called Config is the schema of its model: section ({DOCS})"
+        raise InputError("the family has no class Config", where=str(path), fix=fix)
+    if is_custom(name) and not _is_plain(node):
+        trust.allow(path)
+    summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
+    return FamilySchema(name, _compiled(node, path), summary, field_docs(node))
+
+
+PLAIN_NAMES = frozenset(
+    {"dataclass", "Annotated", "Any", "Literal", "Field", "int", "float", "str", "bool", "bytes", "object"}
+    | {"tuple", "list", "dict", "set", "frozenset"}
+)
+"""Names that a Config may use and that do nothing by themselves."""
+
+
+def _is_plain(node: ast.ClassDef) -> bool:
+    """Whether a class is fields and plain values alone, so that compiling it can do nothing: no methods, no attribute of
+    anything, no call but of `Field` and `dataclass`, no type that is a text (pydantic would evaluate it)."""
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+    rest = [item for item in node.body if not isinstance(item, ast.AnnAssign | ast.Pass)]
+    return (
+        not (node.bases or node.keywords or getattr(node, "type_params", None))
+        and all(_plain_value(item) for item in node.decorator_list)
+        and all(isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) for item in rest)
+        and all(isinstance(item.target, ast.Name) and item.target.id not in PLAIN_NAMES for item in fields)
+        and not any(isinstance(item.target, ast.Name) and item.target.id.startswith("_") for item in fields)
+        and all(_plain_type(item.annotation) for item in fields)
+        and all(item.value is None or _plain_value(item.value) for item in fields)
+    )
+
+
+def _plain_type(node: ast.expr) -> bool:
+    match node:
+        case ast.Name():
+            return node.id in PLAIN_NAMES
+        case ast.Constant():
+            return node.value is None or node.value is ...
+        case ast.BinOp(op=ast.BitOr()):
+            return _plain_type(node.left) and _plain_type(node.right)
+        case ast.Tuple():
+            return all(map(_plain_type, node.elts))
+        case ast.Subscript(value=ast.Name("Literal")):
+            return _plain_value(node.slice)
+        case ast.Subscript(value=ast.Name("Annotated"), slice=ast.Tuple(elts=[kind, *more])):
+            return _plain_type(kind) and all(map(_plain_value, more))
+        case ast.Subscript(value=ast.Name()):
+            return _plain_type(node.value) and _plain_type(node.slice)
+    return False
+
+
+def _plain_value(node: ast.expr | None) -> bool:
+    match node:
+        case ast.Constant():
+            return True
+        case ast.Name():
+            return node.id in PLAIN_NAMES
+        case ast.UnaryOp(op=ast.USub()):
+            return _plain_value(node.operand)
+        case ast.Tuple() | ast.List() | ast.Set():
+            return all(map(_plain_value, node.elts))
+        case ast.Dict():
+            return all(map(_plain_value, [*node.keys, *node.values]))
+        case ast.Call(func=ast.Name("Field" | "dataclass")):
+            return all(map(_plain_value, [*node.args, *(keyword.value for keyword in node.keywords)]))
+    return False
+
+
+def _compiled(node: ast.ClassDef, path: Path) -> type:
+    """The class Config, without the rest of its file. Raises InputError where it needs more than the names below."""
+    namespace: dict[str, Any] = {
+        "dataclass": dataclasses.dataclass,
+        "Annotated": typing.Annotated,
+        "Any": Any,
+        "Literal": typing.Literal,
+        "Field": pydantic.Field,
+        "__name__": __name__,  # dataclasses look their module up
+    }
+    try:
+        compiled = compile(
+            ast.Module([node], []), str(path), "exec", dont_inherit=True
+        )  # annotations become real types
+        exec(compiled, namespace)  # our own source file, one that the user trains, or plain fields: never other input
+        config = namespace["Config"]
+        if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
+            raise InputError("Config is not a frozen dataclass", where=f"{path}:{node.lineno}", fix=f"see {DOCS}")
+        _adapter(config)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        allowed = "builtins, dataclass, Annotated, Any, Literal and pydantic's Field: it is read without the imports"
+        what = f"Config cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(what, where=f"{path}:{(lines or [node.lineno])[-1]}", allowed=allowed) from None
+    return config  # type: ignore[no-any-return]
+
+
+def field_docs(node: ast.ClassDef) -> dict[str, str]:
+    """Field name -> the string literal that follows it in the class body."""
+    docs: dict[str, str] = {}
+    for field, text in itertools.pairwise(node.body):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+            docs[field.target.id] = " ".join(text.value.value.split())
+    return docs
+
+
+@cache
+def _adapter(config: type) -> pydantic.TypeAdapter[Any]:
+    strict = pydantic.ConfigDict(extra="forbid", strict=True)
+    return pydantic.TypeAdapter(pydantic.dataclasses.dataclass(config, config=strict, frozen=True))

@@ -1,0 +1,136 @@
+"""Time series: columns of numbers in a text or CSV file (.gz too), in the order of time.
+
+    known by then ......... asked for
+    |<-- lookback -->|<-- steps + 1 - lookback -->|     one row, a window of steps + 1 values
+                     |<------- stride ------->|         the next row begins so much later
+
+The first `train_values` values are the training part, the following `test_values` are the split `test`. No training window
+reaches into the test part; the first test window begins `lookback` values before it, and what it is asked for lies in it.
+With the default stride every value (but the very first) is asked for exactly once.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from distdl.data.manifest import Column
+from distdl.data.raw import Prepared, Rows, read_blocks
+from distdl.errors import InputError, Problem, did_you_mean
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the source `series`."""
+
+    path: str
+    """The file: a line for each time, its values separated by commas or blanks."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns to take, where the file has a header line; without it all columns."""
+    average: int = 1
+    """Lines that are averaged to one value, such as 12 for the yearly means of months."""
+    steps: int = 100
+    """Steps of a window; a row holds one value more."""
+    lookback: int = 1
+    """Values at the beginning of a window that are known, not asked for."""
+    stride: int = 0
+    """Values between the beginnings of two windows; 0: as many as a window is asked for."""
+    train_values: int = 0
+    """Values of the training part; 0: nine tenths of all."""
+    test_values: int = 0
+    """Values of the test part, which follows; 0: all that are left."""
+    standardise: bool = False
+    """Subtract the mean and divide by the standard deviation of the training part."""
+
+
+def prepare(options: Options) -> Prepared:
+    """`x` float32 (steps + 1, D). The manifest's info holds the `mean` and `std` that were taken out."""
+    values = _averaged(_read(options), options.average)  # (T, D)
+    train, test = _parts(values, options)
+    mean, std = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    if options.standardise:
+        mean, std = train.mean(0), train.std(0)  # of the training part alone: the test part is not known yet
+        if not std.all():
+            what = f"a column of {options.path} does not change in its training part"
+            raise InputError(what, fix="standardise=false")
+    chunks: Iterator[tuple[str, Rows]] = (
+        (split, {"x": _windows((part - mean) / std, options).astype(np.float32)})
+        for split, part in (("train", train), ("test", test))
+    )
+    info = {"mean": mean.tolist(), "std": std.tolist()}
+    return Prepared({"x": Column("float32", (options.steps + 1, values.shape[1]))}, chunks, info)
+
+
+def _read(options: Options) -> np.ndarray:
+    """(T, D) float64: the chosen columns of every line that is not blank."""
+    path = options.path
+    try:
+        lines = b"".join(read_blocks(path)).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text: {error}") from error
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise InputError(f"{path} is empty")
+    commas = "," in numbered[0][1]
+    fields = [next(csv.reader([line], skipinitialspace=True)) if commas else line.split() for _, line in numbered]
+    header = fields[0] if options.columns or not all(map(_is_number, fields[0])) else None
+    chosen = range(len(fields[0]))
+    if options.columns:
+        if unknown := [name for name in options.columns if name not in fields[0]]:
+            raise InputError(f"{path} has no column {unknown[0]!r}", fix=did_you_mean(unknown[0], fields[0]))
+        chosen = [fields[0].index(name) for name in options.columns]  # type: ignore[assignment]
+    table = []
+    for (n, _), line in itertools.islice(zip(numbered, fields), 1 if header else 0, None):
+        if len(line) != len(fields[0]):
+            raise InputError(f"{path}:{n}: {len(line)} values, the first line has {len(fields[0])}")
+        if bad := [line[i] for i in chosen if not _is_number(line[i])]:
+            fix = "columns=NAME[,NAME] to take some of them" if header else "fill the gap, or cut the series there"
+            raise InputError(f"{path}:{n}: {bad[0]!r} is not a finite number", fix=fix)
+        table.append([float(line[i]) for i in chosen])
+    return np.array(table).reshape(len(table), len(chosen))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _averaged(values: np.ndarray, n: int) -> np.ndarray:
+    """Means of n lines each; what does not fill a last mean is left out."""
+    if n < 1:
+        raise InputError(f"average is {n}", allowed="at least 1")
+    return values[: len(values) // n * n].reshape(-1, n, values.shape[1]).mean(1)
+
+
+def _parts(values: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """The training part, and the test part with the `lookback` values before it."""
+    steps, lookback, have = options.steps, options.lookback, len(values)
+    if steps < 1 or not 1 <= lookback <= steps or options.stride < 0:
+        what = f"steps={steps} lookback={lookback} stride={options.stride}"
+        raise InputError(what, allowed="steps of at least 1, a lookback from 1 to steps, a stride of 0 or more")
+    n_train = options.train_values or have * 9 // 10
+    n_test = options.test_values or have - n_train
+    problems = []
+    if n_train + n_test > have:
+        problems.append(Problem(f"{n_train} training and {n_test} test values of {options.path}, which has {have}"))
+    if n_train < steps + 1:
+        problems.append(Problem(f"{n_train} training values do not fill a window of {steps + 1}", fix="fewer steps"))
+    if n_test < steps + 1 - lookback:
+        fix = f"test_values={steps + 1 - lookback} or more, or another lookback"
+        problems.append(Problem(f"{n_test} test values, a window asks for {steps + 1 - lookback}", fix=fix))
+    if problems:
+        raise InputError(*problems)
+    return values[:n_train], values[n_train - lookback : n_train + n_test]
+
+
+def _windows(values: np.ndarray, options: Options) -> np.ndarray:
+    """(N, steps + 1, D) overlapping windows."""
+    width = options.steps + 1
+    every = np.lib.stride_tricks.sliding_window_view(values, width, axis=0)  # (T - steps, D, steps + 1)
+    return every[:: options.stride or width - options.lookback].swapaxes(1, 2)

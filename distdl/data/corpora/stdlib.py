@@ -1,0 +1,59 @@
+"""The Python standard library of this machine as a corpus of bytes: megabytes of real text that need no download."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from distdl.data.raw import (
+    BYTE_INFO,
+    Prepared,
+    Rows,
+    check_fraction,
+    held_out_files,
+    pack_bytes,
+    token_columns,
+)
+
+LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}  # not the library itself
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the source `stdlib`."""
+
+    context: int = 128
+    """Bytes that a row predicts; a row holds one more."""
+    max_bytes: int = 0
+    """Stop after this many bytes of source files, in the order of their paths; 0 takes all."""
+    test_fraction: float = 0.1
+    """Part of the files held out as the split `test`."""
+
+
+def prepare(options: Options) -> Prepared:
+    """`tokens` uint8 (context + 1,): the .py files in the order of their paths, one after the other."""
+    check_fraction(options.test_fraction)
+    return Prepared(token_columns(options.context), _chunks(options), BYTE_INFO)
+
+
+def _chunks(options: Options) -> Iterator[tuple[str, Rows]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    names = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if not LEFT_OUT.intersection(path.relative_to(root).parts)
+    )
+    taken: dict[str, int] = {}
+    left = options.max_bytes or float("inf")
+    for name in names:
+        size_bytes = int(min(left, (root / name).stat().st_size))
+        left -= size_bytes
+        if size_bytes:
+            taken[name] = size_bytes
+    test = held_out_files(list(taken), options.test_fraction)
+    for split in ("train", "test"):
+        files = [name for name in taken if (name in test) == (split == "test")]
+        for rows in pack_bytes(((root / name).read_bytes()[: taken[name]] for name in files), options.context):
+            yield split, rows

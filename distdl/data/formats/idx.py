@@ -1,0 +1,118 @@
+"""The idx files of MNIST and its relatives (Fashion-MNIST, EMNIST, KMNIST), gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from distdl.data.manifest import Column
+from distdl.data.raw import Prepared, Rows, check_fraction, hold_out, open_raw
+from distdl.errors import InputError
+
+CHUNK_ROWS = 4096
+KINDS = {"images": (b"\x00\x00\x08\x03", 3), "labels": (b"\x00\x00\x08\x01", 1)}  # two zeros, 8 = uint8, dimensions
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the source `idx`."""
+
+    path: str
+    """Folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and, if there are any, the t10k- files."""
+    test_fraction: float = 0.0
+    """Part of the training images held out as the split `test`; only where there are no t10k- files."""
+
+
+def prepare(options: Options) -> Prepared:
+    """`image` uint8 (1, H, W) and `label` int64."""
+    check_fraction(options.test_fraction)
+    folder = Path(options.path)
+    train = [_find(folder, f"train-{kind}") for kind in KINDS]
+    if None in train:
+        raise InputError(
+            f"{folder} holds no train-images-idx3-ubyte and train-labels-idx1-ubyte (or .gz)",
+            fix="give the folder of the files as path=",
+        )
+    test = [_find(folder, f"t10k-{kind}") for kind in KINDS]
+    if (test[0] is None) != (test[1] is None):
+        raise InputError(f"{folder} holds only one of the two t10k- files", fix="add the other, or remove this one")
+    if test[0] and options.test_fraction:
+        raise InputError("test_fraction is set, but there are t10k- files already", fix="leave test_fraction out")
+    with open_raw(train[0] or "") as file:
+        _, height, width = _header(file, train[0], "images")
+    if test[0]:
+        with open_raw(test[0]) as file:
+            other = tuple(_header(file, test[0], "images")[1:])
+        if other != (height, width):
+            raise InputError(
+                f"{test[0]} has images of {other[0]} x {other[1]}, the training images are {height} x {width}"
+            )
+    return Prepared(
+        {"image": Column("uint8", (1, height, width)), "label": Column("int64")},
+        _chunks(train, test, options.test_fraction),
+    )
+
+
+def _chunks(train: list[Path | None], test: list[Path | None], fraction: float) -> Iterator[tuple[str, Rows]]:
+    yield from hold_out(_pairs(train), fraction)
+    if test[0]:
+        for rows in _pairs(test):
+            yield "test", rows
+
+
+def _find(folder: Path, prefix: str) -> Path | None:
+    found = sorted(
+        p for dot in "-." for p in folder.glob(f"{prefix}{dot}idx?-ubyte*") if p.suffix in (".gz", "") or dot == "."
+    )
+    return found[0] if found else None
+
+
+def _header(file: BinaryIO, path: Path | None, kind: str) -> list[int]:
+    """The sizes in the header: rows, or rows, height and width."""
+    magic, dimensions = KINDS[kind]
+    found = _read(file, path, 4 + 4 * dimensions)
+    if found[:4] != magic:
+        raise InputError(
+            f"{path} begins with the bytes {found[:4].hex(' ')}, an idx file of {kind} with {magic.hex(' ')}",
+            fix="check that the file is complete and not another format",
+        )
+    return np.frombuffer(found, ">u4", offset=4).tolist()
+
+
+def _read(file: BinaryIO, path: Path | None, size_bytes: int) -> bytes:
+    try:
+        found = file.read(size_bytes)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is a damaged gzip file: {error}", fix="download it again") from error
+    if len(found) < size_bytes:
+        raise InputError(
+            f"{path} ends early: its header promises at least {size_bytes - len(found):,} bytes more",
+            fix="download it again",
+        )
+    return found
+
+
+def _pairs(paths: list[Path | None]) -> Iterator[Rows]:
+    """Images and labels side by side, a few thousand rows at a time."""
+    images_path, labels_path = paths
+    assert images_path and labels_path
+    with open_raw(images_path) as images, open_raw(labels_path) as labels:
+        rows, height, width = _header(images, images_path, "images")
+        (label_rows,) = _header(labels, labels_path, "labels")
+        if rows != label_rows:
+            raise InputError(f"{images_path} has {rows:,} images, {labels_path} has {label_rows:,} labels")
+        for start in range(0, rows, CHUNK_ROWS):
+            count = min(CHUNK_ROWS, rows - start)
+            pixels = np.frombuffer(_read(images, images_path, count * height * width), np.uint8)
+            label = np.frombuffer(_read(labels, labels_path, count), np.uint8)
+            yield {"image": pixels.reshape(count, 1, height, width), "label": label.astype(np.int64)}
+        for file, path in ((images, images_path), (labels, labels_path)):
+            if file.read(1):
+                raise InputError(
+                    f"{path} holds more bytes than the {rows:,} rows of its header", fix="download it again"
+                )

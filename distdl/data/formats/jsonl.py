@@ -1,0 +1,153 @@
+"""JSON lines (.gz too): one object a line, with numbers and lists of one length, or with a text to pack as bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distdl.data.manifest import Column
+from distdl.data.raw import (
+    BYTE_INFO,
+    Prepared,
+    Rows,
+    check_fraction,
+    hold_out,
+    open_raw,
+    pack_bytes,
+    token_columns,
+)
+from distdl.errors import InputError
+
+CHUNK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the source `jsonl`."""
+
+    path: str
+    """The file."""
+    text: str = ""
+    """Field whose text is packed into rows of bytes; without it every field becomes a column of numbers."""
+    context: int = 128
+    """With text: bytes that a row predicts; a row holds one more."""
+    test_path: str = ""
+    """A file of the same fields that becomes the split `test`; then nothing is held out of `path`."""
+    test_fraction: float = 0.1
+    """Part of the rows held out as the split `test` where there is no test_path."""
+
+
+def prepare(options: Options) -> Prepared:
+    """A column per field, int64 where all its numbers are whole, else float32; or `tokens` uint8 (context + 1,)."""
+    check_fraction(options.test_fraction)
+    if options.text:
+        columns, info = token_columns(options.context), dict(BYTE_INFO)
+    else:
+        columns, info = _columns([path for path in (options.path, options.test_path) if path]), {}
+
+    def rows_of(path: str) -> Iterator[Rows]:
+        return pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns)
+
+    def chunks() -> Iterator[tuple[str, Rows]]:
+        yield from hold_out(rows_of(options.path), 0 if options.test_path else options.test_fraction)
+        if options.test_path:
+            for rows in rows_of(options.test_path):
+                yield "test", rows
+
+    return Prepared(columns, chunks(), info)
+
+
+def _objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, object) of every line that is not blank."""
+    with open_raw(path) as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"not valid JSON: {error}", where=where) from error
+            if not isinstance(record, dict):
+                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+            yield where, record
+
+
+def _texts(path: str, field: str) -> Iterator[bytes]:
+    """The text of each object, with a line feed between two."""
+    for where, record in _objects(path):
+        if not isinstance(record.get(field), str):
+            raise InputError(
+                f"the field '{field}' holds {record.get(field)!r:.60}, not text",
+                where=where,
+                allowed="fields: " + ", ".join(record),
+            )
+        yield record[field].encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _columns(paths: list[str]) -> dict[str, Column]:
+    """Read everything once: shapes come from the first object, a field is int64 until a number in it is not whole."""
+    columns: dict[str, Column] = {}
+    for path in paths:
+        for where, record in _objects(path):
+            if not columns:
+                columns = {
+                    field: Column("int64", np.shape(_array(value, field, where))) for field, value in record.items()
+                }
+            if record.keys() != columns.keys():
+                raise InputError(
+                    f"the fields are {', '.join(sorted(record))}",
+                    where=where,
+                    allowed=f"those of the first object: {', '.join(sorted(columns))}",
+                )
+            for field, value in record.items():
+                array = _array(value, field, where)
+                if array.shape != columns[field].shape:
+                    raise InputError(
+                        f"the field '{field}' has the shape {array.shape}",
+                        where=where,
+                        allowed=f"the shape of the first object: {columns[field].shape}",
+                    )
+                if array.dtype.kind == "f":
+                    columns[field] = Column("float32", array.shape)
+    if not columns:
+        raise InputError(f"{paths[0]} holds no objects")
+    return columns
+
+
+def _array(value: Any, field: str, where: str) -> np.ndarray:
+    """A number or nested list of numbers as int64 or finite float64."""
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):
+        array = np.array(None)
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    fits = array.dtype == np.int64 or (array.dtype == np.float64 and np.isfinite(array.astype(np.float32)).all())
+    if not fits or not array.size:
+        raise InputError(
+            f"the field '{field}' holds {value!r:.60}",
+            where=where,
+            allowed="a finite number, or lists of numbers of one length",
+            fix=f"text={field} packs it as bytes" if isinstance(value, str) else "",
+        )
+    return array
+
+
+def _rows(path: str, columns: dict[str, Column]) -> Iterator[Rows]:
+    pending: list[dict[str, Any]] = []
+    for _, record in _objects(path):
+        pending.append(record)
+        if len(pending) == CHUNK_ROWS:
+            yield _stack(pending, columns)
+            pending = []
+    if pending:
+        yield _stack(pending, columns)
+
+
+def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
+    return {field: np.array([record[field] for record in records], column.dtype) for field, column in columns.items()}

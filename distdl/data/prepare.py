@@ -1,0 +1,119 @@
+"""Raw data -> data sets. One file per source, whose name is the file's, in one of three folders:
+
+    formats/     what people's own files are written in: CSV, Parquet, folders of pictures, ...
+    corpora/     collections with a form of their own: treebanks, parallel sentences, recorded speech, ...
+    generators/  data that a formula or a library makes
+
+A source module has a frozen dataclass `Options` (a sentence under each field) and `prepare(options) -> Prepared`
+(`distdl/data/raw.py`). To add a source, add a file: nothing else names it. Files that begin with _ are shared helpers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from distdl.data.manifest import Manifest
+from distdl.errors import InputError, Problem, did_you_mean
+
+FOLDERS = ("formats", "corpora", "generators")
+
+
+def _sources() -> dict[str, str]:
+    """Name of a source -> its module."""
+    here = Path(__file__).parent
+    found = [(folder, m.name) for folder in FOLDERS for m in pkgutil.iter_modules([str(here / folder)])]
+    return {name: f"distdl.data.{folder}.{name}" for folder, name in found if not name.startswith("_")}
+
+
+def source_names() -> list[str]:
+    """The sources there are, sorted."""
+    return sorted(_sources())
+
+
+def source_module(name: str) -> Any:
+    """The module of a source. InputError: there is none of that name."""
+    if name not in source_names():
+        raise InputError(f"there is no source '{name}'", fix=did_you_mean(name, source_names()))
+    return importlib.import_module(_sources()[name])
+
+
+def parse_options(name: str, given: Mapping[str, Any]) -> Any:
+    """The `Options` of a source from values or from their text (`size=28x28`). InputError lists every bad one."""
+    kind = source_module(name).Options
+    hints, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
+    values, problems = {}, []
+    for key, value in given.items():
+        if key not in known:
+            problems.append(Problem(f"the source {name} has no option '{key}'", fix=did_you_mean(key, known)))
+            continue
+        try:
+            values[key] = _convert(value, hints[key])
+        except ValueError:
+            problems.append(Problem(f"option {key}={value!r} of the source {name}", allowed=_describe(hints[key])))
+    missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
+    problems += [Problem(f"the source {name} needs the option {key}=...") for key in missing]
+    if problems:
+        raise InputError(*problems)
+    return kind(**values)
+
+
+def prepare_dataset(
+    source_name: str, target: str | os.PathLike[str], options: Mapping[str, Any], overwrite: bool = False
+) -> Manifest:
+    """Convert a raw source into a data set at `target` (a new folder or a URI) and return its manifest.
+
+    `options`: of that source, as values or as text. InputError: an unknown source or option, raw data that does not
+    fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
+    """
+    parsed = parse_options(source_name, options)
+    from distdl.data.write import DatasetWriter, check_target
+
+    check_target(os.fspath(target), overwrite)  # before hours of reading
+    try:
+        prepared = source_module(source_name).prepare(parsed)
+        with DatasetWriter(
+            target, prepared.columns, source_name, asdict(parsed), info=prepared.info, overwrite=overwrite
+        ) as writer:
+            for split, rows in prepared.chunks:
+                writer.write(split, rows)
+    except OSError as error:
+        raise InputError(f"the source {source_name} cannot be read: {error}") from error
+    assert writer.manifest is not None
+    return writer.manifest
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Text or a plain value -> the type of an option. ValueError where that is not possible."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "":
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        if isinstance(value, str):
+            value = value.replace("x", ",").split(",") if arguments[0] is int else value.split(",")
+        converted = tuple(_convert(item, arguments[0]) for item in value)
+        if arguments[-1] is not Ellipsis and len(converted) != len(arguments):
+            raise ValueError(value)
+        return converted
+    if kind is bool:
+        if str(value).lower() not in ("true", "false", "yes", "no", "1", "0"):
+            raise ValueError(value)
+        return str(value).lower() in ("true", "yes", "1")
+    if kind is str and not isinstance(value, str | os.PathLike):
+        raise ValueError(value)
+    return os.fspath(value) if kind is str else kind(value)
+
+
+def _describe(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind) or str(kind).replace(
+        "typing.", ""
+    )

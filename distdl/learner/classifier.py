@@ -1,0 +1,37 @@
+"""Classes from anything: what every classifier does with its logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from distdl.learner.labels import mean_known, mean_loss, of_classes
+from distdl.learner.learner import Batch, Learner
+from distdl.metrics import Metrics
+
+
+class Classifier(Learner):
+    """Cross entropy against the column `label`, -100 in which is no label. A family overrides `logits`."""
+
+    primary: str = "accuracy"
+    better: Literal["higher", "lower"] = "higher"
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K) unnormalised log-probabilities of the classes."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        return self.criterion(self.logits(batch), batch)
+
+    def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss of every sample (B,), and what else is measured."""
+        return of_classes(output, batch["label"])
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        losses, metrics = self.losses(output, batch)
+        return mean_loss(losses, batch), metrics
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        losses, metrics = self.losses(self.logits(batch), batch)
+        return {"loss": mean_known(losses, batch["label"]), **metrics}

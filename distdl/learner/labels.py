@@ -1,0 +1,62 @@
+"""Losses and metrics where some labels are missing: a negative class number, -100 by custom, means "no label".
+
+Nothing is divided by what a micro-batch or a rank happens to hold. A batch of a data set with missing labels has beside the
+column `label` one more, `label.share`: the part of the labels of the whole global batch that are there (data/source.py). So
+
+    mean over the micro-batch of (loss where there is a label, else 0)  /  share
+
+averages over micro-batches and ranks to the sum of the losses over the number of labels of the step, on every layout. A
+global batch without any label gives 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distdl.learner.learner import Batch
+from distdl.metrics import Mean, Metrics
+
+
+def known(label: Tensor) -> Tensor:
+    """Where there is a label."""
+    return label >= 0
+
+
+def filled(label: Tensor) -> Tensor:
+    """Class numbers that can be looked up: 0 where there is no label, whose loss must then count nowhere."""
+    return label.clamp(min=0)
+
+
+def mean_loss(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
+    """The scalar loss of a micro-batch of `losses` (*label's shape, ...): of the values with a label.
+
+    A batch that was not made by the source is taken for a global batch of its own.
+    """
+    return losses.masked_fill(~_there(losses, batch[column]), 0.0).mean() / share(losses, batch, column)
+
+
+def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
+    """The part of the global batch's labels that are there, a scalar of the losses' type; 1 where none is."""
+    told = batch.get(f"{column}.share")
+    part = known(batch[column]).to(losses.dtype).mean() if told is None else told[0].to(losses.dtype)
+    return part.where(part > 0, torch.ones_like(part))
+
+
+def mean_known(values: Tensor, label: Tensor) -> Mean:
+    """The mean of `values` (*label's shape, ...) over those with a label, as a metric."""
+    there = _there(values, label).expand_as(values)
+    count = there.sum()
+    total = values.detach().float().masked_fill(~there, 0.0).sum()
+    return Mean(total, float(count) if count.device.type == "cpu" else count)  # a GPU would have to be waited for
+
+
+def of_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Metrics]:
+    """(B, K), (B,) -> the cross entropy of every sample (B,), and the share of right answers among those with a label."""
+    losses = F.cross_entropy(logits, filled(label), reduction="none")
+    return losses, {"accuracy": mean_known((logits.argmax(-1) == label).float(), label)}
+
+
+def _there(values: Tensor, label: Tensor) -> Tensor:
+    return known(label).view(*label.shape, *(1,) * (values.ndim - label.ndim))

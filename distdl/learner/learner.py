@@ -1,0 +1,191 @@
+"""The interface of a family: how it learns from one batch.
+
+    learner.update(batch, engine, step)          most families inherit this one:
+        loss, metrics = engine.forward(batch, step)    # runs learner.loss inside the wrapped module
+        engine.minimize(loss)                          # backward, and a step when all micro-batches are in
+
+Override `loss` and nothing else for one scalar and one optimizer. Override `update` when a step is more than that: two
+players, no gradient, phases. A family is written as if there were one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from distdl.columns import Column as Column
+from distdl.layout import noise
+from distdl.metrics import Mean, Metrics, mean
+
+Batch = Mapping[str, Tensor]
+"""Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One of the ordered layers of a model: where a pipeline may cut, and what activation checkpointing recomputes."""
+
+    name: str
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+    """The learner's modules whose parameters it uses. One that several layers name is tied between them."""
+
+
+class Verbs(Protocol):
+    """What a learner may ask of an engine."""
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]: ...
+    def minimize(self, loss: Tensor, player: str = "learner") -> None: ...
+    def all_sum(self, tensor: Tensor) -> Tensor: ...
+    def assign(self, player: str, values: Mapping[str, Tensor]) -> None: ...
+    def share(self, n: int) -> range: ...
+
+
+class Learner(nn.Module):
+    """A model and how it learns. One subclass per file in `families/`."""
+
+    Config: ClassVar[type]
+    """The file's dataclass `Config`: the `model:` section of the YAML, and the only schema of the family."""
+    players: ClassVar[tuple[str, ...]] = ()
+    """Attributes with an optimizer of their own; () = the learner itself."""
+    learns: ClassVar[str] = "back-propagation"
+    """The rule by which it learns, in the field's words; `distdl families` prints it."""
+    primary: str = "loss"
+    """The evaluation metric that early stopping and keep-best look at. A family with several tasks sets it in __init__."""
+    better: Literal["higher", "lower"] = "lower"
+    """Which way the primary metric improves."""
+    batch_coupled: bool = False
+    """Micro-batches depend on each other, so that accumulation changes the numbers: batch norm, or a step of one player
+    between two micro-batches of another."""
+    layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    """Layouts that a test has proven equal to the one-process reference: torch, zero0-3, and the axes tensor, pipeline,
+    sequence and expert. The plan refuses the others."""
+    tensor_plan: ClassVar[Mapping[str, str]] = {}
+    """Module path pattern -> how the tensor axis cuts it: `column`, `column/3` (three fused maps), `row`, `vocab`, or
+    `gather` (by outputs, put together again at once); the first pattern that fits counts."""
+    sequence_columns: ClassVar[Mapping[str, int]] = {}
+    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
+    recompute_every: int = 0
+    """Every n-th layer keeps its input only and is run again in the backward pass; 0: none. Set from the config."""
+    fp64: ClassVar[bool] = False
+    """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
+    loss_chunk_tokens: int = 0
+    """Tokens whose logits exist at a time; 0: all. Set from the config."""
+    chunks_loss: ClassVar[bool] = False
+    """Whether the criterion heeds `loss_chunk_tokens`."""
+    augmentation: Callable[[Batch], Batch] | None = None
+    """Random changes to a training batch. Set from the config."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Modules that learn nothing and stay in evaluation mode. Set from the config."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        module = sys.modules[cls.__module__]
+        cls.Config = getattr(module, "Config", cls.Config if hasattr(cls, "Config") else object)
+
+    @staticmethod
+    def columns(config: Any) -> dict[str, Column]:
+        """The columns that this family reads from the data set, checked before the run starts."""
+        raise NotImplementedError
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        """How much of a micro-batch `loss` is a mean over, where that differs from one to the next (tokens beside padding).
+        Then each has a column `mean_count` (B,), the mean over all micro-batches of the step on all ranks: a sum divided by
+        it weighs no micro-batch more than another. None: a mean over samples."""
+        return None
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """Scalar mean loss over the batch, and metrics that add up."""
+        return self.criterion(self.through(batch), batch)
+
+    @staticmethod
+    def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
+        """The `model:` section of a small model of the same kind, for a rehearsal on a CPU."""
+        return dict(model)
+
+    def layers(self) -> Sequence[Layer]:
+        """The ordered layers, for a family whose `loss` is `criterion` of what comes `through` them. () = not layered."""
+        return ()
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the first layer sees."""
+        raise NotImplementedError
+
+    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Scalar mean loss and metrics of what the last layer puts out. May use the last layer's modules."""
+        raise NotImplementedError
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Axis -> what the axis splits evenly -> how many there are, such as {"tensor": {"attention heads": 12}}."""
+        return {}
+
+    def through(self, batch: Batch) -> Tensor:
+        """The last layer's output."""
+        x = self.inputs(batch)
+        for index, layer in enumerate(self.layers()):
+            x = self.run_layer(index, layer, x)
+        return x
+
+    def run_layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+        """One layer, with its noise, recomputed in the backward pass where that was asked for."""
+
+        def run(x: Tensor) -> Tensor:
+            noise.layer(index)
+            return layer.run(x)
+
+        if self.recompute_every and index % self.recompute_every == 0 and self.training and torch.is_grad_enabled():
+            return checkpoint(run, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return run(x)
+
+    def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
+        """Learns from one micro-batch; returns what is to be logged, `loss` among it."""
+        loss, metrics = engine.forward(batch, step)
+        engine.minimize(loss)
+        return {"loss": mean(loss), **metrics}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """Metrics of one held-out batch (B may differ between calls); totals and counts are per sample."""
+        loss, metrics = self.loss(batch, -1)
+        n = len(batch["id"])
+        return {"loss": Mean(loss.detach() * n, float(n)), **metrics}
+
+    def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
+        """What an engine wraps: everything in the gradient path happens inside this call."""
+        if evaluate:
+            return self.evaluate(batch)
+        return self.loss(self.augmentation(batch) if self.augmentation else batch, step)
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+def bare(player: nn.Module) -> nn.Module:
+    """A player without what the engine has wrapped around it: for looking at weights, and for calls without a gradient."""
+    return getattr(player, "module", player)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def frozen(player: nn.Module) -> Iterator[nn.Module]:
+    """The bare player without gradients of its own: the way to send a gradient *through* a critic to another player.
+
+    Calling the wrapped player there fails under DeepSpeed, whose engines refuse a backward that is not theirs.
+    """
+    net = bare(player)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield net
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

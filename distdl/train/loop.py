@@ -1,0 +1,52 @@
+"""The one training loop, and the one evaluation. Whatever differs is in the family, the engine or a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distdl.engine.base import Engine
+from distdl.learner import Learner
+from distdl.metrics import Metrics, add
+
+if TYPE_CHECKING:
+    from distdl.train.hooks.hook import Hook
+
+
+def train(
+    learner: Learner,
+    engine: Engine,
+    source: Iterator[Mapping[str, Tensor]],
+    hooks: Sequence[Hook],
+    *,
+    start: int,
+    steps: int,
+) -> int:
+    """Learns from step `start` to `steps`, or until a hook asks to stop. Returns the number of steps done in all."""
+    learner.train()
+    for step in range(start, steps):
+        metrics: Metrics = {}
+        for batch in engine.feed(source, step):
+            add(metrics, learner.update(batch, engine, step))
+        for hook in hooks:
+            hook.after_step(step + 1, metrics)
+        if any(hook.wants_stop for hook in hooks):
+            return step + 1
+    return steps
+
+
+def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[str, Tensor], bool]]) -> dict[str, float]:
+    """Means over the whole split, exact whatever the number of ranks. Collective."""
+    learner.eval()
+    sums: dict[str, Tensor] = {}  # name -> (total, count)
+    for batch, real in source:
+        for name, (total, count) in engine.evaluate(batch).items():
+            pair = torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
+            sums[name] = sums.get(name, 0) + (pair if real else 0 * pair)  # an unreal batch only keeps ranks in step
+    learner.train()
+    names = sorted(sums)
+    pairs = engine.all_sum(torch.stack([sums[name] for name in names])).tolist()
+    return {name: total / count if count else float("nan") for name, (total, count) in zip(names, pairs)}

@@ -1,0 +1,160 @@
+"""Looks at the family, the data set and the machine once, so that the plan can stay a pure function of that."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from distdl.config.schema import Config
+from distdl.errors import DistdlError, InputError
+from distdl.plan.facts import DataFacts, Hardware, ModelFacts
+from distdl.plan.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from distdl.data.manifest import Values
+    from distdl.learner import Learner
+
+
+def survey(config: Config) -> Plan:
+    """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
+    data = data_facts(config, look=True)
+    return make_plan(config, model_facts(config, look=True), data, hardware(config))
+
+
+def survey_elsewhere(config: Config) -> Plan:
+    """The plan of a config whose workers run on other machines than this one, which may not see the data set.
+
+    The device is a GPU where `runtime.gpus_per_worker` asks for one. Where the data set is not here, an epoch counts as one
+    step: the workers plan again where they run. Raises InputError.
+    """
+    from distdl.data.manifest import read_manifest
+
+    gpus = getattr(config.runtime, "gpus_per_worker", None) or 0
+    there = Hardware(device="cuda" if gpus else "cpu", cores=config.runtime.workers, gpus=gpus, workers_elsewhere=True)
+    try:
+        read_manifest(config.data.path)
+    except DistdlError:
+        batch = config.train.global_batch
+        data = DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+    else:
+        data = data_facts(config)
+    return make_plan(config, model_facts(config), data, there)
+
+
+def model_facts(config: Config, look: bool = False) -> ModelFacts:
+    """Counts the parameters on the meta device: nothing is allocated, whatever the size.
+
+    `look`: at the weights that the config starts from, too, which are where the workers run. Raises InputError.
+    """
+    import torch
+
+    from distdl.learner import Learner
+    from distdl.learner.kinds import decays, mark
+    from distdl.parallel.tensor import cut_parameters, to_cut
+    from distdl.ways import assemble, start
+
+    with torch.device("meta"):
+        learner = assemble(config)
+    if look:
+        start.check(learner, config)
+    mark(learner)
+    parameters = list(learner.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    cut = {id(p) for _, module, how in to_cut(learner) for p in cut_parameters(module, how)}
+    return ModelFacts(
+        family=config.family,
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in trainable),
+        matrices=sum(p.numel() for p in trainable if decays(p)),
+        primary=learner.primary,
+        better=learner.better,
+        layouts=tuple(sorted(learner.layouts)),
+        players=learner.players,
+        batch_coupled=learner.batch_coupled,
+        splits=tuple((axis, what, n) for axis, counts in learner.splits().items() for what, n in counts.items()),
+        layers=_layers(learner),
+        ties=_ties(learner),
+        chunks_loss=learner.chunks_loss,
+        own_update=type(learner).update is not Learner.update,
+        fp64=learner.fp64,
+        sharded=sum(p.numel() for p in trainable if id(p) in cut),
+        experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
+    )
+
+
+def _layers(learner: Learner) -> tuple[tuple[str, int], ...]:
+    """(name, parameters) of each ordered layer; what two layers share counts where it comes first."""
+    seen: set[int] = set()
+    layers = []
+    for layer in learner.layers():
+        own = {id(p): p.numel() for module in layer.modules for p in module.parameters() if id(p) not in seen}
+        seen |= own.keys()
+        layers.append((layer.name, sum(own.values())))
+    return tuple(layers)
+
+
+def _ties(learner: Learner) -> tuple[tuple[int, int, int], ...]:
+    """(layer, later layer, elements) of every parameter that a layer shares with an earlier one."""
+    first: dict[int, int] = {}
+    ties = []
+    for index, layer in enumerate(learner.layers()):
+        for p in {id(p): p for module in layer.modules for p in module.parameters()}.values():
+            if first.setdefault(id(p), index) != index:
+                ties.append((first[id(p)], index, p.numel()))
+    return tuple(ties)
+
+
+def data_facts(config: Config, look: bool = False) -> DataFacts:
+    """Reads the manifest and checks that the columns are what the family reads: shapes, types and values.
+
+    `look`: at what a teacher reads, too, whose run is where the workers run, and at the values themselves where the
+    manifest does not tell them. Raises InputError.
+    """
+    from distdl.data.first_pass import values_of
+    from distdl.data.fit import conversions, misfits, unlabelled
+    from distdl.data.manifest import read_manifest
+    from distdl.ways import columns_read, learner_class
+
+    manifest = read_manifest(config.data.path)
+    train = manifest.split(config.data.train_split)
+    evaluation = manifest.split(config.data.eval_split) if config.data.eval_split else None
+    reads = columns_read(config, others=look)
+
+    @functools.cache
+    def values(split: str) -> Mapping[str, Values]:
+        if look:
+            return values_of(config.data.path, manifest, split, config.data.cache)
+        return manifest.values.get(split, {})
+
+    used = [split for split in (config.data.train_split, config.data.eval_split) if split]
+    problems = misfits(config.data.path, manifest, reads, {split: functools.partial(values, split) for split in used})
+    if problems:
+        raise InputError(*problems)
+    # Workers may start in another folder: they get the place, not the way to it from here.
+    path = config.data.path if "://" in config.data.path else os.path.abspath(config.data.path)
+    missing = unlabelled(reads, values(config.data.train_split))
+    kept = conversions(manifest, reads, learner_class(config).fp64)
+    read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
+    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0, missing, read_as)
+
+
+def hardware(config: Config) -> Hardware:
+    """What a worker runs on: as `runtime.gpus_per_worker` says, else as this machine has; a cluster's nodes are alike."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    memory = min((torch.cuda.get_device_properties(i).total_memory for i in range(gpus)), default=None)
+    asked = getattr(config.runtime, "gpus_per_worker", None)  # the head of a cluster may have none of its own
+    device: Literal["cpu", "cuda"] = "cuda" if (gpus if asked is None else asked) else "cpu"
+    elsewhere = bool(getattr(config.runtime, "address", None) or os.environ.get("RAY_ADDRESS"))
+    capability = min((torch.cuda.get_device_capability(i) for i in range(gpus)), default=(0, 0))
+    return Hardware(
+        device=device,
+        cores=len(os.sched_getaffinity(0)),
+        gpus=gpus,
+        gpu_memory_bytes=memory,
+        gpu_capability=capability,
+        workers_elsewhere=config.runtime.kind == "ray" and elsewhere,
+    )

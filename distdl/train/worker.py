@@ -1,0 +1,375 @@
+"""One worker of a run: builds everything from the plan, calls the loop, writes the summary. It alone knows everyone.
+
+`run` is the same function under every runtime. torch.distributed must be initialised before it is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
+from distdl.checkpoint.save import remove_drafts
+from distdl.config.load import config_from_dict
+from distdl.config.schema import Config
+from distdl.data.fit import conversions
+from distdl.data.manifest import read_manifest
+from distdl.data.read import Dataset
+from distdl.data.source import BatchSource, EvalSource
+from distdl.engine import nonfinite
+from distdl.engine.base import Engine
+from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.learner import Batch
+from distdl.plan.plan import Plan
+from distdl.run.attempts import TakenOver
+from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
+from distdl.track.spool import SpoolWriter
+from distdl.train.failures import is_consequence, is_lasting
+from distdl.train.hooks.checkpoint import CheckpointHook
+from distdl.train.hooks.early_stopping import EarlyStopping
+from distdl.train.hooks.evaluate import Evaluate
+from distdl.train.hooks.hook import Hook, Run
+from distdl.train.hooks.log import Log
+from distdl.train.hooks.parity import ReplicaParity
+from distdl.train.hooks.progress import Progress
+from distdl.train.hooks.spike import Rollback, SpikeGuard
+from distdl.train.hooks.stop import Stop
+from distdl.train.loop import evaluate, train
+from distdl.ways import assemble, columns_read, learner_class
+from distdl.ways.start import carry_over, checkpoint_of
+from distdl.ways.way import Way
+
+
+def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
+    """Trains from the latest checkpoint (or from the start) to the end, and leaves summary.json.
+
+    Ends earlier, with a checkpoint, where the folder's attempt is asked to stop. Whatever goes wrong is written to
+    failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
+    """
+    spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
+    pulse, config = Pulse(), config_from_dict(plan.config)
+    hang_s = DEFAULT_HANG_S if config.guard.hang_s is None else config.guard.hang_s
+    heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
+    with folder.private():
+        try:
+            with heart:
+                _train(plan, config, folder, rank, spool, pulse)
+        except BaseException as error:
+            with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
+                _note_failure(folder, rank, error, pulse.step)
+            raise
+        finally:
+            if spool:
+                spool.close()
+
+
+ROLLBACKS = 3
+"""Times that a run goes back to the same checkpoint."""
+
+
+def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
+    """Until the end, from one checkpoint or, where the loss jumps and the config says so, from the last one again.
+
+    Nothing of it need be kept: a run that is cut off before its next checkpoint meets the same spike and goes back as it
+    did, and from then on the checkpoint says where in the samples it is.
+    """
+    back: list[Rollback] = []
+    while True:
+        try:
+            return _train_from_checkpoint(plan, config, folder, rank, spool, pulse, back)
+        except Rollback as spike:
+            back.append(spike.with_traceback(None))  # whose frames hold the engine
+        gc.collect()
+        if plan.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _train_from_checkpoint(
+    plan: Plan,
+    config: Config,
+    folder: RunFolder,
+    rank: int,
+    spool: SpoolWriter | None,
+    pulse: Pulse,
+    back: list[Rollback],
+) -> None:
+    set_up_torch(plan, config)
+    checkpoint, warnings = _agreed(plan, folder, rank)
+    if back:
+        back[-1].to = checkpoint.step if checkpoint else 0
+        if [spike.to for spike in back].count(back[-1].to) > ROLLBACKS:
+            what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
+            raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
+        warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
+    learner = build_learner(config, checkpoint)
+    engine = make_engine(learner, plan, rank)
+    engine.pulse = pulse
+    source = make_source(plan, config, rank)
+    run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
+    for text in warnings:
+        run_.event("message", level="warning", text=text)
+    hooks = _hooks(run_, config, folder)
+    start = _restore(run_, hooks, checkpoint)
+    if back:
+        source.load_state_dict(back[-1].data)
+        if isinstance(guard := hooks.get("spike"), SpikeGuard):
+            guard.go_on_from(back[-1])
+    if start > plan.steps:
+        fix = f"train.steps={start} or more"
+        raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)
+    begin = time.time()
+    clock = time.perf_counter()
+    run_.event("phase", name="training", text=f"from step {start}" if start else "")
+    stopping = hooks.get("early_stopping")
+    stopping = stopping if isinstance(stopping, EarlyStopping) else None
+    with contextlib.closing(source):
+        if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
+            end = start
+        else:
+            end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
+    if rank == 0:
+        spent = time.perf_counter() - clock
+        _write_summary(run_, folder, (start, end), (begin, spent), stopping)
+
+
+def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint that all ranks continue from. The first rank chooses and checks it for all: a rank that alone saw an
+    older one would train on with other optimizer shards and other samples."""
+    if plan.world == 1:
+        return _chosen(folder)
+    found: list[Any] = [None, [], None]  # path, warnings, error
+    chosen: Checkpoint | None = None
+    if rank == 0:
+        try:
+            chosen, found[1] = _chosen(folder)
+            found[0] = str(chosen.path) if chosen else None
+        except DistdlError as error:
+            found[2] = str(error)
+    device = torch.device("cuda", torch.cuda.current_device()) if plan.device == "cuda" else None
+    dist.broadcast_object_list(found, src=0, device=device)
+    if found[2]:
+        raise TrainingFailed(found[2])
+    if rank and found[0]:
+        chosen = Checkpoint(Path(found[0]), verify=False)
+    return chosen, found[1]
+
+
+def _chosen(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue from. Raises TakenOver in a worker that an older attempt has started again."""
+    folder.attempt.check()
+    remove_drafts(folder.checkpoints)
+    return latest(folder.checkpoints)
+
+
+def set_up_torch(plan: Plan, config: Config) -> None:
+    """Threads and determinism of this process."""
+    torch.set_num_threads(plan.threads_per_worker)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling every new buffer with NaN finds reads of unwritten memory; it makes nothing more deterministic.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
+    """A learner with the checkpoint's weights, or with those that the config starts from: fresh ones depend on the seed
+    alone."""
+    torch.manual_seed(config.seed)
+    learner = assemble(config)
+    if isinstance(learner, Way):
+        learner.ready(config)
+    if config.train.precision == "fp64":
+        learner.double()
+    if checkpoint:
+        refuse_other_model(checkpoint.manifest.get("model"), config, f"the checkpoint {checkpoint.path}")
+        checkpoint.load_weights(learner)
+    elif config.start and config.start.weights:
+        carry_over(learner, config)
+    return learner
+
+
+def make_engine(learner: Any, plan: Plan, rank: int) -> Engine:
+    """The engine that the plan names."""
+    if plan.mesh.pipeline > 1:
+        from distdl.engine.pipeline import PipelineEngine
+
+        return PipelineEngine(learner, plan, rank, lambda: _sample(plan))
+    if plan.deepspeed is not None:
+        from distdl.engine.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(learner, plan, rank)
+    from distdl.engine.torch import TorchEngine
+
+    return TorchEngine(learner, plan, rank)
+
+
+def _sample(plan: Plan) -> Batch:
+    """The first micro-batch of the first rank."""
+    with contextlib.closing(make_source(plan, config_from_dict(plan.config), 0)) as source:
+        return next(source)
+
+
+def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
+    """The training batches of this rank."""
+    return BatchSource(
+        make_dataset(config, config.data.train_split, plan.data.path),
+        seed=config.seed,
+        global_batch=plan.global_batch,
+        micro_batch=plan.micro_batch,
+        accumulate=plan.accumulate,
+        rank=plan.mesh.place(rank)["data"],
+        world=plan.mesh.data,
+        shuffle=config.data.shuffle,
+        last_batch=config.data.last_batch,
+        threads=config.data.threads,
+        unlabelled=plan.data.unlabelled,
+    )
+
+
+def make_dataset(config: Config, split: str, path: str) -> Dataset:
+    """A split of the run's data set, its columns in the types that the family computes with."""
+    data = config.data
+    read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
+    again_bytes_per_s = data.verify_again_mb_per_s * 1e6
+    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as)
+
+
+def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
+    """The hooks in the order of their effects."""
+    plan = run_.plan
+    hooks: dict[str, Hook] = {}
+    if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
+        hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
+    if config.data.eval_split:
+        held_out = make_dataset(config, config.data.eval_split, plan.data.path)
+        source = EvalSource(
+            held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data
+        )
+        hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
+    if config.early_stopping:
+        stopping = config.early_stopping
+        hooks["early_stopping"] = EarlyStopping(run_, stopping.patience, stopping.min_delta)
+    hooks["stop"] = Stop(run_)
+    # After what may end the run, so that its last step is logged and compared like any other.
+    hooks |= {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
+    if config.guard.parity_every_steps:
+        hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
+    saved = dict(hooks)
+    hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
+    return hooks
+
+
+def _restore(run_: Run, hooks: dict[str, Hook], checkpoint: Checkpoint | None) -> int:
+    """Puts optimizer, data and hooks where the checkpoint says. Returns the steps already done."""
+    if checkpoint is None:
+        return 0
+    state = checkpoint.state
+    run_.engine.load_optimizer(checkpoint.read, set(checkpoint.tensors), state["optimizer_steps"])
+    run_.source.load_state_dict(state["data"])
+    for name, hook in hooks.items():
+        if name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][name])
+    run_.event("restart", step=checkpoint.step)
+    return checkpoint.step
+
+
+def _write_summary(
+    run_: Run, folder: RunFolder, steps: tuple[int, int], times: tuple[float, float], stopping: EarlyStopping | None
+) -> None:
+    (start, end), (began, train_s) = steps, times
+    launch = folder.read_derived("launch.json") or {"started": began}
+    plan, spent = run_.plan, run_.seconds
+    seconds = {
+        "start-up": max(0.0, began - launch["started"]),
+        "data": run_.engine.data_s,
+        "compute": max(0.0, train_s - run_.engine.data_s - sum(spent.values())),
+        **spent,
+    }
+    folder.write(
+        "summary.json",
+        {
+            "finished": not run_.paused,
+            "steps": end,
+            "steps_this_time": end - start,
+            "stopped_early": end < plan.steps and not run_.paused,
+            "evaluations_without_improvement": stopping.waited if stopping else 0,
+            "metrics": run_.evaluation[1] if run_.evaluation else {},
+            "primary": plan.model.primary,
+            "samples_per_s": (end - start) * plan.global_batch / max(seconds["data"] + seconds["compute"], 1e-9),
+            "seconds": seconds,
+        },
+    )
+
+
+def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
+    """Evaluates the latest or the best checkpoint of a run in this process. Returns its step and the metrics."""
+    config = config_from_dict(plan.config)
+    set_up_torch(plan, config)
+    checkpoint: Checkpoint | None
+    if which == "best":
+        checkpoint = Checkpoint(checkpoint_of(folder, which))
+    elif which == "latest":
+        checkpoint = latest_sound(folder.checkpoints)
+    else:
+        checkpoint = Checkpoint(Path(which))
+    if checkpoint is None or not config.data.eval_split:
+        missing = "no checkpoint yet" if checkpoint is None else "no data.eval_split"
+        raise TrainingFailed(f"the run in {folder.path} has {missing}; train it first")
+    learner = build_learner(config, checkpoint)
+    from distdl.engine.torch import TorchEngine
+
+    engine = TorchEngine(learner, plan, 0)
+    source = EvalSource(
+        make_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
+    )
+    return checkpoint.step, evaluate(learner, engine, source)
+
+
+def check_visible(folder: RunFolder) -> None:
+    """Raises InputError on a machine that does not see the run's folder."""
+    if not folder.attempt.visible:
+        fix = "put `runs` on a file system that every node mounts at the same place"
+        raise InputError(f"this node ({os.uname().nodename}) does not see the run folder {folder.path}", fix=fix)
+
+
+def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
+    """Joins the run's process group at the store of the driver, or makes one of a single process."""
+    backend = "nccl" if plan.device == "cuda" else "gloo"
+    if plan.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if plan.world == 1:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        timeout = timedelta(seconds=timeout_s)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the driver's store
+        store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout)
+
+
+def _note_failure(folder: RunFolder, rank: int, error: BaseException, step: int = 0) -> None:
+    known = isinstance(error, DistdlError)
+    folder.failures.mkdir(exist_ok=True)
+    record = {
+        "rank": rank,
+        "time": time.time(),
+        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, DistdlError) else 1,
+        "known": known,
+        "type": type(error).__name__,
+        "step": step,
+        "consequence": is_consequence(error),
+        "lasting": is_lasting(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    folder.write(f"failures/rank-{rank}.json", record)

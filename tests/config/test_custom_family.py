@@ -1,0 +1,242 @@
+"""A family of the user's own: the example of docs/custom_family.md is run, and what is wrong with a file is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
+from distdl.cli.common import prepare_if_missing
+from distdl.config.json_schema import json_schema
+from distdl.config.load import load_config
+from distdl.config.yaml_file import read_yaml
+from distdl.errors import InputError
+from distdl.families import build, load_family
+from distdl.jobs.kubernetes.rayjob import render
+from distdl.jobs.package import make_package
+from distdl.jobs.records import record
+from distdl.run.folder import find_run, saved_config
+from distdl.track.provenance import gather_tags
+from distdl.train.survey import survey
+from tests.conftest import REPOSITORY, Result, distdl
+
+DOC = (REPOSITORY / "docs" / "custom_family.md").read_text(encoding="utf-8")
+EXAMPLE = re.search(r"```python\n(.*?)```", DOC, re.DOTALL)[1]  # type: ignore[index]
+CONFIG = re.search(r"```yaml\n(name: .*?)```", DOC, re.DOTALL)[1]  # type: ignore[index]
+COMMANDS = re.search(r"```bash\n(.*?)```", DOC, re.DOTALL)[1].splitlines()  # type: ignore[index]
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def project(tmp_path: Path, digits: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The two files of the document in a folder, in which the test works."""
+    monkeypatch.setenv("DISTDL_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "digits").symlink_to(digits)
+    (folder / "gated.py").write_text(EXAMPLE)
+    (folder / "gated.yaml").write_text(CONFIG)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    return str(caught.value)
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_short_and_its_commands_are_real(project: Path, command: Command) -> None:
+    assert len([line for line in EXAMPLE.splitlines() if line.strip()]) <= 40
+    asked = [line.split("#")[0].split()[1:] for line in COMMANDS]
+    assert [words[0] for words in asked] == ["families", "plan", "parity", "train"]
+    told = command(*asked[0])
+    assert told.code == 0 and told.stdout.startswith("A perceptron with gated units")
+    assert "family: ./gated.py" in told.stdout and "hidden: 64\n      Gated units." in told.stdout
+    told = command(*asked[1])
+    assert told.code == 0 and "gated, 4,490 parameters" in told.stdout
+    schema = jsonschema.Draft202012Validator(json_schema())
+    schema.validate(read_yaml("gated.yaml")[0])
+
+
+@pytest.mark.slow
+def test_it_learns_on_two_processes_and_equals_one(project: Path) -> None:
+    done = distdl("train", "gated.yaml", "--plain", "track.enabled=false", cwd=project)
+    assert done.code == 0, done.stdout + done.stderr
+    summary = json.loads((project / "runs" / "gated" / "summary.json").read_text())
+    assert summary["metrics"]["accuracy"] > 0.93
+    proven = distdl("parity", "gated.yaml", "--layouts", "torch,zero1,zero3", "--worlds", "2", cwd=project)
+    assert proven.code == 0, proven.stdout + proven.stderr
+    assert len(re.findall(r"zero1|zero3", proven.stdout)) >= 2
+
+
+def test_a_run_goes_on_with_the_file(project: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null"]
+    assert command("train", "gated.yaml", "--plain", *alone, "train.steps=20").code == 0
+    run = project / "runs" / "gated"
+    assert json.loads((run / "config.json").read_text())["model"]["family"] == "./gated.py"  # no path of this machine
+    assert (run / "gated.py").read_text() == EXAMPLE
+    tags = gather_tags(run, None)
+    assert tags["distdl.family_sha256"] == hashlib.sha256(EXAMPLE.encode()).hexdigest()
+    moved = project.parent / "moved"
+    (project / "runs").rename(moved)
+    (project / "gated.py").rename(project / "gone")
+    monkeypatch.chdir(moved)
+    assert saved_config(find_run("gated", ".")).model["family"] == str(moved / "gated" / "gated.py")
+    (moved.parent / "data").symlink_to(project / "data")
+    monkeypatch.chdir(moved.parent)
+    more = command("train", "--resume", "moved/gated", "--plain", "train.steps=40", "runs=moved")
+    assert more.code == 0, more.stderr
+    assert json.loads((moved / "gated" / "summary.json").read_text())["steps_this_time"] == 20
+    told = command("evaluate", "moved/gated", "--json")
+    assert told.code == 0 and json.loads(told.stdout)["metrics"]["accuracy"] > 0.5
+
+
+def test_weights_of_another_model_are_refused(project: Path, command: Command) -> None:
+    alone = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null", "train.steps=1"]
+    assert command("train", "gated.yaml", "--plain", *alone).code == 0
+    checkpoint = latest(project / "runs" / "gated" / "checkpoints")[0]
+    assert isinstance(checkpoint, Checkpoint) and checkpoint.manifest["family"] == "gated"
+    model = checkpoint.manifest["model"]
+    refuse_other_model(model, load_config("gated.yaml").config, "it")
+    with pytest.raises(InputError, match="hidden is 32 there and 16"):
+        refuse_other_model(model, load_config("gated.yaml", ["model.hidden=16"]).config, "it")
+    (project / "gated.py").write_text(EXAMPLE.replace("hidden", "units"))
+    with pytest.raises(InputError, match="with hidden, which this one has not"):
+        other = (project / "gated.yaml").read_text().replace("hidden", "units")
+        (project / "gated.yaml").write_text(other)
+        refuse_other_model(model, load_config("gated.yaml").config, "it")
+
+
+def test_it_is_packed_and_found_where_it_is_unpacked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "code").mkdir()
+    (project / "gated.py").rename(project / "code" / "gated.py")
+    (project / "gated.yaml").write_text(CONFIG.replace("./gated.py", "./code/gated.py"))
+    package = make_package("gated.yaml", [], directory=project / "out")
+    assert (package.folder / "code" / "gated.py").read_text() == EXAMPLE
+    assert package.config.family == "gated" and package.plan.model.parameters == 4490
+    known = record(package, "ssh")
+    (project / "code" / "gated.py").unlink()
+    assert known.config().model["family"] == str(known.folder / "package" / "code" / "gated.py")
+    monkeypatch.chdir(package.folder)
+    there = load_config("config.yaml", ["runtime.kind=ray"]).config
+    assert there.model["family"] == str(package.folder / "code" / "gated.py")
+    assert "code comes with the image" in refusal(lambda: render(package))
+    outside = CONFIG.replace("./gated.py", "../gated.py")
+    (project.parent / "gated.py").write_text(EXAMPLE)
+    (project / "outside.yaml").write_text(outside)
+    words = refusal(lambda: make_package(str(project / "outside.yaml"), [], directory=project / "out2"))
+    assert "model.family: '../gated.py' does not lie below the config's folder" in words
+    assert "outside.yaml:2" in words
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+
+WRONG = [  # (what the file becomes, words of the message, at which line; 0: none)
+    (EXAMPLE.replace("class Config:", "class Config(:"), "not valid Python: invalid syntax", 18),
+    (EXAMPLE.replace("class Config:", "class Configuration:"), "the family has no class Config", 0),
+    (EXAMPLE.replace("(frozen=True)", ""), "Config is not a frozen dataclass", 18),
+    (EXAMPLE.replace("hidden: Annotated[int,", "hidden: Annotated[torch.dtype,"), "name 'torch' is not defined", 21),
+    (EXAMPLE.replace("= (1, 8, 8)", "= [1, 8, 8]"), "mutable default", 0),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "line"), WRONG, ids=[words for _, words, _ in WRONG])
+def test_a_file_that_is_no_family_is_told_before_torch_is_loaded(
+    project: Path, text: str, words: str, line: int
+) -> None:
+    (project / "gated.py").write_text(text)
+    message = refusal(lambda: load_config("gated.yaml"))
+    assert words in message and str(project / "gated.py") in message
+    assert not line or f"gated.py:{line}: " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (EXAMPLE.replace("class Gated(Learner)", "class Gated(nn.Module)"), "this file has none"),
+        (EXAMPLE + "\nclass Other(Gated):\n    pass\n", "this file has Gated and Other"),
+        (EXAMPLE.replace("from torch.nn import functional as F", "import torhc"), "gated.py:9: the family cannot be"),
+    ],
+)
+def test_a_file_without_a_learner_is_told_before_anything_starts(project: Path, text: str, words: str) -> None:
+    (project / "gated.py").write_text(text)
+    config = load_config("gated.yaml").config
+    prepare_if_missing(config)
+    assert words in refusal(lambda: survey(config))
+
+
+def test_a_family_that_is_not_there_is_told(project: Path, command: Command) -> None:
+    message = refusal(lambda: load_config("gated.yaml", ["model.family=./gatde.py"]))
+    assert f"there is no family file {project / 'gatde.py'}" in message and "argument 'model.family" in message
+    assert "did you mean './gated.py'?" in refusal(lambda: load_config("gated.yaml", ["model.family=gated"]))
+    message = refusal(lambda: load_config("gated.yaml", ["model.family=nowhere.gated"]))
+    assert "the family's module nowhere.gated cannot be imported on" in message and "PYTHONPATH" in message
+    assert "os.path" in refusal(lambda: load_config("gated.yaml", ["model.family=os.path.nothing"]))
+    assert command("families", "./gatde.py").code == 2
+    message = refusal(lambda: load_config("gated.yaml", ["model.hiden=3"]))
+    assert "did you mean 'model.hidden'?" in message and "model.hiden" in message
+    post = "    def __post_init__(self):\n        math.prod(self.inputs)\n\nclass Gated("
+    (project / "gated.py").write_text(EXAMPLE.replace("class Gated(", post))
+    assert "NameError: name 'math' is not defined" in refusal(lambda: load_config("gated.yaml"))
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_fail_are_the_files_mistake(project: Path, command: Command) -> None:
+    broken = EXAMPLE.replace("Column.sample(", "Column.sampled(")
+    assert broken != EXAMPLE
+    (project / "gated.py").write_text(broken)
+    told = command("plan", "gated.yaml")
+    assert told.code == 2 and "`columns` of the family gated fails: AttributeError" in told.stderr, told.stderr
+    assert "gated.py:" in told.stderr and "internal error" not in told.stderr
+
+
+@pytest.fixture
+def package(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The example as a module of a package whose own code fails as soon as the module runs."""
+    (project / "mine" / "deep").mkdir(parents=True)
+    (project / "mine" / "__init__.py").write_text("import torch\nLOADED = True\n")
+    (project / "mine" / "deep" / "__init__.py").write_text("")
+    (project / "mine" / "deep" / "gated.py").write_text(EXAMPLE)
+    monkeypatch.syspath_prepend(str(project))
+    yield "mine.deep.gated"
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_module_is_a_family(project: Path, package: str) -> None:
+    config = load_config("gated.yaml", [f"model.family={package}"]).config
+    assert config.model["family"] == config.family == package and config.model["hidden"] == 32
+    assert "mine" not in sys.modules  # checked without running the package
+    plan = survey(config)
+    assert plan.model.family == package and plan.model.parameters == 4490
+    assert load_family(package).__module__ == package
+    (project / "mine" / "deep" / "gated.py").unlink()
+    assert "cannot be imported on" in refusal(lambda: load_family(package))
+
+
+def test_the_same_file_is_the_same_module_wherever_it_lies(project: Path) -> None:
+    (project / "copy").mkdir()
+    (project / "copy" / "gated.py").write_text(EXAMPLE)
+    one, two = (load_family(str(project / folder / "gated.py")) for folder in (".", "copy"))
+    assert one is two and re.fullmatch(r"distdl_custom_gated_\w{12}", one.__module__)
+    (project / "gated.py").write_text(EXAMPLE.replace("2 * config.hidden", "2*config.hidden"))
+    assert load_family(str(project / "gated.py")) is not one  # changed, as long as before or not
+    assert not list(project.rglob("__pycache__"))  # nothing is left in the user's folder
+    model = load_config("gated.yaml").config.model
+    torch.manual_seed(0)
+    assert sum(p.numel() for p in build(model).parameters()) == 4490
