@@ -1,7 +1,7 @@
 """The typed schema of a run: one class per section of the YAML, a sentence under each field.
 
-`config_load.py` fills it (defaults < YAML < key=value) and explains every mistake. The `model:` section is not described
-here: its schema is the `Config` dataclass of the family (see `family_schema.py`). What follows is computed in `plan/`.
+`load.py` fills it (defaults < YAML < key=value) and explains every mistake. The `model:` section is not described
+here: its schema is the `Config` dataclass of the family (see `family.py`). What follows is computed in `plan/`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer over the trainable parameters; weight decay for those that decay by what they are (nn/kinds.py).
+    """An optimizer over the trainable parameters; weight decay for those that decay by what they are (learner/kinds.py).
 
     Experts that are cut along an axis are in groups of their own, named as DeepSpeed wants them.
     """

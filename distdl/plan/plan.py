@@ -1,6 +1,6 @@
 """The plan: every decided number of a run, computed once, before any process starts.
 
-`make_plan` is a pure function of the config and of what `survey.py` found out: it opens no file, asks no GPU, imports
+`make_plan` is a pure function of the config and of what `train/survey.py` found out: it opens no file, asks no GPU, imports
 no torch. A worker needs the plan and its rank, nothing else.
 """
 

@@ -95,12 +95,12 @@ def test_text_packs_every_byte_once(tmp_path: Path) -> None:
 
 
 def test_packing_in_small_blocks_equals_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distdl.data import raw as _shared
+    from distdl.data import raw
 
     text = bytes(range(256)) * 5
-    expected = np.concatenate([rows["tokens"] for rows in _shared.pack_bytes([text], 10)])
-    monkeypatch.setattr(_shared, "READ_BYTES", 100)
-    found = [rows["tokens"] for rows in _shared.pack_bytes((text[i : i + 7] for i in range(0, len(text), 7)), 10)]
+    expected = np.concatenate([rows["tokens"] for rows in raw.pack_bytes([text], 10)])
+    monkeypatch.setattr(raw, "READ_BYTES", 100)
+    found = [rows["tokens"] for rows in raw.pack_bytes((text[i : i + 7] for i in range(0, len(text), 7)), 10)]
     assert len(found) > 3 and (np.concatenate(found) == expected).all()
 
 

@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, digits: str) -> Iterator[Wor
     for name in ("shared", "home", "imported", "local"):
         (tmp / name).mkdir()
     shutil.copytree(REPOSITORY / "distdl", tmp / "code" / "distdl", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp / "code" / "distdl" / "worker.py").open("a") as file:
+    with (tmp / "code" / "distdl" / "train" / "worker.py").open("a") as file:
         file.write(MARK.format(folder=str(tmp / "imported")))
     code, out, error = distdl("train", config(tmp, "digits", digits), "runtime.kind=local", cwd=tmp / "local")
     assert code == 0, out + error

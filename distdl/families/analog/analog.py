@@ -5,7 +5,7 @@
     W_l += rate d_l [h_{l-1}; 1]^T                by pulses: rows and columns send trains of them at random, as often as
                                                   x and d are large; where two meet, the device moves a step
 
-No weight is ever written; a device is where its pulses have brought it (`nn/devices.py` has their model). ECRAM: Fuller et
+No weight is ever written; a device is where its pulses have brought it (`devices.py` has their model). ECRAM: Fuller et
 al. 2017, Tang et al. 2018; metal-oxide ECRAM: Kim et al. 2019; memtransistor: Sangwan et al. 2018, Nature 554:500.
 `device: digital` is the same net in exact arithmetic, the measure of the others. 784-128-10 has 101,770 devices, biases
 included: one line of each crossbar is always on.

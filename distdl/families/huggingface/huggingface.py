@@ -9,7 +9,7 @@ or rank weighs more than another. Padding does not count and is not attended to;
 predicted at each place, and -100 that nothing is: a prompt, for example. Where the model's config asks for its balance loss
 (a mixture of experts, `output_router_logits`), theirs is added, over what the ranks take at a time.
 
-The network is theirs, from a folder, the hub, or fresh (`nn/hub.py`), its dropout drawn by sample (`KeyedDropout`): every
+The network is theirs, from a folder, the hub, or fresh (`hub.py`), its dropout drawn by sample (`KeyedDropout`): every
 layout trains the same. `distdl checkpoint convert RUN FOLDER --to huggingface` writes a trained model back for
 `from_pretrained`, with the tokenizer and the generation settings it came with. The default is GPT-2 small: 124,439,808.
 """
