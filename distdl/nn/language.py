@@ -1,6 +1,6 @@
 """What language models share: places of tokens, causal attention, and the loss over a vocabulary.
 
-Each is the plain thing on one device, and exact where the sequence or the vocabulary is cut over ranks (see `layout/axes.py`).
+Each is the plain thing on one device, and exact where the sequence or the vocabulary is cut (see `layout/axes.py`).
 """
 
 from __future__ import annotations

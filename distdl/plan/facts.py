@@ -1,4 +1,4 @@
-"""What the plan must know about the model, the data and the machine. `train/survey.py` gathers it; the plan looks at nothing."""
+"""What the plan must know about model, data and machine. `train/survey.py` gathers it; the plan looks at nothing."""
 
 from __future__ import annotations
 
