@@ -153,8 +153,8 @@ class Learner(nn.Module):
     def evaluate(self, batch: Batch) -> Metrics:
         """Metrics of one held-out batch (B may differ between calls); totals and counts are per sample."""
         loss, metrics = self.loss(batch, -1)
-        n = len(batch["id"])
-        return {"loss": Mean(loss.detach() * n, float(n)), **metrics}
+        shown, n = mean(loss), len(batch["id"])
+        return {"loss": Mean(shown.total * n, float(n)), **metrics}
 
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
         """What an engine wraps: everything in the gradient path happens inside this call."""

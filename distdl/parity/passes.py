@@ -3,7 +3,8 @@
     own     the config's optimizer and schedule, 20 steps
     sgd     plain SGD with momentum and decay in fp32, whose first step moves the weights by half a percent. Steps of Adam
             all have about one length; these are as long as the gradient, so that a wrong scale or a missing clip shows
-    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift
+    long    one step of it in bf16 from 64 accumulated micro-batches of one sample, where sums in 16 bits drift (families
+            that couple the samples of a batch, or whose first step has no gradient, have none)
 
 `own` and `sgd` clip at half the norm of the reference's first gradient, so that clipping bites whatever the config's is.
 """
@@ -57,7 +58,7 @@ def passes(values: dict[str, Any], facts: ModelFacts, first: dict[str, Any]) -> 
     if values["train"].get("precision") == "fp64":
         return runs
     runs[SGD]["train"]["precision"] = "fp32"
-    if not facts.batch_coupled:
+    if not facts.batch_coupled and first["norm"][0]:
         runs[LONG] = _sgd(values, norm, weights)
         runs[LONG]["optimizer"] |= {"momentum": 0.0, "weight_decay": 0.0}
         runs[LONG]["train"] |= {"steps": 1, "clip_norm": None, "precision": "bf16"}

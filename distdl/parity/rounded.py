@@ -21,8 +21,8 @@ from distdl.train.survey import survey
 
 
 def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """One step of SGD without decay or clipping. -> {loss, norm, rounded}; trained weights' start and end are kept in
-    `file`, and nothing else: a buffer that follows the weights would follow 16-bit ones."""
+    """One step of SGD without decay or clipping. -> {loss, norm, rounded}; start and end of the weights that a gradient has
+    reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones."""
     config = config_from_dict(values)
     plan = survey(config)
     worker.set_up_torch(plan, config)
@@ -30,11 +30,11 @@ def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     learner = worker.build_learner(config, None)
     engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
     masters = {name: p.detach().clone() for _, name, p in engine.named() if p.requires_grad}
-    sums = {name: torch.zeros_like(master) for name, master in masters.items()}
+    sums: dict[str, Tensor] = {}
 
     def added(name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        sums[name] += parameter.grad.float()
+        sums[name] = sums.get(name, 0.0) + parameter.grad.float()
         parameter.grad = None
 
     for _, name, p in engine.named():
@@ -50,9 +50,7 @@ def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
     train(learner, engine, source, [Record()], start=0, steps=plan.steps)
     source.close()
-    decay = {name: config.optimizer.weight_decay if master.ndim >= 2 else 0.0 for name, master in masters.items()}
-    moved = {
-        name: master - config.optimizer.lr * (sums[name] + decay[name] * master) for name, master in masters.items()
-    }
-    keep(file, *({f"weights/{name}": t for name, t in part.items()} for part in (masters, moved)))
+    start = {name: masters[name] for name in sums}
+    moved = {name: master - config.optimizer.lr * sums[name] for name, master in start.items()}
+    keep(file, *({f"weights/{name}": t for name, t in part.items()} for part in (start, moved)))
     return {"loss": losses, "norm": [float(torch.nn.utils.get_total_norm(list(sums.values())))]}

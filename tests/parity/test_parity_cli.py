@@ -371,6 +371,7 @@ def test_every_pass_clips_moves_and_accumulates(digits: str) -> None:
         assert list(plans) == ["own", "sgd", f"long {64 * data_ranks(layout, world)}"]
         assert [plan.accumulate for plan in plans.values()] == [*[4 if "pipeline" in layout else 2] * 2, 64]
         assert [plan.config["train"]["precision"] for plan in plans.values()] == ["fp32", "fp32", "bf16"]
+    assert list(passes(values, facts, first | {"norm": [None]})) == ["own", "sgd"]  # one step would prove nothing
 
 
 def test_a_config_may_say_how_its_layouts_attend(
