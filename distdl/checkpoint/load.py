@@ -59,7 +59,7 @@ class Checkpoint:
         meta = self.tensors[name]
         if meta["file"] not in self._open:
             self._open[meta["file"]] = safe_open(str(self.path / meta["file"]), framework="pt")
-        return self._open[meta["file"]].get_tensor(name)  # type: ignore[no-any-return]
+        return self._open[meta["file"]].get_tensor(name)
 
     def load_weights(self, learner: nn.Module) -> None:
         """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""

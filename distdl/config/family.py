@@ -247,7 +247,7 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         allowed = "builtins, dataclass, Annotated, Any, Literal and pydantic's Field: it is read without the imports"
         what = f"Config cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(what, where=f"{path}:{(lines or [node.lineno])[-1]}", allowed=allowed) from None
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def field_docs(node: ast.ClassDef) -> dict[str, str]:

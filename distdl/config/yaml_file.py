@@ -117,7 +117,7 @@ def _construct(
 
 def _is_merge(key: yaml.Node) -> bool:
     """Whether a key is the plain `<<`, which takes over the keys of an anchored mapping, or of a list of them."""
-    return key.tag == MERGE  # type: ignore[no-any-return]
+    return key.tag == MERGE
 
 
 def _pairs(source: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:

@@ -344,7 +344,7 @@ class _Reader:
 
     def number(self, value: Any, key: str) -> float | None:
         self.need(value is None or type(value) in (int, float), f"{key} is {value!r:.80}, not a number")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def pair(self, value: Any, key: str) -> tuple[int, int]:
         self.need(isinstance(value, list) and len(value) == 2, f"{key} is {value!r:.80}, not a number and a row")

@@ -68,7 +68,7 @@ class Engine(ABC):
         if self.config.train.precision not in ("fp32", "fp64"):
             half = torch.float16 if self.config.train.precision == "fp16" else torch.bfloat16
             for net in self.bare.values():
-                net.forward = torch.autocast(plan.device, half)(net.forward)  # type: ignore[method-assign]
+                net.forward = torch.autocast(plan.device, half)(net.forward)
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
         self.grad_norms: dict[str, float | Tensor | None] = {}

@@ -62,7 +62,7 @@ def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T/S, H, D)
-        return attention(q, k, v, batch_dim_idx=0).transpose(1, 2)  # type: ignore[no-any-return]
+        return attention(q, k, v, batch_dim_idx=0).transpose(1, 2)
 
     return attend
 
@@ -80,7 +80,7 @@ def experts_announced(net: nn.Module, ours: Groups) -> Iterator[None]:
     from deepspeed.moe.layer import MoE
     from deepspeed.utils import groups as known
 
-    class Announcement(MoE):  # type: ignore[misc]
+    class Announcement(MoE):
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.num_experts = ours.expert.size
@@ -159,7 +159,7 @@ class DeepSpeedEngine(Engine):
         return engine
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        return self.engines["learner"](batch, step)  # type: ignore[no-any-return]
+        return self.engines["learner"](batch, step)
 
     def _minimize(self, loss: Tensor, player: str) -> None:
         engine = self.engines[player]
@@ -202,7 +202,7 @@ class DeepSpeedEngine(Engine):
 
     def _evaluate(self, batch: Batch) -> Metrics:
         if "learner" in self.engines:
-            return self.engines["learner"](batch, -1, evaluate=True)  # type: ignore[no-any-return]
+            return self.engines["learner"](batch, -1, evaluate=True)
         return self.learner.evaluate(batch)
 
     def _set_lr(self, lr: float) -> None:
@@ -273,7 +273,7 @@ class DeepSpeedEngine(Engine):
     def _inner(self, player: str) -> torch.optim.Optimizer:
         """The torch optimizer inside DeepSpeed's."""
         optimizer = self.engines[player].optimizer
-        return optimizer.optimizer if self.zero else optimizer  # type: ignore[no-any-return]
+        return optimizer.optimizer if self.zero else optimizer
 
     def _flat_weights(self, player: str) -> list[Tensor]:
         """This rank's flat fp32 shards, which are what the inner optimizer steps."""

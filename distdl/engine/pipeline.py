@@ -96,7 +96,7 @@ class PipelineEngine(DeepSpeedEngine):
 
         bounds, begin_forward, autocast = self.bounds, self._begin_forward, self._autocast
 
-        class Stage(PipelineModule):  # type: ignore[misc]
+        class Stage(PipelineModule):
             def _partition_layers(self, method: str) -> None:
                 self.parts = bounds
                 self._set_bounds(*bounds[self.stage_id : self.stage_id + 2])

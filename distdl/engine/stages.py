@@ -88,7 +88,7 @@ def layer_seconds(learner: Learner, plan: Plan, batch: Batch, device: torch.devi
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.config["train"]["precision"] == "bf16"):
                 output = layer.run(x)
                 loss = learner.criterion(output, batch)[0] if last else output.float().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             passes.append(_now(device) - begin)
         seconds.append(min(passes[1:]))
         x = output.detach().requires_grad_(output.is_floating_point())

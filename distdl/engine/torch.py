@@ -36,7 +36,7 @@ class TorchEngine(Engine):
         return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        return self.wrapped["learner"](batch, step)  # type: ignore[no-any-return]
+        return self.wrapped["learner"](batch, step)
 
     def _before_micro_batch(self) -> None:
         for net in self.wrapped.values():  # DDP reduces gradients with the last micro-batch only
@@ -64,11 +64,11 @@ class TorchEngine(Engine):
         optimizer.zero_grad()
 
     def _backward(self, loss: Tensor) -> None:
-        (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()
 
     def _evaluate(self, batch: Batch) -> Metrics:
         if "learner" in self.bare:
-            return self.learner(batch, -1, evaluate=True)  # type: ignore[no-any-return]
+            return self.learner(batch, -1, evaluate=True)
         return self.learner.evaluate(batch)
 
     def _set_lr(self, lr: float) -> None:

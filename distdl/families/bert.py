@@ -120,7 +120,7 @@ class Words(nn.Module):
         self.bias = nn.Embedding(config.vocabulary, 1)  # an embedding, so that it is cut as the words are
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ln(F.gelu(self.dense(x)))  # type: ignore[no-any-return]
+        return self.ln(F.gelu(self.dense(x)))
 
 
 class BERT(Learner):
@@ -213,7 +213,7 @@ class BERT(Learner):
     def classify(self, x: Tensor) -> Tensor:
         """(B, T, D) or (B, T, D + 1) -> (B, K), by the first place."""
         assert self.pooler is not None and self.head is not None
-        return self.head(self.drop(torch.tanh(self.pooler(x[:, 0, : self.config.width]))))  # type: ignore[no-any-return]
+        return self.head(self.drop(torch.tanh(self.pooler(x[:, 0, : self.config.width]))))
 
     def vocabulary(self) -> Tensor:
         """(V, D + 1): each word's embedding with its bias behind it, which a constant input of 1 meets."""

@@ -79,7 +79,7 @@ class Captioner(Learner):
 
     def picture(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1, D): what stands in for the first word."""
-        return self.see(self.trunk.vector(to_unit(image)))[:, None]  # type: ignore[no-any-return]
+        return self.see(self.trunk.vector(to_unit(image)))[:, None]
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, T, V): logits of each word, given the picture and the words before it."""

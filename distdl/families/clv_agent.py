@@ -83,15 +83,15 @@ class QNetwork(nn.Module):
         h = self.body(state.log1p())
         advantage = self.head(h)
         if self.value is None:
-            return advantage  # type: ignore[no-any-return]
-        return self.value(h) + advantage - advantage.mean(-1, keepdim=True)  # type: ignore[no-any-return]
+            return advantage
+        return self.value(h) + advantage - advantage.mean(-1, keepdim=True)
 
     def at(self, state: Tensor, action: Tensor) -> Tensor:
         """Of one action for each state: (B, S), (B,) -> (B,)."""
         if not self.config.continuous:
-            return self(state).gather(-1, action.long()[:, None])[:, 0]  # type: ignore[no-any-return]
+            return self(state).gather(-1, action.long()[:, None])[:, 0]
         seen = torch.cat([state.log1p(), action[:, None].to(state.dtype)], 1)
-        return self.head(self.body(seen))[:, 0]  # type: ignore[no-any-return]
+        return self.head(self.body(seen))[:, 0]
 
 
 class CLVAgent(Learner):
@@ -143,7 +143,7 @@ class CLVAgent(Learner):
     @torch.no_grad()
     def values(self, state: Tensor) -> Tensor:
         """Dollars that each action is worth: (B, S) -> (B, A). The largest is the customer's lifetime value."""
-        return self.q(state.to(self.q.head.weight.dtype)) * self.config.scale  # type: ignore[no-any-return]
+        return self.q(state.to(self.q.head.weight.dtype)) * self.config.scale
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

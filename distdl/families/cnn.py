@@ -103,4 +103,4 @@ class ConvNet(Classifier):
         return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
 
     def logits(self, batch: Batch) -> Tensor:
-        return self.net(to_unit(batch["image"]))  # type: ignore[no-any-return]  # (B, C, H, W) -> (B, K)
+        return self.net(to_unit(batch["image"]))  # (B, C, H, W) -> (B, K)

@@ -68,7 +68,7 @@ class Concepts(Learner):
 
     def regions(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, h, w): logits of each word in each region."""
-        return self.head(self.trunk(to_unit(image))).float()  # type: ignore[no-any-return]
+        return self.head(self.trunk(to_unit(image))).float()
 
     def present(self, caption: Tensor) -> Tensor:
         """(B, T) -> (B, V): 1 for the words of a caption."""

@@ -80,4 +80,4 @@ class Elman(SequenceLearner):
         self.stack = nn.Sequential(*(Layer(size, config.units, config.activation) for size in sizes))
 
     def states(self, x: Tensor) -> Tensor:
-        return self.stack(x)  # type: ignore[no-any-return]  # (B, T, H)
+        return self.stack(x)  # (B, T, H)

@@ -66,7 +66,7 @@ class DNN(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes))
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
-        return self.net(x.flatten(1))  # type: ignore[no-any-return]
+        return self.net(x.flatten(1))
 
 
 class CNN(nn.Module):
@@ -81,7 +81,7 @@ class CNN(nn.Module):
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
         x = F.max_pool2d(torch.relu(self.c1(x[:, None])), 2)  # (B, C1, T/2, F/2)
         x = F.max_pool2d(torch.relu(self.c2(x)), 2)  # (B, C2, T/4, F/4)
-        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+        return self.head(x.flatten(1))
 
 
 class RNN(nn.Module):
@@ -94,7 +94,7 @@ class RNN(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
         states = self.cell(x)[0]  # (B, T, H)
-        return self.head(states[torch.arange(len(x), device=x.device), frames - 1])  # type: ignore[no-any-return]
+        return self.head(states[torch.arange(len(x), device=x.device), frames - 1])
 
 
 class Ensemble(Learner):

@@ -98,7 +98,7 @@ class Generator(nn.Module):
         self.net = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.net(z).view(-1, *self.shape)  # type: ignore[no-any-return]
+        return self.net(z).view(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
@@ -176,7 +176,7 @@ class GAN(Learner):
     @torch.no_grad()
     def sample(self, z: Tensor) -> Tensor:
         """(M, Z) -> (M, *inputs)"""
-        return bare(self.generator)(z)  # type: ignore[no-any-return]
+        return bare(self.generator)(z)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -105,8 +105,8 @@ class Block(nn.Module):
 
     def perceptron(self, x: Tensor) -> Tensor:
         if self.moe is not None:
-            return self.moe(x)  # type: ignore[no-any-return]
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+            return self.moe(x)
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class GPT(Learner):

@@ -114,4 +114,4 @@ class HRNN(SequenceLearner):
         self.net = Chunks(config) if config.form == "chunks" else Clockwork(config)
 
     def states(self, x: Tensor) -> Tensor:
-        return self.net(x)  # type: ignore[no-any-return]
+        return self.net(x)

@@ -173,7 +173,7 @@ class SubSampling(nn.Module):
         self.act = ScaledTanh()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(4 * F.avg_pool2d(x, 2) * self.coefficient + self.bias)  # type: ignore[no-any-return]
+        return self.act(4 * F.avg_pool2d(x, 2) * self.coefficient + self.bias)
 
 
 class SparseConv(nn.Module):

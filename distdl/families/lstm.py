@@ -96,4 +96,4 @@ class LSTM(SequenceLearner):
     def states(self, x: Tensor) -> Tensor:
         for recurrent in self.stack:
             x, _ = recurrent(self.drop(x))  # (B, T, H)
-        return self.drop(x)  # type: ignore[no-any-return]
+        return self.drop(x)

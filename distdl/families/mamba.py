@@ -73,7 +73,7 @@ class Recurrence(torch.autograd.Function):
         return h
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         a, h = ctx.saved_tensors
         following = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
         db = scan(following.flip(1), grad.flip(1)).flip(1)
@@ -151,7 +151,7 @@ class Mixer(nn.Module):
         delta = F.softplus(self.delta(low)).float()  # (B, T, E); the recurrence runs in fp32
         A = -self.A_log.float().exp()
         y = selective_scan(x.float(), delta, A, B.float(), C.float(), self.chunk)
-        return self.out((y + self.D * x).to(x.dtype) * F.silu(gate))  # type: ignore[no-any-return]  # (B, T, D)
+        return self.out((y + self.D * x).to(x.dtype) * F.silu(gate))  # (B, T, D)
 
 
 class Block(nn.Module):
@@ -162,7 +162,7 @@ class Block(nn.Module):
         self.norm, self.mixer = nn.RMSNorm(config.width, eps=1e-5), Mixer(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mixer(self.norm(x))  # type: ignore[no-any-return]
+        return x + self.mixer(self.norm(x))
 
 
 class Mamba(Learner):

@@ -61,7 +61,7 @@ class ColumnNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(torch.tanh(self.c1(x)), 2)  # (B, 20, 13, 13)
         x = F.max_pool2d(torch.tanh(self.c2(x)), 3)  # (B, 40, 3, 3)
-        return self.head(torch.tanh(self.dense(x.flatten(1))))  # type: ignore[no-any-return]  # (B, K)
+        return self.head(torch.tanh(self.dense(x.flatten(1))))  # (B, K)
 
 
 class MultiColumn(Learner):

@@ -80,7 +80,7 @@ class NeuralField(Learner):
         *hidden, last = self.maps
         for linear in hidden:
             h = (self.config.omega * linear(h)).sin() if self.config.network == "siren" else linear(h).relu()  # (B, H)
-        return last(h)  # type: ignore[no-any-return]
+        return last(h)
 
     def gradient(self, x: Tensor) -> Tensor:
         """Slopes of each value at points x: (B, D) -> (B, K, D)"""

@@ -111,7 +111,7 @@ class ObjectMasks(Learner):
     def masks(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 5, d, d)."""
         flat = self.dense(self.features(2 * to_unit(image) - 1).flatten(1)).float()
-        return flat.view(-1, PARTS, self.config.grid, self.config.grid)  # type: ignore[no-any-return]
+        return flat.view(-1, PARTS, self.config.grid, self.config.grid)
 
     def cells(self, boxes: Tensor) -> Tensor:
         """Boxes in pixels (..., 4) -> in cells."""

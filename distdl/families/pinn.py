@@ -91,7 +91,7 @@ class PINN(Learner):
         *hidden, last = self.maps
         for linear in hidden:
             h = linear(h).tanh()
-        return last(h)  # type: ignore[no-any-return]
+        return last(h)
 
     def solution(self, x: Tensor) -> Tensor:
         """What is compared with the column `u`: (N, D) -> (N, K)"""

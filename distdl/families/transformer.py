@@ -68,7 +68,7 @@ class Residual(nn.Module):
         self.ln, self.drop = nn.LayerNorm(config.width), Dropout(config.dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.ln(x + self.drop(y))  # type: ignore[no-any-return]
+        return self.ln(x + self.drop(y))
 
 
 class Block(nn.Module):
@@ -82,7 +82,7 @@ class Block(nn.Module):
         self.up, self.down, self.after_mlp = nn.Linear(D, inner), nn.Linear(inner, D), Residual(config)
 
     def mlp(self, x: Tensor) -> Tensor:
-        return self.after_mlp(x, self.down(F.relu(self.up(x))))  # type: ignore[no-any-return]
+        return self.after_mlp(x, self.down(F.relu(self.up(x))))
 
 
 class EncoderBlock(Block):

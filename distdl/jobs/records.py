@@ -204,6 +204,6 @@ def _place(on: str, launch: dict[str, Any] | None) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "record.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"the record of a job in {folder} cannot be read: {error}") from None

@@ -132,7 +132,7 @@ class _Copied(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return here.tensor.sum(grad.contiguous().clone())
 
 
@@ -142,7 +142,7 @@ class _Summed(torch.autograd.Function):
         return here.tensor.sum(x.contiguous().clone())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
@@ -153,20 +153,20 @@ class _Gathered(torch.autograd.Function):
         return torch.cat(here.tensor.gather(x), dim)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad.narrow(ctx.dim, ctx.width * here.tensor.index, ctx.width), None
 
 
 def copied(x: Tensor) -> Tensor:
     """x, whose gradients from all ranks of the tensor axis are summed."""
-    return _Copied.apply(x) if here.tensor.size > 1 else x  # type: ignore[no-any-return]
+    return _Copied.apply(x) if here.tensor.size > 1 else x
 
 
 def summed(x: Tensor) -> Tensor:
     """The sum of all ranks' x along the tensor axis."""
-    return _Summed.apply(x) if here.tensor.size > 1 else x  # type: ignore[no-any-return]
+    return _Summed.apply(x) if here.tensor.size > 1 else x
 
 
 def gathered(x: Tensor, dim: int) -> Tensor:
     """All ranks' x along the tensor axis, one behind the other in dimension `dim`."""
-    return _Gathered.apply(x, dim) if here.tensor.size > 1 else x  # type: ignore[no-any-return]
+    return _Gathered.apply(x, dim) if here.tensor.size > 1 else x

@@ -62,7 +62,7 @@ def mark(net: nn.Module) -> None:
 
 def decays(parameter: nn.Parameter) -> bool:
     """Whether a parameter that is marked decays."""
-    return parameter.distdl_decays  # type: ignore[attr-defined, no-any-return]
+    return parameter.distdl_decays  # type: ignore[attr-defined]
 
 
 def _said(net: nn.Module) -> dict[int, str]:

@@ -141,7 +141,7 @@ class Learner(nn.Module):
             return layer.run(x)
 
         if self.recompute_every and index % self.recompute_every == 0 and self.training and torch.is_grad_enabled():
-            return checkpoint(run, x, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(run, x, use_reentrant=False)
         return run(x)
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
@@ -171,7 +171,7 @@ class Learner(nn.Module):
 
 def bare(player: nn.Module) -> nn.Module:
     """A player without what the engine has wrapped around it: for looking at weights, and for calls without a gradient."""
-    return getattr(player, "module", player)  # type: ignore[no-any-return]
+    return getattr(player, "module", player)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class SequenceLearner(Learner):
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, D)."""
         if self.embed is not None:
-            return self.embed(tokens)  # type: ignore[no-any-return]
+            return self.embed(tokens)
         return F.one_hot(tokens, self.config.inputs).to(self.head.weight.dtype)
 
     def inputs_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class SequenceLearner(Learner):
     def outputs(self, x: Tensor) -> Tensor:
         """(B, K) for rows, (B, T, D) for tokens (logits) and values."""
         states = self.states(x)
-        return self.head(states[:, -1] if self.config.task == "rows" else states)  # type: ignore[no-any-return]
+        return self.head(states[:, -1] if self.config.task == "rows" else states)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of every prediction, and what else is measured."""

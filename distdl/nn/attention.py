@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         B, T, _ = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, -1, self.head_width).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
         y = attend(q, k, v, real, causal, self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).reshape(B, T, -1))  # type: ignore[no-any-return]  # (B, T, D)
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 
 class CrossAttention(nn.Module):
@@ -50,7 +50,7 @@ class CrossAttention(nn.Module):
         q = self.query(x).view(B, T, -1, self.head_width).transpose(1, 2)  # (B, H, T, D/H)
         k, v = self.key_value(memory).view(B, S, 2, -1, self.head_width).permute(2, 0, 3, 1, 4)  # 2 x (B, H, S, D/H)
         y = attend(q, k, v, real, False, self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).reshape(B, T, -1))  # type: ignore[no-any-return]  # (B, T, D)
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, dropout: float) -> Tensor:

@@ -63,7 +63,7 @@ class Dueling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         advantage = self.advantage(x)
-        return self.value(x) + advantage - advantage.mean(-1, keepdim=True)  # type: ignore[no-any-return]
+        return self.value(x) + advantage - advantage.mean(-1, keepdim=True)
 
 
 def normalisation(name: str, channels: int, groups: int = 8) -> list[nn.Module]:

@@ -97,7 +97,7 @@ class Expert(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class MixtureOfExperts(nn.Module):
@@ -172,10 +172,10 @@ class _Exchanged(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Exchanged.forward(ctx, grad)
 
 
 def exchanged(x: Tensor) -> Tensor:
     """All-to-all of P equal blocks of rows along the expert axis, which autograd follows."""
-    return _Exchanged.apply(x) if here.expert.size > 1 else x  # type: ignore[no-any-return]
+    return _Exchanged.apply(x) if here.expert.size > 1 else x

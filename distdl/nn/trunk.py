@@ -37,10 +37,10 @@ class Trunk(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.maps(2 * image - 1)  # type: ignore[no-any-return]
+        return self.maps(2 * image - 1)
 
     def vector(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, features): the average of GoogLeNet's maps; the whole maps of the small trunk, where each
         number keeps its place in the picture."""
         maps = self(image)
-        return maps.mean((2, 3)) if self.average else maps.flatten(1)  # type: ignore[no-any-return]
+        return maps.mean((2, 3)) if self.average else maps.flatten(1)

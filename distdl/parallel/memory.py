@@ -34,7 +34,7 @@ def save_memory(learner: Learner, config: Config) -> None:
 
 def _eight_bits(learner: nn.Module) -> None:
     try:
-        from torchao.float8 import convert_to_float8_training  # type: ignore[import-not-found]
+        from torchao.float8 import convert_to_float8_training
     except ImportError:
         raise InputError("train.precision is fp8 and torchao is not installed", fix="pip install torchao") from None
 

@@ -32,7 +32,7 @@ def ring(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Ring attention along an axis: (B, H, T/S, D) queries, keys and values -> (B, H, T/S, D)."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _Ring.apply(q, k, v, axis)  # type: ignore[no-any-return]
+        return _Ring.apply(q, k, v, axis)
 
     return attend
 
@@ -54,7 +54,7 @@ class _Ring(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """The gradient of a slice's keys and values follows them round, each rank adding its part, until it is home."""
         axis: Axis = ctx.axis
         q, k, v, out, lse = ctx.saved_tensors

@@ -92,7 +92,7 @@ class ColumnParallel(nn.Module):
         if self.convolution is None:
             y, dim = F.linear(x, self.weight, self.bias), -1
         else:
-            y, dim = F.conv2d(x, self.weight, self.bias, **self.convolution), 1  # type: ignore[arg-type]
+            y, dim = F.conv2d(x, self.weight, self.bias, **self.convolution), 1
         return y if self.gather is None else gathered(y, dim).narrow(dim, 0, self.gather)
 
 

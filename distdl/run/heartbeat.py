@@ -309,7 +309,7 @@ def _last_collective() -> str:
         return "none"
 
     def question() -> str:
-        from torch._C import _distributed_c10d as c10d  # type: ignore[attr-defined]
+        from torch._C import _distributed_c10d as c10d
 
         last = json.loads(c10d._dump_fr_trace_json(True, False))["entries"][-1]
         name, sizes = last["profiling_name"].split(":")[-1], ", ".join(map(str, last["input_sizes"]))

@@ -57,7 +57,7 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
         raise first_failure(folder, error).error from error
     finally:
         shutil.rmtree(ranks, ignore_errors=True)
-    return summary  # type: ignore[no-any-return]
+    return summary
 
 
 def _until_the_end(config: Config, folder: RunFolder, watch: Watch, start: Callable[[int], None]) -> None:

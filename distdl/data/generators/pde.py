@@ -82,7 +82,7 @@ def burgers_solution(x: np.ndarray) -> np.ndarray:
     y = np.pi * (x[:, :1] - nodes * np.sqrt(4 * BURGERS_VISCOSITY * x[:, 1:]))  # (N, Q)
     exponent = -np.cos(y) / (2 * np.pi * BURGERS_VISCOSITY)
     f = np.exp(exponent - exponent.max(1, keepdims=True)) * weights
-    return np.where(x[:, 1] > 0, -(np.sin(y) * f).sum(1) / f.sum(1), -np.sin(np.pi * x[:, 0]))  # type: ignore[no-any-return]
+    return np.where(x[:, 1] > 0, -(np.sin(y) * f).sum(1) / f.sum(1), -np.sin(np.pi * x[:, 0]))
 
 
 def schrodinger(options: Options) -> tuple[Rows, Rows]:
@@ -121,7 +121,7 @@ def hypercube(rng: np.random.Generator, n: int, domain: list[tuple[float, float]
     """(n, D) points of which each dimension's n equal parts hold one each (McKay, Beckman & Conover 1979)."""
     strata = np.stack([rng.permutation(n) for _ in domain], 1)
     low, high = np.array(domain).T
-    return low + (high - low) * (strata + rng.random(strata.shape)) / max(n, 1)  # type: ignore[no-any-return]
+    return low + (high - low) * (strata + rng.random(strata.shape)) / max(n, 1)
 
 
 def grid_of(n: int, domain: list[tuple[float, float]]) -> np.ndarray:

@@ -64,4 +64,4 @@ def _picture(options: Options) -> np.ndarray:
 def _flower() -> np.ndarray:
     from sklearn.datasets import load_sample_image
 
-    return load_sample_image("flower.jpg")  # type: ignore[no-any-return]
+    return load_sample_image("flower.jpg")

@@ -90,7 +90,7 @@ class MLP(nn.Module):
         embedding = time_embedding(t, self.time_width).to(h.dtype)  # (B, E)
         for norm, time, layer in zip(self.norms, self.times, self.layers):
             h = h + layer(F.silu(norm(h) + time(embedding)))
-        return self.last(F.silu(self.last_norm(h))).view(x.shape)  # type: ignore[no-any-return]
+        return self.last(F.silu(self.last_norm(h))).view(x.shape)
 
 
 class Diffusion(Learner):
@@ -151,7 +151,7 @@ class Diffusion(Learner):
     def averaged(self, x: Tensor, t: Tensor) -> Tensor:
         """eps_theta with the averaged weights."""
         weights = {name: self.get_buffer(average_name(name)) for name, _ in self.net.named_parameters()}
-        return functional_call(self.net, weights, (x, t))  # type: ignore[no-any-return]
+        return functional_call(self.net, weights, (x, t))
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

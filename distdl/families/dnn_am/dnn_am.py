@@ -104,7 +104,7 @@ class Bands(nn.Module):
         if not self.limited:
             return F.max_pool1d(self.conv(x), self.pool, self.stride).flatten(1)
         sections = x.unfold(2, self.span, self.stride).transpose(1, 2).flatten(1, 2)  # (N, sections * C, span)
-        return self.conv(sections).amax(-1)  # type: ignore[no-any-return]
+        return self.conv(sections).amax(-1)
 
 
 class DNNAcousticModel(Learner):
@@ -150,14 +150,14 @@ class DNNAcousticModel(Learner):
     def entered(self, x: Tensor) -> Tensor:
         """What the first fully connected layer sees, (B*T, D)."""
         x = self.stacked(x)
-        return self.act(self.bands(x)) if self.bands else x.flatten(1)  # type: ignore[no-any-return]
+        return self.act(self.bands(x)) if self.bands else x.flatten(1)
 
     def posteriors(self, x: Tensor) -> Tensor:
         """ln p(s | x_t): (B, T, F) -> (B, T, K * S)."""
         h = self.entered(x)
         for layer in self.hidden:
             h = self.dropout(self.act(layer(h)))
-        return self.head(h).float().log_softmax(-1).view(*x.shape[:2], -1)  # type: ignore[no-any-return]
+        return self.head(h).float().log_softmax(-1).view(*x.shape[:2], -1)
 
     # -- the hidden Markov model ---------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class DNNAcousticModel(Learner):
 
         def energy(v: Tensor) -> Tensor:
             own = -(v @ visible_bias) if layer else (v - visible_bias).square().sum(-1) / 2
-            return own - F.softplus(F.linear(v, weight, hidden_bias)).sum(-1)  # type: ignore[no-any-return]
+            return own - F.softplus(F.linear(v, weight, hidden_bias)).sum(-1)
 
         real = self.real(batch)
         gap = (energy(v) - energy(model)).view(real.shape) * real

@@ -106,7 +106,7 @@ def q_network(config: Config) -> nn.Sequential:
 
 def best_actions(q: nn.Module, state: np.ndarray) -> list[int]:
     """(n, *observation) -> n."""
-    return q(to_unit(torch.from_numpy(state)).to(next(q.parameters()))).argmax(-1).tolist()  # type: ignore[no-any-return]
+    return q(to_unit(torch.from_numpy(state)).to(next(q.parameters()))).argmax(-1).tolist()
 
 
 class DQN(Learner):

@@ -62,9 +62,9 @@ def network(config: Any, theirs: Any) -> nn.Module:
     fresh = not config.name or config.from_scratch
     with told(config):
         if fresh or torch.get_default_device().type == "meta":  # to be counted, not to compute
-            return auto.from_config(theirs, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-any-return]
+            return auto.from_config(theirs, trust_remote_code=False, dtype=torch.float32)
         options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
-        return auto.from_pretrained(config.name, config=theirs, **options)  # type: ignore[no-any-return]
+        return auto.from_pretrained(config.name, config=theirs, **options)
 
 
 @contextlib.contextmanager

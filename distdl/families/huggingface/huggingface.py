@@ -156,7 +156,7 @@ class HuggingFace(Learner):
 
     def logits(self, **inputs: Tensor) -> Tensor:
         """(B, T, V) of their network."""
-        return self.output(**inputs).logits  # type: ignore[no-any-return]
+        return self.output(**inputs).logits
 
     def output(self, **inputs: Tensor) -> Any:
         """What their network says."""
@@ -217,7 +217,7 @@ class KeyedDropout(TorchFunctionMode):
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return noise.Dropout(p)(input) if training else input  # type: ignore[no-any-return]
+    return noise.Dropout(p)(input) if training else input
 
 
 def _attention(
@@ -231,4 +231,4 @@ def _attention(
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return noise.Dropout(dropout_p)(scores.softmax(-1).to(value)) @ value  # type: ignore[no-any-return]
+    return noise.Dropout(dropout_p)(scores.softmax(-1).to(value)) @ value
