@@ -286,7 +286,7 @@ def _lightning(task: Task, log: bool, **options: Any) -> None:
             loss, _ = self.learner(batch, step)
             if log:
                 self.log("loss", loss, prog_bar=True)
-            return loss  # type: ignore[no-any-return]
+            return loss
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return task.optimizer(self.learner)

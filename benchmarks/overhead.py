@@ -151,7 +151,7 @@ class Contender:
         if isinstance(answer[0], str):
             self.row.reason, self.row.failed = answer
             return None
-        return answer  # type: ignore[no-any-return]
+        return answer
 
 
 def measure(names: list[str], folder: Path, steps: int, rounds: int) -> list[Row]:

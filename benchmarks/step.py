@@ -173,7 +173,7 @@ def on_cpus(worlds: list[int], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="distdl-step-") as folder:
         write_data(folder, CPU_MODEL, 256)
         for world in worlds:
-            mp.spawn(cpu_rank, (world, folder, rounds), nprocs=world)  # type: ignore[no-untyped-call]
+            mp.spawn(cpu_rank, (world, folder, rounds), nprocs=world)
             seconds = json.loads(Path(f"{folder}/result-{world}.json").read_text())
             rows = {}
             for name, times in seconds.items():

@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
 
 def small(family: str) -> dict[str, Any]:
     """The family's file in FOLDER."""
-    return yaml.safe_load((FOLDER / f"{family}.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return yaml.safe_load((FOLDER / f"{family}.yaml").read_text(encoding="utf-8"))
 
 
 def shipped(name: str) -> Path:

@@ -20,7 +20,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ class _Inert:
     def __init__(self, *args: Any) -> None: ...
 
 
-_KNOWN = [
+_KNOWN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Inert, "deepspeed.utils.tensor_fragment.fragment_address"),
     (_Inert, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Inert, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),

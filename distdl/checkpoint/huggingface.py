@@ -53,7 +53,7 @@ def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tup
 def write_theirs(model: Mapping[str, Any], tensors: Mapping[str, Lazy], folder: Path) -> None:
     """Writes a model of the family that is their network itself, as their library does. Raises InputError."""
     with torch.device("meta"):
-        learner = build(model)
+        learner: Any = build(model)  # the family huggingface: it saves itself as their library does
     weights = {name: tensor.read() for name, tensor in tensors.items()}
     if missing := [name for name, _ in learner.named_parameters() if name not in weights]:
         raise InputError(f"the source has no {', '.join(missing[:5])}")

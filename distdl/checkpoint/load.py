@@ -63,7 +63,7 @@ class Checkpoint:
 
     def load_weights(self, learner: nn.Module) -> None:
         """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""
-        wanted = {f"weights/{n}": p for n, p in learner.named_parameters()}
+        wanted: dict[str, Tensor] = {f"weights/{n}": p for n, p in learner.named_parameters()}
         wanted |= {f"buffers/{n}": b for n, b in learner.named_buffers()}
         have = {name for name in self.tensors if not name.startswith("optimizer/")}
         problems = [f"the model has no {n}" for n in sorted(have - wanted.keys())]

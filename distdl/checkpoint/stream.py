@@ -102,6 +102,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping
             value = tensors[name].read()
             if (tuple(value.shape), value.dtype) != (tensors[name].shape, tensors[name].dtype):
                 raise DataCorrupt(f"{name} is {value.dtype} {list(value.shape)}, and its source said something else")
-            file.write(value.contiguous().flatten().view(torch.uint8).numpy())
+            file.write(value.contiguous().flatten().view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())

@@ -227,7 +227,7 @@ class DeepSpeedEngine(Engine):
             if self.zero == 3:
                 group, begin, size = optimizer.grad_position[optimizer.get_param_id(p)]
                 first = size * self.groups.data.index
-                part = Held(name, first, min(size, p.ds_numel - first), flat[group], begin)  # the last may be padded
+                part = Held(name, first, min(size, p.ds_numel - first), flat[group], begin)  # type: ignore[attr-defined] # the last may be padded
             elif where := p._hp_mapping:  # type: ignore[attr-defined]
                 there, here_ = where.hp_fragment_address, where.lp_fragment_address
                 part = Held(name, here_.start, here_.numel, flat[where.param_group_index], there.start)

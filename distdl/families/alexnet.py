@@ -118,6 +118,7 @@ class AlexNet(Classifier):
         )
         layers = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         for i, layer in enumerate(layers):
+            assert layer.bias is not None
             if config.init == "paper":  # section 5; biases of 1 give the ReLUs positive inputs at the start
                 nn.init.normal_(layer.weight, 0, 0.01)
                 nn.init.constant_(layer.bias, 1.0 if i in (1, 3, 4, 5, 6) else 0.0)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -131,7 +131,8 @@ class Autoencoder(Learner):
             if place:
                 x = ACTIVATIONS[self.config.activation](x)
             if self.config.tied:
-                x = F.linear(x, self.encoder[-1 - place].weight.T, self.biases[place])
+                mirror = cast(nn.Linear, self.encoder[-1 - place])
+                x = F.linear(x, mirror.weight.T, self.biases[place])
             else:
                 x = self.decoder[place](x)
         return x

@@ -68,7 +68,8 @@ class Captioner(Learner):
         self.lstm = nn.LSTM(config.units, config.units, batch_first=True)
         self.head = nn.Linear(config.units, config.vocabulary)
         self.drop = Dropout(config.dropout)
-        nn.init.constant_(self.lstm.bias_ih_l0[config.units : 2 * config.units], 1.0)  # forget gates open at the start
+        forget = slice(config.units, 2 * config.units)
+        nn.init.constant_(self.lstm.get_parameter("bias_ih_l0")[forget], 1.0)  # these gates open at the start
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:

@@ -55,6 +55,7 @@ class Concepts(Learner):
         self.trunk = Trunk(config.image, config.widths)
         self.head = nn.Conv2d(self.trunk.channels, config.vocabulary, 1)
         nn.init.normal_(self.head.weight, std=0.01)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias, math.log(config.prior / (1 - config.prior)))
 
     @staticmethod

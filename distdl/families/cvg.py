@@ -56,6 +56,10 @@ def chosen(scores: Tensor, u: Tensor | None) -> Tensor:
 class Grammar(nn.Module):
     """Counts of rules and what follows from them. Symbols: the tags 0..K-1, then the phrases K..2K-1."""
 
+    roots: Tensor
+    rules: Tensor
+    words: Tensor
+
     def __init__(self, labels: int, vocabulary: int, smoothing: float) -> None:
         super().__init__()
         self.K, self.smoothing = labels, smoothing

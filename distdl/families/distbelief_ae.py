@@ -16,8 +16,9 @@ Three stages of 8 maps, fields of 18 and pools of 5 over 3 x 200 x 200 pixels ha
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -141,7 +142,7 @@ class DistBeliefAutoencoder(Learner):
         """The loss of each picture, (B,), and its parts in every stage, for each value."""
         y, losses = self.picture(batch), []
         parts: Metrics = {}
-        for number, stage in enumerate(self.stages, 1):
+        for number, stage in enumerate(cast(Iterable[Stage], self.stages), 1):
             y, error, pooled = stage(y)
             losses.append((error + self.config.sparsity * pooled) / math.prod(stage.size))
             values = {"squared_error": error / math.prod(stage.size), "pooled": pooled / math.prod(stage.out)}

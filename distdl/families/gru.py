@@ -50,6 +50,11 @@ class Config:
 class ResetBefore(nn.GRU):
     """One layer as in the paper; parameters and calling convention are those of torch.nn.GRU."""
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gates = 2 * self.hidden_size  # torch keeps the rows of r, z and n below each other
         U, U_n = self.weight_hh_l0[:gates], self.weight_hh_l0[gates:]

@@ -65,7 +65,7 @@ class Maps(nn.Module):
         self.register_buffer("place", place)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.weight
+        kernels: Tensor = self.weight
         if self.place is not None:  # one convolution with zeros where maps are not joined: a third of the time of three
             kernels = kernels.new_zeros(MAPS * self.inputs, 5, 5).index_copy(0, self.place, kernels)
         x = F.pad(x, (2, 2, 2, 2), value=BACKGROUND)

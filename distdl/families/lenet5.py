@@ -63,6 +63,10 @@ class Config:
 class LeNet(Classifier):
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
     tensor_plan = {"c1": "gather", "c3": "gather", "c5": "gather", "f6": "gather", "head": "gather"}
+    act: nn.Module
+    s2: nn.Module
+    s4: nn.Module
+    head: nn.Module
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -82,6 +86,7 @@ class LeNet(Classifier):
         self.head = Drawings(config.classes)
         for layer in (self.c1, self.c5, self.f6):
             nn.init.uniform_(layer.weight, *within(layer.weight[0].numel()))
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     @staticmethod

@@ -11,8 +11,9 @@ a task: points that are learned from, and points that are asked. 1-40-40-1 has 1
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -86,7 +87,7 @@ class MAML(Learner):
         """Each task's own weights after its steps; with `learn`, a gradient reaches the common ones through them."""
         tasks = len(batch["support_x"])
         with torch.enable_grad():
-            common = [(m.weight, m.bias) for m in self.maps]
+            common = [(m.weight, m.bias) for m in cast(Iterable[nn.Linear], self.maps)]
             weights = [(_each(w, tasks), _each(b, tasks)) for w, b in common]
             for _ in range(steps):
                 # tasks do not share weights: the gradient of the sum holds the gradient of each

@@ -18,7 +18,7 @@ U_C 10x10, 6x6, 1x1 of 24 planes each; 600 + 14,400 + 14,400 excitatory and 72 i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -77,6 +77,11 @@ def gaussian(side: int) -> Tensor:
 
 class Stage(nn.Module):
     """A layer of S-cells and a layer of C-cells."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
 
     def __init__(self, config: Config, i: int, below: int) -> None:
         super().__init__()
@@ -138,9 +143,9 @@ class Neocognitron(Learner):
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         learning = min(step // self.config.steps_per_stage, len(self.stages) - 1)
         u = to_unit(batch["image"]).double()  # rounding must not choose the representatives
-        for stage in self.stages[:learning]:
-            u = stage(u)
-        stage = self.stages[learning]
+        for below in self.stages[:learning]:
+            u = below(u)
+        stage = cast(Stage, self.stages[learning])
         s, v = stage.s_cells(u)
         if step < self.config.steps_per_stage * len(self.stages):
             self._reinforce(stage, u, s, v, batch["position"], engine)
@@ -170,7 +175,7 @@ class Neocognitron(Learner):
         u = to_unit(batch["image"])
         for stage in self.stages[:-1]:
             u = stage(u)
-        s, v = self.stages[-1].s_cells(u)
+        s, v = cast(Stage, self.stages[-1]).s_cells(u)
         return {"response": mean(s.amax(1)[v.squeeze(1) > 0])}
 
 

@@ -56,9 +56,10 @@ class NeuralField(Learner):
         self.config = config
         first = 2 * config.features if config.network == "fourier" else config.inputs
         sizes = [first, *[config.width] * config.layers, config.outputs]
-        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        maps = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.maps = nn.ModuleList(maps)
         if config.network == "siren":
-            for i, linear in enumerate(self.maps):
+            for i, linear in enumerate(maps):
                 bound = math.sqrt(6 / linear.in_features) / config.omega if i else 1 / linear.in_features
                 nn.init.uniform_(linear.weight, -bound, bound)
         elif config.network == "fourier":

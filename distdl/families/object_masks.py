@@ -19,7 +19,7 @@ the 58,281,344 of AlexNet's layers before the last, in one tower, and 11,799,360
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -98,8 +98,9 @@ class ObjectMasks(Learner):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.dense[-1].weight, std=0.01)  # empty masks at the start
+        nn.init.normal_(cast(nn.Linear, self.dense[-1]).weight, std=0.01)  # empty masks at the start
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:

@@ -45,6 +45,10 @@ class Perceptron(Learner):
     learns = "error correction"
     primary, better = "accuracy", "higher"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
+    wiring: Tensor
+    mean_weight: Tensor
+    mean_bias: Tensor
+    averaged_steps: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -68,10 +68,11 @@ class PINN(Learner):
         self.register_buffer("low", torch.tensor([low for low, _ in domain]))
         self.register_buffer("high", torch.tensor([high for _, high in domain]))
         sizes = [len(domain), *[config.width] * config.layers, OUTPUTS[config.equation]]
-        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        for linear in self.maps:
+        maps = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        for linear in maps:
             nn.init.xavier_normal_(linear.weight)
             nn.init.zeros_(linear.bias)
+        self.maps = nn.ModuleList(maps)
         if config.equation == "navier_stokes":
             self.coefficients = nn.Parameter(torch.zeros(2))  # a and b
 

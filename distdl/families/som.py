@@ -46,6 +46,10 @@ class Config:
 class SOM(Learner):
     learns = "competition"
     primary, better = "quantisation_error", "lower"
+    distance2: Tensor
+    code: Tensor
+    sum_hx: Tensor
+    sum_h: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()

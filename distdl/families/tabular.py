@@ -147,7 +147,7 @@ class Tabular(Learner):
             played[own.start : own.stop] = torch.from_numpy(self._play(own)).to(played)
             # Zeros but for the own environments: the sum over workers is everybody's transitions, to the bit.
             errors = self._learn(engine.all_sum(played).cpu().numpy())
-            self.rounds += 1
+            self.rounds.add_(1)
         return {"loss": Mean(self._number(float(np.square(errors).sum())), float(len(errors)))}
 
     def _play(self, own: range) -> np.ndarray:

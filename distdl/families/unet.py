@@ -116,6 +116,7 @@ class UNet(Learner):
         for layer in self.modules():  # deviation sqrt(2 / N), N inputs of a unit (section 3)
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     @staticmethod

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,7 +83,7 @@ class ColumnParallel(nn.Module):
     def __init__(self, module: nn.Linear | nn.Conv2d, gather: int | None) -> None:
         super().__init__()
         self.weight, self.bias, self.gather = module.weight, module.bias, gather
-        self.convolution = None
+        self.convolution: dict[str, Any] | None = None
         if isinstance(module, nn.Conv2d):
             assert module.groups == 1 and module.padding_mode == "zeros"
             self.convolution = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}

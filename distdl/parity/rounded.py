@@ -46,7 +46,7 @@ def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     class Record(Hook):
         def after_step(self, step: int, metrics: Metrics) -> None:
             total, count = metrics["loss"]
-            losses.append(float(total) / count)
+            losses.append(float(total) / float(count))
 
     train(learner, engine, source, [Record()], start=0, steps=plan.steps)
     source.close()

@@ -311,7 +311,7 @@ def _last_collective() -> str:
     def question() -> str:
         from torch._C import _distributed_c10d as c10d
 
-        last = json.loads(c10d._dump_fr_trace_json(True, False))["entries"][-1]
+        last = json.loads(c10d._dump_fr_trace_json(True, False))["entries"][-1]  # type: ignore[attr-defined]
         name, sizes = last["profiling_name"].split(":")[-1], ", ".join(map(str, last["input_sizes"]))
         return f"{name} number {last['collective_seq_id']:,}" + (f" of {sizes}" if sizes else "")
 

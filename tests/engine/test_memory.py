@@ -236,7 +236,7 @@ def compare_compiled(
         assert largest_difference(got["loss"], want["loss"]) < 1e-5, name
         assert got["norm"] == pytest.approx(want["norm"], rel=1e-4), name
         assert got["evaluation"] == pytest.approx(want["evaluation"], abs=1e-5), name
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @pytest.mark.slow

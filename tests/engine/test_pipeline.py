@@ -52,7 +52,7 @@ def laid_out(values: dict[str, Any], name: str, world: int, accumulate: int, **p
 @pytest.fixture(scope="module")
 def reference(digits: str, text: str, small_data: Path) -> dict[str, Any]:
     """One process, plain PyTorch, the whole batch at once."""
-    return measured(1, cases(digits, text) | more_cases(digits, text, small_data))[0]  # type: ignore[no-any-return]
+    return measured(1, cases(digits, text) | more_cases(digits, text, small_data))[0]
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def clipped_without_zero(rank: int, world: int, values: dict[str, Any]) -> list[
     from distdl.plan import refuse
 
     refuse._zero_problems = lambda config, cut: []
-    return curve(rank, values)["loss"]  # type: ignore[no-any-return]
+    return curve(rank, values)["loss"]
 
 
 @pytest.mark.slow

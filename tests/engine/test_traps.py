@@ -69,13 +69,13 @@ def found(small_data: Path) -> dict[str, Any]:
     cases["unset zero1"] = run(small_data, "zero1", 2, None)
     cases["unmarked zero1+tensor2"] = run(small_data, "zero1+tensor2", 2, 0.2)
     cases["unsliced zero1+sequence2"] = run(small_data, "zero1+sequence2", 2, None)
-    return run_ranks(with_traps, 2, cases)[0]  # type: ignore[no-any-return]
+    return run_ranks(with_traps, 2, cases)[0]
 
 
 @pytest.fixture(scope="module")
 def reference(small_data: Path) -> dict[str, Any]:
     cases = {f"clip {clip}": run(small_data, "torch", 1, clip) for clip in (None, 0.2)}
-    return run_ranks(with_traps, 1, cases)[0]  # type: ignore[no-any-return]
+    return run_ranks(with_traps, 1, cases)[0]
 
 
 def same(got: dict[str, Any], want: dict[str, Any]) -> None:

@@ -154,7 +154,7 @@ def test_inside_of_six_words() -> None:
         if first == last:
             return torch.cat([of_words[words[first]], torch.zeros(2, dtype=torch.float64)])
         pairs = [torch.outer(total(first, m), total(m + 1, last)).flatten() for m in range(first, last)]
-        return torch.cat([torch.zeros(2, dtype=torch.float64), rules @ sum(pairs)])  # type: ignore[operator]
+        return torch.cat([torch.zeros(2, dtype=torch.float64), rules @ sum(pairs)])
 
     assert torch.allclose(chart[0, 5, 0].exp(), total(0, 5)) and float(total(0, 5)[2:] @ roots) > 0
 

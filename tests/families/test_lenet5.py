@@ -70,10 +70,10 @@ def test_the_form_of_1998_is_the_paper_layer_by_layer() -> None:
     pixels = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
 
     def f(a: np.ndarray) -> np.ndarray:
-        return 1.7159 * np.tanh(2 * a / 3)  # type: ignore[no-any-return]
+        return 1.7159 * np.tanh(2 * a / 3)
 
     def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        return np.einsum("ijkl,kl->ij", np.lib.stride_tricks.sliding_window_view(x, (5, 5)), kernel)  # type: ignore[no-any-return]
+        return np.einsum("ijkl,kl->ij", np.lib.stride_tricks.sliding_window_view(x, (5, 5)), kernel)
 
     def sampled(x: np.ndarray, name: str) -> np.ndarray:
         sums = x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]
@@ -89,7 +89,7 @@ def test_the_form_of_1998_is_the_paper_layer_by_layer() -> None:
         s4 = sampled(f(c3 + w["c3.bias"][:, None, None]), "s4")
         c5 = f(w["c5.weight"] @ s4.reshape(-1) + w["c5.bias"])
         f6 = f(w["f6.weight"] @ c5 + w["f6.bias"])
-        return ((f6 - learner.head.points.numpy()) ** 2).sum(-1)  # type: ignore[no-any-return]
+        return ((f6 - learner.head.points.numpy()) ** 2).sum(-1)
 
     expected = np.stack([penalties(image[0].double().numpy()) for image in pixels])
     got = -learner.logits({"image": pixels.double() / 255}).detach().numpy()

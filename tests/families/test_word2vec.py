@@ -92,7 +92,7 @@ class Table(torch.autograd.Function):
         return torch.nn.functional.softplus(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         score = -x if ctx.turned else x
         looked_up = torch.sigmoid(12 * ((score + 6) * 83).floor() / 1000 - 6)

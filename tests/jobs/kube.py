@@ -146,7 +146,7 @@ class Cluster:
         self.store.patch = recorded
 
     def job(self, name: str = "demo") -> dict[str, Any]:
-        return self.store.read("ray.io/v1", "rayjobs", NAMESPACE, name)  # type: ignore[no-any-return]
+        return self.store.read("ray.io/v1", "rayjobs", NAMESPACE, name)
 
     def names(self, gv: str, plural: str) -> list[str]:
         return [o["metadata"]["name"] for o in self.store.select(gv, plural, NAMESPACE, {})]

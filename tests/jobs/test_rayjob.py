@@ -80,11 +80,11 @@ def job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def cluster_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return job_of(objects)["spec"]["rayClusterSpec"]  # type: ignore[no-any-return]
+    return job_of(objects)["spec"]["rayClusterSpec"]
 
 
 def worker_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return cluster_of(objects)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]  # type: ignore[no-any-return]
+    return cluster_of(objects)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
 
 
 def pods_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -261,7 +261,7 @@ def test_memory_follows_the_plan_or_the_config(packages: dict[str, Package]) -> 
 
 def test_labels_of_each_scheduler(rendered: dict[str, list[dict[str, Any]]]) -> None:
     def labels(name: str) -> dict[str, str]:
-        return job_of(rendered[name])["metadata"]["labels"]  # type: ignore[no-any-return]
+        return job_of(rendered[name])["metadata"]["labels"]
 
     def priorities(name: str) -> set[str | None]:
         return {pod.get("priorityClassName") for pod in list(pods_of(job_of(rendered[name])))[:2]}

@@ -67,7 +67,7 @@ def test_its_gradients_are_those_of_finite_differences() -> None:
     weight, bias = norm.weight.detach(), norm.bias.detach()
 
     def output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))  # type: ignore[no-any-return]
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
 
     x = torch.randn(3, CHANNELS, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(output, [t.requires_grad_() for t in (x, weight, bias)])

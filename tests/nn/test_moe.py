@@ -251,7 +251,7 @@ def laid_out(text: str, names: list[str], world: int) -> dict[str, dict[str, Any
 
 @pytest.fixture(scope="module")
 def reference(text: str) -> dict[str, Any]:
-    return measured(1, cases(text))[0]  # type: ignore[no-any-return]
+    return measured(1, cases(text))[0]
 
 
 @pytest.mark.slow

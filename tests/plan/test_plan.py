@@ -362,7 +362,7 @@ def test_keys_that_would_give_another_class_of_optimizer_are_refused(extra: dict
     assert f".{key} " in refusal(parallel__deepspeed=extra)
 
 
-class Recorder(dict):  # type: ignore[type-arg]
+class Recorder(dict):
     """A mapping that notes which keys are asked for."""
 
     def __init__(self, values: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ def saved_by(folder: RunFolder, step: int) -> tuple[Path, int]:
         engine,
         {"step": step, "stopped": False, "data": {}, "optimizer_steps": {}, "hooks": {}},
         folder.attempt,
-    )  # type: ignore[arg-type]
+    )
 
 
 def writer_of(path: Path) -> float:

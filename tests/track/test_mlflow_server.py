@@ -60,7 +60,7 @@ def free_port() -> int:
 
 def manifest(file: str, kind: str) -> dict[str, Any]:
     documents = yaml.safe_load_all((TRACKING / file).read_text(encoding="utf-8"))
-    return next(document for document in documents if document["kind"] == kind)["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+    return next(document for document in documents if document["kind"] == kind)["spec"]["template"]["spec"]
 
 
 def environment(container: dict[str, Any], **replaced: str) -> dict[str, str]:
@@ -345,4 +345,4 @@ def get_run(server: Server, id: str) -> dict[str, Any]:
     request = urllib.request.Request(f"{server.url}/api/2.0/mlflow/runs/get?run_id={id}")
     request.add_header("Authorization", "Basic " + base64.b64encode(f"trainer:{TRAINER}".encode()).decode())
     with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.load(answer)["run"]  # type: ignore[no-any-return]
+        return json.load(answer)["run"]

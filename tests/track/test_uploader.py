@@ -23,7 +23,7 @@ from tests.track.conftest import drain, make_run, mlflow_run, spool, steps_of
 
 
 def tracker(folder: Path, uri: str | None = None, interval_s: float = 0, **more: object) -> Tracker:
-    return Tracker(folder, uri, "my experiment", folder.name, system_metrics_interval_s=interval_s, **more)  # type: ignore
+    return Tracker(folder, uri, "my experiment", folder.name, system_metrics_interval_s=interval_s, **more)  # type: ignore[arg-type]
 
 
 def closed_port_uri() -> str:

@@ -171,7 +171,7 @@ def test_the_same_under_deepspeed(digits: str, tmp_path: Path) -> None:
 
 
 def test_an_evaluation_that_is_not_a_number_does_not_stop_what_improves_after_it() -> None:
-    run_ = Run(SimpleNamespace(model=SimpleNamespace(primary="loss", better="lower"), steps=99), 0, *[None] * 4)  # type: ignore
+    run_ = Run(SimpleNamespace(model=SimpleNamespace(primary="loss", better="lower"), steps=99), 0, *[None] * 4)  # type: ignore[arg-type]
     hook = EarlyStopping(run_, patience=2, min_delta=0.0)
     for step, value in enumerate([float("nan"), 3.0, 2.0, 2.5], start=1):
         run_.evaluation = (step, {"loss": value})

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -99,7 +100,7 @@ class Analog(Learner):
         sizes = [math.prod(config.inputs), *config.hidden, config.classes]
         self.crossbars = nn.ModuleList(self.crossbar(n_in + 1, n_out) for n_in, n_out in itertools.pairwise(sizes))
 
-    def crossbar(self, inputs: int, outputs: int) -> nn.Module:
+    def crossbar(self, inputs: int, outputs: int) -> Crossbar | Digital:
         config = self.config
         if config.device == "digital":
             return Digital(inputs, outputs)
@@ -114,7 +115,7 @@ class Analog(Learner):
         """What each crossbar sees (B, I), and what the last one says (B, K), in fp64."""
         h = to_unit(batch[self.config.column]).flatten(1)
         seen = []
-        for i, crossbar in enumerate(self.crossbars):
+        for i, crossbar in enumerate(cast(Iterable[Crossbar | Digital], self.crossbars)):
             h = ACTIVATIONS[self.config.activation](h) if i else h
             seen.append(with_one(h))
             h = crossbar.read(seen[-1])
@@ -129,7 +130,7 @@ class Analog(Learner):
         delta = delta.masked_fill(~known(label)[:, None], 0.0)
         generator = torch.Generator(logits.device).manual_seed((int(self.key) << 31) + step)
         for i in reversed(range(len(seen))):
-            crossbar, x = self.crossbars[i], seen[i]
+            crossbar, x = cast(Crossbar | Digital, self.crossbars[i]), seen[i]
             demand = engine.all_sum(crossbar.demand(x, delta, rate))
             if i:  # before the devices move
                 delta = crossbar.read_back(delta)[:, :-1] * slope(self.config.activation, x[:, :-1])

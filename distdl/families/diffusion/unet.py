@@ -134,10 +134,10 @@ class UNet(nn.Module):
         h = self.first(x)
         kept = [h]
         for part in self.down:
-            h = part(h) if isinstance(part, Halve) else part[1](part[0](h, time))
+            h = part[1](part[0](h, time)) if isinstance(part, nn.ModuleList) else part(h)
             kept.append(h)
         before, attention, after = self.middle
         h = after(attention(before(h, time)), time)
         for part in self.up:
-            h = part(h) if isinstance(part, Double) else part[1](part[0](torch.cat([h, kept.pop()], 1), time))
+            h = part[1](part[0](torch.cat([h, kept.pop()], 1), time)) if isinstance(part, nn.ModuleList) else part(h)
         return self.last(F.silu(self.norm(h)))

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -114,6 +114,9 @@ class DNNAcousticModel(Learner):
     counts: Tensor
     settled: Tensor
     settled_step: Tensor
+    log_start: Tensor
+    log_step: Tensor
+    log_end: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -170,7 +173,7 @@ class DNNAcousticModel(Learner):
     def decode(self, emit: Tensor, frames: Tensor) -> Tensor:
         """The score of every word, (B, K)."""
         model = self.log_start, self.log_step, self.log_end
-        return viterbi(*model, emit, frames[:, None].expand(emit.shape[:2]))[0]  # type: ignore[arg-type]
+        return viterbi(*model, emit, frames[:, None].expand(emit.shape[:2]))[0]
 
     def align(self, emit: Tensor, batch: Batch, flat: bool) -> Tensor:
         """The state (B, T) of each frame, among those of all words."""
@@ -179,7 +182,7 @@ class DNNAcousticModel(Learner):
             path = uniform_path(batch["frames"], emit.shape[2], S)
         else:
             own = emit[torch.arange(len(label), device=label.device), label]  # (B, T, S)
-            path = viterbi(self.log_start, self.log_step, self.log_end, own, batch["frames"])[1]  # type: ignore[arg-type]
+            path = viterbi(self.log_start, self.log_step, self.log_end, own, batch["frames"])[1]
         return label[:, None] * S + path
 
     # -- learning ------------------------------------------------------------------------------------------------------
@@ -219,7 +222,8 @@ class DNNAcousticModel(Learner):
 
     def divergence(self, batch: Batch, layer: int) -> Tensor:
         """Contrastive divergence of one layer, given those below: the gap of free energies (see rbm)."""
-        weight, hidden_bias, visible_bias = self.hidden[layer].weight, self.hidden[layer].bias, self.visible[layer]
+        machine = cast(nn.Linear, self.hidden[layer])
+        weight, hidden_bias, visible_bias = machine.weight, machine.bias, self.visible[layer]
         with torch.no_grad():
             v = self.entered(batch["x"])
             for below in self.hidden[:layer]:

@@ -177,11 +177,11 @@ class DQN(Learner):
         for action, _, _, over in told.long().transpose(1, 2):  # T x (4, E)
             self.taken.scatter_(1, self.length[:, None], action[:, None].to(torch.uint8))
             self.length.add_(1).mul_(1 - over)
-            self.episode += over
+            self.episode.add_(over)
         row = int(self.rollouts) * self.transitions + torch.arange(self.transitions, device=self.key.device)
         self.states[:, row % self.config.capacity] = states.flatten(1, 2).to(self.states.dtype)
         self.told[row % self.config.capacity] = told.flatten(0, 1).to(self.told.dtype)
-        self.rollouts += 1
+        self.rollouts.add_(1)
 
     def evaluate(self, batch: Batch) -> Metrics:
         """One greedy episode from each seed, side by side."""

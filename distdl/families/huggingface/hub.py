@@ -294,12 +294,13 @@ class Balance:
     for it (`output_router_logits`): over the tokens of the micro-batches that all ranks take at a time."""
 
     def __init__(self, model: nn.Module, theirs: Any) -> None:
-        self.module = sys.modules[type(model).__module__]
+        self.module: Any = sys.modules[type(model).__module__]
         coefficients = [of(theirs, key) for key in ("router_aux_loss_coef", "aux_loss_coef")]
-        self.weight = next((float(value) for value in coefficients if isinstance(value, (int, float))), None)
-        if self.weight is None or not hasattr(self.module, "load_balancing_loss_func") or theirs.is_encoder_decoder:
+        weight = next((float(value) for value in coefficients if isinstance(value, (int, float))), None)
+        if weight is None or not hasattr(self.module, "load_balancing_loss_func") or theirs.is_encoder_decoder:
             what = f"output_router_logits: the balance loss of a {theirs.model_type} is not known here"
             raise InputError(what, fix="model.overrides.output_router_logits: false, and it trains without")
+        self.weight = weight
 
     @contextlib.contextmanager
     def over_ranks(self) -> Iterator[None]:
@@ -313,8 +314,8 @@ class Balance:
             kwargs = {name: gathered(a) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
             return whole(tuple(gathered(scores) for scores in gate_logits), *args, **kwargs)
 
-        self.module.load_balancing_loss_func = function  # type: ignore[attr-defined]
+        self.module.load_balancing_loss_func = function
         try:
             yield
         finally:
-            self.module.load_balancing_loss_func = whole  # type: ignore[attr-defined]
+            self.module.load_balancing_loss_func = whole

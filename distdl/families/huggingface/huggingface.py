@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -72,7 +72,7 @@ class HuggingFace(Learner):
         super().__init__()
         self.config, theirs = config, hub.config_of(config)
         self.tokens = hub.special_tokens(config, theirs)
-        self.model: nn.Module = hub.network(config, theirs)
+        self.model: Any = hub.network(config, theirs)  # its methods and its config are not those of torch
         self.balance = hub.Balance(self.model, theirs) if hub.of(theirs, "output_router_logits") else None
         self.batch_coupled = self.balance is not None
 
@@ -198,8 +198,8 @@ class HuggingFace(Learner):
 
     def save(self, folder: Path) -> None:
         """Writes the model as theirs is written, in safetensors, and what it came with beside it."""
-        self.model.tie_weights()  # type: ignore[operator]
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.model.tie_weights()
+        self.model.save_pretrained(folder)
         if self.config.name:
             hub.copy_companions(self.config.name, folder)
 

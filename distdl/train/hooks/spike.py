@@ -66,7 +66,7 @@ class SpikeGuard(Hook):
         self.run, self.action = run, config.action
         self.every_steps = every_steps if config.action == "warn" else 1
         self.median = Median(config.factor, config.window)
-        self._waiting: list[tuple[int, Tensor, float, list[Tensor]]] = []  # step, total, count, rows
+        self._waiting: list[tuple[int, Tensor, float | Tensor, list[Tensor]]] = []  # step, total, count, rows
         self._high, self._left_out = False, 0
         if config.action == "skip":
             run.engine.judge = self._skip
