@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help install quickstart test check chaos acceptance parity format lock bench clean
+.PHONY: help install quickstart test style check chaos acceptance parity format lock bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -24,10 +24,12 @@ quickstart: $(READY)  ## train LeNet-5 on real digits with two Ray workers under
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest tests -m "not chaos"
 
-check: $(READY)  ## the inner loop, under two minutes: style, types, architecture, fast tests
+style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: style  ## the inner loop, under two minutes: style, types, architecture, fast tests
 	$(BIN)/python -m pytest tests -m "not slow and not chaos" -x
 
 format: $(READY)  ## put the code into the project's form

@@ -1,0 +1,73 @@
+"""What a submission is checked by: the commands of style, types and tests, and that all of them are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, Result, python
+
+STYLE = ["ruff check .", "ruff format --check .", "mypy"]
+
+
+def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Result, list[str]]:
+    """Runs a command in the checkout, with programs in place of the environment's that do nothing but note how they were
+    called; the one whose call is `fails` fails. -> How the command ended, and the calls in their order."""
+    calls = folder / "calls"
+    for name in ("ruff", "mypy", "python"):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> "{calls}"\n[ "{fails}" != "$(tail -1 "{calls}")" ]\n')
+        program.chmod(0o755)
+    (folder / ".installed").touch()  # newer than pyproject.toml: there is nothing to install
+    # Without what an outer make says to an inner one: `make test VENV=...` would take precedence over ours.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    variables["VENV"] = str(folder)
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=60)
+    return Result(done.returncode, done.stdout, done.stderr), calls.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_submission_is_checked_for_style_types_and_by_all_tests(tmp_path: Path) -> None:
+    result, calls = run_with_stand_ins(tmp_path, ".ci/run")
+    assert result.code == 0, result.stderr
+    assert calls[:-1] == STYLE
+    assert calls[-1].startswith("python -m pytest tests -m not chaos")
+
+
+@pytest.mark.parametrize("fails", STYLE)
+def test_a_submission_fails_where_a_check_does(tmp_path: Path, fails: str) -> None:
+    result, calls = run_with_stand_ins(tmp_path, ".ci/run", fails=fails)
+    assert result.code != 0 and calls[-1] == fails
+
+
+def test_make_check_begins_with_what_a_submission_is_checked_for(tmp_path: Path) -> None:
+    result, calls = run_with_stand_ins(tmp_path, "make", "check")
+    assert result.code == 0, result.stderr
+    assert calls[:-1] == STYLE
+    assert calls[-1].startswith("python -m pytest tests -m not slow and not chaos")
+
+
+def test_the_hooks_of_pre_commit_are_the_style_of_a_submission() -> None:
+    [hooks] = [repo["hooks"] for repo in yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]]
+    entries = [hook["entry"].removeprefix(".venv/bin/").replace("--force-exclude", "").split() for hook in hooks]
+    assert entries == [command.removesuffix(" .").split() for command in STYLE]
+
+
+def test_code_that_uses_distdl_is_checked_against_its_types(tmp_path: Path) -> None:
+    """The family of docs/custom_family.md in somebody's own folder: right as it stands, and told of what is not."""
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*,pydantic.*]\nfollow_imports = skip\n")
+    document = (REPOSITORY / "docs" / "custom_family.md").read_text(encoding="utf-8")
+    family = next(block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "(Learner)" in block)
+
+    wrong = family.replace("Column.label(10,", 'Column.label("ten",').replace("-> tuple[Tensor, Metrics]", "-> str")
+    (tmp_path / "gated.py").write_text(family)
+    (tmp_path / "mistaken.py").write_text(wrong)
+    result = python("-m", "mypy", "--no-color-output", "gated.py", "mistaken.py", cwd=tmp_path)
+    assert 'Argument 1 to "label" of "Column" has incompatible type "str"; expected "int"' in result.stdout
+    assert re.search(r'Return type "str" of "loss" incompatible with return type ".*" in supertype', result.stdout)
+    assert result.code == 1 and "gated.py" not in result.stdout, result.stdout + result.stderr
