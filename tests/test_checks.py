@@ -71,3 +71,17 @@ def test_code_that_uses_distdl_is_checked_against_its_types(tmp_path: Path) -> N
     assert 'Argument 1 to "label" of "Column" has incompatible type "str"; expected "int"' in result.stdout
     assert re.search(r'Return type "str" of "loss" incompatible with return type ".*" in supertype', result.stdout)
     assert result.code == 1 and "gated.py" not in result.stdout, result.stdout + result.stderr
+
+
+def test_an_ignore_is_needed_and_named_and_torch_has_types(tmp_path: Path) -> None:
+    """By the project's own settings and, where `make style` has just filled it, from its cache: torch takes seconds."""
+    lines = (
+        "import torch",
+        "count: int = torch.zeros(1).numel()  # type: ignore[assignment]",
+        "total: int = torch.zeros(1)",
+        "mean: int = 0.5  # type: ignore",
+    )
+    (tmp_path / "file.py").write_text("\n".join(lines) + "\n")
+    result = python("-m", "mypy", "--no-color-output", tmp_path / "file.py", cwd=REPOSITORY)
+    found = re.findall(r":(\d+): error: .*\[([\w-]+)\]$", result.stdout, re.MULTILINE)
+    assert sorted(found) == [("2", "unused-ignore"), ("3", "assignment"), ("4", "ignore-without-code")], result.stdout
