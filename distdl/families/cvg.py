@@ -56,16 +56,12 @@ def chosen(scores: Tensor, u: Tensor | None) -> Tensor:
 class Grammar(nn.Module):
     """Counts of rules and what follows from them. Symbols: the tags 0..K-1, then the phrases K..2K-1."""
 
-    roots: Tensor
-    rules: Tensor
-    words: Tensor
-
     def __init__(self, labels: int, vocabulary: int, smoothing: float) -> None:
         super().__init__()
         self.K, self.smoothing = labels, smoothing
-        self.register_buffer("roots", torch.zeros(labels))
-        self.register_buffer("rules", torch.zeros(labels, 4 * labels**2))
-        self.register_buffer("words", torch.zeros(vocabulary, labels))
+        self.roots = nn.Buffer(torch.zeros(labels))
+        self.rules = nn.Buffer(torch.zeros(labels, 4 * labels**2))
+        self.words = nn.Buffer(torch.zeros(vocabulary, labels))
 
     def logs(self) -> tuple[Tensor, Tensor, Tensor]:
         """log P of a phrase to be a root (K,), of a rule (K, 2K*2K), of a word by its tag (V, K)."""

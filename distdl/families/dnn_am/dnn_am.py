@@ -114,9 +114,6 @@ class DNNAcousticModel(Learner):
     counts: Tensor
     settled: Tensor
     settled_step: Tensor
-    log_start: Tensor
-    log_step: Tensor
-    log_end: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -132,8 +129,8 @@ class DNNAcousticModel(Learner):
         self.register_buffer("counts", ones)  # frames of each state so far
         self.register_buffer("settled", ones.clone())  # the same before this step: equal in all of its micro-batches
         self.register_buffer("settled_step", torch.tensor(-1))
-        for name, table in zip(("start", "step", "end"), left_to_right(config.states)):
-            self.register_buffer(f"log_{name}", table, persistent=False)
+        tables = left_to_right(config.states)
+        self.log_start, self.log_step, self.log_end = (nn.Buffer(table, persistent=False) for table in tables)
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
