@@ -379,7 +379,7 @@ def _cause(log: Path, size: int) -> str:
 def read(path: Path) -> dict[str, Any]:
     """A JSON file; {} where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
