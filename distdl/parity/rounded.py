@@ -53,4 +53,5 @@ def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     start = {name: masters[name] for name in sums}
     moved = {name: master - config.optimizer.lr * sums[name] for name, master in start.items()}
     keep(file, *({f"weights/{name}": t for name, t in part.items()} for part in (start, moved)))
-    return {"loss": losses, "norm": [float(torch.nn.utils.get_total_norm(list(sums.values())))]}
+    norm = float(torch.nn.utils.get_total_norm(list(sums.values())))
+    return {"loss": losses, "norm": [norm], "rounded": True}
