@@ -102,27 +102,31 @@ def test_why_zero_0_is_refused(reference: dict[str, Any], digits: str, text: str
 def held(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a rank holds of the model, and the names that its checkpoint would write."""
     from distdl.config.load import config_from_dict
+    from distdl.layout.process import ProcessState
     from distdl.train import worker
     from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():
-        plan = survey(config_from_dict(values))
-        learner = worker.build_learner(config_from_dict(values), None)
-        engine: Any = worker.make_engine(learner, plan, rank)
-        storages = {
-            p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in learner.parameters() if not p.is_meta
-        }
-        out[name] = {
-            "whole": plan.model.parameters,
-            "names": {n: list(p.shape) for _, n, p in engine.named()},
-            "numel": sum(p.numel() for _, _, p in engine.named()),
-            "bytes": sum(storages.values()),
-            "bounds": engine.bounds,
-            "layers": len(plan.model.layers),
-            "written": [n.removeprefix("weights/") for n, _ in engine.tensors() if n.startswith("weights/")],
-            "tied": [n for _, n, p in engine.named() if p.ds_pipe_replicated],
-        }
+        with ProcessState():
+            plan = survey(config_from_dict(values))
+            learner = worker.build_learner(config_from_dict(values), None)
+            engine: Any = worker.make_engine(learner, plan, rank)
+            storages = {
+                p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+                for p in learner.parameters()
+                if not p.is_meta
+            }
+            out[name] = {
+                "whole": plan.model.parameters,
+                "names": {n: list(p.shape) for _, n, p in engine.named()},
+                "numel": sum(p.numel() for _, _, p in engine.named()),
+                "bytes": sum(storages.values()),
+                "bounds": engine.bounds,
+                "layers": len(plan.model.layers),
+                "written": [n.removeprefix("weights/") for n, _ in engine.tensors() if n.startswith("weights/")],
+                "tied": [n for _, n, p in engine.named() if p.ds_pipe_replicated],
+            }
     return out
 
 
