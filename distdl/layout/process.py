@@ -42,8 +42,9 @@ def owns(holder: Any, **fresh: Any) -> None:
 
 def _add(key: tuple[int, str], thing: _Thing) -> None:
     _things[key] = thing
-    for state in _entered:  # a library that is loaded late: nothing has changed it yet
+    for state in _entered:  # as if a library that is loaded late had been there
         state._before[key] = thing.get()
+        thing.put(thing.fresh())
 
 
 class ProcessState:
