@@ -119,12 +119,13 @@ ONE_AFTER_THE_OTHER = ("zero3", "zero1+expert2", "zero1+tensor2", "zero1+pipelin
 
 @pytest.mark.slow
 def test_engines_one_after_the_other_are_engines_in_processes_of_their_own(small_data: Path, tmp_path: Path) -> None:
-    """Bit for bit: ZeRO-3's linear function, a grid or groups that another layout has left would be seen."""
+    """Bit for bit: a grid or groups that another layout has left would be seen, and ZeRO-3's linear function, which in
+    bf16 rounds twice."""
     runs = {}
     for name in ONE_AFTER_THE_OTHER:
         values = contract_config("gpt", small_data, train__steps=4)
         values["model"] |= {"experts": 4} if "expert" in name else {}
-        values["train"]["micro_batch"] = 4
+        values["train"] |= {"micro_batch": 4, "precision": "bf16" if name == "torch" else "fp32"}
         runs[name] = layout(values, name, 2)
     by_worker = {"values": layout(contract_config("gpt", small_data, train__steps=2), "zero3", 2)}
     together = run_ranks(in_turn, 2, runs, {**by_worker, "folder": str(tmp_path / "run")})
@@ -132,11 +133,5 @@ def test_engines_one_after_the_other_are_engines_in_processes_of_their_own(small
         assert {name: found["left"] for name, found in rank.items()} == {name: [] for name in [*runs, "worker"]}
         assert rank["worker"]["error"] == ""
     for name in ("zero1+tensor2", "zero1+pipeline2", "torch"):  # the first is in a fresh process as it is
-        alone = run_ranks(in_turn, 2, {name: runs[name]}) if name != "torch" else run_ranks(_plain, 2, runs[name])
-        for rank, (one, several) in enumerate(zip(alone, together)):
-            assert {**(one[name] if name != "torch" else one), "left": []} == several[name], (name, rank)
-
-
-def _plain(rank: int, world: int, values: dict[str, Any]) -> dict[str, Any]:
-    """A process that never loads DeepSpeed."""
-    return curve(rank, values)
+        alone = run_ranks(in_turn, 2, {name: runs[name]})
+        assert [rank[name] for rank in alone] == [rank[name] for rank in together], name
