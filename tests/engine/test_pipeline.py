@@ -154,10 +154,10 @@ def test_a_rank_holds_its_stage_only(digits: str, text: str) -> None:
 
 def moves(rank: int, world: int, values: dict[str, Any]) -> dict[str, list[Any]]:
     """Verb -> whether a weight of this stage has moved by it, the optimizer's steps after it."""
-    from distdl import worker
-    from distdl.config_load import config_from_dict
-    from distdl.nn.process import ProcessState
-    from distdl.survey import survey
+    from distdl.config.load import config_from_dict
+    from distdl.layout.process import ProcessState
+    from distdl.train import worker
+    from distdl.train.survey import survey
 
     with ProcessState():
         config = config_from_dict(values)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from distdl.nn import axes, noise, process
-from distdl.nn.axes import Axis
-from distdl.nn.process import ProcessState
+from distdl.layout import axes, noise, process
+from distdl.layout.axes import Axis
+from distdl.layout.process import ProcessState
 from tests.ranks import run_ranks
 from tests.small import contract_config, curve, layout, trained
 
