@@ -16,6 +16,7 @@ from distdl.cli.main import main
 from distdl.config.load import config_from_dict, load_config
 from distdl.config.ways import Augment
 from distdl.errors import InputError
+from distdl.families import load_family
 from distdl.layout import noise
 from distdl.train.survey import survey
 from distdl.ways import assemble, columns_read, learner_class
@@ -334,7 +335,7 @@ def test_the_class_of_a_way_and_a_family_tells_where_it_is_made_and_of_what(benc
 
     config = config_from_dict(values(bench.data, way={"name": "contrastive"}, augment={"noise": 0.1}))
     cls = learner_class(config)
-    family = cls.__mro__[2]
+    family = load_family(config.model["family"])
     assert repr(cls) == f"<class 'distdl.ways.learner_class.<locals>.Contrastive{family.__name__}'>"
     assert cls.__doc__ == (
         f"distdl.ways.contrastive.Contrastive before {family.__module__}.{family.__name__} in the order of inheritance."
