@@ -94,8 +94,8 @@ class Engine(ABC):
         micro-batches of the step have gone backward, too, and their mean loss is known on every rank."""
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
-        """Backward where `forward` has not gone it; once all micro-batches of the step are in, a step of the player's
-        optimizer. The weights stay as they were, and the run ends, where the loss or the gradient is not finite."""
+        """Backward, where `forward` has not gone it; once all micro-batches of the step are in, a step of the player's
+        optimizer. Ends the run where the loss is not finite, before anything is learned from it, or the gradient is not."""
         if self._guard and not math.isfinite(loss.detach().item()):
             self._stop(loss.detach().item())
         self.add_loss(loss)
