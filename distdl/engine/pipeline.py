@@ -137,7 +137,7 @@ class PipelineEngine(DeepSpeedEngine):
 
         return run
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _autocast(self) -> torch.autocast:
         return autocast(self.config.train.precision, self.plan.device)
 
     # -- a step ----------------------------------------------------------------------------------------------------------

@@ -6,9 +6,7 @@ fp8          the same as bf16, and products of linear layers in 8 bits (Micikevi
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +17,7 @@ FP8_MULTIPLE = 16
 """Both sides of an 8-bit matrix product are multiples of this, or the layer stays as it is."""
 
 
-def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: str) -> torch.autocast:
     """Within it, what can be computed in 16 bits is, where the precision says so."""
     half = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device, half, enabled=precision not in ("fp32", "fp64"))
@@ -29,7 +27,7 @@ def lower_forward(nets: Iterable[nn.Module], precision: str, device: str) -> Non
     """Makes each network's forward pass one in 16 bits, where the precision says so, in place."""
     if precision not in ("fp32", "fp64"):
         for net in nets:
-            net.forward = autocast(precision, device)(net.forward)  # type: ignore[method-assign, operator]
+            net.forward = autocast(precision, device)(net.forward)
 
 
 def lower_linear(learner: nn.Module, precision: str) -> None:
@@ -37,7 +35,7 @@ def lower_linear(learner: nn.Module, precision: str) -> None:
     if precision != "fp8":
         return
     try:
-        from torchao.float8 import convert_to_float8_training  # type: ignore[import-not-found]
+        from torchao.float8 import convert_to_float8_training
     except ImportError:
         raise InputError("train.precision is fp8 and torchao is not installed", fix="pip install torchao") from None
 
