@@ -11,7 +11,6 @@ itself, one after the other, round by round.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import json
 import math
@@ -98,35 +97,27 @@ def ddp_steps(values: dict[str, Any], rank: int, world: int) -> Iterator[float]:
 
 
 def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
-    """The worker's own pieces, without hooks. Keeps the axes of its layout to itself between two steps."""
-    import torch
-
+    """The worker's own pieces, without hooks, which take turns with others in this process."""
     from distdl.config.load import config_from_dict
-    from distdl.layout.axes import here, reset
+    from distdl.layout.process import ProcessState
     from distdl.train import worker
     from distdl.train.survey import survey
 
     config = config_from_dict(values)
-    plan = survey(config)
-    torch.nn.functional.linear = torch._C._nn.linear
-    learner = worker.build_learner(config, None)
-    engine = worker.make_engine(learner, plan, rank)
-    source = worker.make_source(plan, config, rank)
-    axes = {field.name: getattr(here, field.name) for field in dataclasses.fields(here)}
-    linear = torch.nn.functional.linear  # ZeRO-3 replaces it
+    plan, state = survey(config), ProcessState()
+    with state:
+        learner = worker.build_learner(config, None)
+        engine = worker.make_engine(learner, plan, rank)
+        source = worker.make_source(plan, config, rank)
     learner.train()
     step = 0
     while True:
-        for name, axis in axes.items():
-            setattr(here, name, axis)
-        torch.nn.functional.linear = linear
         loss = 0.0
-        for batch in engine.feed(source, step):
-            total, count = learner.update(batch, engine, step)["loss"]
-            loss = float(total) / count
+        with state:
+            for batch in engine.feed(source, step):
+                total, count = learner.update(batch, engine, step)["loss"]
+                loss = float(total) / count
         step += 1
-        torch.nn.functional.linear = torch._C._nn.linear
-        reset()
         yield loss
 
 

@@ -131,7 +131,6 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
 
     from distdl.config.load import config_from_dict
     from distdl.engine.base import Engine
-    from distdl.parity.curve import undo_deepspeed
     from distdl.run.folder import RunFolder
     from distdl.train import worker
     from distdl.train.hooks.log import Log
@@ -152,7 +151,6 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
 
     Engine.feed = watched  # type: ignore[method-assign]
     for name, run in runs.items():
-        undo_deepspeed()
         plan = survey(config_from_dict(run["values"]))
 
         folder = RunFolder(Path(run["folder"]))

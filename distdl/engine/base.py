@@ -12,15 +12,14 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.config.load import config_from_dict
-from distdl.engine import nonfinite
-from distdl.engine.lbfgs import LBFGS
+from distdl.engine import nonfinite, precision
 from distdl.engine.schedules import learning_rate
 from distdl.layout import noise
 from distdl.layout.axes import Axis
@@ -58,6 +57,7 @@ class Engine(ABC):
         self.config = config_from_dict(plan.config)
         kinds.mark(learner)  # before anything is cut, wrapped or renamed
         self.groups = place(learner, plan, rank)
+        precision.lower_linear(learner, self.config.train.precision)
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
@@ -65,10 +65,7 @@ class Engine(ABC):
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
             self.bare["learner"] = learner
-        if self.config.train.precision not in ("fp32", "fp64"):
-            half = torch.float16 if self.config.train.precision == "fp16" else torch.bfloat16
-            for net in self.bare.values():
-                net.forward = torch.autocast(plan.device, half)(net.forward)
+        precision.lower_forward(self.bare.values(), self.config.train.precision, plan.device)
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
         self.grad_norm: float | Tensor | None = None
         self.grad_norms: dict[str, float | Tensor | None] = {}
@@ -80,9 +77,8 @@ class Engine(ABC):
         self._last_micro = True
         self.batch: Batch = {}
         self._step = 0
-        self._closure_batches: list[Batch] | None = [] if self.config.optimizer.name == "lbfgs" else None
-        """Those of the step so far, for an optimizer that asks for their loss again."""
         self._loss_sum: Tensor | float = 0.0
+        """Of the step's micro-batches so far, on this rank."""
         self.judge: Callable[[int, float], bool] | None = None
         """Where set, asked on every rank before each step (its number, its batch's mean loss): shall it be left out?"""
         self.left_out = False
@@ -94,22 +90,24 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The learner's loss and metrics, through the wrapped module."""
+        """The learner's loss and metrics, through the wrapped module. A pipeline's stages take turns: where it returns, all
+        micro-batches of the step have gone backward, too, and their mean loss is known on every rank."""
 
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
-        """Backward; once all micro-batches of the step are in, a step of the player's optimizer."""
+        """Backward, where `forward` has not gone it; once all micro-batches of the step are in, a step of the player's
+        optimizer. Ends the run where the loss is not finite, before anything is learned from it, or the gradient is not."""
         if self._guard and not math.isfinite(loss.detach().item()):
-            nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss.detach().item())
-        self._loss_sum = self._loss_sum + loss.detach()
+            self._stop(loss.detach().item())
+        self.add_loss(loss)
         if self.judge and self._last_micro:
-            self.left_out = self.judge(self._step + 1, self._whole_loss())
+            self.left_out = self.judge(self._step + 1, self.step_loss())
         self.pulse.at("backward")
         self._minimize(loss, player)
         self.grad_norms[player] = self.grad_norm
         if self._last_micro and self._stepped(player):
             self.optimizer_steps[player] += 1
             if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
-                nonfinite.stop_gradient(self.bare[player], self.batch, self._step, loss.detach().item())
+                nonfinite.stop_gradient(self._trained(player), self.batch, self._step, loss.detach().item())
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
@@ -139,9 +137,7 @@ class Engine(ABC):
             begin = time.perf_counter()
             batch = self.to_device(cut_sequence(next(taken), self.learner))
             self.data_s += time.perf_counter() - begin
-            self._begin(batch, micro)
-            if self._closure_batches is not None:
-                self._closure_batches = [*self._closure_batches, batch] if micro else [batch]
+            self.begin(batch, micro)
             self.pulse.at("forward")
             yield batch
         self.pulse.at("after the step")
@@ -160,13 +156,13 @@ class Engine(ABC):
         for batch in batches:
             yield {**batch, "mean_count": mean.expand(len(batch["id"]))}
 
-    def _begin(self, batch: Batch, micro: int) -> None:
+    def begin(self, batch: Batch, micro: int) -> None:
         """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""
         if micro == 0:
             self._loss_sum, self.left_out, self.rows = 0.0, False, []
         self.rows.append(batch["id"])
         self._last_micro = micro == self.plan.accumulate - 1
-        self._before_micro_batch()
+        self._before_micro_batch(batch, micro)
         self.batch = batch
         noise.begin(self.config.seed, batch["position"])
         # Families that draw from torch's generator get the same stream after a restart, without any saved state.
@@ -175,24 +171,12 @@ class Engine(ABC):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(torch.default_generator.initial_seed())
 
-    def _closed_step(self, optimizer: LBFGS, net: nn.Module) -> None:
-        """The step of an optimizer that asks for the loss and the gradient of the step's batch at other weights, too."""
+    def add_loss(self, loss: Tensor) -> None:
+        """Counts the loss of one of the step's micro-batches."""
+        self._loss_sum = self._loss_sum + loss.detach()
 
-        def closure() -> float:
-            net.zero_grad()
-            for micro, batch in enumerate(self._closure_batches or []):
-                self._begin(batch, micro)
-                with torch.enable_grad():
-                    loss, _ = self.forward(batch, self._step)
-                    self._loss_sum = self._loss_sum + loss.detach()
-                    self._backward(loss)
-            return self._whole_loss()
-
-        optimizer.step(closure, self._whole_loss())
-        net.zero_grad()  # of the last trial
-
-    def _whole_loss(self) -> float:
-        """The mean loss over the step's micro-batches and all ranks."""
+    def step_loss(self) -> float:
+        """Collective. The mean loss over the step's micro-batches and all ranks."""
         assert isinstance(self._loss_sum, Tensor)
         return float(self.all_sum(self._loss_sum.clone())) / (self.plan.accumulate * self.plan.world)
 
@@ -281,9 +265,13 @@ class Engine(ABC):
     @abstractmethod
     def _minimize(self, loss: Tensor, player: str) -> None: ...
 
-    def _backward(self, loss: Tensor) -> None:
-        """Backward of one of the step's micro-batches, the last of which sums the gradients over the ranks."""
-        raise NotImplementedError
+    def _stop(self, loss: float) -> NoReturn:
+        """Raises TrainingFailed for a loss that is not finite."""
+        nonfinite.stop(self.learner, self.plan, self.batch, self._step, loss)
+
+    def _trained(self, player: str) -> nn.Module:
+        """The module with what this rank has of a player's parameters."""
+        return self.bare[player]
 
     @abstractmethod
     def _evaluate(self, batch: Batch) -> Metrics: ...
@@ -301,5 +289,5 @@ class Engine(ABC):
     @abstractmethod
     def _set_lr(self, lr: float) -> None: ...
 
-    def _before_micro_batch(self) -> None:  # noqa: B027 - most engines have nothing to do here
+    def _before_micro_batch(self, batch: Batch, micro: int) -> None:  # noqa: B027 - some engines have nothing to do here
         """Called before each micro-batch's forward."""

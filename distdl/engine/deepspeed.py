@@ -1,8 +1,6 @@
 """The product engine: DeepSpeed ZeRO 0-3, one DeepSpeed engine per player. pipeline.py and zero.py import it, too.
 
 What DeepSpeed 0.19 makes necessary here:
-- `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;
-  it is switched off.
 - Clipping defaults to 1.0 when left out of the JSON: the plan always writes it.
 - The optimizer's state exists only after the first step; a resume creates it and links it by hand.
 - ZeRO-3's own setter of a full value fails where a parameter does not divide by the world; the local one is used.
@@ -11,9 +9,6 @@ What DeepSpeed 0.19 makes necessary here:
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.engine.base import Engine, Held
+from distdl.engine.deepspeed_import import import_deepspeed
+from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
@@ -33,20 +30,6 @@ from distdl.parallel.expert import group_name
 from distdl.parallel.groups import Groups, ModelParallelUnit
 from distdl.parallel.tensor import part, whole
 from distdl.plan.plan import Plan
-
-
-def _import_deepspeed(device: str) -> Any:
-    if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\.")
-    import deepspeed
-    import deepspeed.ops
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    if device == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -105,13 +88,13 @@ class DeepSpeedEngine(Engine):
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         super().__init__(learner, plan, rank)
         assert plan.deepspeed is not None
-        deepspeed = _import_deepspeed(plan.device)
+        deepspeed = import_deepspeed(plan.device)
         self.zero: int = plan.deepspeed["zero_optimization"]["stage"]
         self.sharded = self.zero > 0
         self.engines: dict[str, Any] = {}
+        self._replay = Replay(self, self._backward) if self.config.optimizer.name == "lbfgs" else None
         self._gathered = deepspeed.zero.GatheredParameters
         self._experts = {name for _, name, p in self.named() if not getattr(p, "allreduce", True)}
-        deepspeed.utils.groups.mpu = None  # an earlier engine's, of this process, would be taken where none is given
         if plan.mesh.sequence > 1 and plan.attention == "ulysses":
             here.attention = ulysses(self.groups.sequence)
         self._frozen: dict[int, Tensor] = {}
@@ -174,18 +157,20 @@ class DeepSpeedEngine(Engine):
                 engine.step()
             self.grad_norm = None
             return
-        if self._closure_batches is None:
+        if self._replay is None:
             engine.step()
         elif self._last_micro:  # DeepSpeed's own step takes no closure
-            self._closed_step(engine.optimizer, self.bare[player])
+            self._replay.step(engine.optimizer, self.bare[player], self._step)
         if self.zero and self._last_micro:
             self.grad_norm = engine.get_global_grad_norm()
 
     def _backward(self, loss: Tensor) -> None:
         self.engines["learner"].backward(loss)
 
-    def _before_micro_batch(self) -> None:
-        if self._closure_batches is not None:  # DeepSpeed counts by its own steps, which are not taken
+    def _before_micro_batch(self, batch: Batch, micro: int) -> None:
+        if self._replay:
+            self._replay.keep(batch, micro)
+            # DeepSpeed counts by its own steps, which are not taken.
             self.engines["learner"].set_gradient_accumulation_boundary(is_boundary=self._last_micro)
 
     def _stepped(self, player: str) -> bool:

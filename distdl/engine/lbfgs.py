@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lbfgs import _strong_wolfe
+
+from distdl.engine.base import Engine
+from distdl.learner import Batch
 
 Pairs = list[tuple[Tensor, Tensor]]  # (s, y), flat, the oldest first
 
@@ -95,3 +98,31 @@ def downhill(gradient: Tensor, pairs: Pairs) -> Tensor:
     for (s, y), share in zip(pairs, reversed(shares)):
         q = q + (share - y.dot(q) / y.dot(s)) * s
     return q
+
+
+class Replay:
+    """An engine's step again: the loss and the gradient of the step's batch at other weights, as often as LBFGS asks."""
+
+    def __init__(self, engine: Engine, backward: Callable[[Tensor], None]) -> None:
+        self.engine, self.backward = engine, backward
+        self.batches: list[Batch] = []
+
+    def keep(self, batch: Batch, micro: int) -> None:
+        """Keeps one of the step's micro-batches; the first of a step takes the place of those before."""
+        self.batches = [*self.batches[:micro], batch]
+
+    def step(self, optimizer: LBFGS, net: nn.Module, step: int) -> None:
+        """The optimizer's step, the last micro-batch's gradient having been summed."""
+
+        def closure() -> float:
+            net.zero_grad()
+            for micro, batch in enumerate(self.batches):
+                self.engine.begin(batch, micro)
+                with torch.enable_grad():
+                    loss, _ = self.engine.forward(batch, step)
+                    self.engine.add_loss(loss)
+                    self.backward(loss)
+            return self.engine.step_loss()
+
+        optimizer.step(closure, self.engine.step_loss())
+        net.zero_grad()  # of the last trial

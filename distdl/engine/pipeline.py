@@ -1,13 +1,14 @@
 """Pipeline parallelism: a rank holds a stage of consecutive layers, and micro-batches flow through the stages.
 
 DeepSpeed's pipeline engine runs the schedule, one forward and one backward in turn (PipeDream-flush, Narayanan et al.
-2021). A call of it is an optimizer step, so the loop gets one batch a step here, and `forward` does all the work.
+2021). So the loop gets one batch a step here: `forward` takes all of its micro-batches through the stages and back, and
+`minimize` takes the optimizer's step, as everywhere.
 
 What DeepSpeed 0.19 makes necessary here:
 - It ties whole layers; ours share parameters, such as an embedding that the first and the last layer use.
 - It sends the shape of an activation once, and held-out batches have another: the shape is then sent anew.
 - It looks for the gradients of what stages share where they are not, once sums are kept in fp32.
-- It steps before anyone has looked at the loss: its step is replaced by one that looks first.
+- Its schedule ends with the optimizer's step, before anyone has looked at the loss: there the step does nothing.
 - It sums the norm over the stages for one parameter group after the other, and hangs where a stage has fewer groups.
 - A layer is recomputed while a later micro-batch is under way: each keeps the positions that its noise depends on.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -29,6 +29,7 @@ from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
 from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
+from distdl.engine.precision import autocast
 from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
@@ -85,8 +86,9 @@ class PipelineEngine(DeepSpeedEngine):
         once = [p for _, name, p in self.named() if name not in self._elsewhere]
         engine = self._initialize(self.stage, None)
         add_penalties(self.config, nn.ParameterList(once), self.plan.accumulate, lambda: loss_scale(engine))
-        others = {ReduceTiedGrads: _sum_tied, OptimizerStep: self._step_if_sound}
+        others = {ReduceTiedGrads: _sum_tied, OptimizerStep: lambda engine: None}
         engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, **others}
+        engine._config.steps_per_print = None  # before the first step its count is 0, which any number divides
         return engine
 
     def _stage_module(self, layers: Sequence[Layer], ties: list[tuple[nn.Parameter, Any]]) -> nn.Module:
@@ -94,7 +96,7 @@ class PipelineEngine(DeepSpeedEngine):
         from deepspeed.pipe import PipelineModule
         from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
-        bounds, begin_forward, autocast = self.bounds, self._begin_forward, self._autocast
+        bounds, begin_forward, lowered = self.bounds, self._begin_forward, self._autocast
 
         class Stage(PipelineModule):
             def _partition_layers(self, method: str) -> None:
@@ -106,7 +108,7 @@ class PipelineEngine(DeepSpeedEngine):
 
             def forward(self, x: Tensor) -> Any:
                 begin_forward()
-                with autocast():
+                with lowered():
                     return super().forward(x)
 
         mesh = self.plan.mesh
@@ -135,10 +137,8 @@ class PipelineEngine(DeepSpeedEngine):
 
         return run
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        precision = self.config.train.precision
-        half = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.plan.device, half, enabled=precision != "fp32")
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.config.train.precision, self.plan.device)
 
     # -- a step ----------------------------------------------------------------------------------------------------------
 
@@ -151,34 +151,26 @@ class PipelineEngine(DeepSpeedEngine):
         self.pulse.at("after the step")
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """A whole optimizer step: the mean loss over all ranks, detached, and this data rank's metrics, on every stage."""
-        engine = self.engines["learner"]
-        loss = engine.train_batch(self._inputs(self._micro_batches)).detach()
+        """All micro-batches forward and backward: the mean loss over all ranks, detached, and this data rank's metrics, on
+        every stage."""
+        loss = self.engines["learner"].train_batch(self._inputs(self._micro_batches)).detach()
         noise.begin(0, None)
-        self.grad_norm = self.grad_norms["learner"] = None if self.left_out else engine.get_global_grad_norm()
         return loss, self._from_last_stage()
 
-    def minimize(self, loss: Tensor, player: str = "learner") -> None:
-        """Counts the step that `forward` took, and ends the run on every rank where it was not finite."""
-        value = loss.item() if self._guard else 0.0
-        if not math.isfinite(value):
-            self._stop(value)
-        if self._stepped(player):
-            self.optimizer_steps[player] += 1
-            if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
-                nonfinite.stop_gradient(self.stage, self.batch, self._step, value)
-
-    def _step_if_sound(self, engine: Any, **kwargs: Any) -> None:
-        """Takes the place of DeepSpeed's optimizer step: the weights stay as they were where any micro-batch's loss is bad,
-        or where the step is to be left out."""
-        if self._guard or self.judge:
-            with torch.no_grad():
-                loss = engine._aggregate_total_loss().item()
-            if self._guard and not math.isfinite(loss):
-                return  # minimize() stops the run
-            self.left_out = self.judge is not None and self.judge(self._step + 1, loss)
+    def _minimize(self, loss: Tensor, player: str) -> None:
+        engine = self.engines[player]
         with step_left_out(engine, self.zero) if self.left_out else contextlib.nullcontext():
-            engine._exec_optimizer_step(**kwargs)
+            engine._exec_optimizer_step()
+        self.grad_norm = None if self.left_out else engine.get_global_grad_norm()
+
+    def step_loss(self) -> float:
+        return float(self._loss_sum)  # of one loss, the mean already
+
+    def own_loss(self) -> float:
+        return 0.0
+
+    def _trained(self, player: str) -> nn.Module:
+        return self.stage
 
     def _evaluate(self, batch: Batch) -> Metrics:
         """What the learner's own `evaluate` says on the last stage of what came through the pipeline."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distdl.engine.base import Engine
-from distdl.engine.lbfgs import LBFGS
+from distdl.engine.lbfgs import LBFGS, Replay
 from distdl.engine.optimizers import add_penalties, make_optimizer
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -21,6 +21,7 @@ class TorchEngine(Engine):
 
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         super().__init__(learner, plan, rank)
+        self._replay = Replay(self, self._backward) if self.config.optimizer.name == "lbfgs" else None
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.wrapped: dict[str, nn.Module] = {}
         for player, net in self.bare.items():
@@ -38,7 +39,9 @@ class TorchEngine(Engine):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.wrapped["learner"](batch, step)
 
-    def _before_micro_batch(self) -> None:
+    def _before_micro_batch(self, batch: Batch, micro: int) -> None:
+        if self._replay:
+            self._replay.keep(batch, micro)
         for net in self.wrapped.values():  # DDP reduces gradients with the last micro-batch only
             net.require_backward_grad_sync = self._last_micro  # type: ignore[assignment]
 
@@ -57,13 +60,14 @@ class TorchEngine(Engine):
                 return  # the weights stay as they were; minimize() stops the run
             if clip:
                 nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        if isinstance(optimizer, LBFGS):
-            self._closed_step(optimizer, self.bare[player])
+        if self._replay and isinstance(optimizer, LBFGS):
+            self._replay.step(optimizer, self.bare[player], self._step)
         else:
             optimizer.step()
         optimizer.zero_grad()
 
     def _backward(self, loss: Tensor) -> None:
+        """Of one of the step's micro-batches, the last of which sums the gradients over the ranks."""
         (loss / self.plan.accumulate if self.plan.accumulate > 1 else loss).backward()
 
     def _evaluate(self, batch: Batch) -> Metrics:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -70,7 +70,7 @@ class Config:
 
 
 class BilinearDBN(Learner):
-    players: ClassVar[tuple[str, ...]] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
+    players: tuple[str, ...] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
     primary, better = "accuracy", "higher"
     learns = "contrastive divergence, then back-propagation"
     # Not zero3: machines below the one that learns are called outside their wrapper, where their weights are sharded.
@@ -85,7 +85,7 @@ class BilinearDBN(Learner):
         self.planes = [config.image, *config.hidden]
         self.gather_steps = config.gather_steps if config.pretrain_steps else 0
         self.stack = tuple(f"layer{i}" for i in range(len(config.hidden)))
-        self.players = (*self.stack, "classifier")  # type: ignore[misc]
+        self.players = (*self.stack, "classifier")
         hidden: list[nn.Module] = []
         for name, (below, above) in zip(self.stack, itertools.pairwise(self.planes)):
             setattr(self, name, RBM(math.prod(below), math.prod(above), config.k))  # of matrices, row by row

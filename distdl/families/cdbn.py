@@ -14,7 +14,7 @@ end of the run. One layer of 24 filters of 9 x 9 has 1,969 parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -123,7 +123,7 @@ class ConvolutionalRBM(nn.Module):
 
 
 class CDBN(Learner):
-    players: ClassVar[tuple[str, ...]] = ("layer0", "layer1")  # of the default depth
+    players: tuple[str, ...] = ("layer0", "layer1")  # of the default depth
     primary, better = "reconstruction", "lower"  # squared error of an input, averaged over layers
     learns = "contrastive divergence"
     # Not zero3: layers below the one that learns are called outside their wrapper, where their weights are sharded.
@@ -132,7 +132,7 @@ class CDBN(Learner):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.players = tuple(f"layer{i}" for i in range(len(config.maps)))  # type: ignore[misc]
+        self.players = tuple(f"layer{i}" for i in range(len(config.maps)))
         channels = config.image[0]
         for i, name in enumerate(self.players):
             setattr(self, name, ConvolutionalRBM(channels, i, config))

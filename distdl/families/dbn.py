@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -48,7 +48,7 @@ class Config:
 
 
 class DBN(Learner):
-    players: ClassVar[tuple[str, ...]] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
+    players: tuple[str, ...] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
     primary, better = "accuracy", "higher"
     learns = "contrastive divergence, then back-propagation"
     # Not zero3: machines below the one that learns are called outside their wrapper, where their weights are sharded.
@@ -59,7 +59,7 @@ class DBN(Learner):
         self.config = config
         sizes = [math.prod(config.inputs), *config.hidden]
         self.stack = tuple(f"layer{i}" for i in range(len(config.hidden)))
-        self.players = (*self.stack, "classifier")  # type: ignore[misc]
+        self.players = (*self.stack, "classifier")
         hidden: list[nn.Module] = []
         for name, (n_in, n_out) in zip(self.stack, itertools.pairwise(sizes)):
             setattr(self, name, RBM(n_in, n_out, config.k))

@@ -87,7 +87,7 @@ class MLP(Classifier):
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], config.classes if config.target == "class" else 1))
         blocks.initialise(self.net, config.init)
         if config.norm == "batch":  # which takes every rank for one with other samples and all layers
-            self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline", "tensor"}  # type: ignore[misc]
+            self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline", "tensor"}
         self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
         if config.target == "value":
             self.primary, self.better = "loss", "lower"

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distdl.layout import process
+
 
 @dataclass
 class Axis:
@@ -66,6 +68,7 @@ class Axes:
 
 here = Axes(Axis(), Axis(), Axis())
 """This rank's place. Filled in by `parallel/`, and emptied by `reset`."""
+process.owns(here, tensor=Axis(), sequence=Axis(), expert=Axis(), attention=None)
 
 
 def reset() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.layout import process
 from distdl.layout.axes import here
 
 
@@ -35,6 +36,7 @@ class _Scope:
 
 
 _scope = _Scope()
+process.owns(_scope, seed=0, positions=None, layer=_Scope.layer, draws=0)
 
 
 def begin(seed: int, positions: Tensor | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -53,8 +53,9 @@ class Learner(nn.Module):
 
     Config: ClassVar[type]
     """The file's dataclass `Config`: the `model:` section of the YAML, and the only schema of the family."""
-    players: ClassVar[tuple[str, ...]] = ()
-    """Attributes with an optimizer of their own; () = the learner itself."""
+    players: tuple[str, ...] = ()
+    """Attributes with an optimizer of their own; () = the learner itself. A family with as many as its config says sets it
+    in __init__, and in the class those of the default config."""
     learns: ClassVar[str] = "back-propagation"
     """The rule by which it learns, in the field's words; `distdl families` prints it."""
     primary: str = "loss"
@@ -64,31 +65,33 @@ class Learner(nn.Module):
     batch_coupled: bool = False
     """Micro-batches depend on each other, so that accumulation changes the numbers: batch norm, or a step of one player
     between two micro-batches of another."""
-    layouts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    layouts: frozenset[str] = frozenset({"torch"})
     """Layouts that a test has proven equal to the one-process reference: torch, zero0-3, and the axes tensor, pipeline,
-    sequence and expert. The plan refuses the others."""
+    sequence and expert. The plan refuses the others. A family whose config narrows them sets it in __init__."""
     tensor_plan: ClassVar[Mapping[str, str]] = {}
     """Module path pattern -> how the tensor axis cuts it: `column`, `column/3` (three fused maps), `row`, `vocab`, or
     `gather` (by outputs, put together again at once); the first pattern that fits counts."""
     sequence_columns: ClassVar[Mapping[str, int]] = {}
     """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
-    recompute_every: int = 0
-    """Every n-th layer keeps its input only and is run again in the backward pass; 0: none. Set from the config."""
     fp64: ClassVar[bool] = False
     """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
-    loss_chunk_tokens: int = 0
-    """Tokens whose logits exist at a time; 0: all. Set from the config."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
+    # What a run asks of a learner beside its model, by `save_memory`, `augment` and `freeze`:
+    recompute_every: int = 0
+    """Every n-th layer keeps its input only and is run again in the backward pass; 0: none."""
+    loss_chunk_tokens: int = 0
+    """Tokens whose logits exist at a time; 0: all."""
     augmentation: Callable[[Batch], Batch] | None = None
-    """Random changes to a training batch. Set from the config."""
+    """Random changes to a training batch."""
     frozen: tuple[nn.Module, ...] = ()
-    """Modules that learn nothing and stay in evaluation mode. Set from the config."""
+    """Modules that learn nothing and stay in evaluation mode."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        module = sys.modules[cls.__module__]
-        cls.Config = getattr(module, "Config", cls.Config if hasattr(cls, "Config") else object)
+        if "Config" not in vars(cls):
+            module = sys.modules[cls.__module__]
+            cls.Config = getattr(module, "Config", cls.Config if hasattr(cls, "Config") else object)
 
     @staticmethod
     def columns(config: Any) -> dict[str, Column]:
@@ -161,6 +164,26 @@ class Learner(nn.Module):
         if evaluate:
             return self.evaluate(batch)
         return self.loss(self.augmentation(batch) if self.augmentation else batch, step)
+
+    def save_memory(self, recompute_every: int = 0, loss_chunk_tokens: int = 0) -> None:
+        """Keeps less of a forward pass; 0: keeps all of it."""
+        self.recompute_every, self.loss_chunk_tokens = recompute_every, loss_chunk_tokens
+
+    def augment(self, augmentation: Callable[[Batch], Batch]) -> None:
+        """Learns from changed batches."""
+        self.augmentation = augmentation
+
+    def freeze(self, names: Collection[str]) -> None:
+        """These parameters learn no more; modules that have no others are kept in evaluation mode."""
+        for name, parameter in self.named_parameters():
+            if name in names:
+                parameter.requires_grad_(False)
+                parameter.distdl_frozen = True  # type: ignore[attr-defined]
+        self.frozen = tuple(
+            module
+            for module in self.modules()
+            if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters)
+        )
 
     def train(self, mode: bool = True) -> Learner:
         super().train(mode)

@@ -9,6 +9,7 @@ import torch
 
 from distdl.config.load import config_from_dict
 from distdl.data.source import EvalSource
+from distdl.layout.process import ProcessState
 from distdl.metrics import Metrics
 from distdl.parity.movement import held, keep
 from distdl.train import worker
@@ -23,7 +24,11 @@ def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[s
 
     `file`: where this rank's part of the weights is kept, those of the start and of the end.
     """
-    undo_deepspeed()
+    with ProcessState():
+        return _curve(rank, values, file)
+
+
+def _curve(rank: int, values: dict[str, Any], file: Path | None) -> dict[str, Any]:
     config = config_from_dict(values)
     plan = survey(config)
     worker.set_up_torch(plan, config)
@@ -54,8 +59,3 @@ def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[s
         out["evaluation"] = evaluate(learner, engine, batches)
     source.close()
     return out
-
-
-def undo_deepspeed() -> None:
-    """ZeRO-3 replaces torch's linear function for the rest of the process; the next run must be as in one of its own."""
-    torch.nn.functional.linear = torch._C._nn.linear

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distdl.config.load import config_from_dict
+from distdl.layout.process import ProcessState
 from distdl.metrics import Metrics
 from distdl.parity.movement import keep
 from distdl.train import worker
@@ -23,6 +24,11 @@ from distdl.train.survey import survey
 def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     """One step of SGD without decay or clipping. -> {loss, norm, rounded}; start and end of the weights that a gradient has
     reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones."""
+    with ProcessState():
+        return _rounded_curve(values, file)
+
+
+def _rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     config = config_from_dict(values)
     plan = survey(config)
     worker.set_up_torch(plan, config)

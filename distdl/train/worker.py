@@ -28,6 +28,7 @@ from distdl.data.source import BatchSource, EvalSource
 from distdl.engine import nonfinite
 from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.layout.process import ProcessState
 from distdl.learner import Batch
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
@@ -86,7 +87,8 @@ def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: Spoo
     back: list[Rollback] = []
     while True:
         try:
-            return _train_from_checkpoint(plan, config, folder, rank, spool, pulse, back)
+            with ProcessState():
+                return _train_from_checkpoint(plan, config, folder, rank, spool, pulse, back)
         except Rollback as spike:
             back.append(spike.with_traceback(None))  # whose frames hold the engine
         gc.collect()
@@ -313,6 +315,11 @@ def _write_summary(
 
 def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
     """Evaluates the latest or the best checkpoint of a run in this process. Returns its step and the metrics."""
+    with ProcessState():
+        return _evaluate_checkpoint(plan, folder, which)
+
+
+def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
     config = config_from_dict(plan.config)
     set_up_torch(plan, config)
     checkpoint: Checkpoint | None

@@ -43,8 +43,21 @@ def learner_class(config: Config) -> type[Learner]:
         what = f"way.name = {config.way.name!r} is a way for classifiers, and this {config.family} is none"
         raise InputError(what, fix="way: null, or a family with classes, such as cnn, mlp, lenet5, vit")
     way = WAYS[config.way.name]
-    attributes = {"settings": config.way, "layouts": family.layouts & way.proven, "__module__": family.__module__}
-    return type(f"{way.__name__}{family.__name__}", (way, family), attributes)
+    name = f"{way.__name__}{family.__name__}"
+    attributes = {
+        "settings": config.way,
+        "layouts": family.layouts & way.proven,
+        "Config": family.Config,
+        # As of a class statement here: whoever meets the class in a message finds where it is made, and of what.
+        "__module__": __name__,
+        "__qualname__": f"learner_class.<locals>.{name}",
+        "__doc__": f"{_place(way)} before {_place(family)} in the order of inheritance.",
+    }
+    return type(name, (way, family), attributes)
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def assemble(config: Config) -> Learner:
@@ -53,7 +66,7 @@ def assemble(config: Config) -> Learner:
     if config.way and WAYS[config.way.name].batch_coupled:
         learner.batch_coupled = True  # whatever the family says of itself
     if config.augment:
-        learner.augmentation = Augmentation(config.augment)
+        learner.augment(Augmentation(config.augment))
     if config.start and config.start.freeze:
         if type(learner).update is not Learner.update:
             what = f"start.freeze: a step of the family {config.family} is more than one loss and one optimizer"

@@ -100,20 +100,15 @@ def _refuse_other_meaning(source: Weights, config: Config) -> None:
 def freeze(learner: Learner, patterns: Iterable[str]) -> None:
     """Parameters that fit a pattern learn no more; modules that are frozen whole are kept in evaluation mode."""
     named = dict(learner.named_parameters())
+    names: set[str] = set()
     for pattern in patterns:
         found = [name for name in named if fnmatchcase(name, pattern)]
         if not found:
             raise InputError(f"start.freeze: no parameter fits {pattern!r}", allowed=_some(named))
-        for name in found:
-            named[name].requires_grad_(False)
-            named[name].distdl_frozen = True  # type: ignore[attr-defined]
+        names.update(found)
+    learner.freeze(names)
     if not any(p.requires_grad for p in named.values()):
         raise InputError("start.freeze: nothing is left to learn", fix="leave the last layer out")
-    learner.frozen = tuple(
-        module
-        for module in learner.modules()
-        if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters)
-    )
 
 
 def carried(source: Weights, mine: Mapping[str, tuple[int, ...]], start: Start) -> list[str]:

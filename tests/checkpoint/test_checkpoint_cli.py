@@ -541,42 +541,43 @@ def train_on_deepspeed(rank: int, world: int, folder: str) -> list[str]:
     """Trains the mlp on every stage, saves it with DeepSpeed, and beside it the whole tensors; their names."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    from distdl.engine.deepspeed import _import_deepspeed
+    from distdl.engine.deepspeed_import import import_deepspeed
+    from distdl.layout.process import ProcessState
 
-    deepspeed, names = _import_deepspeed("cpu"), []
+    deepspeed, names = import_deepspeed("cpu"), []
     for stage, precision in [(0, "fp32"), *((stage, p) for stage in (1, 2, 3) for p in ("fp32", "bf16"))]:
-        torch.nn.functional.linear = torch._C._nn.linear  # which ZeRO-3 leaves replaced
-        torch.manual_seed(stage)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        learner = build(MODELS["mlp"] | {"dropout": 0.0}).to(dtype)
-        decay = [p for p in learner.parameters() if p.ndim > 1]
-        rest = [p for p in learner.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW([{"params": decay}, {"params": rest, "weight_decay": 0.0}], lr=0.01)
-        config = {
-            "train_batch_size": 8 * world,
-            "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-            "gradient_clipping": 0.0,
-            "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": precision == "bf16"},
-        }
-        engine = deepspeed.initialize(model=learner, optimizer=optimizer, config=config)[0]
-        for _ in range(3):
-            batch = {"image": torch.rand(8, 1, 8, 8).to(dtype), "label": torch.randint(0, 10, (8,))}
-            engine.backward(engine(batch, 0)[0])
-            engine.step()
-        name = f"zero{stage}-{precision}"
-        engine.save_checkpoint(f"{folder}/{name}")
-        if stage in (1, 2):  # which link the weights to the state of the first group only
-            engine.optimizer._hp_optimizer_states_linked = False
-            engine.optimizer._lazy_init_hp_params_optimizer_state()
-        whole = {}
-        for key, p in learner.named_parameters():
-            whole[f"weights/{key}"] = (safe_get_full_fp32_param(p) if stage else p).detach().clone()
-            for state in ("exp_avg", "exp_avg_sq") if stage else ():
-                whole[f"optimizer/{state}/{key}"] = safe_get_full_optimizer_state(p, state).clone()
-        if rank == 0:
-            save_file(whole, f"{folder}/{name}.safetensors")
-        names.append(name)
+        with ProcessState():
+            torch.manual_seed(stage)
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            learner = build(MODELS["mlp"] | {"dropout": 0.0}).to(dtype)
+            decay = [p for p in learner.parameters() if p.ndim > 1]
+            rest = [p for p in learner.parameters() if p.ndim < 2]
+            optimizer = torch.optim.AdamW([{"params": decay}, {"params": rest, "weight_decay": 0.0}], lr=0.01)
+            config = {
+                "train_batch_size": 8 * world,
+                "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+                "gradient_clipping": 0.0,
+                "zero_allow_untested_optimizer": True,
+                "bf16": {"enabled": precision == "bf16"},
+            }
+            engine = deepspeed.initialize(model=learner, optimizer=optimizer, config=config)[0]
+            for _ in range(3):
+                batch = {"image": torch.rand(8, 1, 8, 8).to(dtype), "label": torch.randint(0, 10, (8,))}
+                engine.backward(engine(batch, 0)[0])
+                engine.step()
+            name = f"zero{stage}-{precision}"
+            engine.save_checkpoint(f"{folder}/{name}")
+            if stage in (1, 2):  # which link the weights to the state of the first group only
+                engine.optimizer._hp_optimizer_states_linked = False
+                engine.optimizer._lazy_init_hp_params_optimizer_state()
+            whole = {}
+            for key, p in learner.named_parameters():
+                whole[f"weights/{key}"] = (safe_get_full_fp32_param(p) if stage else p).detach().clone()
+                for state in ("exp_avg", "exp_avg_sq") if stage else ():
+                    whole[f"optimizer/{state}/{key}"] = safe_get_full_optimizer_state(p, state).clone()
+            if rank == 0:
+                save_file(whole, f"{folder}/{name}.safetensors")
+            names.append(name)
     return names
 
 
@@ -584,9 +585,9 @@ def load_on_deepspeed(rank: int, world: int, folder: str) -> bool:
     """A fresh engine of stages 0 and 1 loads a converted folder; are its weights, computed with and kept, the file's?"""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    from distdl.engine.deepspeed import _import_deepspeed
+    from distdl.engine.deepspeed_import import import_deepspeed
 
-    deepspeed, good = _import_deepspeed("cpu"), []
+    deepspeed, good = import_deepspeed("cpu"), []
     expected = load_file(f"{folder}/expected.safetensors")
     for stage in (0, 1):
         learner = build(MODELS["mlp"])

@@ -48,24 +48,24 @@ def linear(data: str, name: str, world: int, precision: str, samples: int, steps
 def moved(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Case -> how far each weight has moved, and the last norm of the gradient."""
     from distdl.config.load import config_from_dict
-    from distdl.parity.curve import undo_deepspeed
+    from distdl.layout.process import ProcessState
     from distdl.train import loop, worker
     from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():
-        undo_deepspeed()
-        config = config_from_dict(values)
-        plan = survey(config)
-        worker.set_up_torch(plan, config)
-        learner = worker.build_learner(config, None)
-        first = {f"weights/{n}": p.detach().clone() for n, p in learner.named_parameters()}
-        engine = worker.make_engine(learner, plan, rank)
-        source = worker.make_source(plan, config, rank)
-        loop.train(learner, engine, source, [], start=0, steps=plan.steps)
-        source.close()
-        weights = {n: (t - first[n]).flatten().tolist() for n, t in engine.tensors() if n.startswith("weights/")}
-        out[name] = {**weights, "norm": [float(engine.grad_norm)]}
+        with ProcessState():
+            config = config_from_dict(values)
+            plan = survey(config)
+            worker.set_up_torch(plan, config)
+            learner = worker.build_learner(config, None)
+            first = {f"weights/{n}": p.detach().clone() for n, p in learner.named_parameters()}
+            engine = worker.make_engine(learner, plan, rank)
+            source = worker.make_source(plan, config, rank)
+            loop.train(learner, engine, source, [], start=0, steps=plan.steps)
+            source.close()
+            weights = {n: (t - first[n]).flatten().tolist() for n, t in engine.tensors() if n.startswith("weights/")}
+            out[name] = {**weights, "norm": [float(engine.grad_norm)]}
     return out
 
 

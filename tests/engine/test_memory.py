@@ -98,24 +98,24 @@ def test_what_saves_memory_changes_no_number(optimizer: str, small_data: Path) -
 def placed(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What DeepSpeed was told of each run, and where the optimizer's state and the weights lie after a step."""
     from distdl.config.load import config_from_dict
-    from distdl.parity.curve import undo_deepspeed
+    from distdl.layout.process import ProcessState
     from distdl.train import worker
     from distdl.train.survey import survey
 
     out = {}
     for name, values in runs.items():
-        undo_deepspeed()
-        plan = survey(config_from_dict(values))
-        engine: Any = worker.make_engine(worker.build_learner(config_from_dict(values), None), plan, rank)
-        optimizer = engine.engines["learner"].optimizer
-        out[name] = {
-            "json": (plan.deepspeed or {})["zero_optimization"],
-            "optimizer": bool(optimizer.cpu_offload if plan.deepspeed else False)
-            if engine.zero < 3
-            else bool(optimizer.offload_optimizer),
-            "weights": engine.zero == 3 and bool(optimizer.offload_param),
-            "torch": type(engine._inner("learner")).__module__.startswith(("torch.", "distdl.")),
-        }
+        with ProcessState():
+            plan = survey(config_from_dict(values))
+            engine: Any = worker.make_engine(worker.build_learner(config_from_dict(values), None), plan, rank)
+            optimizer = engine.engines["learner"].optimizer
+            out[name] = {
+                "json": (plan.deepspeed or {})["zero_optimization"],
+                "optimizer": bool(optimizer.cpu_offload if plan.deepspeed else False)
+                if engine.zero < 3
+                else bool(optimizer.offload_optimizer),
+                "weights": engine.zero == 3 and bool(optimizer.offload_param),
+                "torch": type(engine._inner("learner")).__module__.startswith(("torch.", "distdl.")),
+            }
     return out
 
 
@@ -156,10 +156,10 @@ def on_disk(values: dict[str, Any], path: Path) -> Config:
 def test_an_operator_that_cannot_be_compiled_is_one_clear_error(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distdl.engine.deepspeed import _import_deepspeed
+    from distdl.engine.deepspeed_import import import_deepspeed
     from distdl.engine.nvme import ready_for_nvme
 
-    _import_deepspeed("cpu")
+    import_deepspeed("cpu")
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     values = contract_config("gpt", small_data)
@@ -324,7 +324,7 @@ def kept(recompute_every: int = 0, chunk: int = 0) -> tuple[int, int, list[Tenso
     """Bytes between the forward and the backward pass, most rows of logits at a time, and the gradients."""
     torch.manual_seed(0)
     learner = gpt.GPT(gpt.Config(**MODEL))  # type: ignore[arg-type]
-    learner.recompute_every, learner.loss_chunk_tokens = recompute_every, chunk
+    learner.save_memory(recompute_every, chunk)
     batch = {"tokens": torch.randint(MODEL["vocabulary"], (8, 65)), "id": torch.arange(8)}
     with Alive() as alive:
         loss, _ = learner.loss(batch, 0)

@@ -275,27 +275,29 @@ def test_penalties_arrive_whole_where_gradients_carry_a_loss_scale(scale: float)
 
 def scaled_steps(rank: int, world: int, cases: dict[str, dict[str, Any]], scale: float) -> dict[str, list[float]]:
     """Weights and norm of each run under DeepSpeed, the loss of every second step scaled as fp16 would."""
-    from distdl.parity.curve import undo_deepspeed
+    from distdl.layout.process import ProcessState
     from distdl.train import loop, worker
     from distdl.train.hooks.hook import Hook
     from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():
-        undo_deepspeed()
-        plan = survey(config_from_dict(values))
-        learner = worker.build_learner(config_from_dict(values), None)
-        engine: Any = worker.make_engine(learner, plan, rank)
+        with ProcessState():
+            plan = survey(config_from_dict(values))
+            learner = worker.build_learner(config_from_dict(values), None)
+            engine: Any = worker.make_engine(learner, plan, rank)
 
-        class Scale(Hook):
-            def after_step(self, step: int, metrics: Any, optimizer: Any = engine.engines["learner"].optimizer) -> None:
-                optimizer.loss_scaler.cur_scale = scale if step % 2 else 1.0
+            class Scale(Hook):
+                def after_step(
+                    self, step: int, metrics: Any, optimizer: Any = engine.engines["learner"].optimizer
+                ) -> None:
+                    optimizer.loss_scaler.cur_scale = scale if step % 2 else 1.0
 
-        source = worker.make_source(plan, config_from_dict(values), rank)
-        loop.train(learner, engine, source, [Scale()], start=0, steps=4)
-        source.close()
-        weights = [t.flatten() for name, t in engine.tensors() if name.startswith("weights/")]
-        out[name] = [*torch.cat(weights).tolist(), float(engine.grad_norm)]
+            source = worker.make_source(plan, config_from_dict(values), rank)
+            loop.train(learner, engine, source, [Scale()], start=0, steps=4)
+            source.close()
+            weights = [t.flatten() for name, t in engine.tensors() if name.startswith("weights/")]
+            out[name] = [*torch.cat(weights).tolist(), float(engine.grad_norm)]
     return out
 
 

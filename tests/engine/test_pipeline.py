@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -102,27 +103,31 @@ def test_why_zero_0_is_refused(reference: dict[str, Any], digits: str, text: str
 def held(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a rank holds of the model, and the names that its checkpoint would write."""
     from distdl.config.load import config_from_dict
+    from distdl.layout.process import ProcessState
     from distdl.train import worker
     from distdl.train.survey import survey
 
     out = {}
     for name, values in cases.items():
-        plan = survey(config_from_dict(values))
-        learner = worker.build_learner(config_from_dict(values), None)
-        engine: Any = worker.make_engine(learner, plan, rank)
-        storages = {
-            p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in learner.parameters() if not p.is_meta
-        }
-        out[name] = {
-            "whole": plan.model.parameters,
-            "names": {n: list(p.shape) for _, n, p in engine.named()},
-            "numel": sum(p.numel() for _, _, p in engine.named()),
-            "bytes": sum(storages.values()),
-            "bounds": engine.bounds,
-            "layers": len(plan.model.layers),
-            "written": [n.removeprefix("weights/") for n, _ in engine.tensors() if n.startswith("weights/")],
-            "tied": [n for _, n, p in engine.named() if p.ds_pipe_replicated],
-        }
+        with ProcessState():
+            plan = survey(config_from_dict(values))
+            learner = worker.build_learner(config_from_dict(values), None)
+            engine: Any = worker.make_engine(learner, plan, rank)
+            storages = {
+                p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+                for p in learner.parameters()
+                if not p.is_meta
+            }
+            out[name] = {
+                "whole": plan.model.parameters,
+                "names": {n: list(p.shape) for _, n, p in engine.named()},
+                "numel": sum(p.numel() for _, _, p in engine.named()),
+                "bytes": sum(storages.values()),
+                "bounds": engine.bounds,
+                "layers": len(plan.model.layers),
+                "written": [n.removeprefix("weights/") for n, _ in engine.tensors() if n.startswith("weights/")],
+                "tied": [n for _, n, p in engine.named() if p.ds_pipe_replicated],
+            }
     return out
 
 
@@ -145,6 +150,40 @@ def test_a_rank_holds_its_stage_only(digits: str, text: str) -> None:
         assert first["names"].keys() & last_["names"].keys() == {"wte.weight"} == set(last_["tied"])
         assert first["tied"] == [] and sorted(first["written"]) == sorted(first["names"])
         assert sorted(last_["written"]) == sorted(last_["names"].keys() - {"wte.weight"})
+
+
+def moves(rank: int, world: int, values: dict[str, Any]) -> dict[str, list[Any]]:
+    """Verb -> whether a weight of this stage has moved by it, the optimizer's steps after it."""
+    from distdl.config.load import config_from_dict
+    from distdl.layout.process import ProcessState
+    from distdl.train import worker
+    from distdl.train.survey import survey
+
+    with ProcessState():
+        config = config_from_dict(values)
+        plan = survey(config)
+        learner = worker.build_learner(config, None)
+        engine = worker.make_engine(learner, plan, rank)
+        source, out = worker.make_source(plan, config, rank), {}
+        learner.train()
+        (batch,) = itertools.islice(engine.feed(source, 0), 1)
+        for verb in ("forward", "minimize"):
+            before = {name: p.detach().clone() for _, name, p in engine.named()}
+            if verb == "forward":
+                loss, _ = engine.forward(batch, 0)
+            else:
+                engine.minimize(loss)
+            moved = any(not torch.equal(p, before[name]) for _, name, p in engine.named())
+            out[verb] = [moved, engine.optimizer_steps["learner"]]
+        source.close()
+    return out
+
+
+@pytest.mark.slow
+def test_minimize_takes_the_step_as_under_every_engine(digits: str, text: str) -> None:
+    values = small_config("gpt", digits, text, guard__parity_every_steps=0, schedule__warmup_steps=0)
+    for rank in run_ranks(moves, 2, laid_out(values, "zero1+pipeline2", 2, 2)):
+        assert rank == {"forward": [False, 0], "minimize": [True, 1]}
 
 
 def test_layers_are_timed_without_a_trace(text: str) -> None:

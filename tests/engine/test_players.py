@@ -58,7 +58,13 @@ class Duel(Learner):
 
 
 def duel(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {name: _duel(rank, values) for name, values in cases.items()}
+    from distdl.layout.process import ProcessState
+
+    out = {}
+    for name, values in cases.items():
+        with ProcessState():
+            out[name] = _duel(rank, values)
+    return out
 
 
 def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
     from distdl.layout.axes import Axis
     from distdl.parallel import sequence
 
-    engine._import_deepspeed("cpu").init_distributed("gloo")
+    engine.import_deepspeed("cpu").init_distributed("gloo")
     sequence.QUERIES = 3  # several blocks of queries, and a rest
     axis = Axis(world, rank, dist.group.WORLD)
     makers = {"ring": sequence.ring, "ulysses": engine.ulysses}

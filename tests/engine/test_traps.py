@@ -140,9 +140,9 @@ def test_the_batch_that_deepspeed_computes_is_the_one_it_is_told(small_data: Pat
 
 def sums(rank: int, world: int) -> dict[str, Any]:
     """The numbers 1 to 4 summed by DeepSpeed over ranks 0-1 and 2-3, and what it did with its shared-memory operator."""
-    from distdl.engine.deepspeed import _import_deepspeed
+    from distdl.engine.deepspeed_import import import_deepspeed
 
-    deepspeed = _import_deepspeed("cpu")
+    deepspeed = import_deepspeed("cpu")
     import torch
     import torch.distributed as dist
     from deepspeed import comm

@@ -271,13 +271,11 @@ def attempted(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[st
     """`worker.run` of several runs as attempts: name -> {values, folder, number, stop_after, take_over_after}.
 
     Returns what ended each of them and the steps done."""
-    from distdl.parity.curve import undo_deepspeed
     from distdl.train.hooks.stop import Stop
 
     ended: dict[str, list[Any]] = {}
     whole = Stop.after_step
     for name, told in runs.items():
-        undo_deepspeed()
         folder = RunFolder(Path(told["folder"]), told["number"])
 
         def after_step(self: Stop, step: int, metrics: Any, told: Any = told, folder: RunFolder = folder) -> None:

@@ -16,9 +16,10 @@ from distdl.cli.main import main
 from distdl.config.load import config_from_dict, load_config
 from distdl.config.ways import Augment
 from distdl.errors import InputError
+from distdl.families import load_family
 from distdl.layout import noise
 from distdl.train.survey import survey
-from distdl.ways import assemble, columns_read
+from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.augment import Augmentation
 from distdl.ways.start import located
 from tests.conftest import REPOSITORY
@@ -327,6 +328,19 @@ def test_a_module_that_is_frozen_whole_stays_in_evaluation_mode(bench: Bench) ->
     before = learner.net[1].running_mean.clone()
     learner.loss(rows_of(config["data"]["path"], range(8)), 0)
     assert torch.equal(learner.net[1].running_mean, before)
+
+
+def test_the_class_of_a_way_and_a_family_tells_where_it_is_made_and_of_what(bench: Bench) -> None:
+    from distdl.ways.contrastive import Contrastive
+
+    config = config_from_dict(values(bench.data, way={"name": "contrastive"}, augment={"noise": 0.1}))
+    cls = learner_class(config)
+    family = load_family(config.model["family"])
+    assert repr(cls) == f"<class 'distdl.ways.learner_class.<locals>.Contrastive{family.__name__}'>"
+    assert cls.__doc__ == (
+        f"distdl.ways.contrastive.Contrastive before {family.__module__}.{family.__name__} in the order of inheritance."
+    )
+    assert cls.__mro__[1] is Contrastive and cls.Config is family.Config
 
 
 # -- ways by hand ---------------------------------------------------------------------------------------------------------
