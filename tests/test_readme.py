@@ -11,14 +11,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from distdl.config.family import family_names
 from tests.conftest import REPOSITORY, distdl, python
 from tests.small import MODELS, prepared, small
+from tests.test_architecture import PACKAGE, House
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FAMILIES = (REPOSITORY / "docs" / "families.md").read_text(encoding="utf-8")
@@ -204,6 +208,41 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
         said = [line for line in lines if line.startswith("echo ")]
         assert len(said) >= len(expected) and re.search(r"\d GB and \w+ to \w+ minutes", said[0])
     assert "minute" in said[-1], "how long the tests take"
+
+
+ONLY_WHERE_ASKED_FOR = {"transformers", "torchvision", "torchao", "ale_py"}
+"""Imported by the one family or key that needs them, which says how to install them."""
+
+
+def test_what_a_run_imports_is_what_the_quickstart_installs() -> None:
+    """Nothing that only the tests bring: every import of distdl/ is of a dependency, or of what one brings along."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    installed = brought_along(re.findall(r'^    "(.*?)"', block, re.MULTILINE))
+    owners = metadata.packages_distributions()
+    for found in House(PACKAGE).imports:
+        if found.ours or found.target in sys.stdlib_module_names:
+            continue
+        if installed.isdisjoint(map(canonicalize_name, owners.get(found.target, []))):
+            assert found.target in ONLY_WHERE_ASKED_FOR and not found.top, (
+                f"{found.source}:{found.line}: {found.target}"
+            )
+
+
+def brought_along(requirements: list[str]) -> set[str]:
+    """The distributions that pip installs for these, by what the installed ones say of themselves."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        one = waiting.pop()
+        key = (canonicalize_name(one.name), frozenset(one.extras))
+        below = [] if key in found else metadata.requires(key[0]) or []
+        found.add(key)
+        for requirement in map(Requirement, below):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                waiting.append(requirement)
+    return {name for name, _ in found}
 
 
 def test_make_test_and_check_run_the_tests() -> None:
