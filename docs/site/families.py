@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import yaml
 import distdl
 from distdl.config import family as family_schema
 
-LEARNER = Path(distdl.__file__).parent / "learner" / "learner.py"
+PACKAGE = Path(distdl.__file__).parent
+LEARNER = PACKAGE / "learner" / "learner.py"
 FACTS = ("learns", "players", "layouts")
 """Attributes of a learner's class that its page tells."""
 
@@ -41,7 +43,7 @@ def linked(table: str) -> str:
 def page(name: str, configs: list[Path], results: list[str], repository: Path) -> str:
     """The page of one family."""
     files = source_files(name)
-    about = ast.get_docstring(ast.parse(files[0].read_text(encoding="utf-8"))) or ""
+    about = ast.get_docstring(parsed(files[0])) or ""
     told = facts(name)
     layouts = ", ".join(f"`{layout}`" for layout in sorted(told["layouts"]))
     players = ", ".join(f"`{player}`" for player in told["players"]) or "none: the network learns as one"
@@ -70,13 +72,38 @@ def source_files(name: str) -> list[Path]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """The attributes of FACTS that the learner's class has, its own or those that every learner begins with."""
-    told: dict[str, Any] = {}
-    for path in [LEARNER, *source_files(name)]:
-        for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The attributes of FACTS that the learner's class has: its own, those of a class that several families share, or those
+    that every learner begins with."""
+    told = _of_class(LEARNER, "Learner")
+    for path in source_files(name):
+        for item in parsed(path).body:
             if isinstance(item, ast.ClassDef):
-                told |= dict(filter(None, map(_fact, item.body)))
+                told |= _of_class(path, item.name)
     return told
+
+
+def _of_class(path: Path, name: str) -> dict[str, Any]:
+    """What a class of a file assigns, and before it what its bases do, where those are distdl's own."""
+    tree = parsed(path)
+    homes = {item.name: path for item in tree.body if isinstance(item, ast.ClassDef)}
+    for item in tree.body:
+        if isinstance(item, ast.ImportFrom) and (item.module or "").startswith("distdl."):
+            home = PACKAGE.parent.joinpath(*str(item.module).split(".")).with_suffix(".py")
+            homes |= {alias.asname or alias.name: home for alias in item.names if home.is_file()}
+    told: dict[str, Any] = {}
+    for item in tree.body:
+        if isinstance(item, ast.ClassDef) and item.name == name:
+            for base in item.bases:
+                if isinstance(base, ast.Name) and base.id in homes:
+                    told |= _of_class(homes[base.id], base.id)
+            told |= dict(filter(None, map(_fact, item.body)))
+    return told
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _fact(item: ast.stmt) -> tuple[str, Any] | None:
