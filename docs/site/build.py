@@ -34,8 +34,8 @@ THEN = (
     "launch",
 )
 NAVIGATION = {"Guide": FIRST + THEN, "Families": ("families",), "Reference": (), "Internals": ("internals",)}
-"""Caption -> the pages below it, in the order in which a newcomer reads them; those that are made follow. Sphinx refuses a
-page that no one names."""
+"""Caption -> the pages below it, in the order in which a newcomer reads them, where they are there; those that are made
+follow. Sphinx refuses a page that no one names."""
 
 
 def main(arguments: list[str]) -> int:
