@@ -4,24 +4,40 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+RUN := $(VENV)/.installed-run
 READY := $(VENV)/.installed
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: help install quickstart test style check chaos acceptance parity format lock bench clean
+.PHONY: help install quickstart test style check chaos acceptance parity docs format lock bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 install: $(READY)  ## make .venv with pinned versions
 
-$(READY): pyproject.toml $(CONSTRAINTS)
+$(RUN): pyproject.toml $(CONSTRAINTS)
+	@echo "installing what a run needs into $(VENV): about 2 GB and two to five minutes, this once"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	$(INSTALL) -e .
+	touch $(RUN)
+
+$(READY): $(RUN)
+	@echo "installing what the tests need as well: another 0.7 GB and one to five minutes, this once"
+	$(INSTALL) -e ".[dev]"
 	touch $(READY)
 
-quickstart: $(READY)  ## train LeNet-5 on real digits with two Ray workers under DeepSpeed
+$(DOCS): $(RUN)
+	@echo "installing what the documentation needs as well: another 70 MB and a minute, this once"
+	$(INSTALL) -e ".[docs]"
+	touch $(DOCS)
+
+quickstart: $(RUN)  ## train LeNet-5 on real digits with two Ray workers under DeepSpeed
+	@echo "training LeNet-5 on 1,797 digits: about a minute on two cores, most of it Ray's start"
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
+	@echo "running all tests: about 50 minutes on two cores; 'make check' is the two-minute inner loop"
 	$(BIN)/python -m pytest tests -m "not chaos"
 
 style: $(READY)  ## what is read and not run: lints, form, types
@@ -31,6 +47,9 @@ style: $(READY)  ## what is read and not run: lints, form, types
 
 check: style  ## the inner loop, under two minutes: style, types, architecture, fast tests
 	$(BIN)/python -m pytest tests -m "not slow and not chaos" -x
+
+docs: $(DOCS)  ## the documentation site, into dist/site; a warning is an error
+	$(BIN)/python docs/site/build.py dist/site
 
 format: $(READY)  ## put the code into the project's form
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""What a submission is checked by: the commands of style, types and tests, and that all of them are run."""
+"""What a submission is checked by: the commands of style, types, documents and tests, and that all of them are run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from tests.conftest import REPOSITORY, Result, python
 
 STYLE = ["ruff check .", "ruff format --check .", "mypy"]
+DOCUMENTS = "python docs/site/build.py dist/site"
 
 
 def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Result, list[str]]:
@@ -24,7 +25,8 @@ def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Re
         program.parent.mkdir(exist_ok=True)
         program.write_text(f'#!/bin/sh\necho {name} "$@" >> "{calls}"\n[ "{fails}" != "$(tail -1 "{calls}")" ]\n')
         program.chmod(0o755)
-    (folder / ".installed").touch()  # newer than pyproject.toml: there is nothing to install
+    for stamp in (".installed-run", ".installed-docs", ".installed"):  # newer than pyproject.toml: nothing to install
+        (folder / stamp).touch()
     # Without what an outer make says to an inner one: `make test VENV=...` would take precedence over ours.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     variables["VENV"] = str(folder)
@@ -32,14 +34,14 @@ def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Re
     return Result(done.returncode, done.stdout, done.stderr), calls.read_text(encoding="utf-8").splitlines()
 
 
-def test_a_submission_is_checked_for_style_types_and_by_all_tests(tmp_path: Path) -> None:
+def test_a_submission_is_checked_for_style_types_documents_and_by_all_tests(tmp_path: Path) -> None:
     result, calls = run_with_stand_ins(tmp_path, ".ci/run")
     assert result.code == 0, result.stderr
-    assert calls[:-1] == STYLE
+    assert calls[:-1] == [*STYLE, DOCUMENTS]
     assert calls[-1].startswith("python -m pytest tests -m not chaos")
 
 
-@pytest.mark.parametrize("fails", STYLE)
+@pytest.mark.parametrize("fails", [*STYLE, DOCUMENTS])
 def test_a_submission_fails_where_a_check_does(tmp_path: Path, fails: str) -> None:
     result, calls = run_with_stand_ins(tmp_path, ".ci/run", fails=fails)
     assert result.code != 0 and calls[-1] == fails

@@ -1,7 +1,7 @@
 """Every architecture that the founding documents name is here: a family or a composition, its config, its figure.
 
 The rows are those of the list of architectures that the project was founded on. A row is a family of its own, or an
-arrangement of families that a config makes; each has its place in `distdl families`, the README and the acceptance results.
+arrangement of families that a config makes; each has its place in `distdl families`, docs/families.md and the results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distdl.config.family import family_names
 from tests.conftest import REPOSITORY
 from tests.small import shipped
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FAMILIES_PAGE = (REPOSITORY / "docs" / "families.md").read_text(encoding="utf-8")
 RESULTS = json.loads((REPOSITORY / "benchmarks" / "results" / "acceptance.json").read_text(encoding="utf-8"))["cases"]
 
 FAMILIES = {
@@ -94,7 +94,7 @@ COMPOSITIONS = {
 @pytest.mark.parametrize("name", sorted(FAMILIES.values()))
 def test_every_architecture_is_a_family_with_a_row_and_a_figure(name: str) -> None:
     assert name in family_names()
-    assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE), "no row in the README's table"
+    assert re.search(rf"^\| `{name}` \|", FAMILIES_PAGE, re.MULTILINE), "no row in the table of families"
     figures = [case for case in RESULTS if case["family"] == name]
     assert figures, "no acceptance figure"
     for case in figures:
@@ -107,7 +107,7 @@ def test_every_composition_has_its_config(name: str) -> None:
     for config in COMPOSITIONS[name]:
         path = shipped(config)
         family = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["family"]
-        assert f"`{path.relative_to(REPOSITORY)}`" in README and family in family_names()
+        assert f"`{path.relative_to(REPOSITORY)}`" in FAMILIES_PAGE and family in family_names()
 
 
 def test_the_table_of_results_is_what_was_kept() -> None:

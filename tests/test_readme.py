@@ -11,22 +11,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from distdl.config.family import family_names
 from tests.conftest import REPOSITORY, distdl, python
 from tests.small import MODELS, prepared, small
+from tests.test_architecture import PACKAGE, House
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.split("#")[0].strip()
-]
+FAMILIES = (REPOSITORY / "docs" / "families.md").read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page's bash blocks, without their comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.split("#")[0].strip()]
+
+
+COMMANDS = commands(README)
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 BY_ITSELF = {"make quickstart", "make test", "make bench"}
 
@@ -109,6 +117,41 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
     assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 26
 
 
+GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}
+
+
+@pytest.mark.slow
+def test_every_command_of_the_guide_is_executed(tmp_path: Path) -> None:
+    """In the order of the pages, in one process, with the configs of a clone and those that the pages show."""
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    for block in re.findall(r"```yaml\n(.*?)```", "".join(GUIDE.values()), re.DOTALL):
+        (tmp_path / f"{yaml.safe_load(block)['name']}.yaml").write_text(block, encoding="utf-8")
+    lines = [shlex.split(line) for page in GUIDE.values() for line in commands(page) if not line.startswith("source ")]
+    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 6
+    script = (
+        "import json\nfrom distdl.cli.main import main\n"
+        "for program, *words in json.load(open('lines.json')):\n"
+        "    print(words, flush=True)\n"
+        "    if program == 'python':\n        exec(words[1])\n"
+        "    else:\n        assert main([*words, *(['track.enabled=false'] if words[0] == 'train' else [])]) == 0, words"
+    )
+    (tmp_path / "lines.json").write_text(json.dumps(lines))
+    result = python("-c", script, cwd=tmp_path)
+    assert result.code == 0, f"{result.stdout[-3000:]}{result.stderr[-3000:]}"
+    accuracies = re.findall(r"^accuracy +([0-9.]+)", result.stdout, re.MULTILINE)
+    assert float(accuracies[1]) > 0.8 and float(accuracies[-1]) > 0.9, "both pages learn"
+
+
+def test_the_first_run_shows_the_quickstart_as_it_is() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", GUIDE["first_run"], re.DOTALL)
+    (path,) = [path for path in CONFIGS if path.stem == "quickstart"]
+    assert yaml.safe_load(shown) == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_first_page_is_short() -> None:
+    assert len(README.encode()) <= 10_000
+
+
 def serve(words: list[str], folder: Path) -> None:
     """Starts the page, reads it, ends it with Ctrl-C."""
     port = words[words.index("--port") + 1]
@@ -140,7 +183,7 @@ def test_make_quickstart(tmp_path: Path) -> None:
     if not (environment / ".installed").is_file():
         pytest.skip("this interpreter's environment was not made by `make install`")
     done = subprocess.run(
-        ["make", "quickstart", f"VENV={environment}", "-o", str(environment / ".installed")],
+        ["make", "quickstart", f"VENV={environment}", "-o", str(environment / ".installed-run")],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -152,26 +195,80 @@ def test_make_quickstart(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "quickstart" / "summary.json").is_file()
 
 
+def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    """`make quickstart` brings no tools of development; each step says what it does and how long it takes."""
+    installs = {"quickstart": ["-e ."], "docs": ["-e .", '-e ".[docs]"'], "test": ["-e .", '-e ".[dev]"']}
+    for target, expected in installs.items():
+        plan = subprocess.run(
+            ["make", "-n", target, f"VENV={tmp_path / 'venv'}"], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert plan.returncode == 0, plan.stderr
+        lines = plan.stdout.splitlines()
+        assert [line.partition("-c constraints.txt ")[2] for line in lines if " pip install " in line] == expected
+        said = [line for line in lines if line.startswith("echo ")]
+        assert len(said) >= len(expected) and re.search(r"\d GB and \w+ to \w+ minutes", said[0])
+    assert "minute" in said[-1], "how long the tests take"
+
+
+ONLY_WHERE_ASKED_FOR = {"transformers", "torchvision", "torchao", "ale_py"}
+"""Imported by the one family or key that needs them, which says how to install them."""
+
+
+def test_what_a_run_imports_is_what_the_quickstart_installs() -> None:
+    """Nothing that only the tests bring: every import of distdl/ is of a dependency, or of what one brings along."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    installed = brought_along(re.findall(r'^    "(.*?)"', block, re.MULTILINE))
+    owners = metadata.packages_distributions()
+    for found in House(PACKAGE).imports:
+        if found.ours or found.target in sys.stdlib_module_names:
+            continue
+        if installed.isdisjoint(map(canonicalize_name, owners.get(found.target, []))):
+            assert found.target in ONLY_WHERE_ASKED_FOR and not found.top, (
+                f"{found.source}:{found.line}: {found.target}"
+            )
+
+
+def brought_along(requirements: list[str]) -> set[str]:
+    """The distributions that pip installs for these, by what the installed ones say of themselves."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        one = waiting.pop()
+        key = (canonicalize_name(one.name), frozenset(one.extras))
+        below = [] if key in found else metadata.requires(key[0]) or []
+        found.add(key)
+        for requirement in map(Requirement, below):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                waiting.append(requirement)
+    return {name for name, _ in found}
+
+
 def test_make_test_and_check_run_the_tests() -> None:
     for target, words in {
         "test": ["pytest tests"],
         "check": ["ruff check", "mypy", "pytest tests"],
         "bench": ["overhead.py", "step.py"],
         "parity": ["benchmarks.parity"],
+        "docs": ["docs/site/build.py"],
     }.items():
         plan = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
         assert plan.returncode == 0 and all(word in plan.stdout for word in words)
-    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    assert "make test" in ci and "make docs" in ci
 
 
 def test_what_the_readme_names_is_there() -> None:
-    for name in re.findall(r"`((?:tests|configs|docs|benchmarks)/[\w/.-]+)`", README):
-        assert (REPOSITORY / name).exists(), name
+    for page in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:tests|configs|docs|benchmarks)/[\w/.-]+)`", text):
+            assert "NAME" in name or (REPOSITORY / name).exists(), f"{page.name}: {name}"
 
 
 def test_the_table_of_families_is_the_folder_and_the_configs() -> None:
     """Every family has a row, a config that names it, and the acceptance figure that was measured last."""
-    rows = {row[0]: row for row in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$", README, re.MULTILINE)}
+    rows = {row[0]: row for row in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$", FAMILIES, re.MULTILINE)}
     configs = {path.name: yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["family"] for path in CONFIGS}
     assert set(rows) == set(family_names()) == set(configs.values())
     results = json.loads((REPOSITORY / "benchmarks" / "results" / "acceptance.json").read_text())["cases"]

@@ -30,7 +30,7 @@ def filled(label: Tensor) -> Tensor:
 
 
 def mean_loss(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
-    """The scalar loss of a micro-batch of `losses` (*label's shape, ...): of the values with a label.
+    """The scalar loss of a micro-batch of `losses` `(*label's shape, ...)`: of the values with a label.
 
     A batch that was not made by the source is taken for a global batch of its own.
     """
@@ -45,7 +45,7 @@ def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
 
 
 def mean_known(values: Tensor, label: Tensor) -> Mean:
-    """The mean of `values` (*label's shape, ...) over those with a label, as a metric."""
+    """The mean of `values` `(*label's shape, ...)` over those with a label, as a metric."""
     there = _there(values, label).expand_as(values)
     count = there.sum()
     total = values.detach().float().masked_fill(~there, 0.0).sum()

@@ -25,7 +25,7 @@ from distdl.layout import noise
 from distdl.metrics import Mean, Metrics, mean
 
 Batch = Mapping[str, Tensor]
-"""Column -> tensor (B, *shape), and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
+"""Column -> tensor `(B, *shape)`, and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
 
 
 @dataclass(frozen=True)
