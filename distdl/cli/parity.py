@@ -89,8 +89,15 @@ def line(cell: Any) -> str:
         return f"{head}  {cell.status}: {cell.reason}"
     found = (cell.loss, cell.norm, cell.evaluation, cell.own, cell.sgd, cell.long)
     numbers = [f"{'-' if n is None else format(n, '.1e'):>9}" for n in found]
-    end = cell.furthest if cell.status == "equal" else f"DIFFERS: {cell.reason}"
+    end = told(cell.furthest, cell.start_loss) if cell.status == "equal" else f"DIFFERS: {cell.reason}"
     return "  ".join([head, *numbers, end]).rstrip()
+
+
+def told(furthest: str, start_loss: float | None) -> str:
+    """What is said of a cell that is equal, perhaps to a reference that began a rounding away."""
+    if start_loss is None:
+        return furthest
+    return f"{furthest} (from a start 1e-7 away, whose loss parts from the reference's by {start_loss:.1e})"
 
 
 def check_names(names: Any) -> None:
