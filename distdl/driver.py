@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distdl import trust
 from distdl.config.family import is_custom, is_file, source_file
@@ -23,6 +23,9 @@ from distdl.errors import DataCorrupt, DistdlError, InputError
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
+
+if TYPE_CHECKING:
+    from distdl.learner import Learner
 
 Say = Callable[[str], None]
 
@@ -242,6 +245,16 @@ def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, flo
     if trained:  # what fitted while training fits now
         plan = dataclasses.replace(plan, eval_batch=trained["eval_batch"])
     return config, *evaluate_checkpoint(plan, folder, which)
+
+
+def trained_model(folder: RunFolder, which: str) -> Learner:
+    """The model of a run's latest or best checkpoint, or of a folder, on the CPU. Raises a DistdlError."""
+    from distdl.train.worker import build_learner, chosen_checkpoint
+    from distdl.ways.start import located
+
+    config = located(for_one_process(folder), learns=False)
+    learner: Learner = build_learner(config, chosen_checkpoint(folder, which))
+    return learner
 
 
 # -- what a config needs of this machine -------------------------------------------------------------------------------

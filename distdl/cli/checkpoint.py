@@ -91,7 +91,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from distdl.checkpoint.verify import found_in, problems
     from distdl.errors import DataCorrupt
 
-    damaged = 0
+    told = []
     for path in found_in(Path(args.path)):
         try:
             found = problems(path)
@@ -101,12 +101,14 @@ def run_verify(args: argparse.Namespace) -> int:
             if path.absolute() not in [p for _, p in checkpoints(path.absolute().parent)]:
                 raise
             found = [str(error)]  # it has a checkpoint's name: what is missing there has been lost
-        damaged += bool(found)
-        for problem in found:
-            print(f"{path}: {problem}")
-        if not found:
-            print(f"{path}: all bytes are as they were written, and every tensor is there and finite")
-    if damaged:
+        told.append({"path": str(path), "sound": not found, "problems": found})
+        for text in found or ["all bytes are as they were written, and every tensor is there and finite"]:
+            if not args.json:
+                print(f"{path}: {text}")
+    damaged = any(not row["sound"] for row in told)
+    if args.json:
+        print_json(told)
+    elif damaged:
         print(
             "    fix: copy it again from where it is sound; training goes on from the newest sound checkpoint of a run"
         )

@@ -100,7 +100,9 @@ class Verb(NamedTuple):
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """--json, for a command that prints a table."""
-    parser.add_argument("--json", action="store_true", help="print JSON for programs (docs/json.md has its keys)")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON for programs (docs/command_line.md has its keys)"
+    )
 
 
 def print_json(value: Any) -> None:

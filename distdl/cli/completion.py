@@ -67,7 +67,7 @@ def script(shell: str) -> str:
         if action.metavar in words and not action.choices:
             action.complete = words[str(action.metavar)]  # type: ignore[attr-defined]
     families = " ".join(family_names())
-    preamble = {"bash": BASH.format(families=families), "zsh": ZSH.format(families=families)}
+    preamble = (BASH if shell == "bash" else ZSH).format(families=families)
     return str(shtab.complete(parser, shell, preamble=preamble))
 
 
