@@ -8,19 +8,15 @@ Importing it imports nothing else: what `distdl.train` and the others need is lo
 
 import importlib
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from distdl.api import Run, evaluate, load, open_run, plan, resume, train
-    from distdl.errors import DataCorrupt, DistdlError, InputError, TrainingFailed
 
 _HOMES = {
     **dict.fromkeys(("Run", "evaluate", "load", "open_run", "plan", "resume", "train"), "distdl.api"),
     **dict.fromkeys(("DataCorrupt", "DistdlError", "InputError", "TrainingFailed"), "distdl.errors"),
 }
-"""Public name -> the module that has it."""
+"""Public name -> the module that has it; `__init__.pyi` says the same to type checkers."""
 
 __all__ = ["DataCorrupt", "DistdlError", "InputError", "Run", "TrainingFailed", "evaluate", "load", "open_run", "plan"]
 __all__ += ["resume", "train"]
@@ -33,12 +29,11 @@ class _RoomAndVerb(ModuleType):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        verb = getattr(importlib.import_module("distdl.api"), self.__name__.rpartition(".")[2])
-        return verb(*args, **kwargs)
+        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
-for _room in ("plan",):
-    importlib.import_module(f"distdl.{_room}").__class__ = _RoomAndVerb  # the file is empty: nothing else is loaded
+for _room in ("plan", "train"):
+    importlib.import_module(f"distdl.{_room}").__class__ = _RoomAndVerb  # the files are empty: nothing else is loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -84,6 +84,8 @@ except distdl.InputError as error: print(error)
 
 def test_every_public_name_is_there() -> None:
     assert all(callable(getattr(distdl, name)) for name in distdl.__all__) and set(distdl.__all__) <= set(dir(distdl))
+    stub = (REPOSITORY / "distdl" / "__init__.pyi").read_text()
+    assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(distdl.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         distdl.trian  # noqa: B018
 
