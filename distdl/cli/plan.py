@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
-from distdl.errors import DataCorrupt
+from distdl import driver
+from distdl.cli.common import add_config_arguments, add_json_argument, loaded, print_json
 from distdl.run.folder import RunFolder, saved_config
 
 
@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("plan", help="what would run: world, batches, steps, memory, DeepSpeed JSON")
     add_config_arguments(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="plan for this many workers")
-    parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    add_json_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -28,14 +28,10 @@ def run(args: argparse.Namespace) -> int:
     of_run = (folder.path / "config.json").is_file()
     config = saved_config(folder, args.overrides) if of_run else loaded(args).config
     if not args.json:
-        prepare_if_missing(config)
-
-    from distdl.train.survey import survey
-    from distdl.ways.start import located
-
-    plan = survey(located(config, folder if of_run else None))
+        driver.prepare_if_missing(config)
+    plan = driver.planned(config, folder if of_run else None)
     if args.json:
-        print(json.dumps(plan.to_dict(), indent=2))
+        print_json(plan.to_dict())
     else:
         print_plan(plan, folder if of_run else None)
     return 0
@@ -77,31 +73,10 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
             )
         if plan.mesh.sequence > 1:
             print(f"  a sample's slices attend to each other by {plan.attention}")
-    print_notes(plan, folder)
+    for note in driver.notes(plan, folder):
+        print(f"note: {note}")
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
-
-
-def print_notes(plan: Any, folder: RunFolder | None = None) -> None:
-    """What a user should know before starting; with the folder of a run that goes on, how its schedule does, too."""
-    for note in [*plan.notes, *_of_going_on(plan, folder)]:
-        print(f"note: {note}")
-
-
-def _of_going_on(plan: Any, folder: RunFolder | None) -> list[str]:
-    from distdl.checkpoint.layout import checkpoints
-    from distdl.config.load import config_from_dict
-    from distdl.engine.schedules import stretched
-
-    try:
-        before = folder.read("plan.json") if folder else None
-    except DataCorrupt:  # torn, and about to be written anew
-        return []
-    found = checkpoints(folder.checkpoints) if folder and before else []
-    if not before or not found:
-        return []
-    note = stretched(config_from_dict(plan.config), found[-1][0], before["steps"], plan.steps)
-    return [note] if note else []
 
 
 def stage_names(plan: Any) -> list[str]:

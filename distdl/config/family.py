@@ -30,6 +30,8 @@ from distdl import trust
 from distdl.errors import InputError, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "families"
+FACTS = FOLDER / "facts.json"
+"""What `distdl families` tells of each; `python -m tests.families.test_facts` writes it."""
 DOCS = "docs/custom_family.md"
 
 
@@ -68,6 +70,13 @@ def family_module(family: str) -> str:
         return family
     below = _files()[family].relative_to(FOLDER).with_suffix("")
     return ".".join(("distdl.families", *below.parts))
+
+
+def summary_of(name: str) -> str:
+    """First line of a family's docstring, without parsing what follows it."""
+    text = _files()[name].read_text(encoding="utf-8")
+    _, _, rest = text.partition('"""')
+    return rest.partition('"""')[0].partition("\n")[0].strip()
 
 
 # -- names of families -------------------------------------------------------------------------------------------------

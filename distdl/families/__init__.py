@@ -15,6 +15,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import torch
+
 from distdl import trust
 from distdl.config.family import DOCS, family_module, family_names, family_schema, is_custom, is_file, source_file
 from distdl.errors import InputError
@@ -84,9 +86,24 @@ def build(model: Mapping[str, Any]) -> Learner:
     return load_family(model["family"])(model_config(model))
 
 
+def facts_of(name: str) -> dict[str, Any]:
+    """What `distdl families` tells of a family; `facts.json` holds it of ours. Raises InputError where a package that it
+    needs is not installed."""
+    family = load_family(name)
+    with torch.device("meta"):
+        learner = family(family.Config())
+    return {
+        "parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
+        "learns": family.learns,
+        "players": list(family.players),
+        "layouts": sorted(family.layouts),
+        "needs": [],
+    }
+
+
 def _tuples(value: Any) -> Any:
     """JSON has lists only; the frozen configs hold tuples."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-__all__ = ["build", "family_names", "family_schema", "load_family", "model_config"]
+__all__ = ["build", "facts_of", "family_names", "family_schema", "load_family", "model_config"]

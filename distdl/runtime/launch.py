@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Timer
+from threading import Timer, current_thread, main_thread
 from typing import Any
 
 from distdl.config.schema import Config
@@ -132,6 +132,8 @@ def stop_on_signals(attempt: Attempt, grace_s: float, underway: Callable[[], boo
             os.write(2, f"\nfinishing the step and writing a checkpoint{again}\n".encode())
 
     heard = [number for number in TWICE_S if signal.getsignal(number) != signal.SIG_IGN]  # nohup, and `&` in a script
+    if current_thread() is not main_thread():  # which alone may say what a signal does
+        heard = []
     before = {number: signal.signal(number, asked) for number in heard}
     try:
         yield

@@ -11,6 +11,7 @@ import faulthandler
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from distdl.config.schema import Config
@@ -82,7 +84,8 @@ def run_processes(plan: Plan, process: Callable[..., None], arguments: tuple[Any
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(plan.world)}
     place["LOCAL_WORLD_SIZE"] = place["WORLD_SIZE"]
-    context = mp.start_processes(_placed, (place, process, arguments), nprocs=plan.world, join=False)
+    with _without_main():
+        context = mp.start_processes(_placed, (place, process, arguments), nprocs=plan.world, join=False)
     assert context is not None
     try:
         alive = dict(enumerate(context.processes))
@@ -112,6 +115,18 @@ def run_processes(plan: Plan, process: Callable[..., None], arguments: tuple[Any
         for file in context.error_files:
             with suppress(OSError):
                 os.unlink(file)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is spawned within it does not run the user's script again, which would train once more: nothing of a
+    worker lies there, so that the script needs no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _raised(context: Any) -> dict[int, str]:

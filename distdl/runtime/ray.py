@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from distdl import trust
@@ -188,7 +188,8 @@ def _cluster(config: Config, plan: Plan) -> Iterator[Any]:
     _quiet()
     import ray
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in heard}
     try:
         _connect(ray, runtime, plan)
         for number, handler in handlers.items():  # Ray's own would end the driver on the spot

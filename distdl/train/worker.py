@@ -322,16 +322,9 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
 def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
     config = config_from_dict(plan.config)
     set_up_torch(plan, config)
-    checkpoint: Checkpoint | None
-    if which == "best":
-        checkpoint = Checkpoint(checkpoint_of(folder, which))
-    elif which == "latest":
-        checkpoint = latest_sound(folder.checkpoints)
-    else:
-        checkpoint = Checkpoint(Path(which))
-    if checkpoint is None or not config.data.eval_split:
-        missing = "no checkpoint yet" if checkpoint is None else "no data.eval_split"
-        raise TrainingFailed(f"the run in {folder.path} has {missing}; train it first")
+    checkpoint = chosen_checkpoint(folder, which)
+    if not config.data.eval_split:
+        raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
     learner = build_learner(config, checkpoint)
     from distdl.engine.torch import TorchEngine
 
@@ -340,6 +333,17 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
         make_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
     )
     return checkpoint.step, evaluate(learner, engine, source)
+
+
+def chosen_checkpoint(folder: RunFolder, which: str) -> Checkpoint:
+    """The `latest` sound checkpoint of a run, its `best`, or the one in the folder of this name. Raises a DistdlError."""
+    if which == "best":
+        return Checkpoint(checkpoint_of(folder, which))
+    if which != "latest":
+        return Checkpoint(Path(which))
+    if (found := latest_sound(folder.checkpoints)) is None:
+        raise TrainingFailed(f"the run in {folder.path} has no checkpoint yet; train it first")
+    return found
 
 
 def check_visible(folder: RunFolder) -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
-from distdl.cli.common import prepare_if_missing
 from distdl.config.json_schema import json_schema
 from distdl.config.load import load_config
 from distdl.config.yaml_file import read_yaml
+from distdl.driver import prepare_if_missing
 from distdl.errors import InputError
 from distdl.families import build, load_family
 from distdl.jobs.kubernetes.rayjob import render
