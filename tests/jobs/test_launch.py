@@ -718,12 +718,12 @@ sys.exit(int(sys.argv[2]))
 
 def drive(folder: Path, *arguments: str, hours: float = 1, retries: int = 3) -> subprocess.Popen[str]:
     """The keeper with a stand-in for distdl."""
-    (folder / "fake" / "distdl" / "runtime").mkdir(parents=True)
-    for package in (folder / "fake" / "distdl", folder / "fake" / "distdl" / "runtime"):
+    (folder / "fake" / "distdl" / "jobs").mkdir(parents=True)
+    for package in (folder / "fake" / "distdl", folder / "fake" / "distdl" / "jobs"):
         (package / "__init__.py").touch()
     (folder / "fake" / "distdl" / "__main__.py").write_text(DRIVER)
-    (folder / "fake" / "distdl" / "runtime" / "drive.py").write_text(
-        (REPOSITORY / "distdl" / "runtime" / "drive.py").read_text().replace("PAUSE_S = 5.0", "PAUSE_S = 0.0")
+    (folder / "fake" / "distdl" / "jobs" / "drive.py").write_text(
+        (REPOSITORY / "distdl" / "jobs" / "drive.py").read_text().replace("PAUSE_S = 5.0", "PAUSE_S = 0.0")
     )
     numbers = ["--deadline-hours", str(hours), "--retries", str(retries), "--grace-s", "120"]
     command = [sys.executable, "-m", "distdl.jobs.drive", *numbers, "--"]
