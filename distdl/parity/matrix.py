@@ -35,6 +35,7 @@ from distdl.train.survey import model_facts, survey
 
 IN_PARTS = "in parts"
 """The reference's own pass once more, as two micro-batches: how far rounding alone leads."""
+NO_GRADIENT = "no gradient in the family's first step, of which a long one would consist"
 NUDGES = (1, 2, 3)
 """Seeds of the starts a rounding away from the reference's, which are asked for where a layout differs."""
 CASE_TIMEOUT_S = 600.0
@@ -49,7 +50,7 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
     facts = model_facts(config_from_dict(values))
     runs, reference = references(values, facts, {n for w in worlds for n in _data_ranks(chosen, w, facts)})
     if facts.trainable and LONG not in runs and not facts.batch_coupled:
-        yield Cell("bf16", 1, "refused", reason=reference["why not long"])
+        yield Cell("bf16", 1, "refused", reason=reference.get("why not long", NO_GRADIENT))
     for world in worlds:
         cases: dict[str, Runs] = {}
         for axis in AXES if not chosen and world > 1 else ():

@@ -23,8 +23,8 @@ from distdl.train.survey import survey
 
 
 def rounded_curve(values: dict[str, Any], file: Path, twice: bool = False) -> dict[str, Any]:
-    """One step of SGD without decay or clipping. -> {loss, norm, rounded}; start and end of the weights that a gradient has
-    reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones.
+    """One step of SGD without decay or clipping. -> {loss, norm, evaluation: {}, rounded}; start and end of the weights that
+    a gradient has reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones.
 
     `twice`: with ZeRO-3's linear function.
     """
@@ -76,4 +76,4 @@ def _rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
     moved = {name: master - config.optimizer.lr * sums[name] for name, master in start.items()}
     keep(file, *({f"weights/{name}": t for name, t in part.items()} for part in (start, moved)))
     norm = float(torch.nn.utils.get_total_norm(list(sums.values())))
-    return {"loss": losses, "norm": [norm], "rounded": True}
+    return {"loss": losses, "norm": [norm], "evaluation": {}, "rounded": True}
