@@ -23,7 +23,7 @@ from distdl.train.survey import survey
 
 
 def rounded_curve(values: dict[str, Any], file: Path, twice: bool = False) -> dict[str, Any]:
-    """One step of SGD without decay or clipping. -> {loss, norm, evaluation: {}, rounded}; start and end of the weights that
+    """One step of SGD without decay or clipping. -> {loss, norm, evaluation, rounded}; start and end of the weights that
     a gradient has reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones.
 
     `twice`: with ZeRO-3's linear function.
