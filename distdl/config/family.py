@@ -3,9 +3,9 @@
 The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. A family of the user's own is named by its
 file, `./my_family.py` beside the config, or by its module, `package.module`. Its `Config` dataclass is the only schema of
 the section. A config must be checked in well under a second, and importing a family imports torch (2 s), so the class is
-read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing` and pydantic's `Field`.
-Where it is more than such annotations and plain values, compiling it runs code, which a stranger's run needs a yes for
-(trust.py). A test compares the result with the class that the imported module really has.
+read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing`, pydantic's `Field` and the
+types of fields.py. Where it is more than such annotations and plain values, compiling it runs code, which a stranger's run
+needs a yes for (trust.py). A test compares the result with the class that the imported module really has.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from typing import Any
 import pydantic
 
 from distdl import trust
-from distdl.errors import InputError, did_you_mean
+from distdl.config import fields
+from distdl.errors import InputError, did_you_mean, nearest
 
 FOLDER = Path(__file__).parent.parent / "families"
 DOCS = "docs/custom_family.md"
+FIELDS = {name: getattr(fields, name) for name in fields.__all__}
+"""The types that a Config may take from `fields`."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ def _schema(name: str, path: Path, text: str) -> FamilySchema:
     if node is None:
         fix = f"a frozen dataclass called Config is the schema of its model: section ({DOCS})"
         raise InputError("the family has no class Config", where=str(path), fix=fix)
+    _check_imports(tree, node, path)
     if is_custom(name) and not _is_plain(node):
         trust.allow(path)
     summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
@@ -164,9 +168,27 @@ def _schema(name: str, path: Path, text: str) -> FamilySchema:
 
 PLAIN_NAMES = frozenset(
     {"dataclass", "Annotated", "Any", "Literal", "Field", "int", "float", "str", "bool", "bytes", "object"}
-    | {"tuple", "list", "dict", "set", "frozenset"}
+    | {"tuple", "list", "dict", "set", "frozenset", *FIELDS}
 )
 """Names that a Config may use and that do nothing by themselves."""
+
+
+def _check_imports(tree: ast.Module, config: ast.ClassDef, path: Path) -> None:
+    """Raises InputError where the file asks `fields` for a type that it has not, or its Config uses the name of one
+    that it has from elsewhere: what is read here must be what the file means when it runs."""
+    imported = set[str]()
+    for item in tree.body:
+        if isinstance(item, ast.ImportFrom) and item.module == fields.__name__:
+            names = [alias.name for alias in item.names if alias.asname in (None, alias.name)]
+            imported |= FIELDS.keys() if "*" in names else set(names)
+            for name in sorted({alias.name for alias in item.names} - FIELDS.keys() - {"*"}):
+                what, match = f"{fields.__name__} has no type {name!r}", nearest(name, FIELDS)
+                fix = f"did you mean '{match}'?" if match else ""
+                raise InputError(what, where=f"{path}:{item.lineno}", allowed=", ".join(FIELDS), fix=fix)
+    for name in ast.walk(config):
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load) and name.id in FIELDS.keys() - imported:
+            fix = f"from {fields.__name__} import {name.id}; a type of your own cannot stand in a Config ({DOCS})"
+            raise InputError(f"Config uses {name.id}, which is not imported", where=f"{path}:{name.lineno}", fix=fix)
 
 
 def _is_plain(node: ast.ClassDef) -> bool:
@@ -229,6 +251,7 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         "Any": Any,
         "Literal": typing.Literal,
         "Field": pydantic.Field,
+        **FIELDS,
         "__name__": __name__,  # dataclasses look their module up
     }
     try:
@@ -244,7 +267,8 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         raise
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        allowed = "builtins, dataclass, Annotated, Any, Literal and pydantic's Field: it is read without the imports"
+        known = f"builtins, dataclass, Annotated, Any, Literal, pydantic's Field and {', '.join(FIELDS)}"
+        allowed = f"{known} of {fields.__name__}: it is read without the imports"
         what = f"Config cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(what, where=f"{path}:{(lines or [node.lineno])[-1]}", allowed=allowed) from None
     return config

@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, Pair, Several, Share
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.learner.labels import filled, known, mean_known, of_classes, share
 from distdl.metrics import Metrics, mean
@@ -37,27 +38,21 @@ from distdl.nn.rbm import RBM
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (28, 28)
+    image: Pair = (28, 28)
     """Height and width of a picture of one channel."""
-    hidden: Annotated[
-        tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...], Field(min_length=1)
-    ] = (
-        (24, 24),
-        (21, 21),
-        (19, 19),
-    )
+    hidden: Annotated[tuple[Pair, ...], Field(min_length=1)] = ((24, 24), (21, 21), (19, 19))
     """Rows and columns of units of each hidden layer; the first has no more of them than the picture."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
-    gather_steps: Annotated[int, Field(ge=0)] = 120
+    gather_steps: CountOrZero = 120
     """Steps that gather the scatter for the first layer's projection; 0: it begins with small random weights as in dbn."""
-    between: Annotated[float, Field(ge=0, le=1)] = 0.5
+    between: Share = 0.5
     """Share alpha of the scatter between classes in J; the rest is that within."""
-    pretrain_steps: Annotated[int, Field(ge=0)] = 720
+    pretrain_steps: CountOrZero = 720
     """Steps that each layer learns without labels before the next; 0: fine-tune from random weights at once."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Count = 1
     """Steps of Gibbs sampling in contrastive divergence."""
-    label_every: Annotated[int, Field(gt=0)] = 1
+    label_every: Count = 1
     """Use the label of one row in so many (row numbers it divides), to learn from few labels; 1: all."""
 
     def __post_init__(self) -> None:

@@ -15,13 +15,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, Several, Shape, SomeCounts
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.learner.labels import filled, known, mean_known, of_classes, share
 from distdl.metrics import Metrics, mean
@@ -31,19 +30,19 @@ from distdl.nn.rbm import RBM
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened into the visible units of the first layer."""
     column: str = "image"
     """Column that holds the sample: uint8 (scaled to 0..1) or float32 in 0..1, the probability of a unit to be on."""
-    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (500, 500, 2000)
+    hidden: SomeCounts = (500, 500, 2000)
     """Hidden units of each layer."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
-    pretrain_steps: Annotated[int, Field(ge=0)] = 3000
+    pretrain_steps: CountOrZero = 3000
     """Steps that each layer learns without labels before the next; 0: fine-tune from random weights at once."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Count = 1
     """Steps of Gibbs sampling in contrastive divergence."""
-    label_every: Annotated[int, Field(gt=0)] = 1
+    label_every: Count = 1
     """Fine-tune with the label of one row in so many (row numbers it divides), to learn from few labels; 1: all."""
 
 

@@ -19,33 +19,33 @@ at the steps that its period divides, and hears itself and slower groups only:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, SequenceTask, Several
 from distdl.learner.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["rows", "tokens", "values"] = "rows"
+    task: SequenceTask = "rows"
     """rows: classify a picture read row by row; tokens: predict the next token; values: predict the next numbers."""
-    inputs: Annotated[int, Field(gt=0)] = 28
+    inputs: Count = 28
     """Pixels of a row, tokens of the vocabulary (256 for bytes), or numbers of a step."""
-    steps: Annotated[int, Field(gt=0)] = 28
+    steps: Count = 28
     """Length of a sequence."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes (task rows)."""
     form: Literal["chunks", "clockwork"] = "chunks"
     """chunks: a fast and a slow network; clockwork: groups of units that move every 1, 2, 4, ... steps."""
-    units: Annotated[int, Field(gt=0)] = 128
+    units: Count = 128
     """Hidden units of each of the two levels, or of all groups together."""
-    chunk: Annotated[int, Field(gt=0)] = 7
+    chunk: Count = 7
     """Steps of a chunk (form chunks); must divide `steps`."""
-    groups: Annotated[int, Field(gt=0)] = 4
+    groups: Count = 4
     """Groups of units (form clockwork); must divide `units`."""
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Several
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
 from distdl.learner.labels import filled, mean_known
@@ -38,11 +39,9 @@ PAPER, INK = -0.1, 1.175  # grey levels of 1998, so that the inputs have about m
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[
-        Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0, le=28)], Annotated[int, Field(gt=0, le=28)]
-    ] = (1, 28, 28)
+    image: tuple[Count, Annotated[int, Field(gt=0, le=28)], Annotated[int, Field(gt=0, le=28)]] = (1, 28, 28)
     """Shape of one picture (channels, height, width), at most 28x28 pixels; uint8 or float32."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes; the form of 1998 has drawings of the ten digits, for at most ten."""
     variant: Literal["modern", "1998"] = "modern"
     """The form in common use, or the paper's with trainable sub-sampling, a sparse C3 and RBF units."""
@@ -50,7 +49,7 @@ class Config:
     """Non-linearity of the modern form: tanh, or ReLU."""
     pool: Literal["mean", "max"] = "mean"
     """Sub-sampling of the modern form: the mean (the paper's without its trainable coefficient), or the maximum."""
-    margin: Annotated[float, Field(ge=0)] = 1.0
+    margin: AmountOrZero = 1.0
     """J of equation 9: the squared distance beyond which the drawings of other classes are left alone."""
 
     def __post_init__(self) -> None:

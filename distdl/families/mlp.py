@@ -13,11 +13,11 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Activation, Counts, Init, Norm, OpenShare, Several, Shape
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
@@ -29,37 +29,26 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512)
+    hidden: Counts = (512, 512)
     """Units of each hidden layer; empty: softmax or linear regression."""
     target: Literal["class", "value"] = "class"
     """class: the column `label`, by cross entropy; value: a number in the column `y`, by mean squared error."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
     loss: Literal["default", "cross_entropy", "squared", "hinge", "absolute", "huber"] = "default"
     """What an answer costs. Of a class cross_entropy (default), squared or hinge; of a value squared (default), absolute or
     huber."""
-    activation: Literal[
-        "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softmax", "maxout", "linear"
-    ] = "relu"
+    activation: Literal[Activation, "softmax", "maxout", "linear"] = "relu"
     """Non-linearity of the hidden layers; a maxout takes the larger of two sums."""
-    norm: Literal["none", "batch", "layer", "group", "rms"] = "none"
+    norm: Literal[Norm, "rms"] = "none"
     """Normalise each hidden layer's sums before the non-linearity."""
-    init: Literal[
-        "default",
-        "glorot_uniform",
-        "glorot_normal",
-        "he_uniform",
-        "he_normal",
-        "lecun_uniform",
-        "lecun_normal",
-        "orthogonal",
-    ] = "default"
+    init: Init = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: OpenShare = 0.0
     """Probability that a hidden unit is silenced in training."""
 
     def __post_init__(self) -> None:

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, CountOrZero, ImageShape, OpenShare, Several, StrictShare
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
@@ -35,27 +35,27 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
     task: Literal["classify", "mask"] = "classify"
     """classify: the column `label`; mask: the pixels of hidden patches, without labels."""
-    hide: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    hide: StrictShare = 0.6
     """Share of the patches that the task mask hides."""
-    patch: Annotated[int, Field(gt=0)] = 16
+    patch: Count = 16
     """Side of a patch in pixels; must divide height and width."""
-    classes: Annotated[int, Field(gt=1)] = 1000
+    classes: Several = 1000
     """Number of classes."""
-    layers: Annotated[int, Field(gt=0)] = 12
+    layers: Count = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Count = 12
     """Attention heads of a block; must divide `width`."""
-    width: Annotated[int, Field(gt=0)] = 768
+    width: Count = 768
     """Size of the residual stream."""
-    inner: Annotated[int, Field(ge=0)] = 0
+    inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: OpenShare = 0.0
     """Probability of dropping in the embedding and the residual branches (the paper: 0.1 on ImageNet alone)."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    epsilon: Amount = 1e-6
     """Added to the variance by layer norm (the paper's code: 1e-6; transformers: 1e-12)."""
 
     def __post_init__(self) -> None:

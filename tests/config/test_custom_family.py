@@ -8,14 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
 import torch
+from pydantic import Field
 
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
 from distdl.cli.common import prepare_if_missing
+from distdl.config.family import FIELDS, family_schema
 from distdl.config.json_schema import json_schema
 from distdl.config.load import load_config
 from distdl.config.yaml_file import read_yaml
@@ -142,18 +144,58 @@ def test_it_is_packed_and_found_where_it_is_unpacked(project: Path, monkeypatch:
     assert "outside.yaml:2" in words
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+def test_the_document_lists_the_types_of_fields_as_they_are() -> None:
+    table = re.findall(r"^\| `(\w+)` \| `(.+?)` \| ", DOC, re.MULTILINE)
+    known = {"Annotated": Annotated, "Literal": Literal, "Field": Field, **FIELDS}
+    assert sorted(name for name, _ in table) == sorted(FIELDS)
+    for name, text in table:
+        assert repr(eval(text, known)) == repr(FIELDS[name]), name
 
-WRONG = [  # (what the file becomes, words of the message, at which line; 0: none)
-    (EXAMPLE.replace("class Config:", "class Config(:"), "not valid Python: invalid syntax", 18),
-    (EXAMPLE.replace("class Config:", "class Configuration:"), "the family has no class Config", 0),
-    (EXAMPLE.replace("(frozen=True)", ""), "Config is not a frozen dataclass", 18),
-    (EXAMPLE.replace("hidden: Annotated[int,", "hidden: Annotated[torch.dtype,"), "name 'torch' is not defined", 21),
-    (EXAMPLE.replace("= (1, 8, 8)", "= [1, 8, 8]"), "mutable default", 0),
+
+NUMBERS = "Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1, max_length=2)]"
+SAME = [  # (a field by names, the same written out)
+    ("width: Count = 8", "width: Annotated[int, Field(gt=0)] = 8"),
+    ("norm: Literal[Norm, 'rms'] = 'rms'", "norm: Literal['none', 'batch', 'layer', 'group', 'rms'] = 'rms'"),
+    ("few: Annotated[SomeCounts, Field(max_length=2)] = (3,)", f"few: {NUMBERS} = (3,)"),
 ]
 
 
-@pytest.mark.parametrize(("text", "words", "line"), WRONG, ids=[words for _, words, _ in WRONG])
+@pytest.mark.parametrize(("field", "same"), SAME, ids=[field for field, _ in SAME])
+def test_a_types_name_says_what_its_annotation_says(project: Path, field: str, same: str) -> None:
+    """The JSON schema, and what is told of a wrong value."""
+    found = []
+    for line in (field, same):
+        text = EXAMPLE.replace("    hidden: Count", f"    {line}\n    hidden: Count")
+        text = text.replace("import Count, Shape", f"import {', '.join(FIELDS)}")
+        (project / "gated.py").write_text(text.replace("import Annotated\n", "import Annotated, Literal\n"))
+        name = field.partition(":")[0]
+        wrong = refusal(lambda name=name: load_config("gated.yaml", [f"model.{name}=-3"]))  # type: ignore[misc]
+        schema = family_schema(str(project / "gated.py"))
+        found.append((wrong, schema.adapter.json_schema(), load_config("gated.yaml").config.model))
+        learner = build(found[-1][2])
+        assert getattr(type(learner).Config(), name) == schema.config.__dataclass_fields__[name].default
+    assert found[0] == found[1] and f"model.{name} = -3" in found[0][0]
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+
+WRONG = [  # (what the file becomes, words of the message, at which line; 0: none)
+    (EXAMPLE.replace("class Config:", "class Config(:"), "not valid Python: invalid syntax", 19),
+    (EXAMPLE.replace("class Config:", "class Configuration:"), "the family has no class Config", 0),
+    (EXAMPLE.replace("(frozen=True)", ""), "Config is not a frozen dataclass", 19),
+    (EXAMPLE.replace("hidden: Count", "hidden: torch.dtype"), "name 'torch' is not defined", 22),
+    (EXAMPLE.replace("= (1, 8, 8)", "= [1, 8, 8]"), "mutable default", 0),
+    (EXAMPLE.replace("Count", "Cuont"), f"has no type 'Cuont'\n    allowed: {', '.join(FIELDS)}\n", 11),
+    (EXAMPLE.replace("Count", "Cuont"), "did you mean 'Count'?", 11),
+    (EXAMPLE.replace("hidden: Count", "hidden: Cuont"), "name 'Cuont' is not defined\n    allowed: builtins", 22),
+    (EXAMPLE.replace("hidden: Count", "hidden: Cuont"), ", Count, CountOrZero, Counts, ", 22),
+    (EXAMPLE.replace("hidden: Count", "hidden: Amount"), "uses Amount, which is not imported", 22),
+    (EXAMPLE.replace("import Count,", "import Count as Count2,"), "uses Count, which is not imported", 22),
+    (EXAMPLE.replace("import Count, Shape", "import Shape\nCount = float"), "uses Count, which is not imported", 23),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "line"), WRONG, ids=[words[:40] for _, words, _ in WRONG])
 def test_a_file_that_is_no_family_is_told_before_torch_is_loaded(
     project: Path, text: str, words: str, line: int
 ) -> None:

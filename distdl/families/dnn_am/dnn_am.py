@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several, SomeCounts
 from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -44,37 +45,37 @@ from distdl.metrics import Mean, Metrics, mean
 class Config:
     trunk: Literal["dnn", "cnn"] = "dnn"
     """dnn: fully connected; cnn: a convolution along frequency before the fully connected layers."""
-    bands: Annotated[int, Field(gt=0)] = 40
+    bands: Count = 40
     """Log-mel features of a frame."""
     deltas: Annotated[int, Field(ge=0, le=2)] = 2
     """How many derivatives over time are added to the features."""
-    context: Annotated[int, Field(gt=0)] = 11
+    context: Count = 11
     """Frames that the trunk sees at once, an odd number."""
-    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (2048,) * 5
+    hidden: SomeCounts = (2048,) * 5
     """Units of the fully connected layers."""
     activation: Literal["sigmoid", "relu"] = "relu"
     """Of all layers; sigmoid is the logistic function."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: OpenShare = 0.0
     """Share of the units of each fully connected layer that is dropped."""
     weight_sharing: Literal["full", "limited"] = "limited"
     """cnn: one set of maps for all frequencies, or one for each section of them that is pooled."""
-    maps: Annotated[int, Field(gt=0)] = 80
+    maps: Count = 80
     """cnn: feature maps, of each section where sharing is limited; the paper has 150 shared or 80."""
-    filter: Annotated[int, Field(gt=0)] = 8
+    filter: Count = 8
     """cnn: bands that a map's filter covers."""
-    pool: Annotated[int, Field(gt=0)] = 6
+    pool: Count = 6
     """cnn: neighbouring filter outputs of which the largest is taken."""
-    pool_stride: Annotated[int, Field(gt=0)] = 2
+    pool_stride: Count = 2
     """cnn: bands from one pooling window to the next."""
-    classes: Annotated[int, Field(gt=1)] = 61
+    classes: Several = 61
     """Number of words (or phones)."""
-    states: Annotated[int, Field(gt=0)] = 3
+    states: Count = 3
     """States of a word, passed from left to right; 1: a classifier of frames."""
-    flat_steps: Annotated[int, Field(ge=0)] = 100
+    flat_steps: CountOrZero = 100
     """Steps (behind pre-training) with equally long states, before the model aligns its words itself."""
-    pretrain_steps: Annotated[int, Field(ge=0)] = 0
+    pretrain_steps: CountOrZero = 0
     """Steps that each layer learns as a restricted Boltzmann machine before the next; 0: no pre-training."""
-    pretrain_scale: Annotated[float, Field(gt=0)] = 1e-3
+    pretrain_scale: Amount = 1e-3
     """Factor of the gap of free energies, whose gradients are far larger than those of fine-tuning: without it, Adam's
     memory of them would hold the layers still for a thousand steps."""
 
