@@ -174,21 +174,21 @@ PLAIN_NAMES = frozenset(
 
 
 def _check_imports(tree: ast.Module, config: ast.ClassDef, path: Path) -> None:
-    """Raises InputError where the file asks `fields` for a type that it has not, or its Config uses the name of one
-    that it has from elsewhere: what is read here must be what the file means when it runs."""
+    """Raises InputError where the file asks fields.py for a type that it has not, or its Config uses the name of one
+    without importing it from there: what is read here must be what the file means when it runs."""
     imported = set[str]()
-    for item in tree.body:
-        if isinstance(item, ast.ImportFrom) and item.module == fields.__name__:
-            names = [alias.name for alias in item.names if alias.asname in (None, alias.name)]
+    for line in tree.body:
+        if isinstance(line, ast.ImportFrom) and line.module == fields.__name__:
+            names = [alias.name for alias in line.names if alias.asname in (None, alias.name)]
             imported |= FIELDS.keys() if "*" in names else set(names)
-            for name in sorted({alias.name for alias in item.names} - FIELDS.keys() - {"*"}):
+            for name in sorted({alias.name for alias in line.names} - FIELDS.keys() - {"*"}):
                 what, match = f"{fields.__name__} has no type {name!r}", nearest(name, FIELDS)
                 fix = f"did you mean '{match}'?" if match else ""
-                raise InputError(what, where=f"{path}:{item.lineno}", allowed=", ".join(FIELDS), fix=fix)
-    for name in ast.walk(config):
-        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load) and name.id in FIELDS.keys() - imported:
-            fix = f"from {fields.__name__} import {name.id}; a type of your own cannot stand in a Config ({DOCS})"
-            raise InputError(f"Config uses {name.id}, which is not imported", where=f"{path}:{name.lineno}", fix=fix)
+                raise InputError(what, where=f"{path}:{line.lineno}", allowed=", ".join(FIELDS), fix=fix)
+    for item in ast.walk(config):
+        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Load) and item.id in FIELDS.keys() - imported:
+            fix = f"from {fields.__name__} import {item.id}; a type of your own cannot stand in a Config ({DOCS})"
+            raise InputError(f"Config uses {item.id}, which is not imported", where=f"{path}:{item.lineno}", fix=fix)
 
 
 def _is_plain(node: ast.ClassDef) -> bool:

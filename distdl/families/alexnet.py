@@ -11,6 +11,7 @@ the activity of the n = 5 maps around map i at the same place (section 3.3; k = 
 
 torch.nn.LocalResponseNorm divides alpha by n: there the paper's is alpha=5e-4. 60,965,224 parameters. The variant "2014" is
 "one weird trick" (Krizhevsky 2014, arXiv 1404.5997), one tower of 64-192-384-256-256 without normalisation: 61,100,840.
+Trained by cross entropy (learner/classifier.py).
 """
 
 from __future__ import annotations
@@ -139,9 +140,6 @@ class AlexNet(Classifier):
         first = Layer("dense 1", lambda x: dense[0](x.flatten(1)), (dense[0],))
         maps = [Layer(name, part, (part,)) for name, part in zip(("maps 1", "maps 2", "maps 3-5"), convolutions)]
         return [*maps, first, *(Layer(f"dense {i + 1}", dense[i], (dense[i],)) for i in (1, 2))]
-
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K)
 
     def view(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, side, side): what the network sees, in training with random variations."""

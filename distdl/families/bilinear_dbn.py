@@ -9,8 +9,8 @@
     logits = W_out Y_L + b_out,  fine-tuned by cross entropy through all layers
 
 Three phases: `gather_steps` that only add up the scatter of the labelled rows; `pretrain_steps` for each of the players
-`layer0`, `layer1`, ... without labels; then the player `classifier`, whose hidden layers begin as they are. learner/greedy.py
-has the turns and losses of the last two, which are those of dbn: that of the second phase, a gap of free energies, is no
+`layer0`, `layer1`, ... without labels; then the player `classifier`, whose hidden layers begin as they are. The turns and
+losses of the last two are in learner/greedy.py, as those of dbn: that of the second phase, a gap of free energies, is no
 measure of progress. The paper makes the first layer as large as J has positive eigenvalues; here `hidden` is the size, and
 `positive_rows` and `positive_columns` are logged to choose it by.
 784-576-441-361-10 (24 x 24, 21 x 21, 19 x 19): the classifier has 869,799 parameters, the machines 452,944, 255,033 and

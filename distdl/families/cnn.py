@@ -3,8 +3,9 @@
     h_l = pool(act(norm(W_l * h_{l-1} + b_l))),        logits = dense layers of h_L
 
 `*` is a convolution that keeps the size of its maps, padded with zeros. The dense layers see all places of the last maps,
-or with `average` the mean of each map alone (Lin, Chen & Yan 2014). Trained by cross entropy. The defaults
-have 421,738 parameters = convolutions 18,720 + gains and shifts 192 + dense layers 402,826.
+or with `average` the mean of each map alone (Lin, Chen & Yan 2014). Trained by cross entropy
+(learner/classifier.py). The defaults have 421,738 parameters = convolutions 18,720 + gains and shifts 192 + dense layers
+402,826.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ Every step of the input holds x for `step_time`, in which the equation is integr
 (error of first order) or the classical one of Runge and Kutta (fourth order). A linear head reads the firing rates
 sigma(v + theta). No time constant is shorter than an integration step, where Euler's method would overshoot.
 N^2 + 2 N parameters, N D for the inputs, and the head.
+
+The three tasks and their losses are in learner/sequence.py: the class of the last state or the next token of each, by cross
+entropy, with their accuracy; or the next values, by their squared error.
 """
 
 from __future__ import annotations

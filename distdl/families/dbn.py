@@ -4,9 +4,9 @@
     logits = W_out v_L + b_out,     fine-tuned by cross entropy through all layers (Hinton & Salakhutdinov 2006)
 
 Players: `layer0`, `layer1`, ... learn `pretrain_steps` steps each, one after the other, without labels. Then their weights
-become the hidden layers of the player `classifier`, which learns to the end of the run. learner/greedy.py has their turns and
-losses. As in rbm, that of the first phase (a gap of free energies) is no measure of progress; `reconstruction` goes up and
-down the whole stack. `accuracy` is that of random weights until the classifier learns.
+become the hidden layers of the player `classifier`, which learns to the end of the run. Their turns and losses are in
+learner/greedy.py. As in rbm, the loss of the first phase (a gap of free energies) is no measure of progress;
+`reconstruction` goes up and down the whole stack. `accuracy` is that of random weights until the classifier learns.
 784-500-500-2000-10: the classifier has 1,665,010 parameters, the three machines 393,284 + 251,000 + 1,002,500.
 """
 

@@ -8,6 +8,9 @@
 
 Layers stack: the states of one are the inputs of the next. A layer has 3(H(I + H) + 2H) parameters, as torch.nn.GRU counts
 them: 248,064 from 65 inputs to 256 units.
+
+The three tasks and their losses are in learner/sequence.py: the class of the last state or the next token of each, by cross
+entropy, with their accuracy; or the next values, by their squared error.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     h_0 = x,   h_l = dropout(act(norm(W_l h_{l-1} + b_l))),   out = W_L h_{L-1} + b_L
 
-Trained by cross entropy against a class, by the squared error of a number, or by other losses. With no hidden layer that is
-softmax regression (logistic regression for two classes) or linear regression. 784-300-10 has 238,510 parameters,
-784-300-100-10 has 266,610 and 784-512-512-10 has 669,706.
+Trained by cross entropy against a class, by the squared error of a number, or by other losses (learner/classifier.py takes
+their means). With no hidden layer that is softmax regression (logistic regression for two classes) or linear regression.
+784-300-10 has 238,510 parameters, 784-300-100-10 has 266,610 and 784-512-512-10 has 669,706.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distdl.config.fields import Activation, Counts, Init, Norm, OpenShare, Seve
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
-from distdl.learner.labels import filled, mean_known
-from distdl.metrics import Metrics, mean
+from distdl.learner.labels import accuracy, filled
+from distdl.metrics import Metrics
 from distdl.nn import blocks
 from distdl.nn.images import to_unit
 
@@ -78,7 +78,8 @@ class MLP(Classifier):
         if config.norm == "batch":  # which takes every rank for one with other samples and all layers
             self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline", "tensor"}
         self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
-        if config.target == "value":
+        self.labelled = config.target == "class"
+        if not self.labelled:
             self.primary, self.better = "loss", "lower"
 
     @staticmethod
@@ -100,22 +101,8 @@ class MLP(Classifier):
         parts = [self.net[i:j] for i, j in itertools.pairwise([*self.maps, len(self.net)])]
         return [Layer(f"layer {n}", part, (part,)) for n, part in enumerate(parts, 1)]
 
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K), or (B, 1): the number
-
-    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        if self.config.target == "class":
-            return super().criterion(output, batch)
-        return self.losses(output, batch)[0].mean(), {}
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        if self.config.target == "class":
-            return super().evaluate(batch)
-        return {"loss": mean(self.losses(self.logits(batch), batch)[0])}
-
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        if self.config.target == "value":
+        if not self.labelled:
             return blocks.value_losses(self.cost, output.squeeze(1), batch["y"]), {}
         label = batch["label"]
-        accuracy = mean_known((output.argmax(-1) == label).float(), label)
-        return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy}
+        return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy(output, label)}

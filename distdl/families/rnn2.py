@@ -6,6 +6,10 @@ With symbols as one-hot x, each symbol has a transition matrix of its own: the f
 out of the trained network. Numbers (pixels, values) come with a constant 1 as a last input, whose matrix starts as the
 identity, so that an empty row does not wipe out the state. N^2 K + N parameters, and a linear head, which reads the state
 where the paper trains one of its units.
+
+Strings are told by the state after their last symbol. The other tasks and their losses are in learner/sequence.py: the
+class of the last state or the next token of each, by cross entropy, with their accuracy; or the next values, by their
+squared error.
 """
 
 from __future__ import annotations

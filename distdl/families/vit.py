@@ -4,6 +4,7 @@
     z += attn(ln(z));   z += mlp(ln(z))   (pre-norm, L times)               (2, 3)
     logits = W ln(z)[0]                                                     (4)
 
+`task: classify` learns by cross entropy (learner/classifier.py).
 `task: mask` learns without labels (SimMIM, Xie et al. 2022): some patches are blanked out, which leaves the bias of E in
 their place, and one linear map of ln(z) puts out their pixels; the loss is the mean |error| of those. What it shares with
 the classifier has the same names (`start: {weights: RUN, fresh: [head.*, pixels.*]}`).
@@ -197,6 +198,3 @@ class ViT(Classifier):
             return super().evaluate(batch)
         errors = self.errors(self.through(batch), batch)
         return {"loss": mean(errors), "masked_error": mean(errors)}
-
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K)
