@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -43,9 +44,9 @@ class Config:
     """Units of the encoder's hidden layers; the decoder has the same in reverse."""
     code: Annotated[int, Field(gt=0)] = 30
     """Units of the code."""
-    activation: Literal["linear", "sigmoid", "tanh", "relu"] = "sigmoid"
+    activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "sigmoid"
     """Non-linearity of the hidden layers."""
-    code_activation: Literal["linear", "sigmoid", "tanh", "relu"] = "linear"
+    code_activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "linear"
     """Non-linearity of the code."""
     output: Literal["linear", "sigmoid"] = "sigmoid"
     """Non-linearity of the restored sample."""

@@ -5,8 +5,7 @@
 
 15 % of the words of a sample are predicted: of these 80 % become [MASK], 10 % another word, 10 % stay. They are chosen
 anew in each epoch, by the sample's noise. The loss is the mean over samples of the mean over a sample's chosen words, plus
-that of the next sentence. `task: classify` puts a classifier on the pooled first place; what it shares with the pre-trained
-model has the same names.
+that of the next sentence. `task: classify` puts a classifier on the pooled first place; shared parts keep their names.
 
 BERT base is 109,482,240 parameters with pooler, 108,891,648 without, 110,106,428 with both heads (the default), 109,514,298
 with the head of masked words alone; BERT large 335,141,888 with pooler.
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import sentences
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.axes import gathered, shard_of
 from distdl.learner import Batch, Column, Layer, Learner
@@ -49,15 +49,15 @@ class Config:
     """Places that have an embedding, where weights come with more than `context`; 0: `context`."""
     layers: Annotated[int, Field(gt=0)] = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[int, Field(gt=0), INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, Field(gt=0)] = 768
     """Size of a token's vector."""
     inner: Annotated[int, Field(ge=0)] = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.1
     """Probability of dropping in the embedding, the residual branches and before the classifier."""
-    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    attention_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.1
     """Probability of dropping in the attention shares."""
     mask: Annotated[int, Field(gt=0)] = 103
     """Token that stands for a hidden word, [MASK]."""

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.sequence import reverse
@@ -37,7 +38,7 @@ from distdl.nn.images import to_unit
 class Config:
     task: Literal["rows", "ctc"] = "ctc"
     """rows: classify a picture read row by row; ctc: read a strip, column by column, as a string."""
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Annotated[Literal["rnn", "lstm", "gru"], INVISIBLE] = "lstm"
     """Recurrent cell of both directions."""
     inputs: Annotated[int, Field(gt=0)] = 28
     """Pixels of a row (task rows) or of a column (task ctc)."""

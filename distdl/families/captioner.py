@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
@@ -50,7 +51,7 @@ class Config:
     """Maps of the trunk's convolutions, each of which halves height and width; empty: GoogLeNet."""
     units: Annotated[int, Field(gt=0)] = 512
     """Memory cells of the LSTM, and the length of the vectors of words and of the picture."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.3
     """Probability of dropping what enters the LSTM and what leaves it."""
 
 

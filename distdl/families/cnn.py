@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column
 from distdl.learner.classifier import Classifier
@@ -36,9 +37,9 @@ class Config:
     """Of each stage the maps, the side of the kernel (odd) and the side of the pooling window (1: no pooling)."""
     pool: Literal["max", "mean"] = "max"
     """What a pooling window passes on."""
-    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
+    activation: Annotated[Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"], INVISIBLE] = "relu"
     """Non-linearity of the convolutions and of the hidden dense layers."""
-    norm: Literal["none", "batch", "layer", "group"] = "batch"
+    norm: Annotated[Literal["none", "batch", "layer", "group"], INVISIBLE] = "batch"
     """Normalise the sums of the maps before the non-linearity; batch: of each map over the batch (Ioffe & Szegedy 2015)."""
     init: Literal[
         "default",
@@ -55,7 +56,7 @@ class Config:
     """The dense layers see the mean of each map instead of all its places."""
     dense: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
     """Units of each hidden dense layer; empty: the classes come straight from the maps."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Probability that an input of a dense layer is silenced in training."""
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.sequence import reverse
@@ -46,7 +47,7 @@ class Config:
     """Label that parts words; -1: each label is a word."""
     clip: Annotated[float, Field(gt=0)] = 20.0
     """Largest activation, so that no activation explodes on its way through time."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.05
     """Share of units dropped in the layers that do not recur; 0.05 to 0.1 in the paper."""
     beam: Annotated[int, Field(ge=0)] = 0
     """Prefixes that the search keeps in evaluations, which then measure `beam_error`, too; 0: best path alone."""

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE
 from distdl.learner.sequence import SequenceLearner
 
 
@@ -38,7 +39,7 @@ class Config:
     """Hidden units of a layer."""
     layers: Annotated[int, Field(gt=0)] = 1
     """Recurrent layers on top of each other; one in the paper."""
-    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    activation: Annotated[Literal["tanh", "sigmoid", "relu"], INVISIBLE] = "tanh"
     """f: the paper has sigmoid, the logistic function."""
 
     def __post_init__(self) -> None:

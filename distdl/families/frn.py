@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
@@ -32,7 +33,7 @@ class Config:
     """Units, the output units among them (n)."""
     outputs: Annotated[int, Field(gt=0)] = 1
     """Units that have a target."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity f: logistic as in the paper, or tanh."""
     gradient: Literal["bptt", "rtrl"] = "bptt"
     """How the gradient is computed: back-propagation through time, or real-time recurrent learning."""

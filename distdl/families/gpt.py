@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
@@ -32,11 +33,11 @@ class Config:
     """Tokens the model looks back on; a sample holds one more, the last target."""
     layers: Annotated[int, Field(gt=0)] = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[int, Field(gt=0), INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, Field(gt=0)] = 768
     """Size of the residual stream."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches."""
     experts: Annotated[int, Field(ge=0)] = 0
     """Experts of a sparse block; 0: every block is dense."""
@@ -46,9 +47,9 @@ class Config:
     """Every n-th block is sparse."""
     capacity: Annotated[float, Field(ge=0)] = 1.25
     """Tokens of a sequence that an expert takes, as a multiple of its even share; 0: no limit."""
-    balance_loss: Annotated[float, Field(ge=0)] = 0.01
+    balance_loss: Annotated[float, Field(ge=0), TRAINING_ONLY] = 0.01
     """Weight of the loss that spreads the tokens evenly over the experts."""
-    router_z_loss: Annotated[float, Field(ge=0)] = 0.001
+    router_z_loss: Annotated[float, Field(ge=0), TRAINING_ONLY] = 0.001
     """Weight of the loss that keeps the router's scores small."""
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner.sequence import SequenceLearner
 
@@ -42,7 +43,7 @@ class Config:
     """Memory cells of a layer."""
     layers: Annotated[int, Field(gt=0)] = 2
     """Recurrent layers on top of each other."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.5
     """Probability of dropping what enters a layer or the output."""
     forget_gate: bool = True
     """false: the cell of 1997, without a forget gate."""

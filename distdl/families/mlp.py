@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
@@ -42,11 +43,12 @@ class Config:
     loss: Literal["default", "cross_entropy", "squared", "hinge", "absolute", "huber"] = "default"
     """What an answer costs. Of a class cross_entropy (default), squared or hinge; of a value squared (default), absolute or
     huber."""
-    activation: Literal[
-        "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softmax", "maxout", "linear"
+    activation: Annotated[
+        Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softmax", "maxout", "linear"],
+        INVISIBLE,
     ] = "relu"
     """Non-linearity of the hidden layers; a maxout takes the larger of two sums."""
-    norm: Literal["none", "batch", "layer", "group", "rms"] = "none"
+    norm: Annotated[Literal["none", "batch", "layer", "group", "rms"], INVISIBLE] = "none"
     """Normalise each hidden layer's sums before the non-linearity."""
     init: Literal[
         "default",
@@ -59,7 +61,7 @@ class Config:
         "orthogonal",
     ] = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Probability that a hidden unit is silenced in training."""
 
     def __post_init__(self) -> None:

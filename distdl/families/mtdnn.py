@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
@@ -43,11 +44,11 @@ class Config:
     """Tasks that are learned and measured, by their numbers; none: all."""
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (1000,)
     """Units of each hidden layer, which all tasks share."""
-    activation: Literal["relu", "selu"] = "relu"
+    activation: Annotated[Literal["relu", "selu"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers; selu comes with its own start and its own dropout."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.5
     """Probability that a hidden unit is silenced in training."""
-    input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    input_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.2
     """The same for an input."""
     present: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the answers that is there in the whole training set, about: a run logs it as `present`."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column
 from distdl.learner.labels import of_classes
 from distdl.learner.sequence import SequenceLearner
@@ -37,7 +38,7 @@ class Config:
     """Classes of the tasks strings and rows."""
     units: Annotated[int, Field(gt=0)] = 8
     """State units (N)."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity g: logistic as in the paper, or tanh."""
     scale: Annotated[float, Field(gt=0)] = 1.0
     """Fresh W_ijk are normal with this deviation divided by the root of N."""

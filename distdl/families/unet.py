@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, known, mean_known, mean_loss
@@ -48,7 +49,7 @@ class Config:
     """valid: as in the paper, classes of the tile's inner part only; same: zeros around, classes of the whole tile."""
     batch_norm: bool = False
     """Normalise after each ReLU; after it, because before it the convolutions' biases would have no effect."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.5
     """Probability that a value at the end of the contracting path (the two lowest levels) is silenced in training."""
     border_weight: Annotated[float, Field(ge=0)] = 10.0
     """w0, the additional weight of the pixels between objects; 0: the data set needs no column `border`."""
@@ -56,7 +57,7 @@ class Config:
     """Weight of each class, to balance their frequencies; empty: 1 each."""
     foreground: Annotated[int, Field(ge=0)] = 1
     """The class whose Dice coefficient is the primary metric."""
-    elastic: Annotated[float, Field(ge=0)] = 10.0
+    elastic: Annotated[float, Field(ge=0), TRAINING_ONLY] = 10.0
     """Standard deviation, in pixels, of the random displacements that bend the pictures in training; 0: none."""
 
     def __post_init__(self) -> None:

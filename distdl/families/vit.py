@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
@@ -47,13 +48,13 @@ class Config:
     """Number of classes."""
     layers: Annotated[int, Field(gt=0)] = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[int, Field(gt=0), INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, Field(gt=0)] = 768
     """Size of the residual stream."""
     inner: Annotated[int, Field(ge=0)] = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches (the paper: 0.1 on ImageNet alone)."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     """Added to the variance by layer norm (the paper's code: 1e-6; transformers: 1e-12)."""

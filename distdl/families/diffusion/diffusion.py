@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from distdl.config.marks import TRAINING_ONLY
 from distdl.families.diffusion.unet import UNet, time_embedding
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -56,7 +57,7 @@ class Config:
     """unet: sides of the maps that get self-attention."""
     groups: Annotated[int, Field(gt=0)] = 32
     """unet: groups of the group norm; must divide every number of maps."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.1
     """unet: probability that a value in a residual block is dropped in training."""
     hidden: Annotated[int, Field(gt=0)] = 512
     """mlp: units of each layer."""
