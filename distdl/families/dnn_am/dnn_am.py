@@ -15,8 +15,7 @@ sharing, where every section of bands has maps of its own (Abdel-Hamid et al. 20
 
 With `pretrain_steps` a logistic dnn begins as a deep belief network: each layer's weights are those of a restricted
 Boltzmann machine for so many steps, one layer after the other, without labels (see dbn; the first one's visible units are
-Gaussian with variance 1). One optimizer serves all phases, so what it remembers of a phase must be small in the next one:
-`pretrain_scale`.
+Gaussian with variance 1). One optimizer serves all phases: `pretrain_scale` keeps small what it remembers of the last one.
 
 11 frames of 40 x 3 features, 5 layers of 2,048, 61 phones of 3 states: 19,865,783 parameters. 15 frames, 14 sections of 80
 maps, two layers of 1,000: 2,709,503 = 14 x 80 x (45 x 8 + 1) + 1,121,000 + 1,001,000 + 183,183; 150 shared maps: 3,339,333.
