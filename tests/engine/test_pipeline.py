@@ -165,7 +165,7 @@ def moves(rank: int, world: int, values: dict[str, Any]) -> dict[str, list[Any]]
         plan = survey(config)
         learner = worker.build_learner(config, None)
         engine = worker.make_engine(learner, plan, rank)
-        source, out = worker.make_source(plan, config, rank), {}
+        source, out = worker.make_source(plan, rank), {}
         learner.train()
         (batch,) = itertools.islice(engine.feed(source, 0), 1)
         for verb in ("forward", "minimize"):
