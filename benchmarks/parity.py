@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.parity import line
+from distdl.cli.parity import line, told
 from distdl.errors import TrainingFailed
 from distdl.parity.cell import MOVE_TOLERANCE, NORM_TOLERANCE, TOLERANCE, Cell
 from distdl.parity.matrix import matrix
@@ -60,7 +60,7 @@ def markdown(cells: dict[str, list[dict[str, Any]]]) -> str:
         numbers = " | ".join("-" if n is None else f"{float(n):.1e}" for n in found)
         status = c["status"] if c["status"] == "equal" else f"{c['status']}: {c['reason']}"
         where = f"| {family} | {c['layout']} | {c['world']} |"
-        lines.append(f"{where} {numbers} | {c.get('furthest', '')} | {status} |")
+        lines.append(f"{where} {numbers} | {told(c.get('furthest', ''), c.get('start_loss'))} | {status} |")
     lines += ["", "## Not run, and why", "", "| family | layout | processes | reason |", "| --- | --- | ---: | --- |"]
     for family, row in cells.items():
         reasons: dict[str, list[str]] = {}

@@ -247,7 +247,7 @@ def test_a_secret_is_refused_before_anything_is_written(key: str, secret: str, d
 
 
 def test_a_run_of_the_users_own_remembers_their_server(digits: str) -> None:
-    from distdl.cli.common import check_server
+    from distdl.driver import check_server
 
     Path("a.yaml").write_text(json.dumps(small_config("mlp", digits, "", track__enabled=True, track__uri=THEIRS)))
     config = load_config("a.yaml").config

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_override_arguments, loaded, prepare_if_missing, to_write
+from distdl.cli.common import (
+    Verb,
+    add_json_argument,
+    add_override_arguments,
+    add_verbs,
+    console,
+    loaded,
+    print_json,
+    to_write,
+)
+from distdl.driver import prepare_if_missing
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,19 +26,18 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Any) -> None:
     """Register `checkpoint` with `inspect`, `verify` and `convert` on the main parser's subparsers."""
     parser = subparsers.add_parser("checkpoint", help="inspect, verify and convert checkpoints")
-    commands = parser.add_subparsers(dest="checkpoint_command", required=True, metavar="COMMAND")
-
-    inspect = commands.add_parser("inspect", help="print step, model, sizes and optimizer")
+    verbs = add_verbs(
+        parser,
+        Verb("inspect", "print step, model, sizes and optimizer", run_inspect),
+        Verb("verify", "hash everything again and list all damage", run_verify),
+        Verb("convert", "to and from DeepSpeed, safetensors and Hugging Face", run_convert),
+    )
+    inspect, verify, convert = verbs["inspect"], verbs["verify"], verbs["convert"]
     inspect.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: its newest one")
     inspect.add_argument("--tensors", action="store_true", help="list every tensor")
-    inspect.add_argument("--json", action="store_true", help="print the facts as JSON")
-    inspect.set_defaults(run=run_inspect)
-
-    verify = commands.add_parser("verify", help="hash everything again and list all damage")
+    add_json_argument(inspect)
     verify.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: all of its checkpoints")
-    verify.set_defaults(run=run_verify)
-
-    convert = commands.add_parser("convert", help="to and from DeepSpeed, safetensors and Hugging Face")
+    add_json_argument(verify)
     convert.add_argument(
         "source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face"
     )
@@ -43,7 +51,6 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument("--weights-only", action="store_true", help="leave the optimizer's state and the step behind")
     convert.add_argument("--force", action="store_true", help="replace TARGET")
     add_override_arguments(convert)
-    convert.set_defaults(run=run_convert)
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -53,7 +60,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     told = facts(found_in(Path(args.path))[-1])
     tensors = told.pop("tensors")
     if args.json:
-        print(json.dumps({**told, "tensors": tensors} if args.tensors else told, indent=1))
+        print_json({**told, "tensors": tensors} if args.tensors else told)
         return 0
     model = {key: value for key, value in (told["model"] or {}).items() if key != "family"}
     lines = {
@@ -69,13 +76,12 @@ def run_inspect(args: argparse.Namespace) -> int:
     for name, text in lines.items():
         print(f"  {name:<10} {text}")
     if args.tensors:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table("tensor", "shape", "dtype")
         for name, tensor in sorted(tensors.items()):
             table.add_row(name, str(tuple(tensor["shape"])), tensor["dtype"])
-        Console().print(table)
+        console().print(table)
     return 0
 
 
@@ -85,7 +91,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from distdl.checkpoint.verify import found_in, problems
     from distdl.errors import DataCorrupt
 
-    damaged = 0
+    told = []
     for path in found_in(Path(args.path)):
         try:
             found = problems(path)
@@ -95,12 +101,14 @@ def run_verify(args: argparse.Namespace) -> int:
             if path.absolute() not in [p for _, p in checkpoints(path.absolute().parent)]:
                 raise
             found = [str(error)]  # it has a checkpoint's name: what is missing there has been lost
-        damaged += bool(found)
-        for problem in found:
-            print(f"{path}: {problem}")
-        if not found:
-            print(f"{path}: all bytes are as they were written, and every tensor is there and finite")
-    if damaged:
+        told.append({"path": str(path), "sound": not found, "problems": found})
+        for text in found or ["all bytes are as they were written, and every tensor is there and finite"]:
+            if not args.json:
+                print(f"{path}: {text}")
+    damaged = any(not row["sound"] for row in told)
+    if args.json:
+        print_json(told)
+    elif damaged:
         print(
             "    fix: copy it again from where it is sound; training goes on from the newest sound checkpoint of a run"
         )

@@ -1,19 +1,23 @@
-"""What several commands share: how a config is named on the command line, and how its data set comes to be."""
+"""What several commands share: how a config is named, verbs, JSON, and what is said of a job that was sent."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distdl import trust
-from distdl.config.family import is_custom, is_file, source_file
-from distdl.config.load import Loaded, load_config
-from distdl.config.schema import Config
-from distdl.config.section import local_path
-from distdl.errors import InputError
+from distdl.errors import DistdlError, InputError
+
+if TYPE_CHECKING:  # a command that reads no config is not to wait for the schema
+    from distdl.config.load import Loaded
+    from distdl.jobs.records import Record
+    from distdl.jobs.target import Job, Package, Target
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +45,8 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 def to_write(path: str) -> str:
     """A path that a command writes to, as argparse's `type`: a URI is refused."""
+    from distdl.config.section import local_path
+
     try:
         return local_path(path)
     except ValueError as error:
@@ -65,52 +71,55 @@ def work_in(args: argparse.Namespace) -> None:
 
 def loaded(args: argparse.Namespace, *more: str, cut: Collection[str] = ()) -> Loaded:
     """The checked config of the command line. `cut`: axes that the command itself will cut."""
+    from distdl.config.load import load_config
+
     return load_config(args.config, [*args.overrides, *more], cut)
 
 
-def check_server(config: Config, place: Path | None, overrides: Sequence[str]) -> None:
-    """Raises InputError for a tracking URI that cannot be used or holds a password, and for a server that only the files of
-    a run name; `place` is the file or folder that the config was read from. A server of the user's own is remembered."""
-    if not config.track.enabled or config.track.uri is None:
-        return
-    from distdl.track.run import check_tracking_uri, refuse_unconfigured
-
-    check_tracking_uri(config.track.uri)
-    said = any(text.startswith(("track.uri=", "track=")) for text in overrides)
-    run = trust.run_around(place / "config.json" if place.is_dir() else place) if place else None
-    if run and not said:
-        refuse_unconfigured(config.track.uri, run, fix=f"track.uri={config.track.uri} names it; track.enabled=false")
-    trust.remember_server(config.track.uri)
+def add_verbs(parser: argparse.ArgumentParser, *verbs: Verb) -> dict[str, argparse.ArgumentParser]:
+    """What stands behind a command of several: `distdl jobs VERB`. Returns the parser of each, by name."""
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    found = {}
+    for verb in verbs:
+        found[verb.name] = subparsers.add_parser(verb.name, help=verb.text)
+        found[verb.name].set_defaults(run=verb.run)
+    return found
 
 
-def remember_family(config: Config) -> None:
-    """A family of the user's own that they train or launch: their copy of it in a run's folder needs no yes."""
-    family = config.model["family"]
-    if is_custom(family):
-        trust.remember(source_file(family), place=not is_file(family))
+class Verb(NamedTuple):
+    """One of a command's verbs."""
+
+    name: str
+    text: str
+    """What it does, in the help."""
+    run: Callable[[argparse.Namespace], int]
 
 
-def prepare_if_missing(config: Config) -> None:
-    """Writes the data set that `data.prepare` describes, if `data.path` does not exist yet."""
-    recipe, path = config.data.prepare, config.data.path
-    if recipe is None:
-        return
-    from distdl.data.prepare import parse_options, prepare_dataset
+# -- what programs read ------------------------------------------------------------------------------------------------
 
-    options = {key: value if isinstance(value, str | list) else str(value) for key, value in recipe.options.items()}
-    parse_options(recipe.source, options)  # a wrong option is an error even while the data set is there
-    if "://" in path or Path(path).exists():
-        return
-    print(f"preparing {recipe.source} in {path} …", flush=True)
-    try:
-        manifest = prepare_dataset(recipe.source, path, options)
-    except InputError:
-        if not (Path(path) / "manifest.json").is_file():
-            raise
-        print(f"another process has prepared {path} meanwhile", flush=True)
-        return
-    rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
-    print(f"prepared {path}: {rows}", flush=True)
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """--json, for a command that prints a table."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON for programs (docs/command_line.md has its keys)"
+    )
+
+
+def print_json(value: Any) -> None:
+    """What a command found, for a program: one JSON document, and the only thing on stdout."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def console() -> Any:
+    """rich's console for a table. A terminal gets colours, unless NO_COLOR says no; FORCE_COLOR sends them anywhere."""
+    from rich.console import Console
+
+    return Console()
+
+
+def aside(json: bool) -> contextlib.AbstractContextManager[Any]:
+    """Within it, with --json, what is told on the way goes to stderr: stdout is the document's alone."""
+    return contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext()
 
 
 def tell_dead(runs: Path) -> None:
@@ -124,3 +133,97 @@ def tell_dead(runs: Path) -> None:
         return
     for name in names:
         print(f"note: {name} ended without a word; MLflow is told (distdl train --resume {runs / name} continues it)")
+
+
+# -- jobs that were sent somewhere ---------------------------------------------------------------------------------------
+
+
+def refuse_twice(package: Package, on: str) -> None:
+    """Tells where else a run was sent and is alive, or may be. Raises InputError where that is under another id of the
+    same target: ids of earlier versions had no hash."""
+    from distdl.jobs.records import place_of, records
+    from distdl.jobs.targets import target_at
+
+    place = place_of(on, package.config.launch)
+    for r in records():
+        if r.run != package.config.name or (r.id, r.place) == (package.id, place):
+            continue
+        try:
+            job = target_at(r.on, r.config().launch).job(r.id)
+        except DistdlError as error:
+            print(f"note: {r.run} was sent to {r.place}, too, which cannot be asked: {str(error).splitlines()[0]}")
+            continue
+        if job.state.ended or job.run not in ("", r.run):
+            continue
+        fix = f"`distdl jobs stop {r.id} --on '{r.place}'` ends it"
+        if r.place == place:
+            raise InputError(f"the run {r.run} is alive there as the job {r.id}: {job.state.value}", fix=fix)
+        print(f"note: {r.run} is {job.state.value} on {r.place}, too; {fix}")
+
+
+def print_submitted(job: Job, record: Record, tracker: str | None) -> None:
+    """What a person needs next, after a job was sent."""
+    attempt = f", attempt {job.attempt}" if job.attempt > 1 else ""
+    rows = [
+        ("follow", command_for("logs -f", job.id, record)),
+        ("state", command_for("status", job.id, record)),
+        ("stop", command_for("stop", job.id, record)),
+    ]
+    if job.tracking:
+        rows.append(("tracking", job.tracking))
+    elif tracker and tracker.startswith("http"):
+        rows.append(("tracking", f"{tracker} (`distdl jobs status` links the run once it has begun)"))
+    print(f"{job.id} was sent to {record.on}{attempt}: {job.state.value}")
+    for name, text in rows:
+        print(f"  {name:<9}{text}")
+
+
+def command_for(verb: str, id: str, record: Record) -> str:
+    """A command of `distdl jobs` for a job: with --on where the id alone means several."""
+    from distdl.jobs.records import records
+
+    several = sum(r.id == id for r in records()) > 1
+    return f"distdl jobs {verb} {id}" + (f" --on '{record.place}'" if several else "")
+
+
+def job_facts(job: Job) -> dict[str, Any]:
+    """A job for a program."""
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "message": job.message,
+        "attempt": job.attempt,
+        "started_s": job.started_s,
+        "run": job.run,
+        "owner": job.owner,
+        "tracking": job.tracking,
+    }
+
+
+def whose(job: Job) -> str:
+    """Of whom a job is, where it is not of whoever asks."""
+    from distdl.jobs.records import owner
+
+    return f"of {job.owner}" if job.owner and job.owner != owner() else ""
+
+
+def refuse_foreign(job: Job, on: str) -> None:
+    """Raises InputError for a job that somebody else sent."""
+    if of := whose(job):
+        fix = f"ask them; DISTDL_OWNER={job.owner} in front of the command ends it in their name"
+        raise InputError(f"the job {job.id} on {on} is {job.state.value}, and was sent by {of[3:]}", fix=fix)
+
+
+def follow(target: Target, id: str) -> int:
+    """Prints a job's output until it ends. Returns 0 if it finished, 1 if not, 130 after Ctrl-C."""
+    from distdl.jobs.target import State
+
+    try:
+        for line in target.logs(id, follow=True):
+            print(line, flush=True)
+        job = target.job(id)
+    except KeyboardInterrupt:
+        print(f"\n{id} goes on: `distdl jobs logs -f {id}` follows it again, `distdl jobs stop {id}` ends it")
+        return 130
+    print(f"{id}: {job.state.value}{f' ({job.message})' if job.message else ''}")
+    return 0 if job.state is State.FINISHED else 1

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import Any
 
-from distdl.cli.common import add_config_arguments, loaded, to_write
+from distdl.cli.common import Verb, add_config_arguments, add_json_argument, add_verbs, loaded, print_json, to_write
+from distdl.errors import InputError
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("config", help="show, check or describe configs")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = actions.add_parser("show", help="every resolved value with its origin")
-    add_config_arguments(show)
-    show.add_argument("--json", action="store_true", help="the resolved values as JSON")
-    show.set_defaults(run=run_show)
-    check = actions.add_parser("check", help="all mistakes of a config at once; exit code 2 if there are any")
-    add_config_arguments(check)
-    check.set_defaults(run=run_check)
-    schema = actions.add_parser("schema", help="the JSON Schema of configs")
+    verbs = add_verbs(
+        parser,
+        Verb("show", "every resolved value with its origin", run_show),
+        Verb("check", "all mistakes of a config at once; exit code 2 if there are any", run_check),
+        Verb("schema", "the JSON Schema of configs", run_schema),
+    )
+    for name in ("show", "check"):
+        add_config_arguments(verbs[name])
+        add_json_argument(verbs[name])
+    schema = verbs["schema"]
     schema.add_argument("--output", metavar="FILE", type=to_write, help="write it there instead of printing it")
-    schema.set_defaults(run=run_schema)
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -31,7 +33,7 @@ def run_show(args: argparse.Namespace) -> int:
     found = loaded(args)
     values = found.config.model_dump(mode="json")
     if args.json:
-        print(json.dumps(values, indent=2))
+        print_json(values)
         return 0
     rows = [(".".join(path), json.dumps(value), found.origin(path)) for path, value in flatten(values)]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
@@ -41,8 +43,17 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    loaded(args)
-    print(f"{args.config} is valid")
+    try:
+        loaded(args)
+    except InputError as error:
+        if not args.json:
+            raise
+        print_json({"path": args.config, "valid": False, "problems": [dataclasses.asdict(p) for p in error.problems]})
+        return error.exit_code
+    if args.json:
+        print_json({"path": args.config, "valid": True, "problems": []})
+    else:
+        print(f"{args.config} is valid")
     return 0
 
 

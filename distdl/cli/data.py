@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from distdl.cli.common import Verb, add_json_argument, add_verbs, console, print_json
 from distdl.errors import InputError
 
 
 def add_parser(subparsers: Any) -> None:
     """Register `data` with `prepare`, `inspect` and `verify` on the main parser's subparsers."""
     parser = subparsers.add_parser("data", help="prepare, inspect and verify data sets")
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-
-    prepare = commands.add_parser("prepare", help="convert raw data into Arrow shards")
+    verbs = add_verbs(
+        parser,
+        Verb("prepare", "convert raw data into Arrow shards", run_prepare),
+        Verb("inspect", "print columns, splits, sizes and the first row", run_inspect),
+        Verb("verify", "hash everything again and list all damage", run_verify),
+    )
+    prepare = verbs["prepare"]
     prepare.add_argument("source", metavar="SOURCE", help="the raw format: digits, stdlib, text, csv, idx, ...")
     prepare.add_argument("target", metavar="TARGET", help="folder or URI to create")
     prepare.add_argument(
         "options", metavar="key=value", nargs="*", help="options of the source, such as path=raw/train.csv"
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
-    prepare.set_defaults(run=run_prepare)
-
-    inspect = commands.add_parser("inspect", help="print columns, splits, sizes and the first row")
-    inspect.add_argument("path", metavar="PATH", help="folder or URI of a data set")
-    inspect.add_argument("--json", action="store_true", help="print the facts as JSON")
-    inspect.set_defaults(run=run_inspect)
-
-    verify = commands.add_parser("verify", help="hash everything again and list all damage")
-    verify.add_argument("path", metavar="PATH", help="folder or URI of a data set")
-    verify.set_defaults(run=run_verify)
+    for name in ("inspect", "verify"):
+        verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
+        add_json_argument(verbs[name])
 
 
 def run_prepare(args: argparse.Namespace) -> int:
@@ -53,12 +50,11 @@ def run_inspect(args: argparse.Namespace) -> int:
     """Exit code 0; InputError where there is no data set, DataCorrupt where its first rows are damaged."""
     facts = _facts(args.path)
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return 0
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    out = console()
     title = f"{args.path} (from {facts['source']})"
     columns = Table("column", "dtype", "shape", "first row", f"values of {facts['split']}", title=title)
     for name, column in facts["columns"].items():
@@ -66,8 +62,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     splits = Table("split", "rows", "shards", "bytes")
     for name, split in facts["splits"].items():
         splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
-    console.print(columns, splits)
-    console.print(f"fingerprint {facts['fingerprint']}", soft_wrap=True, highlight=False)
+    out.print(columns, splits)
+    out.print(f"fingerprint {facts['fingerprint']}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -76,6 +72,9 @@ def run_verify(args: argparse.Namespace) -> int:
     from distdl.data.verify import verify_dataset
 
     problems = verify_dataset(args.path)
+    if args.json:
+        print_json({"path": args.path, "sound": not problems, "problems": problems})
+        return 1 if problems else 0
     for problem in problems:
         print(problem)
     if problems:

@@ -15,8 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_override_arguments, check_server, to_write, work_in
+from distdl.cli.common import add_json_argument, add_override_arguments, aside, print_json, to_write, work_in
 from distdl.config.load import load_config
+from distdl.driver import check_server
 from distdl.errors import InputError
 from distdl.runtime.preflight import BAD, GOOD, NOTE, Finding, preflight
 
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("-C", "--directory", metavar="DIR", help="folder that relative paths of the config lie in")
     add_override_arguments(parser)
+    add_json_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -49,11 +51,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         here = (_versions(), _processors(), _memory(), _disk(Path(args.runs)), _ports())
         what, findings = "this machine", itertools.chain(*here)
+    if args.json:
+        with aside(args.json):
+            found = list(findings)
+        return _print_json(found)
     problems = 0
     for level, text in findings:
         print(f"{level:<8} {text}", flush=True)
         problems += level == BAD
     print(f"\n{problems} problem{'s' if problems != 1 else ''}" if problems else f"\n{what} is fit to train")
+    return 1 if problems else 0
+
+
+def _print_json(findings: list[Finding]) -> int:
+    problems = sum(level == BAD for level, _ in findings)
+    rows = [{"level": level, "text": text} for level, text in findings]
+    print_json({"fit": not problems, "problems": problems, "findings": rows})
     return 1 if problems else 0
 
 
@@ -71,7 +84,7 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
     except InputError as error:
         plan = survey_elsewhere(config)  # the data set is all that this one does without
         yield BAD, f"on this machine, which runs the driver: {error}"
-    yield from preflight(config, plan)
+    yield from preflight(plan)
 
 
 def _elsewhere(args: argparse.Namespace) -> int:
@@ -88,9 +101,16 @@ def _elsewhere(args: argparse.Namespace) -> int:
         package = make_package(args.config, overrides, directory=Path(folder) / "package")
         package = replace(package, id=job_id(f"doctor-{config.name}"), doctor=True)
         job = target.submit(package)
-    for line in target.logs(job.id, follow=True):
-        print(line, flush=True)
-    return 0 if target.job(job.id).state is State.FINISHED else 1
+    lines = []
+    with aside(args.json):
+        for line in target.logs(job.id, follow=True):
+            print(line, flush=True)
+            lines.append(line)
+    finished = target.job(job.id).state is State.FINISHED
+    if args.json:
+        found = [(line[:8].strip(), line[9:]) for line in lines if line[:9].strip() in (GOOD, NOTE, BAD)]
+        return _print_json(found if finished or BAD in dict(found) else [*found, (BAD, f"the job {job.id} failed")])
+    return 0 if finished else 1
 
 
 def _versions() -> Iterator[Finding]:

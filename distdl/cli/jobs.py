@@ -7,9 +7,23 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distdl.cli.common import tell_dead
+from distdl.cli.common import (
+    Verb,
+    add_json_argument,
+    add_verbs,
+    aside,
+    command_for,
+    follow,
+    job_facts,
+    print_json,
+    print_submitted,
+    refuse_foreign,
+    refuse_twice,
+    tell_dead,
+    whose,
+)
 from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:
@@ -36,21 +50,39 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, text, act in (
-        ("list", "every job and its state", _list),
-        ("status", "one job: state, attempt, MLflow run", _status),
-        ("logs", "the output of its driver", _logs),
-        ("stop", "end it so that it can be resumed", _stop),
-        ("resume", "send it again: its run continues from the last checkpoint", _resume),
-    ):
-        verb = verbs.add_parser(name, help=text)
+    verbs = add_verbs(
+        parser,
+        Verb("list", "every job and its state", _list),
+        Verb("status", "one job: state, attempt, MLflow run", _status),
+        Verb("logs", "the output of its driver", _logs),
+        Verb("stop", "end it so that it can be resumed", _stop),
+        Verb("resume", "send it again: its run continues from the last checkpoint", _resume),
+    )
+    for name, verb in verbs.items():
         if name != "list":
             verb.add_argument("id", metavar="ID", nargs="?", help="the job; may be left out where there is only one")
         if name in ("logs", "resume"):
             verb.add_argument("-f", "--follow", action="store_true", help="follow its output until it ends")
+        if name in ("list", "status"):
+            add_json_argument(verb)
         verb.add_argument("--on", metavar="TARGET", help="where it runs; the default is where it was last sent")
-        verb.set_defaults(run=act)
+
+
+class Row(NamedTuple):
+    """A job as `jobs list` tells it."""
+
+    id: str
+    state: str
+    attempt: int | None
+    """None where nobody knows it."""
+    sent_s: float | None
+    on: str
+    note: str
+
+    def cells(self) -> tuple[str, ...]:
+        attempt = "" if self.attempt is None else str(self.attempt)
+        note = self.note if self.attempt is None else _shortened(self.note)  # why a job is lost is told whole
+        return (self.id, self.state, attempt, _ago(self.sent_s), self.on, note)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -60,7 +92,8 @@ def _list(args: argparse.Namespace) -> int:
 
     _pin(args)
     known = [r for r in records() if args.on in (None, r.on, r.place)]
-    _tell_dead(known)
+    with aside(args.json):
+        _tell_dead(known)
     places: dict[str, list[Record]] = {}
     for r in known:
         places.setdefault(r.place, []).append(r)
@@ -72,44 +105,47 @@ def _list(args: argparse.Namespace) -> int:
     rows = [row for part, _ in found for row in part]
     if args.on:
         rows += _rows_of_others([(on, job) for (on, _), (_, left) in zip(asked, found) for job in left], known)
+    if args.json:
+        print_json([row._asdict() for row in rows])
+        return 0
     if not rows:
         there = f" at {args.on}" if args.on else " from here; `distdl launch CONFIG --on TARGET` does"
         print(f"no job was launched{there}")
         return 0
-    _print_table([("ID", "STATE", "ATTEMPT", "SENT", "ON", ""), *rows])
+    _print_table([("ID", "STATE", "ATTEMPT", "SENT", "ON", ""), *(row.cells() for row in rows)])
     return 0
 
 
-def _rows(on: str, known: Sequence[Record]) -> tuple[list[tuple[str, ...]], list[Job]]:
+def _rows(on: str, known: Sequence[Record]) -> tuple[list[Row], list[Job]]:
     """The table's rows of one place, which is asked once; and the jobs there that were not launched from here."""
     try:
         there = {job.id: job for job in _target(on, known[0] if known else None).jobs()}
     except DistdlError as error:
         why = str(error).splitlines()[0]
-        sent: list[tuple[str, ...]] = [(r.id, "?", "", _ago(r.submitted_s), r.place, why) for r in known]
-        return sent or [("?", "?", "", "", on, why)], []
-    rows: list[tuple[str, ...]] = []
+        sent = [Row(r.id, "?", None, r.submitted_s, r.place, why) for r in known]
+        return sent or [Row("?", "?", None, None, on, why)], []
+    rows: list[Row] = []
     for r in known:
         job = there.get(r.id)
         if job is None or _is_another(job, r):
             why = (
                 f"its id there is the run {job.run}'s" if job else "unknown there; `distdl jobs resume` sends it again"
             )
-            rows.append((r.id, "lost", "", _ago(r.submitted_s), r.place, why))
+            rows.append(Row(r.id, "lost", None, r.submitted_s, r.place, why))
         else:
-            note = _shortened(_joined(_whose(job), job.message))
-            rows.append((r.id, job.state.value, str(job.attempt), _ago(r.submitted_s), r.place, note))
+            note = _joined(whose(job), job.message)
+            rows.append(Row(r.id, job.state.value, job.attempt, r.submitted_s, r.place, note))
     ours = {r.id for r in known}
     return rows, [job for job in there.values() if job.id not in ours]
 
 
-def _rows_of_others(found: Sequence[tuple[str, Job]], known: Sequence[Record]) -> list[tuple[str, ...]]:
+def _rows_of_others(found: Sequence[tuple[str, Job]], known: Sequence[Record]) -> list[Row]:
     """Rows of the jobs that were not launched from here, each once: Slurm shows a user's jobs whatever folder is asked."""
-    rows: dict[tuple[str, str], tuple[str, ...]] = {}
+    rows: dict[tuple[str, str], Row] = {}
     for on, job in found:
         if on != "slurm" or job.id not in {r.id for r in known}:
-            note = _joined("not launched from here", _whose(job))
-            rows.setdefault((on, job.id), (job.id, job.state.value, str(job.attempt), _ago(job.started_s), on, note))
+            note = _joined("not launched from here", whose(job))
+            rows.setdefault((on, job.id), Row(job.id, job.state.value, job.attempt, job.started_s, on, note))
     return list(rows.values())
 
 
@@ -133,20 +169,17 @@ def _is_another(job: Job, record: Record) -> bool:
     return bool(job.run and record.run) and job.run != record.run
 
 
-def _whose(job: Job) -> str:
-    """Of whom a job is, where it is not of whoever asks."""
-    from distdl.jobs.records import owner
-
-    return f"of {job.owner}" if job.owner and job.owner != owner() else ""
-
-
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
 def _status(args: argparse.Namespace) -> int:
     target, id, on, record = _found(args)
-    _print_job(_same_run(target.job(id), record), on, record)
+    job = _same_run(target.job(id), record)
+    if args.json:
+        print_json({**job_facts(job), "on": on, "sent_s": record.submitted_s if record else None})
+    else:
+        _print_job(job, on, record)
     return 0
 
 
@@ -184,7 +217,6 @@ def _stop(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from distdl.cli.launch import print_submitted, refuse_twice
     from distdl.jobs.records import record as remember
     from distdl.jobs.records import unknown_job
 
@@ -197,28 +229,6 @@ def _resume(args: argparse.Namespace) -> int:
     remembered = remember(package, on)
     print_submitted(job, remembered, package.config.track.uri if package.config.track.enabled else None)
     return follow(target, id) if args.follow else 0
-
-
-def refuse_foreign(job: Job, on: str) -> None:
-    """Raises InputError for a job that somebody else sent."""
-    if whose := _whose(job):
-        fix = f"ask them; DISTDL_OWNER={job.owner} in front of the command ends it in their name"
-        raise InputError(f"the job {job.id} on {on} is {job.state.value}, and was sent by {whose[3:]}", fix=fix)
-
-
-def follow(target: Target, id: str) -> int:
-    """Prints a job's output until it ends. Returns 0 if it finished, 1 if not, 130 after Ctrl-C."""
-    from distdl.jobs.target import State
-
-    try:
-        for line in target.logs(id, follow=True):
-            print(line, flush=True)
-        job = target.job(id)
-    except KeyboardInterrupt:
-        print(f"\n{id} goes on: `distdl jobs logs -f {id}` follows it again, `distdl jobs stop {id}` ends it")
-        return 130
-    print(f"{id}: {job.state.value}{f' ({job.message})' if job.message else ''}")
-    return 0 if job.state is State.FINISHED else 1
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
@@ -257,14 +267,6 @@ def _same_run(job: Job, record: Record | None) -> Job:
         what = f"{record.id} on {record.place} is the run {job.run}'s now, not {record.run}'s"
         raise InputError(what, fix=f"`distdl launch CONFIG` sends {record.run} again, under an id of its own")
     return job
-
-
-def command_for(verb: str, id: str, record: Record) -> str:
-    """A command of `distdl jobs` for a job: with --on where the id alone means several."""
-    from distdl.jobs.records import records
-
-    several = sum(r.id == id for r in records()) > 1
-    return f"distdl jobs {verb} {id}" + (f" --on '{record.place}'" if several else "")
 
 
 def _target(on: str, record: Record | None) -> Target:

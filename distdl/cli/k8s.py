@@ -7,7 +7,20 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded, to_write
+from distdl.cli.common import (
+    Verb,
+    add_config_arguments,
+    add_json_argument,
+    add_verbs,
+    follow,
+    job_facts,
+    loaded,
+    print_json,
+    print_submitted,
+    refuse_foreign,
+    refuse_twice,
+    to_write,
+)
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,36 +49,30 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, words, act in (
-        ("render", "print exactly what submit sends", _render),
-        ("submit", "send a run; the same command continues it after whatever ended it", _submit),
-    ):
-        verb = verbs.add_parser(name, help=words)
-        add_config_arguments(verb)
-        verb.add_argument("--patch", metavar="FILE", action="append", default=[], help="what the config does not know")
-        verb.set_defaults(run=act)
-        if name == "render":
-            verb.add_argument(
-                "-o", "--output", metavar="DIR", type=to_write, help="write one file for each object there instead"
-            )
-        else:
-            verb.add_argument("--context", help="context of the kubeconfig (default: the current one)")
-            verb.add_argument("-f", "--follow", action="store_true", help="follow the job's output until it ends")
-    for name, text, act in (
-        ("status", "one job, or every one of the namespace", _status),
-        ("logs", "the output of its driver", _logs),
-        ("stop", "end it so that `submit` continues it", _stop),
-    ):
-        verb = verbs.add_parser(name, help=text)
+    verbs = add_verbs(
+        parser,
+        Verb("render", "print exactly what submit sends", _render),
+        Verb("submit", "send a run; the same command continues it after whatever ended it", _submit),
+        Verb("status", "one job, or every one of the namespace", _status),
+        Verb("logs", "the output of its driver", _logs),
+        Verb("stop", "end it so that `submit` continues it", _stop),
+    )
+    for name, verb in verbs.items():
+        if name in ("render", "submit"):
+            add_config_arguments(verb)
+            text = "what the config does not know"
+            verb.add_argument("--patch", metavar="FILE", action="append", default=[], help=text)
+            continue
         verb.add_argument("id", metavar="ID", nargs="?" if name == "status" else None, help="name of the run")
         verb.add_argument("--namespace", help="(default: where the job was sent, else distdl)")
-        verb.add_argument(
-            "--context", help="context of the kubeconfig (default: where the job was sent, else the current)"
-        )
-        verb.set_defaults(run=act)
-        if name == "logs":
-            verb.add_argument("-f", "--follow", action="store_true", help="until the job ends, over restarts of it")
+        text = "context of the kubeconfig (default: where the job was sent, else the current)"
+        verb.add_argument("--context", help=text)
+    text = "write one file for each object there instead"
+    verbs["render"].add_argument("-o", "--output", metavar="DIR", type=to_write, help=text)
+    verbs["submit"].add_argument("--context", help="context of the kubeconfig (default: the current one)")
+    verbs["submit"].add_argument("-f", "--follow", action="store_true", help="follow the job's output until it ends")
+    verbs["logs"].add_argument("-f", "--follow", action="store_true", help="until the job ends, over restarts of it")
+    add_json_argument(verbs["status"])
 
 
 def _render(args: argparse.Namespace) -> int:
@@ -92,7 +99,6 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from distdl.cli.launch import print_submitted, refuse_twice
     from distdl.jobs.kubernetes.kubernetes import KubernetesTarget
     from distdl.jobs.package import make_package
     from distdl.jobs.records import draft, record
@@ -112,7 +118,7 @@ def _submit(args: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over
     print_submitted(job, remembered, config.track.uri if config.track.enabled else None)
-    return _followed(target, job.id) if args.follow else 0
+    return follow(target, job.id) if args.follow else 0
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -121,27 +127,32 @@ def _status(args: argparse.Namespace) -> int:
     target = _target(args)
     if args.id is None:
         jobs = target.jobs()
+        if args.json:
+            print_json([job_facts(job) for job in jobs])
+            return 0
         for job in jobs:
             print(_line(job))
         if not jobs:
             print(f"the namespace {target.namespace} has no job of distdl")
         return 0
     job = target.job(_id(args))
-    print(_line(job))
+    if args.json:
+        print_json([job_facts(job)])
+    else:
+        print(_line(job))
     return 1 if job.state is State.LOST else 0
 
 
 def _logs(args: argparse.Namespace) -> int:
     target = _target(args)
     if args.follow:
-        return _followed(target, _id(args))
+        return follow(target, _id(args))
     for line in target.logs(_id(args)):
         print(line)
     return 0
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from distdl.cli.jobs import refuse_foreign
     from distdl.jobs.target import State
 
     target, id = _target(args), _id(args)
@@ -193,12 +204,6 @@ def _id(args: argparse.Namespace) -> str:
 
     record = _record(args)
     return record.id if record else job_id(args.id)
-
-
-def _followed(target: KubernetesTarget, id: str) -> int:
-    from distdl.cli.jobs import follow
-
-    return follow(target, id)
 
 
 def _line(job: Job) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distdl.cli.common import add_config_arguments, check_server, loaded, remember_family
-from distdl.errors import DistdlError, InputError
-
-if TYPE_CHECKING:
-    from distdl.jobs.records import Record
-    from distdl.jobs.target import Job, Package
+from distdl.cli.common import add_config_arguments, follow, loaded, print_submitted, refuse_twice
+from distdl.driver import check_server, remember_family
+from distdl.errors import InputError
 
 DESCRIPTION = """\
 Sends a config to machines elsewhere and trains it there, with the distdl that is installed here; on Kubernetes with the
@@ -90,49 +87,5 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(directory.parent, ignore_errors=True)  # gone already where the record took it over
     print_submitted(job, remembered, config.track.uri if config.track.enabled else None)
     if args.follow:
-        from distdl.cli.jobs import follow
-
         return follow(target, job.id)
     return 0
-
-
-def refuse_twice(package: Package, on: str) -> None:
-    """Tells where else a run was sent and is alive, or may be. Raises InputError where that is under another id of the
-    same target: ids of earlier versions had no hash."""
-    from distdl.jobs.records import place_of, records
-    from distdl.jobs.targets import target_at
-
-    place = place_of(on, package.config.launch)
-    for r in records():
-        if r.run != package.config.name or (r.id, r.place) == (package.id, place):
-            continue
-        try:
-            job = target_at(r.on, r.config().launch).job(r.id)
-        except DistdlError as error:
-            print(f"note: {r.run} was sent to {r.place}, too, which cannot be asked: {str(error).splitlines()[0]}")
-            continue
-        if job.state.ended or job.run not in ("", r.run):
-            continue
-        fix = f"`distdl jobs stop {r.id} --on '{r.place}'` ends it"
-        if r.place == place:
-            raise InputError(f"the run {r.run} is alive there as the job {r.id}: {job.state.value}", fix=fix)
-        print(f"note: {r.run} is {job.state.value} on {r.place}, too; {fix}")
-
-
-def print_submitted(job: Job, record: Record, tracker: str | None) -> None:
-    """What a person needs next, after a job was sent."""
-    from distdl.cli.jobs import command_for
-
-    attempt = f", attempt {job.attempt}" if job.attempt > 1 else ""
-    rows = [
-        ("follow", command_for("logs -f", job.id, record)),
-        ("state", command_for("status", job.id, record)),
-        ("stop", command_for("stop", job.id, record)),
-    ]
-    if job.tracking:
-        rows.append(("tracking", job.tracking))
-    elif tracker and tracker.startswith("http"):
-        rows.append(("tracking", f"{tracker} (`distdl jobs status` links the run once it has begun)"))
-    print(f"{job.id} was sent to {record.on}{attempt}: {job.state.value}")
-    for name, text in rows:
-        print(f"  {name:<9}{text}")

@@ -15,7 +15,7 @@ from distdl.errors import DistdlError
 
 COMMANDS = (
     *("train", "plan", "launch", "jobs", "k8s"),
-    *("evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity"),
+    *("evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
 )
 
 EPILOG = """\
@@ -28,8 +28,8 @@ examples:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of some commands of it: a command does not wait for what others import."""
     parser = argparse.ArgumentParser(
         prog="distdl",
         description="Train any architecture family on any number of workers from one YAML file.",
@@ -38,14 +38,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"distdl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in commands:
         importlib.import_module(f"distdl.cli.{name}").add_parser(subparsers)
     return parser
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; key=value ones may stand anywhere, which argparse alone does not allow behind an option."""
-    parser = make_parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = make_parser(argv[:1] if argv and argv[0] in COMMANDS else COMMANDS)
     args, rest = parser.parse_known_args(argv)
     strangers = [text for text in rest if text.startswith("-") or "=" not in text or not hasattr(args, "overrides")]
     if strangers:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
+from distdl.cli.common import add_config_arguments, aside, loaded, print_json
+from distdl.driver import prepare_if_missing
 from distdl.errors import InputError
+
+if TYPE_CHECKING:
+    from distdl.config.schema import Config
+    from distdl.parity.cell import Cell
 
 BIG_PARAMETERS = 20_000_000
 
@@ -23,7 +29,13 @@ def add_parser(subparsers: Any) -> None:
         "--layouts", metavar="A,B", help="layouts such as zero1,zero3+tensor2,zero1+tensor2+pipeline2 (default: all)"
     )
     parser.add_argument("--worlds", metavar="N,M", help="numbers of processes (default: 1,2,4, and 8 on 8 cores)")
-    parser.add_argument("--json", metavar="FILE", help="write the cells there, too")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the cells there, too; without FILE, print them alone",
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     check_names(chosen)
     cut = {axis for name in chosen for axis, _ in layout_key(name)} if chosen else set(AXES)
     config = loaded(args, cut=cut).config
-    prepare_if_missing(config)
+    printed = args.json == "-"
+    with aside(printed):
+        prepare_if_missing(config)
 
-    from distdl.parity.cell import Cell
-    from distdl.parity.matrix import default_worlds, matrix
-    from distdl.parity.shrink import GLOBAL_BATCH, shrunk
-    from distdl.train.survey import model_facts
+    from distdl.parity.matrix import default_worlds
+    from distdl.parity.shrink import GLOBAL_BATCH
 
     worlds = _numbers(args.worlds) if args.worlds else default_worlds()
     if odd := [n for n in worlds if n < 1 or GLOBAL_BATCH % n]:
@@ -51,8 +63,24 @@ def run(args: argparse.Namespace) -> int:
             f"--layouts {args.layouts} --worlds 1: that is the reference itself, and there is nothing to compare",
             fix="another layout, or --worlds 2",
         )
-    if args.json and not Path(args.json).resolve().parent.is_dir():
+    if args.json and not printed and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: there is no such folder", fix="a file in a folder that exists")
+    with aside(printed):
+        cells = _shown(config, worlds, chosen)
+    values = [cell.to_dict() for cell in cells]
+    if printed:
+        print_json(values)
+    elif args.json:
+        Path(args.json).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(cell.status in ("differs", "failed") for cell in cells) else 0
+
+
+def _shown(config: Config, worlds: tuple[int, ...], chosen: Sequence[str]) -> list[Cell]:
+    """The cells of the matrix, each printed as it comes."""
+    from distdl.parity.matrix import matrix
+    from distdl.parity.shrink import shrunk
+    from distdl.train.survey import model_facts
+
     cells: list[Cell] = []
     with tempfile.TemporaryDirectory(prefix="distdl-parity-") as folder:
         values = shrunk(config, Path(folder))
@@ -67,13 +95,10 @@ def run(args: argparse.Namespace) -> int:
         for cell in matrix(values, worlds, chosen):
             cells.append(cell)
             print(line(cell), flush=True)
-    if args.json:
-        Path(args.json).write_text(json.dumps([cell.to_dict() for cell in cells], indent=1) + "\n", encoding="utf-8")
-    count = {
-        status: sum(cell.status == status for cell in cells) for status in ("equal", "differs", "failed", "refused")
-    }
+    statuses = ("equal", "differs", "failed", "refused")
+    count = {status: sum(cell.status == status for cell in cells) for status in statuses}
     print(", ".join(f"{n} {status}" for status, n in count.items() if n))
-    return 1 if count["differs"] or count["failed"] else 0
+    return cells
 
 
 def _config(values: dict[str, Any]) -> Any:
@@ -89,8 +114,15 @@ def line(cell: Any) -> str:
         return f"{head}  {cell.status}: {cell.reason}"
     found = (cell.loss, cell.norm, cell.evaluation, cell.own, cell.sgd, cell.long)
     numbers = [f"{'-' if n is None else format(n, '.1e'):>9}" for n in found]
-    end = cell.furthest if cell.status == "equal" else f"DIFFERS: {cell.reason}"
+    end = told(cell.furthest, cell.start_loss) if cell.status == "equal" else f"DIFFERS: {cell.reason}"
     return "  ".join([head, *numbers, end]).rstrip()
+
+
+def told(furthest: str, start_loss: float | None) -> str:
+    """What is said of a cell that is equal, perhaps to a reference that began a rounding away."""
+    if start_loss is None:
+        return furthest
+    return f"{furthest} (from a start 1e-7 away, whose loss parts from the reference's by {start_loss:.1e})"
 
 
 def check_names(names: Any) -> None:

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distdl.cli.common import add_config_arguments, loaded, prepare_if_missing
-from distdl.errors import DataCorrupt
+from distdl import driver
+from distdl.cli.common import add_config_arguments, add_json_argument, loaded, print_json
 from distdl.run.folder import RunFolder, saved_config
 
 
@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("plan", help="what would run: world, batches, steps, memory, DeepSpeed JSON")
     add_config_arguments(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="plan for this many workers")
-    parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    add_json_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -28,14 +28,10 @@ def run(args: argparse.Namespace) -> int:
     of_run = (folder.path / "config.json").is_file()
     config = saved_config(folder, args.overrides) if of_run else loaded(args).config
     if not args.json:
-        prepare_if_missing(config)
-
-    from distdl.train.survey import survey
-    from distdl.ways.start import located
-
-    plan = survey(located(config, folder if of_run else None))
+        driver.prepare_if_missing(config)
+    plan = driver.planned(config, folder if of_run else None)
     if args.json:
-        print(json.dumps(plan.to_dict(), indent=2))
+        print_json(plan.to_dict())
     else:
         print_plan(plan, folder if of_run else None)
     return 0
@@ -43,22 +39,22 @@ def run(args: argparse.Namespace) -> int:
 
 def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
     """The plan as a table; `folder`: of the run that it continues."""
-    config, model, data = plan.config, plan.model, plan.data
+    config, model, data = plan.settings, plan.model, plan.data
     batch = (
         f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
         f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
-    best = ", and each evaluation among the best so far" if config["checkpoint"]["keep_best"] else ""
+    best = ", and each evaluation among the best so far" if config.checkpoint.keep_best else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
         ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
         ("fingerprint", data.fingerprint[:16]),
         (
             "workers",
-            f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each",
+            f"{plan.world} by {config.runtime.kind}, {plan.device}, {plan.threads_per_worker} threads each",
         ),
-        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config['train']['precision']}"),
+        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config.train.precision}"),
         ("global batch", batch),
         ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
         ("evaluate", _every(plan.evaluate_every_steps)),
@@ -71,37 +67,16 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
         print("mesh")
         for line in plan.mesh.picture(stage_names(plan)).splitlines():
             print(f"  {line}")
-        if plan.mesh.pipeline > 1 and plan.config["parallel"]["balance"] == "time":
+        if plan.mesh.pipeline > 1 and config.parallel.balance == "time":
             print(
                 "  stages are drawn by parameters; balance: time measures the layers at the start and may cut elsewhere"
             )
         if plan.mesh.sequence > 1:
             print(f"  a sample's slices attend to each other by {plan.attention}")
-    print_notes(plan, folder)
+    for note in driver.notes(plan, folder):
+        print(f"note: {note}")
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
-
-
-def print_notes(plan: Any, folder: RunFolder | None = None) -> None:
-    """What a user should know before starting; with the folder of a run that goes on, how its schedule does, too."""
-    for note in [*plan.notes, *_of_going_on(plan, folder)]:
-        print(f"note: {note}")
-
-
-def _of_going_on(plan: Any, folder: RunFolder | None) -> list[str]:
-    from distdl.checkpoint.layout import checkpoints
-    from distdl.config.load import config_from_dict
-    from distdl.engine.schedules import stretched
-
-    try:
-        before = folder.read("plan.json") if folder else None
-    except DataCorrupt:  # torn, and about to be written anew
-        return []
-    found = checkpoints(folder.checkpoints) if folder and before else []
-    if not before or not found:
-        return []
-    note = stretched(config_from_dict(plan.config), found[-1][0], before["steps"], plan.steps)
-    return [note] if note else []
 
 
 def stage_names(plan: Any) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from distdl.config.check import UNIONS, Checker, variant
 from distdl.config.schema import Config
-from distdl.config.yaml_file import KeyPath, apply_override, read_yaml
+from distdl.config.yaml_file import KeyPath, apply_override, plain, read_yaml
 from distdl.errors import InputError
 
 DEFAULT = "default"
@@ -50,6 +50,19 @@ def load_config(path: str, overrides: Sequence[str] = (), cut: Collection[str] =
     if problems or config is None:
         raise InputError(*problems)
     return Loaded(config, origins, path)
+
+
+def load_values(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The same for what a YAML file would hold, as a mapping; a family's file is relative to the working folder. Raises
+    InputError."""
+    given, origins = plain(values), dict[KeyPath, str]()
+    problems = [p for p in (apply_override(given, origins, text) for text in overrides) if p]
+    checker = Checker(origins, "the config", Path())
+    config = checker.check(given)
+    problems += checker.problems
+    if problems or config is None:
+        raise InputError(*problems)
+    return config
 
 
 def config_from_dict(resolved: Mapping[str, Any], overrides: Sequence[str] = (), beside: Path = Path()) -> Config:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import json
+import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +163,40 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
     if isinstance(value, dict):
         origins.update({(*path, *below[:n]): where for below, _ in flatten(value) for n in range(1, len(below) + 1)})
     return None
+
+
+def as_overrides(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """`key=value` arguments of a mapping of dotted keys, nested ones or both; a list of such arguments is left as it is.
+    Raises InputError for a value that no YAML file could hold."""
+    if isinstance(values, str):
+        raise InputError(f"overrides are a mapping or a list, not the text {values!r}", fix='{"train.epochs": 3}')
+    if not isinstance(values, Mapping):
+        return list(values)
+    return [f"{'.'.join(path)}={_as_text(value)}" for path, value in flatten(plain(values))]
+
+
+def _as_text(value: Any) -> str:
+    """YAML of a value: a text without quotes where it is read as the same text without them."""
+    if isinstance(value, str):
+        with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+            if yaml.load(value, Loader=_Loader) == value:  # noqa: S506 - _Loader is a SafeLoader
+                return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if value != value else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(value: Any, at: KeyPath = ()) -> Any:
+    """A copy of what a Python caller gives, of the kinds that a YAML file holds. Raises InputError for any other."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, (*at, str(key))) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, at) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and not isinstance(value, str | bool | int | float):  # a number of numpy's or torch's
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    what = f"{'.'.join(at)} is a {type(value).__name__}"
+    raise InputError(what, allowed="None, True, False, numbers, texts, paths, lists and mappings of them")

@@ -17,13 +17,14 @@ Trained by cross entropy (learner/classifier.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Counts, ImageShape, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
@@ -56,11 +57,11 @@ class Config:
     """Side of the filters of the first convolution; 5 suits pictures of 32x32."""
     stride: Count = 4
     """Stride of the first convolution; 1 suits pictures of 32x32."""
-    dropout: OpenShare = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a hidden unit is silenced in training."""
-    flip: bool = True
+    flip: Annotated[bool, TRAINING_ONLY] = True
     """Mirror every second picture in training."""
-    colour_jitter: AmountOrZero = 0.1
+    colour_jitter: Annotated[AmountOrZero, TRAINING_ONLY] = 0.1
     """Standard deviation of the multiples of the principal components of colour that are added in training; 0: none."""
     init: Literal["paper", "he"] = "paper"
     """Initial weights, normal. paper: of deviation 0.01, biases of 1 where the paper has them; he: of deviation sqrt(2 / n)

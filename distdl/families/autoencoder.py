@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Counts, Shape, StrictShare
+from distdl.config.marks import INVISIBLE
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -43,9 +44,9 @@ class Config:
     """Units of the encoder's hidden layers; the decoder has the same in reverse."""
     code: Count = 30
     """Units of the code."""
-    activation: Literal["linear", "sigmoid", "tanh", "relu"] = "sigmoid"
+    activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "sigmoid"
     """Non-linearity of the hidden layers."""
-    code_activation: Literal["linear", "sigmoid", "tanh", "relu"] = "linear"
+    code_activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "linear"
     """Non-linearity of the code."""
     output: Literal["linear", "sigmoid"] = "sigmoid"
     """Non-linearity of the restored sample."""

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from distdl.columns import sentences
 from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, Several, StrictShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.axes import gathered, shard_of
 from distdl.learner import Batch, Column, Layer, Learner
@@ -49,15 +50,15 @@ class Config:
     """Places that have an embedding, where weights come with more than `context`; 0: `context`."""
     layers: Count = 12
     """Transformer blocks."""
-    heads: Count = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Count = 768
     """Size of a token's vector."""
     inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: OpenShare = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the embedding, the residual branches and before the classifier."""
-    attention_dropout: OpenShare = 0.1
+    attention_dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the attention shares."""
     mask: Count = 103
     """Token that stands for a hidden word, [MASK]."""

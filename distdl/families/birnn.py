@@ -19,12 +19,13 @@ where a path becomes a string by merging repeats and then dropping blanks. The s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Count, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.sequence import reverse
@@ -37,7 +38,7 @@ from distdl.nn.images import to_unit
 class Config:
     task: Literal["rows", "ctc"] = "ctc"
     """rows: classify a picture read row by row; ctc: read a strip, column by column, as a string."""
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Annotated[Literal["rnn", "lstm", "gru"], INVISIBLE] = "lstm"
     """Recurrent cell of both directions."""
     inputs: Count = 28
     """Pixels of a row (task rows) or of a column (task ctc)."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, Counts, ImageShape, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
@@ -51,7 +52,7 @@ class Config:
     """Maps of the trunk's convolutions, each of which halves height and width; empty: GoogLeNet."""
     units: Count = 512
     """Memory cells of the LSTM, and the length of the vectors of words and of the picture."""
-    dropout: OpenShare = 0.3
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.3
     """Probability of dropping what enters the LSTM and what leaves it."""
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from distdl.config.fields import Activation, Count, Counts, ImageShape, Init, Norm, OpenShare, Several
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column
 from distdl.learner.classifier import Classifier
@@ -34,9 +35,9 @@ class Config:
     """Of each stage the maps, the side of the kernel (odd) and the side of the pooling window (1: no pooling)."""
     pool: Literal["max", "mean"] = "max"
     """What a pooling window passes on."""
-    activation: Activation = "relu"
+    activation: Annotated[Activation, INVISIBLE] = "relu"
     """Non-linearity of the convolutions and of the hidden dense layers."""
-    norm: Norm = "batch"
+    norm: Annotated[Norm, INVISIBLE] = "batch"
     """Normalise the sums of the maps before the non-linearity; batch: of each map over the batch (Ioffe & Szegedy 2015)."""
     init: Init = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
@@ -44,7 +45,7 @@ class Config:
     """The dense layers see the mean of each map instead of all its places."""
     dense: Counts = (128,)
     """Units of each hidden dense layer; empty: the classes come straight from the maps."""
-    dropout: OpenShare = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability that an input of a dense layer is silenced in training."""
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from distdl.columns import recording
 from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.sequence import reverse
@@ -47,7 +48,7 @@ class Config:
     """Label that parts words; -1: each label is a word."""
     clip: Amount = 20.0
     """Largest activation, so that no activation explodes on its way through time."""
-    dropout: OpenShare = 0.05
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.05
     """Share of units dropped in the layers that do not recur; 0.05 to 0.1 in the paper."""
     beam: CountOrZero = 0
     """Prefixes that the search keeps in evaluations, which then measure `beam_error`, too; 0: best path alone."""

@@ -15,13 +15,14 @@ entropy, with their accuracy; or the next values, by their squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner.sequence import SequenceLearner
 
 
@@ -41,7 +42,7 @@ class Config:
     """Hidden units of a layer."""
     layers: Count = 1
     """Recurrent layers on top of each other; one in the paper."""
-    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    activation: Annotated[Literal["tanh", "sigmoid", "relu"], INVISIBLE] = "tanh"
     """f: the paper has sigmoid, the logistic function."""
 
     def __post_init__(self) -> None:

@@ -14,12 +14,13 @@ Both are the same gradient. n (n + m + 1) parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
@@ -32,7 +33,7 @@ class Config:
     """Units, the output units among them (n)."""
     outputs: Count = 1
     """Units that have a target."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity f: logistic as in the paper, or tanh."""
     gradient: Literal["bptt", "rtrl"] = "bptt"
     """How the gradient is computed: back-propagation through time, or real-time recurrent learning."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Several
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
@@ -32,11 +33,11 @@ class Config:
     """Tokens the model looks back on; a sample holds one more, the last target."""
     layers: Count = 12
     """Transformer blocks."""
-    heads: Count = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Count = 768
     """Size of the residual stream."""
-    dropout: OpenShare = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches."""
     experts: CountOrZero = 0
     """Experts of a sparse block; 0: every block is dense."""
@@ -46,9 +47,9 @@ class Config:
     """Every n-th block is sparse."""
     capacity: AmountOrZero = 1.25
     """Tokens of a sequence that an expert takes, as a multiple of its even share; 0: no limit."""
-    balance_loss: AmountOrZero = 0.01
+    balance_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.01
     """Weight of the loss that spreads the tokens evenly over the experts."""
-    router_z_loss: AmountOrZero = 0.001
+    router_z_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.001
     """Weight of the loss that keeps the router's scores small."""
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
 from distdl.learner.labels import accuracy, filled
@@ -48,7 +49,7 @@ class Config:
     """Number of classes; the form of 1998 has drawings of the ten digits, for at most ten."""
     variant: Literal["modern", "1998"] = "modern"
     """The form in common use, or the paper's with trainable sub-sampling, a sparse C3 and RBF units."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Annotated[Literal["tanh", "relu"], INVISIBLE] = "tanh"
     """Non-linearity of the modern form: tanh, or ReLU."""
     pool: Literal["mean", "max"] = "mean"
     """Sub-sampling of the modern form: the mean (the paper's without its trainable coefficient), or the maximum."""

@@ -18,12 +18,14 @@ entropy, with their accuracy; or the next values, by their squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, OpenShare, SequenceTask, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner.sequence import SequenceLearner
 
@@ -44,7 +46,7 @@ class Config:
     """Memory cells of a layer."""
     layers: Count = 2
     """Recurrent layers on top of each other."""
-    dropout: OpenShare = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability of dropping what enters a layer or the output."""
     forget_gate: bool = True
     """false: the cell of 1997, without a forget gate."""

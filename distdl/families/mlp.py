@@ -13,11 +13,12 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
 from distdl.config.fields import Activation, Counts, Init, Norm, OpenShare, Several, Shape
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
@@ -42,13 +43,13 @@ class Config:
     loss: Literal["default", "cross_entropy", "squared", "hinge", "absolute", "huber"] = "default"
     """What an answer costs. Of a class cross_entropy (default), squared or hinge; of a value squared (default), absolute or
     huber."""
-    activation: Literal[Activation, "softmax", "maxout", "linear"] = "relu"
+    activation: Annotated[Literal[Activation, "softmax", "maxout", "linear"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers; a maxout takes the larger of two sums."""
-    norm: Literal[Norm, "rms"] = "none"
+    norm: Annotated[Literal[Norm, "rms"], INVISIBLE] = "none"
     """Normalise each hidden layer's sums before the non-linearity."""
     init: Init = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
-    dropout: OpenShare = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability that a hidden unit is silenced in training."""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, SomeShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
@@ -43,11 +44,11 @@ class Config:
     """Tasks that are learned and measured, by their numbers; none: all."""
     hidden: Counts = (1000,)
     """Units of each hidden layer, which all tasks share."""
-    activation: Literal["relu", "selu"] = "relu"
+    activation: Annotated[Literal["relu", "selu"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers; selu comes with its own start and its own dropout."""
-    dropout: OpenShare = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a hidden unit is silenced in training."""
-    input_dropout: OpenShare = 0.2
+    input_dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.2
     """The same for an input."""
     present: SomeShare = 1.0
     """Share of the answers that is there in the whole training set, about: a run logs it as `present`."""

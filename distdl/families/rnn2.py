@@ -15,13 +15,14 @@ squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, SequenceTask, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column
 from distdl.learner.labels import of_classes
 from distdl.learner.sequence import SequenceLearner
@@ -41,7 +42,7 @@ class Config:
     """Classes of the tasks strings and rows."""
     units: Count = 8
     """State units (N)."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity g: logistic as in the paper, or tanh."""
     scale: Amount = 1.0
     """Fresh W_ijk are normal with this deviation divided by the root of N."""

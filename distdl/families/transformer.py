@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, OpenShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Mean, Metrics
@@ -45,15 +46,15 @@ class Config:
     """Tokens that are predicted for a sentence, padding included; a row holds one more, the token it begins with."""
     layers: Count = 6
     """Blocks of the encoder, and as many of the decoder."""
-    heads: Count = 8
+    heads: Annotated[Count, INVISIBLE] = 8
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, Field(gt=0, multiple_of=2)] = 512
     """Size of a token's vector."""
     inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: OpenShare = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the embeddings and the residual branches."""
-    smoothing: OpenShare = 0.1
+    smoothing: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Share of a label that is spread evenly over the vocabulary while it learns."""
 
     def __post_init__(self) -> None:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, ImageShape, OpenShare
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, known, mean_known, mean_loss
@@ -48,7 +49,7 @@ class Config:
     """valid: as in the paper, classes of the tile's inner part only; same: zeros around, classes of the whole tile."""
     batch_norm: bool = False
     """Normalise after each ReLU; after it, because before it the convolutions' biases would have no effect."""
-    dropout: OpenShare = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a value at the end of the contracting path (the two lowest levels) is silenced in training."""
     border_weight: AmountOrZero = 10.0
     """w0, the additional weight of the pixels between objects; 0: the data set needs no column `border`."""
@@ -56,7 +57,7 @@ class Config:
     """Weight of each class, to balance their frequencies; empty: 1 each."""
     foreground: CountOrZero = 1
     """The class whose Dice coefficient is the primary metric."""
-    elastic: AmountOrZero = 10.0
+    elastic: Annotated[AmountOrZero, TRAINING_ONLY] = 10.0
     """Standard deviation, in pixels, of the random displacements that bend the pictures in training; 0: none."""
 
     def __post_init__(self) -> None:

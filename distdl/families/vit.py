@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, CountOrZero, ImageShape, OpenShare, Several, StrictShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
@@ -48,13 +49,13 @@ class Config:
     """Number of classes."""
     layers: Count = 12
     """Transformer blocks."""
-    heads: Count = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
     width: Count = 768
     """Size of the residual stream."""
     inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: OpenShare = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches (the paper: 0.1 on ImageNet alone)."""
     epsilon: Amount = 1e-6
     """Added to the variance by layer norm (the paper's code: 1e-6; transformers: 1e-12)."""

@@ -49,6 +49,8 @@ class Cell:
     furthest: str = ""
     """The weight or buffer that is nearest to what is allowed, or furthest beyond it."""
     reason: str = ""
+    start_loss: float | None = None
+    """Where it is equal to a reference that began a rounding away: how far that one's loss is from the reference's."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, which knows no infinity: the number as text."""

@@ -18,24 +18,33 @@ from distdl.train.hooks.parity import ReplicaParity
 from distdl.train.loop import evaluate, train
 from distdl.train.survey import survey
 
+NUDGE = 1e-7
+"""Of a weight: about a rounding in fp32."""
 
-def curve(rank: int, values: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
+
+def curve(rank: int, values: dict[str, Any], file: Path | None = None, nudge: int = 0) -> dict[str, Any]:
     """Trains in this process group. -> {loss, norm: per step, means over ranks; positions seen; evaluation}. Collective.
 
-    `file`: where this rank's part of the weights is kept, those of the start and of the end.
+    `file`: where this rank's part of the weights is kept, those of the start and of the end. `nudge`: the seed of changes
+    as small as a rounding, with which the initial weights differ; 0: they do not.
     """
     with ProcessState():
-        return _curve(rank, values, file)
+        return _curve(rank, values, file, nudge)
 
 
-def _curve(rank: int, values: dict[str, Any], file: Path | None) -> dict[str, Any]:
-    config = config_from_dict(values)
-    plan = survey(config)
-    worker.set_up_torch(plan, config)
+def _curve(rank: int, values: dict[str, Any], file: Path | None, nudge: int) -> dict[str, Any]:
+    plan = survey(config_from_dict(values))
+    config = plan.settings
+    worker.set_up_torch(plan)
     torch.set_num_threads(1)
     learner = worker.build_learner(config, None)
+    if nudge:
+        generator = torch.Generator().manual_seed(nudge)
+        with torch.no_grad():
+            for weight in learner.parameters():
+                weight.mul_(1 + NUDGE * torch.randn(weight.shape, generator=generator))
     engine = worker.make_engine(learner, plan, rank)
-    source = worker.make_source(plan, config, rank)
+    source = worker.make_source(plan, rank)
     out: dict[str, Any] = {"loss": [], "norm": [], "positions": []}
 
     class Record(Hook):
@@ -54,7 +63,7 @@ def _curve(rank: int, values: dict[str, Any], file: Path | None) -> dict[str, An
     if file:
         keep(file, start, held(engine))
     if config.data.eval_split:
-        held_out = worker.make_dataset(config, config.data.eval_split, plan.data.path)
+        held_out = worker.make_dataset(plan, config.data.eval_split)
         batches = EvalSource(held_out, batch=plan.eval_batch, rank=plan.mesh.place(rank)["data"], world=plan.mesh.data)
         out["evaluation"] = evaluate(learner, engine, batches)
     source.close()

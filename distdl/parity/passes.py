@@ -21,8 +21,12 @@ from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import layout_key
 
 OWN, SGD, LONG = "own", "sgd", "long"
-ROUNDED = " rounded"
-"""Ends the name of the reference's long pass whose weights are rounded to 16 bits, as those of ZeRO 1-3 are."""
+ROUNDED, ROUNDED_3 = " rounded", " rounded twice"
+"""End the names of the reference's long passes whose weights are rounded to 16 bits, as those of ZeRO 1-3 are. ZeRO-3
+rounds a layer's product once more before it adds the bias."""
+NUDGED = " nudged "
+"""Stands before the seed in the names of the reference's passes that begin a rounding away: where a ReLU or a comparison is
+on the knife's edge, the last digit decides, and rounding alone leads elsewhere."""
 SGD_STEPS = 6
 MOVE = 0.005
 """Length of SGD's first step, as a share of the length of all weights."""
@@ -76,14 +80,24 @@ def at_length(runs: Runs, ranks: int) -> Runs:
     return runs
 
 
+def nudged(name: str, seed: int) -> str:
+    """The name of a pass of the reference that begins a rounding away."""
+    return f"{name}{NUDGED}{seed}"
+
+
+def reference_run(values: dict[str, Any]) -> dict[str, Any]:
+    """A pass as the reference runs it: one process of plain PyTorch."""
+    return laid_out(values, "torch", 1)
+
+
 def of_reference(runs: Runs, ranks: Iterable[int]) -> Runs:
     """The passes as the reference runs them, the long one for each number of data ranks."""
     out: Runs = {}
     for n in sorted(ranks):
         for name, values in at_length(runs, n).items():
-            out[name] = laid_out(values, "torch", 1)
+            out[name] = reference_run(values)
             if kind(name) == LONG:
-                out[name + ROUNDED] = out[name]
+                out |= {name + ROUNDED: out[name], name + ROUNDED_3: out[name]}
     return out
 
 
@@ -95,7 +109,9 @@ def kind(name: str) -> str:
 def counterpart(name: str, layout: str) -> str:
     """The reference's pass that a layout's is compared with."""
     (base, stage), *_ = layout_key(layout)
-    return name + ROUNDED if kind(name) == LONG and base == "zero" and stage > 0 else name
+    if kind(name) != LONG or base != "zero" or stage == 0:
+        return name
+    return name + (ROUNDED_3 if stage == 3 else ROUNDED)
 
 
 def on_layout(runs: Runs, layout: str, world: int, facts: ModelFacts) -> Runs:

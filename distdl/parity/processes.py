@@ -95,8 +95,13 @@ def main(folder: Path, rank: int) -> None:
     import torch.distributed as dist
 
     from distdl.parity.curve import curve
-    from distdl.parity.passes import ROUNDED
+    from distdl.parity.passes import NUDGED, ROUNDED, ROUNDED_3
     from distdl.parity.rounded import rounded_curve
+
+    def run(name: str, values: dict[str, Any], file: Path) -> dict[str, Any]:
+        if name.endswith((ROUNDED, ROUNDED_3)):
+            return rounded_curve(values, file, twice=name.endswith(ROUNDED_3))
+        return curve(rank, values, file, nudge=int(name.partition(NUDGED)[2] or 0))
 
     task = json.loads((folder / "task.json").read_text())
     store = dist.FileStore(str(folder / "store"), task["world"])
@@ -105,10 +110,7 @@ def main(folder: Path, rank: int) -> None:
     for index, (_, passes) in enumerate(task["cases"]):
         try:
             files = [folder / f"tensors-{index}-{number}-{rank}" for number in range(len(passes))]
-            result = {
-                name: rounded_curve(values, file) if name.endswith(ROUNDED) else curve(rank, values, file)
-                for (name, values), file in zip(passes.items(), files)
-            }
+            result = {name: run(name, values, file) for (name, values), file in zip(passes.items(), files)}
             dist.barrier()  # everyone's tensors are kept
         except BaseException as error:
             _publish(folder / f"failed-{rank}.json", {"time": time.time(), "error": f"{type(error).__name__}: {error}"})

@@ -1,6 +1,7 @@
 """The reference of a long step in bf16 where weights are 16-bit copies of fp32 masters, as those of ZeRO 1-3 are.
 
 By hand, in one process: each micro-batch's gradient is a 16-bit one, their sum is not, and SGD moves the masters by it.
+ZeRO-3 has a linear function of its own, which rounds the product before the bias is added, where torch's rounds the sum.
 """
 
 from __future__ import annotations
@@ -21,20 +22,35 @@ from distdl.train.loop import train
 from distdl.train.survey import survey
 
 
-def rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
+def rounded_curve(values: dict[str, Any], file: Path, twice: bool = False) -> dict[str, Any]:
     """One step of SGD without decay or clipping. -> {loss, norm, rounded}; start and end of the weights that a gradient has
-    reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones."""
+    reached are kept in `file`, and nothing else: what follows the weights would follow 16-bit ones.
+
+    `twice`: with ZeRO-3's linear function.
+    """
+    functions: Any = torch.nn.functional
+    linear = functions.linear
     with ProcessState():
-        return _rounded_curve(values, file)
+        try:
+            functions.linear = _rounded_twice if twice else linear
+            return _rounded_curve(values, file)
+        finally:
+            functions.linear = linear
+
+
+def _rounded_twice(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if bias is None or x.ndim == 2:
+        return torch.matmul(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    return torch.matmul(x, weight.t()) + bias
 
 
 def _rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    config = config_from_dict(values)
-    plan = survey(config)
-    worker.set_up_torch(plan, config)
+    plan = survey(config_from_dict(values))
+    config = plan.settings
+    worker.set_up_torch(plan)
     torch.set_num_threads(1)
     learner = worker.build_learner(config, None)
-    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
+    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, 0)
     masters = {name: p.detach().clone() for _, name, p in engine.named() if p.requires_grad}
     sums: dict[str, Tensor] = {}
 

@@ -355,9 +355,9 @@ def test_a_compressed_shard_is_refused_before_it_is_unpacked(dataset_path: Path)
 def test_a_data_set_that_came_to_be_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from distdl.cli.common import prepare_if_missing
     from distdl.config.load import config_from_dict
     from distdl.data import write
+    from distdl.driver import prepare_if_missing
     from tests.small import small_config
 
     publish = write._publish

@@ -392,6 +392,51 @@ def test_a_job_from_launch_to_resume(project: Path, place: Place, command: Comma
     assert not place.sent[1].fresh and digest(place.sent[1].folder) == digest(kept.folder / "package")
 
 
+def test_jobs_as_json(project: Path, place: Place, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of what is known, the keys that docs/command_line.md names, and nothing else on stdout."""
+    assert json.loads(command("jobs", "list", "--json").stdout) == []
+    command("launch", "config.yml", "--on", "http://h:1")
+    place.known["theirs"] = Job("theirs", State.QUEUED, "x" * 300, owner="bob@there")
+    ours, others = json.loads(command("jobs", "list", "--on", "http://h:1", "--json").stdout)
+    assert ours == {
+        "id": "digits-1",
+        "state": "running",
+        "attempt": 1,
+        "sent_s": ours["sent_s"],
+        "on": "http://h:1",
+        "note": "",
+    }
+    assert time.time() - 600 < ours["sent_s"] <= time.time()
+    assert (others["id"], others["state"], others["note"]) == (
+        "theirs",
+        "queued",
+        "not launched from here; of bob@there",
+    )
+
+    status = json.loads(command("jobs", "status", "digits-1", "--json").stdout)
+    assert (status["id"], status["state"], status["run"], status["on"]) == (
+        "digits-1",
+        "running",
+        "digits-1",
+        "http://h:1",
+    )
+    page = (REPOSITORY / "docs" / "command_line.md").read_text(encoding="utf-8")
+    for words, found in (("jobs list", ours), ("jobs status", status)):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `distdl {words}`"))
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == found.keys()
+
+    monkeypatch.setattr("distdl.cli.k8s._target", lambda args: place)
+    theirs = json.loads(command("k8s", "status", "--json").stdout)
+    assert [job["id"] for job in theirs] == ["digits-1", "theirs"] and theirs[1]["message"] == "x" * 300
+    row = next(line for line in page.splitlines() if line.startswith("| `distdl k8s status`"))
+    assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == theirs[0].keys()
+    assert json.loads(command("k8s", "status", "digits-1", "--json").stdout) == [theirs[0]]
+
+    place.unreachable = "nobody answers at http://h:1"
+    (unknown,) = json.loads(command("jobs", "list", "--json").stdout)
+    assert (unknown["state"], unknown["attempt"], unknown["note"]) == ("?", None, "nobody answers at http://h:1")
+
+
 def test_the_list_shows_what_cannot_be_asked_and_what_others_launched(
     project: Path, place: Place, command: Command
 ) -> None:
@@ -673,12 +718,12 @@ sys.exit(int(sys.argv[2]))
 
 def drive(folder: Path, *arguments: str, hours: float = 1, retries: int = 3) -> subprocess.Popen[str]:
     """The keeper with a stand-in for distdl."""
-    (folder / "fake" / "distdl" / "runtime").mkdir(parents=True)
-    for package in (folder / "fake" / "distdl", folder / "fake" / "distdl" / "runtime"):
+    (folder / "fake" / "distdl" / "jobs").mkdir(parents=True)
+    for package in (folder / "fake" / "distdl", folder / "fake" / "distdl" / "jobs"):
         (package / "__init__.py").touch()
     (folder / "fake" / "distdl" / "__main__.py").write_text(DRIVER)
-    (folder / "fake" / "distdl" / "runtime" / "drive.py").write_text(
-        (REPOSITORY / "distdl" / "runtime" / "drive.py").read_text().replace("PAUSE_S = 5.0", "PAUSE_S = 0.0")
+    (folder / "fake" / "distdl" / "jobs" / "drive.py").write_text(
+        (REPOSITORY / "distdl" / "jobs" / "drive.py").read_text().replace("PAUSE_S = 5.0", "PAUSE_S = 0.0")
     )
     numbers = ["--deadline-hours", str(hours), "--retries", str(retries), "--grace-s", "120"]
     command = [sys.executable, "-m", "distdl.jobs.drive", *numbers, "--"]

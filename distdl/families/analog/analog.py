@@ -21,13 +21,14 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Counts, Several, Shape
+from distdl.config.marks import INVISIBLE
 from distdl.families.analog.devices import DEVICES, Crossbar, Digital, Periphery
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.learner.labels import filled, known, mean_known, of_classes
@@ -45,7 +46,7 @@ class Config:
     """Units of each hidden layer."""
     classes: Several = 10
     """Number of classes."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Annotated[Literal["relu", "tanh", "sigmoid"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers, a digital circuit."""
     device: Literal["ecram", "ecram_oxide", "memtransistor", "digital"] = "ecram"
     """What a weight is made of: lithium or metal-oxide electrochemical RAM, a memtransistor, or numbers."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, Counts, OpenShare, Several, Shape, StrictShare
+from distdl.config.marks import TRAINING_ONLY
 from distdl.families.diffusion.unet import UNet, time_embedding
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -56,7 +57,7 @@ class Config:
     """unet: sides of the maps that get self-attention."""
     groups: Count = 32
     """unet: groups of the group norm; must divide every number of maps."""
-    dropout: OpenShare = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """unet: probability that a value in a residual block is dropped in training."""
     hidden: Count = 512
     """mlp: units of each layer."""

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from distdl.columns import recording
 from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several, SomeCounts
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -52,9 +53,9 @@ class Config:
     """Frames that the trunk sees at once, an odd number."""
     hidden: SomeCounts = (2048,) * 5
     """Units of the fully connected layers."""
-    activation: Literal["sigmoid", "relu"] = "relu"
+    activation: Annotated[Literal["sigmoid", "relu"], INVISIBLE] = "relu"
     """Of all layers; sigmoid is the logistic function."""
-    dropout: OpenShare = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Share of the units of each fully connected layer that is dropped."""
     weight_sharing: Literal["full", "limited"] = "limited"
     """cnn: one set of maps for all frequencies, or one for each section of them that is pooled."""

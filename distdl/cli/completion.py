@@ -1,0 +1,80 @@
+"""`distdl completion`: what a shell needs to complete the command line with the tab key.
+
+The script is whole: pressing tab starts no Python. It completes verbs, options and their choices, families, files, and the
+runs in runs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from distdl.errors import InputError
+
+EPILOG = """\
+bash, in ~/.bashrc:     source <(distdl completion bash)
+zsh, once:              distdl completion zsh > "${fpath[1]}/_distdl"
+"""
+
+FILES = ("CONFIG", "YAML", "FILE", "PATH", "SOURCE")
+FOLDERS = ("DIR",)
+"""What arguments are called in the help -> what stands there."""
+
+BASH = """\
+_distdl_runs() {{ compgen -W "$(cd runs 2>/dev/null && ls -d -- */ 2>/dev/null | tr -d /)" -- "$1"; compgen -d -- "$1"; }}
+_distdl_families() {{ compgen -W "{families}" -- "$1"; compgen -f -X '!*.py' -- "$1"; }}
+"""
+ZSH = """\
+_distdl_runs() {{ _path_files -W runs -/; _files -/; }}
+_distdl_families() {{ compadd -- {families}; _files -g '*.py'; }}
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "completion",
+        help="the script that completes this command line in bash or zsh",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell that is to complete")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    print(script(args.shell))
+    return 0
+
+
+def script(shell: str) -> str:
+    """The completion script of a shell, from the parsers themselves. Raises InputError without the package shtab."""
+    try:
+        import shtab
+    except ImportError:
+        raise InputError("completion needs the package shtab", fix="pip install shtab") from None
+    from distdl.cli.main import make_parser
+    from distdl.config.family import family_names
+
+    parser = make_parser()
+    words = {
+        **dict.fromkeys(FILES, shtab.FILE),
+        **dict.fromkeys(FOLDERS, shtab.DIRECTORY),
+        "RUN": {"bash": "_distdl_runs", "zsh": "_distdl_runs"},
+        "NAME": {"bash": "_distdl_families", "zsh": "_distdl_families"},
+    }
+    for action in _actions(parser):
+        if action.metavar in words and not action.choices:
+            action.complete = words[str(action.metavar)]  # type: ignore[attr-defined]
+    families = " ".join(family_names())
+    preamble = (BASH if shell == "bash" else ZSH).format(families=families)
+    return str(shtab.complete(parser, shell, preamble=preamble))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of all that stand behind it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _actions(below)

@@ -1,0 +1,300 @@
+"""The driver's side of a run: config → data → plan → folder → workers → summary. The command line and Python take this way.
+
+Nothing here knows of arguments or of a terminal: what is told goes to `say`, what is shown while the run goes on to `show`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distdl import trust
+from distdl.config.schema import Config
+from distdl.errors import DataCorrupt, DistdlError, InputError
+from distdl.plan.plan import Plan
+from distdl.run.attempts import TakenOver
+from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
+
+if TYPE_CHECKING:
+    from distdl.learner import Learner
+
+Say = Callable[[str], None]
+
+
+def at_once(text: str) -> None:
+    """Prints a line, and does not wait for a full buffer: what follows it takes a while."""
+    print(text, flush=True)
+
+
+class Watcher(Protocol):
+    """Shows the progress of a run within its `with`."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def tell_tracking(self) -> None:
+        """Says where the MLflow run is, as soon as there is one."""
+
+
+Show = Callable[..., Watcher]
+"""(run folder, steps, title, tracked=whether MLflow tracks it) -> what shows its progress."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was ended on request; the text says what the same call does next."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a run that was not cut off."""
+
+    folder: RunFolder
+    config: Config
+    plan: Plan
+    summary: dict[str, Any]
+    tracking: str = ""
+    """What became of its MLflow run, in words; '' where nothing was left to train."""
+    trained: bool = True
+    """False where the run had reached its end before."""
+
+
+def train(
+    config: Config,
+    *,
+    folder: RunFolder | None = None,
+    source: Path | None = None,
+    named: Sequence[str] = (),
+    fresh: bool = False,
+    take_over: bool = False,
+    show: Show,
+    say: Say = at_once,
+) -> Outcome:
+    """Trains a config to its end, or continues its run: that of `folder`, else the one of its name, unless `fresh`.
+
+    `source` is the YAML file, and `named` the key=value arguments, which may name a tracking server. Raises a DistdlError,
+    or Interrupted after Ctrl-C or SIGTERM.
+    """
+    asked = time.time()
+    check_server(config, folder.path if folder else source, named)  # before anything is written
+    prepare_if_missing(config, say)
+
+    from distdl.train.survey import survey
+    from distdl.ways.start import located
+
+    before = folder or (None if fresh else existing_run(config))
+    plan = survey(located(config, before))  # of places that are found; nothing changes it from here on
+    remember_family(config)
+    folder = folder or open_run(config, str(source) if source else None, fresh=fresh)
+    if summary := _nothing_left(folder, plan):
+        return Outcome(folder, plan.settings, plan, summary, trained=False)
+    with folder.private(), folder.locked(take_over=take_over):
+        folder.begin()
+        folder.keep(config)
+        for note in notes(plan, folder):
+            say(f"note: {note}")
+        folder.write("launch.json", {"started": asked})
+        folder.write("plan.json", plan.to_dict())
+        return _tracked(plan, folder, source.parent if source else None, show, say)
+
+
+def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show, say: Say) -> Outcome:
+    """Starts the workers, and gives the MLflow run an honest end, whatever theirs is."""
+    from distdl.runtime.blame import goes_on
+    from distdl.runtime.launch import launch
+    from distdl.track.client import Tracker
+
+    config, track = plan.settings, plan.settings.track
+    tracker = Tracker(
+        folder.path,
+        track.uri,
+        track.experiment,
+        folder.path.name,
+        enabled=track.enabled,
+        system_metrics_interval_s=track.system_metrics_interval_s,
+        source_dir=source_dir,
+        attempt=folder.attempt,
+    )
+    workers = f"{plan.world} {config.runtime.kind} worker{'s' if plan.world > 1 else ''}"
+    title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
+    watcher = show(folder.path, plan.steps, title, tracked=track.enabled)
+    with _sigterm_interrupts():  # while there are no workers that could write a checkpoint
+        tracker.start()
+        try:
+            with watcher:
+                summary = launch(plan, folder)
+        except TakenOver:
+            raise  # the MLflow run, the events and the end are the newer attempt's
+        except KeyboardInterrupt as stop:
+            statement = tracker.finish("KILLED", "interrupted")
+            watcher.tell_tracking()
+            raise Interrupted(f"interrupted; {goes_on(folder)}\n{statement}") from stop
+        except DistdlError as error:
+            statement = tracker.finish("FAILED", str(error))
+            watcher.tell_tracking()
+            say(statement)
+            raise
+        except BaseException as error:
+            tracker.finish("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        if not summary["finished"]:
+            steps = summary["steps"]
+            statement = tracker.finish("KILLED", f"stopped on request after step {steps}")
+            watcher.tell_tracking()
+            what = f"stopped after step {steps:,}; the same command continues from its checkpoint"
+            raise Interrupted(f"{what}\n{statement}")
+        statement = tracker.finish("FINISHED", summary=summary)
+        watcher.tell_tracking()
+    return Outcome(folder, config, plan, summary, statement)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt meanwhile. Only the main thread may say what a signal does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _nothing_left(folder: RunFolder, plan: Plan) -> dict[str, Any] | None:
+    """The summary of a run that is at its end, or None: it goes on where there are steps left, and patience."""
+    summary = folder.read_derived("summary.json")
+    if not summary or not summary.get("finished"):
+        return None
+    if summary["steps"] >= plan.steps:
+        return summary
+    waited = summary.get("evaluations_without_improvement", math.inf)
+    stopping = plan.settings.early_stopping
+    return summary if summary.get("stopped_early") and stopping and waited >= stopping.patience else None
+
+
+def resumed(run: str, overrides: Sequence[str] = ()) -> tuple[Config, RunFolder]:
+    """The config that a run (a name or a folder) was started with, with what is overridden now, and its folder. Raises
+    InputError where there is no such run, or it would be another one."""
+    folder = find_run(run, "runs")
+    config = saved_config(folder, overrides)
+    if config.name != (before := (folder.config_values() or {}).get("name")):
+        fix = "leave the name out; a config with another name starts a run of its own"
+        what = f"name={config.name}: the run in {folder.path} is {before!r}, and a run keeps its name"
+        raise InputError(what, fix=fix)
+    refuse_other(folder, config)
+    return config, folder
+
+
+def planned(config: Config, folder: RunFolder | None = None) -> Plan:
+    """What a config would run on this machine; `folder`: of the run that it continues. Raises InputError."""
+    from distdl.train.survey import survey
+    from distdl.ways.start import located
+
+    return survey(located(config, folder))
+
+
+def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
+    """What a user should know before starting; with the folder of a run that goes on, how its schedule does, too."""
+    from distdl.checkpoint.layout import checkpoints
+    from distdl.engine.schedules import stretched
+
+    try:
+        before = folder.read("plan.json") if folder else None
+    except DataCorrupt:  # torn, and about to be written anew
+        return list(plan.notes)
+    found = checkpoints(folder.checkpoints) if folder and before else []
+    if not before or not found:
+        return list(plan.notes)
+    note = stretched(plan.settings, found[-1][0], before["steps"], plan.steps)
+    return [*plan.notes, *([note] if note else [])]
+
+
+def for_one_process(folder: RunFolder, *more: str) -> Config:
+    """The config of a run for this process alone, which only looks at what it learned; `more`: key=value arguments. Raises
+    InputError."""
+    overrides = ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"]
+    if saved_config(folder).train.precision in ("fp16", "fp8"):  # what training needs of a GPU, a forward pass does not
+        overrides.append("train.precision=bf16")
+    return saved_config(folder, [*overrides, *more])
+
+
+def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, float]]:
+    """(config, step, held-out metrics) of a run's latest or best checkpoint, or of a folder. Raises a DistdlError."""
+    from distdl.train.survey import survey
+    from distdl.train.worker import evaluate_checkpoint
+    from distdl.ways.start import located
+
+    trained = folder.read("plan.json")
+    fitted = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
+    plan = survey(located(for_one_process(folder, *fitted), learns=False))
+    return plan.settings, *evaluate_checkpoint(plan, folder, which)
+
+
+def trained_model(folder: RunFolder, which: str) -> Learner:
+    """The model of a run's latest or best checkpoint, or of a folder, on the CPU. Raises a DistdlError."""
+    from distdl.train.worker import build_learner, chosen_checkpoint
+    from distdl.ways.start import located
+
+    config = located(for_one_process(folder), learns=False)
+    learner: Learner = build_learner(config, chosen_checkpoint(folder, which))
+    return learner
+
+
+# -- what a config needs of this machine -------------------------------------------------------------------------------
+
+
+def check_server(config: Config, place: Path | None, overrides: Sequence[str]) -> None:
+    """Raises InputError for a tracking URI that cannot be used or holds a password, and for a server that only the files of
+    a run name; `place` is the file or folder that the config was read from. A server of the user's own is remembered."""
+    if not config.track.enabled or config.track.uri is None:
+        return
+    from distdl.track.run import check_tracking_uri, refuse_unconfigured
+
+    check_tracking_uri(config.track.uri)
+    said = any(text.startswith(("track.uri=", "track=")) for text in overrides)
+    run = trust.run_around(place / "config.json" if place.is_dir() else place) if place else None
+    if run and not said:
+        refuse_unconfigured(config.track.uri, run, fix=f"track.uri={config.track.uri} names it; track.enabled=false")
+    trust.remember_server(config.track.uri)
+
+
+def remember_family(config: Config) -> None:
+    """A family of the user's own that they train or launch: their copy of it in a run's folder needs no yes."""
+    family = config.family_name
+    if family.own:
+        trust.remember(family.source(), place=family.file is None)
+
+
+def prepare_if_missing(config: Config, say: Say = at_once) -> None:
+    """Writes the data set that `data.prepare` describes, if `data.path` does not exist yet."""
+    recipe, path = config.data.prepare, config.data.path
+    if recipe is None:
+        return
+    from distdl.data.prepare import parse_options, prepare_dataset
+
+    options = {key: value if isinstance(value, str | list) else str(value) for key, value in recipe.options.items()}
+    parse_options(recipe.source, options)  # a wrong option is an error even while the data set is there
+    if "://" in path or Path(path).exists():
+        return
+    say(f"preparing {recipe.source} in {path} …")
+    try:
+        manifest = prepare_dataset(recipe.source, path, options)
+    except InputError:
+        if not (Path(path) / "manifest.json").is_file():
+            raise
+        say(f"another process has prepared {path} meanwhile")
+        return
+    rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
+    say(f"prepared {path}: {rows}")
