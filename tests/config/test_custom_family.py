@@ -18,12 +18,7 @@ import torch
 from pydantic import Field
 
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
-<<<<<<< /tmp/o
-from distdl.cli.common import prepare_if_missing
 from distdl.config.family import FIELDS, FamilyName, _is_plain, family_schema
-=======
-from distdl.config.family import FamilyName, _is_plain, family_schema
->>>>>>> /tmp/t
 from distdl.config.json_schema import json_schema
 from distdl.config.load import load_config
 from distdl.config.marks import TRAINING_ONLY
