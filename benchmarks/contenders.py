@@ -201,7 +201,7 @@ def _distdl_off(task: Task, engine_name: str) -> None:
     """The worker's own pieces, without hooks and guard."""
     config, plan = task.plan(f"parallel.engine={engine_name}", "guard.nonfinite=false")
     _process_group(plan)
-    worker.set_up_torch(plan, config)
+    worker.set_up_torch(plan)
     learner = task.model()
     engine, source = worker.make_engine(learner, plan, 0), batch_source(config, plan)
     train(learner, engine, source, [], start=0, steps=plan.steps)

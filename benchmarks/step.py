@@ -108,7 +108,7 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
     with state:
         learner = worker.build_learner(config, None)
         engine = worker.make_engine(learner, plan, rank)
-        source = worker.make_source(plan, config, rank)
+        source = worker.make_source(plan, rank)
     learner.train()
     step = 0
     while True:

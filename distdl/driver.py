@@ -5,7 +5,6 @@ Nothing here knows of arguments or of a terminal: what is told goes to `say`, wh
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distdl import trust
-from distdl.config.family import is_custom, is_file, source_file
 from distdl.config.schema import Config
 from distdl.errors import DataCorrupt, DistdlError, InputError
 from distdl.plan.plan import Plan
@@ -91,31 +89,29 @@ def train(
     from distdl.train.survey import survey
     from distdl.ways.start import located
 
-    here = located(config, folder or (None if fresh else existing_run(config)))
-    plan = survey(here)
+    before = folder or (None if fresh else existing_run(config))
+    plan = survey(located(config, before))  # of places that are found; nothing changes it from here on
     remember_family(config)
     folder = folder or open_run(config, str(source) if source else None, fresh=fresh)
-    if summary := _nothing_left(folder, plan.steps, config):
-        return Outcome(folder, config, plan, summary, trained=False)
+    if summary := _nothing_left(folder, plan):
+        return Outcome(folder, plan.settings, plan, summary, trained=False)
     with folder.private(), folder.locked(take_over=take_over):
         folder.begin()
-        config = folder.keep(config)
-        here = here.model_copy(update={"model": config.model})
-        plan = dataclasses.replace(plan, config=here.model_dump(mode="json"))
+        folder.keep(config)
         for note in notes(plan, folder):
             say(f"note: {note}")
         folder.write("launch.json", {"started": asked})
         folder.write("plan.json", plan.to_dict())
-        return _tracked(config, plan, folder, source.parent if source else None, show, say)
+        return _tracked(plan, folder, source.parent if source else None, show, say)
 
 
-def _tracked(config: Config, plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show, say: Say) -> Outcome:
+def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show, say: Say) -> Outcome:
     """Starts the workers, and gives the MLflow run an honest end, whatever theirs is."""
     from distdl.runtime.blame import goes_on
     from distdl.runtime.launch import launch
     from distdl.track.client import Tracker
 
-    track = config.track
+    config, track = plan.settings, plan.settings.track
     tracker = Tracker(
         folder.path,
         track.uri,
@@ -133,7 +129,7 @@ def _tracked(config: Config, plan: Plan, folder: RunFolder, source_dir: Path | N
         tracker.start()
         try:
             with watcher:
-                summary = launch(config, plan, folder)
+                summary = launch(plan, folder)
         except TakenOver:
             raise  # the MLflow run, the events and the end are the newer attempt's
         except KeyboardInterrupt as stop:
@@ -176,16 +172,16 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-def _nothing_left(folder: RunFolder, steps: int, config: Config) -> dict[str, Any] | None:
+def _nothing_left(folder: RunFolder, plan: Plan) -> dict[str, Any] | None:
     """The summary of a run that is at its end, or None: it goes on where there are steps left, and patience."""
     summary = folder.read_derived("summary.json")
     if not summary or not summary.get("finished"):
         return None
-    if summary["steps"] >= steps:
+    if summary["steps"] >= plan.steps:
         return summary
     waited = summary.get("evaluations_without_improvement", math.inf)
-    stopped = summary.get("stopped_early") and config.early_stopping and waited >= config.early_stopping.patience
-    return summary if stopped else None
+    stopping = plan.settings.early_stopping
+    return summary if summary.get("stopped_early") and stopping and waited >= stopping.patience else None
 
 
 def resumed(run: str, overrides: Sequence[str] = ()) -> tuple[Config, RunFolder]:
@@ -212,7 +208,6 @@ def planned(config: Config, folder: RunFolder | None = None) -> Plan:
 def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
     """What a user should know before starting; with the folder of a run that goes on, how its schedule does, too."""
     from distdl.checkpoint.layout import checkpoints
-    from distdl.config.load import config_from_dict
     from distdl.engine.schedules import stretched
 
     try:
@@ -222,16 +217,17 @@ def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
     found = checkpoints(folder.checkpoints) if folder and before else []
     if not before or not found:
         return list(plan.notes)
-    note = stretched(config_from_dict(plan.config), found[-1][0], before["steps"], plan.steps)
+    note = stretched(plan.settings, found[-1][0], before["steps"], plan.steps)
     return [*plan.notes, *([note] if note else [])]
 
 
-def for_one_process(folder: RunFolder) -> Config:
-    """The config of a run for this process alone, which only looks at what it learned. Raises InputError."""
+def for_one_process(folder: RunFolder, *more: str) -> Config:
+    """The config of a run for this process alone, which only looks at what it learned; `more`: key=value arguments. Raises
+    InputError."""
     overrides = ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"]
     if saved_config(folder).train.precision in ("fp16", "fp8"):  # what training needs of a GPU, a forward pass does not
         overrides.append("train.precision=bf16")
-    return saved_config(folder, overrides)
+    return saved_config(folder, [*overrides, *more])
 
 
 def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, float]]:
@@ -240,11 +236,10 @@ def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, flo
     from distdl.train.worker import evaluate_checkpoint
     from distdl.ways.start import located
 
-    config = for_one_process(folder)
-    plan, trained = survey(located(config, learns=False)), folder.read("plan.json")
-    if trained:  # what fitted while training fits now
-        plan = dataclasses.replace(plan, eval_batch=trained["eval_batch"])
-    return config, *evaluate_checkpoint(plan, folder, which)
+    trained = folder.read("plan.json")
+    fitted = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
+    plan = survey(located(for_one_process(folder, *fitted), learns=False))
+    return plan.settings, *evaluate_checkpoint(plan, folder, which)
 
 
 def trained_model(folder: RunFolder, which: str) -> Learner:
@@ -277,9 +272,9 @@ def check_server(config: Config, place: Path | None, overrides: Sequence[str]) -
 
 def remember_family(config: Config) -> None:
     """A family of the user's own that they train or launch: their copy of it in a run's folder needs no yes."""
-    family = config.model["family"]
-    if is_custom(family):
-        trust.remember(source_file(family), place=not is_file(family))
+    family = config.family_name
+    if family.own:
+        trust.remember(family.source(), place=family.file is None)
 
 
 def prepare_if_missing(config: Config, say: Say = at_once) -> None:

@@ -36,8 +36,9 @@ from distdl.checkpoint.layout import (
     step_folder,
 )
 from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
+from distdl.checkpoint.state import RunState
 from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
-from distdl.config.family import label, relocated
+from distdl.config.family import FamilyName, portable
 from distdl.config.schema import Config
 from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
@@ -59,7 +60,7 @@ class Source:
     step: int = 0
     model: Mapping[str, Any] | None = None
     """The `model` section, where the source has one."""
-    state: dict[str, Any] | None = None
+    state: RunState | None = None
     """state.json, of a checkpoint of ours."""
 
     def of(self, kind: str) -> dict[str, Lazy]:
@@ -194,15 +195,15 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
     tensors = {n: t if n.startswith("buffers/") else t.to(torch.float32) for n, t in source.tensors.items()}
     draft.mkdir()
     write_safetensors(draft / _TENSORS, tensors)
-    write_json(draft / STATE, source.state)
+    write_json(draft / STATE, source.state.to_dict())
     sizes = {
         name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
     }
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "family": label(source.model["family"]) if source.model else None,
-        "model": relocated(dict(source.model), ".") if source.model else None,
+        "family": FamilyName(source.model["family"]).label if source.model else None,
+        "model": portable(dict(source.model)) if source.model else None,
         "step": source.step,
         "files": {
             name: {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)} for name in (_TENSORS, STATE)
@@ -212,18 +213,12 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
     write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
 
 
-def _first_state(source: Source, config: Config, data: Callable[[Config, int], dict[str, Any]]) -> dict[str, Any]:
-    """state.json of a run that starts from weights (step 0), or goes on where another program stopped."""
+def _first_state(source: Source, config: Config, data: Callable[[Config, int], dict[str, Any]]) -> RunState:
+    """The state of a run that starts from weights (step 0), or goes on where another program stopped."""
     with torch.device("meta"):
         players = build(config.model).players or ("learner",)
-    return {
-        "step": source.step,
-        "stopped": False,
-        "data": data(config, source.step),
-        "optimizer_steps": dict.fromkeys(players, source.step),
-        "hooks": {},
-        "primary": None,
-    }
+    taken = dict.fromkeys(players, source.step)
+    return RunState(source.step, stopped=False, data=data(config, source.step), optimizer_steps=taken, hooks={})
 
 
 def _check_optimizer(source: Source, config: Config) -> None:

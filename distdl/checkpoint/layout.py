@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,14 @@ def seal(manifest: dict[str, Any]) -> str:
     """xxh3-64 of a manifest's content, which the manifest itself carries as `xxh3`."""
     content = {key: value for key, value in manifest.items() if key != "xxh3"}
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def not_of_type(values: Any, fields: Mapping[str, type]) -> str:
+    """The first field that is missing or of another type, in words, or ''."""
+    if not isinstance(values, dict):
+        return f"a {type(values).__name__} stands where a mapping should"
+    for key, kind in fields.items():
+        if type(values.get(key)) is not kind:
+            found = type(values[key]).__name__ if key in values else "missing"
+            return f"{key} is {found}, not {kind.__name__}"
+    return ""

@@ -12,8 +12,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, STATE, VERSION, checkpoints, checksum, refuse_link, renamed, seal
-from distdl.config.family import label
+from distdl.checkpoint.layout import (
+    FORMAT,
+    MANIFEST,
+    STATE,
+    VERSION,
+    checkpoints,
+    checksum,
+    not_of_type,
+    refuse_link,
+    renamed,
+    seal,
+)
+from distdl.checkpoint.state import read_state
+from distdl.config.family import FamilyName, family_schema
+from distdl.config.marks import TRAINING_ONLY
 from distdl.config.schema import Config
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
@@ -81,10 +94,6 @@ class Checkpoint:
                 tensor.copy_(self.read(name))
 
 
-TRAINING_ONLY = {"dropout", "balance_loss", "router_z_loss"}
-"""Fields of a model that change how it learns, not what it computes."""
-
-
 def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: str) -> None:
     """Raises InputError where weights of `model` (None: unknown) would compute something else in the config's model.
 
@@ -93,14 +102,18 @@ def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: s
     if model is None:
         return
     family = config.family
-    if label(model.get("family", "")) != family:
+    if FamilyName(model.get("family", "")).label != family:
         raise InputError(f"{where} holds a {model.get('family')}, and the config is of a {family}")
     want = dataclasses.asdict(model_config(config.model))
     if gone := sorted(model.keys() - want.keys() - {"family"}):
         raise InputError(f"{where} holds a {family} with {', '.join(gone)}, which this one has not")
     have = dataclasses.asdict(model_config({**model, "family": config.model["family"]}))
-    other = [f"{key} is {have[key]!r} there and {value!r} in the config" for key, value in want.items()]
-    other = [text for text, key in zip(other, want) if have[key] != want[key] and key not in TRAINING_ONLY]
+    of_training = family_schema(config.model["family"]).marked(TRAINING_ONLY)
+    other = [
+        f"{key} is {have[key]!r} there and {value!r} in the config"
+        for key, value in want.items()
+        if have[key] != value and key not in of_training
+    ]
     if other:
         fix = "use the config that it was trained with"
         raise InputError(f"{where} holds another {family}: {'; '.join(other)}", fix=fix)
@@ -166,38 +179,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 _FIELDS: dict[str, type] = {"version": int, "step": int, "files": dict, "tensors": dict}
 _OF_FILE: dict[str, type] = {"bytes": int, "xxh3": str}
 _OF_TENSOR: dict[str, type] = {"file": str, "shape": list, "dtype": str}
-_OF_STATE: dict[str, type] = {"step": int, "stopped": bool, "data": dict, "optimizer_steps": dict, "hooks": dict}
 
 
 def _wrong_types(manifest: Mapping[str, Any]) -> str:
     """What in a manifest is not of its type, or ''. A seal says that nobody changed it, not that we wrote it."""
-    wrong = _not_of_type(manifest, _FIELDS)
+    wrong = not_of_type(manifest, _FIELDS)
     for section, fields in (("files", _OF_FILE), ("tensors", _OF_TENSOR)) if not wrong else ():
         for name, entry in manifest[section].items():
-            if text := _not_of_type(entry, fields):
+            if text := not_of_type(entry, fields):
                 return f"{section}: {name}: {text}"
     return wrong
-
-
-def _not_of_type(values: Any, fields: Mapping[str, type]) -> str:
-    """The first field that is missing or of another type, in words, or ''."""
-    if not isinstance(values, dict):
-        return f"a {type(values).__name__} stands where a mapping should"
-    for key, kind in fields.items():
-        if type(values.get(key)) is not kind:
-            found = type(values[key]).__name__ if key in values else "missing"
-            return f"{key} is {found}, not {kind.__name__}"
-    return ""
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint: step, stopped, data, optimizer_steps, hooks, primary. Raises DataCorrupt."""
-    try:
-        state = read_json(path / STATE)
-    except DataCorrupt as error:
-        raise DataCorrupt(f"the checkpoint {path} is damaged: {error}") from None
-    if state is None:
-        raise DataCorrupt(f"the checkpoint {path} is not whole: {STATE} is missing")
-    if wrong := _not_of_type(state, _OF_STATE):
-        raise DataCorrupt(f"the checkpoint {path} is damaged: in {STATE}, {wrong}")
-    return state

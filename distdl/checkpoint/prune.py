@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from distdl.checkpoint.layout import REMOVING, STATE, checkpoints
+from distdl.checkpoint.layout import REMOVING, checkpoints
+from distdl.checkpoint.state import glance
 from distdl.errors import DataCorrupt
-from distdl.files import read_json
 
 
 def prune(folder: Path, keep_last: int, keep_best: int, better: Literal["higher", "lower"]) -> list[Path]:
@@ -35,21 +35,20 @@ def best(folder: Path, better: Literal["higher", "lower"]) -> list[Path]:
 def ranked(folder: Path, better: Literal["higher", "lower"]) -> list[tuple[float, int, Path]]:
     """The same with their primary metrics (negative where higher is better: the smaller the better) and steps."""
     scored = []
-    for step, path, state in _sound(folder):
-        value = state.get("primary")
+    for step, path, value in _sound(folder):
         if value is not None and value == value:
             scored.append((-value if better == "higher" else value, step, path))
     return sorted(scored)
 
 
-def _sound(folder: Path) -> list[tuple[int, Path, dict[str, Any]]]:
-    """(step, path, state) of every checkpoint whose state can be read and is of the step in its name, oldest first."""
+def _sound(folder: Path) -> list[tuple[int, Path, Any]]:
+    """(step, path, primary metric) of each checkpoint whose state can be read and is of the step in its name, in order."""
     found = []
     for step, path in checkpoints(folder):
         try:
-            state = read_json(path / STATE) or {}
+            said, primary = glance(path)
         except DataCorrupt:
             continue
-        if state.get("step") == step:
-            found.append((step, path, state))
+        if said == step:
+            found.append((step, path, primary))
     return found

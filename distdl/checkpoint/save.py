@@ -13,7 +13,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distdl.checkpoint.layout import FORMAT, MANIFEST, REMOVING, STATE, VERSION, checksum, seal, step_folder
-from distdl.config.family import relocated
+from distdl.checkpoint.state import RunState
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
 from distdl.files import sync_folder, write_json
@@ -26,13 +26,13 @@ FILE_BYTES = 256 * 2**20
 """A rank starts a new file beyond this; it is also what a rank holds in memory at a time."""
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any], attempt: Attempt = NO_ATTEMPT) -> tuple[Path, int]:
+def save(folder: Path, engine: Engine, state: RunState, attempt: Attempt = NO_ATTEMPT) -> tuple[Path, int]:
     """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes.
 
     Raises TrainingFailed on every rank if any rank cannot write (a full disk), or where a newer attempt than `attempt`
     trains the run; older checkpoints stay as they are.
     """
-    final = folder / step_folder(state["step"])
+    final = folder / step_folder(state.step)
     draft = folder / f"{DRAFT}{attempt.number}-{final.name}"
     part = _Part(draft, engine.rank)
     if engine.rank == 0:
@@ -58,7 +58,7 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], attempt: Attempt =
         if words := attempt.taken_over():
             raise TakenOver(words)
         raise TrainingFailed(
-            f"the checkpoint of step {state['step']} could not be written: {'; '.join(errors)}\n"
+            f"the checkpoint of step {state.step} could not be written: {'; '.join(errors)}\n"
             f"    older checkpoints in {folder} are untouched\n    fix: free space or rights there, then start again"
         )
     return final, sum(meta["bytes"] for _, files, _ in parts for meta in files.values())
@@ -111,7 +111,7 @@ class _Part:
 
 
 def _publish(
-    draft: Path, final: Path, engine: Engine, state: dict[str, Any], parts: list[Any], attempt: Attempt
+    draft: Path, final: Path, engine: Engine, state: RunState, parts: list[Any], attempt: Attempt
 ) -> list[str]:
     """Writes state and manifest and renames the folder. Returns what went wrong.
 
@@ -120,15 +120,15 @@ def _publish(
     first has published a whole checkpoint of this very run.
     """
     try:
-        write_json(draft / STATE, state)
+        write_json(draft / STATE, state.to_dict())
         files = {name: meta for _, part, _ in parts for name, meta in part.items()}
         files[STATE] = {"bytes": (draft / STATE).stat().st_size, "xxh3": checksum(draft / STATE)}
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "family": engine.plan.model.family,
-            "model": relocated(engine.plan.config["model"], "."),  # of a file its name: the run may move
-            "step": state["step"],
+            "model": engine.plan.config["model"],  # of a family's file its name: the run may move
+            "step": state.step,
             "files": files,
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
         }

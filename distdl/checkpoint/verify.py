@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum
-from distdl.checkpoint.load import read_manifest, read_state
+from distdl.checkpoint.load import read_manifest
+from distdl.checkpoint.state import read_state
 from distdl.checkpoint.stream import Lazy, open_safetensors
 from distdl.trust import leads_out
 
@@ -40,9 +41,9 @@ def facts(path: Path) -> dict[str, Any]:
         "bytes": sum(meta["bytes"] for meta in files.values()),
         "files": len(files),
         "optimizer": sorted({name.split("/")[1] for name in tensors if name.startswith("optimizer/")}),
-        "optimizer_steps": state.get("optimizer_steps", {}),
-        "position": (state.get("data") or {}).get("position"),
-        "primary": state.get("primary"),
+        "optimizer_steps": state.optimizer_steps,
+        "position": state.data.get("position"),
+        "primary": state.primary,
         "tensors": {name: {"shape": t["shape"], "dtype": t["dtype"]} for name, t in tensors.items()},
     }
 

@@ -84,7 +84,7 @@ def _preflight(args: argparse.Namespace) -> Iterator[Finding]:
     except InputError as error:
         plan = survey_elsewhere(config)  # the data set is all that this one does without
         yield BAD, f"on this machine, which runs the driver: {error}"
-    yield from preflight(config, plan)
+    yield from preflight(plan)
 
 
 def _elsewhere(args: argparse.Namespace) -> int:

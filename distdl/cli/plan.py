@@ -39,22 +39,22 @@ def run(args: argparse.Namespace) -> int:
 
 def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
     """The plan as a table; `folder`: of the run that it continues."""
-    config, model, data = plan.config, plan.model, plan.data
+    config, model, data = plan.settings, plan.model, plan.data
     batch = (
         f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
         f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
-    best = ", and each evaluation among the best so far" if config["checkpoint"]["keep_best"] else ""
+    best = ", and each evaluation among the best so far" if config.checkpoint.keep_best else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
         ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
         ("fingerprint", data.fingerprint[:16]),
         (
             "workers",
-            f"{plan.world} by {config['runtime']['kind']}, {plan.device}, {plan.threads_per_worker} threads each",
+            f"{plan.world} by {config.runtime.kind}, {plan.device}, {plan.threads_per_worker} threads each",
         ),
-        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config['train']['precision']}"),
+        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config.train.precision}"),
         ("global batch", batch),
         ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
         ("evaluate", _every(plan.evaluate_every_steps)),
@@ -67,7 +67,7 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
         print("mesh")
         for line in plan.mesh.picture(stage_names(plan)).splitlines():
             print(f"  {line}")
-        if plan.mesh.pipeline > 1 and plan.config["parallel"]["balance"] == "time":
+        if plan.mesh.pipeline > 1 and config.parallel.balance == "time":
             print(
                 "  stages are drawn by parameters; balance: time measures the layers at the start and may cut elsewhere"
             )

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pydantic
 
 from distdl.config import deepspeed_keys
-from distdl.config.family import family_names, family_schema, is_custom, located
+from distdl.config.family import FamilyName, family_names, family_schema
 from distdl.config.optimizer import Optimizer, Schedule
 from distdl.config.schema import Config, Runtime
 from distdl.config.secret_text import secret_problem, secrets_in
@@ -66,8 +66,9 @@ class Checker:
             fix = "write model: {family: NAME, …}"
             self.problems.append(Problem("model.family is missing", self.where(("model", "family")), names, fix))
             return None
-        family, at = located(section["family"], self.beside), self.where(("model", "family"))
-        if family not in family_names() and not is_custom(family):
+        name, at = FamilyName(section["family"]).beside(self.beside), self.where(("model", "family"))
+        family = name.text
+        if family not in family_names() and not name.own:
             beside = (self.beside / f"{family}.py").is_file()
             fix = f"did you mean './{family}.py'?" if beside else did_you_mean(family, family_names())
             self.problems.append(Problem(f"model.family = {family!r} is not a family", at, names, fix))
@@ -84,7 +85,7 @@ class Checker:
             self._explain(error, ("model",), fields, [f.name for f in dataclasses.fields(schema.config)])
             return None
         except Exception as error:
-            if not is_custom(family):
+            if not name.own:
                 raise
             self.problems.append(Problem(f"Config of {family}: {type(error).__name__}: {error}", at))
             return None

@@ -3,9 +3,9 @@
 The folder `families/` is the registry: `families/mlp.py` is the family `mlp`. A family of the user's own is named by its
 file, `./my_family.py` beside the config, or by its module, `package.module`. Its `Config` dataclass is the only schema of
 the section. A config must be checked in well under a second, and importing a family imports torch (2 s), so the class is
-read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing` and pydantic's `Field`.
-Where it is more than such annotations and plain values, compiling it runs code, which a stranger's run needs a yes for
-(trust.py). A test compares the result with the class that the imported module really has.
+read from the file's syntax tree and compiled alone; its annotations may use builtins, `typing`, pydantic's `Field`, the
+types of fields.py and the marks of marks.py. Where it is more than such annotations and plain values, compiling it runs
+code, which a stranger's run needs a yes for (trust.py). A test compares the result with the class of the imported module.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ from typing import Any
 import pydantic
 
 from distdl import trust
-from distdl.errors import InputError, did_you_mean
+from distdl.config import fields
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY, Mark
+from distdl.errors import InputError, did_you_mean, nearest
 
 FOLDER = Path(__file__).parent.parent / "families"
 FACTS = FOLDER / "facts.json"
 """What `distdl families` tells of each; `python -m tests.families.test_facts` writes it."""
 DOCS = "docs/custom_family.md"
+FIELDS = {name: getattr(fields, name) for name in fields.__all__}
+"""The types that a Config may take from `fields`."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,19 @@ class FamilySchema:
     docs: dict[str, str]
     """Field name -> the sentence under it."""
 
+    def marked(self, mark: Mark) -> frozenset[str]:
+        """The fields that are declared with this mark."""
+        return frozenset(field.name for field in dataclasses.fields(self.config) if _has(field.type, mark))
+
     @property
     def adapter(self) -> pydantic.TypeAdapter[Any]:
         """Validates a mapping into the dataclass: no unknown keys, no silent conversion."""
         return _adapter(self.config)
+
+
+def _has(annotation: Any, mark: Mark) -> bool:
+    """Whether a type or a part of it is annotated with this mark."""
+    return any(part is mark or _has(part, mark) for part in typing.get_args(annotation))
 
 
 def family_names() -> list[str]:
@@ -64,14 +77,6 @@ def _files() -> dict[str, Path]:
     return {path.stem: path for path in (*alone, *(p for p in FOLDER.glob("*/*.py") if p.stem == p.parent.name))}
 
 
-def family_module(family: str) -> str:
-    """The dotted name of the module that one of distdl's families, or a user's installed one, is written in."""
-    if is_custom(family):
-        return family
-    below = _files()[family].relative_to(FOLDER).with_suffix("")
-    return ".".join(("distdl.families", *below.parts))
-
-
 def summary_of(name: str) -> str:
     """First line of a family's docstring, without parsing what follows it."""
     text = _files()[name].read_text(encoding="utf-8")
@@ -82,49 +87,69 @@ def summary_of(name: str) -> str:
 # -- names of families -------------------------------------------------------------------------------------------------
 
 
-def is_file(family: str) -> bool:
-    """Whether a family is named by its file."""
-    return family.endswith(".py")
+@dataclass(frozen=True)
+class FamilyName:
+    """A family as a config names it: one of ours by its name, the user's own by its file or by its module.
+
+    The one place that knows which of the three it is, and where its code lies.
+    """
+
+    text: str
+    """What `model.family` says."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that names it; None where a name or a module does."""
+        return Path(self.text) if self.text.endswith(".py") else None
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's own: `./my_family.py` or `package.module`."""
+        return self.file is not None or re.fullmatch(r"\w+(\.\w+)+", self.text) is not None
+
+    @property
+    def label(self) -> str:
+        """The name without a place: `my_family`."""
+        return self.file.stem if self.file else self.text
+
+    @property
+    def module(self) -> str:
+        """The dotted name of the module that one of distdl's families, or a user's installed one, is written in."""
+        if self.own:
+            return self.text
+        below = _files()[self.text].relative_to(FOLDER).with_suffix("")
+        return ".".join(("distdl.families", *below.parts))
+
+    @property
+    def portable(self) -> FamilyName:
+        """The name for what is read elsewhere, beside a copy of the file: `./my_family.py`."""
+        return FamilyName(f"./{self.file.name}") if self.file else self
+
+    def beside(self, folder: Path) -> FamilyName:
+        """The name with its file in full; `folder` is where the config lies that names it."""
+        return FamilyName(os.path.abspath(folder / self.file)) if self.file else self
+
+    def source(self) -> Path:
+        """The file that the family is written in. Raises InputError where there is none."""
+        if not self.own:
+            if self.text in family_names():
+                return _files()[self.text]
+            raise InputError(f"there is no family {self.text!r}", fix=did_you_mean(self.text, family_names()))
+        if self.file:
+            if self.file.is_file():
+                return self.file
+            fix = "the path of a family is relative to the folder of the config that names it"
+            raise InputError(f"there is no family file {self.text} on {os.uname().nodename}", fix=fix)
+        spec = _spec(self.text)
+        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            fix = "install it there, add its folder to PYTHONPATH, or name its file: family: ./my_family.py"
+            raise InputError(f"the family's module {self.text} cannot be imported on {os.uname().nodename}", fix=fix)
+        return Path(spec.origin)
 
 
-def is_custom(family: str) -> bool:
-    """Whether a family is the user's own: `./my_family.py` or `package.module`."""
-    return is_file(family) or re.fullmatch(r"\w+(\.\w+)+", family) is not None
-
-
-def located(family: str, beside: Path) -> str:
-    """The family's name, a file in full; `beside` is where the config lies that names it."""
-    return os.path.abspath(beside / family) if is_file(family) else family
-
-
-def relocated(model: dict[str, Any], folder: str) -> dict[str, Any]:
-    """A `model:` section whose family's file is written as lying in this folder; any other as it is."""
-    if not is_file(model["family"]):
-        return model
-    return {**model, "family": f"{folder}/{Path(model['family']).name}"}
-
-
-def label(family: str) -> str:
-    """A family's name without a place: `my_family`."""
-    return Path(family).stem if is_file(family) else family
-
-
-def source_file(family: str) -> Path:
-    """The file that a family is written in. Raises InputError where there is none."""
-    if not is_custom(family):
-        if family in family_names():
-            return _files()[family]
-        raise InputError(f"there is no family {family!r}", fix=did_you_mean(family, family_names()))
-    if is_file(family):
-        if Path(family).is_file():
-            return Path(family)
-        fix = "the path of a family is relative to the folder of the config that names it"
-        raise InputError(f"there is no family file {family} on {os.uname().nodename}", fix=fix)
-    spec = _spec(family)
-    if spec is None or not spec.origin or not is_file(spec.origin):
-        fix = "install it there, add its folder to PYTHONPATH, or name its file: family: ./my_family.py"
-        raise InputError(f"the family's module {family} cannot be imported on {os.uname().nodename}", fix=fix)
-    return Path(spec.origin)
+def portable(model: dict[str, Any]) -> dict[str, Any]:
+    """A `model:` section for what is read elsewhere: of its family's file the name alone."""
+    return {**model, "family": FamilyName(model["family"]).portable.text}
 
 
 def _spec(module: str) -> ModuleSpec | None:
@@ -146,7 +171,7 @@ def _spec(module: str) -> ModuleSpec | None:
 
 def family_schema(name: str) -> FamilySchema:
     """The schema of one family. Raises InputError where there is no such family, or its file holds no sound schema."""
-    path = source_file(name)
+    path = FamilyName(name).source()
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -165,7 +190,8 @@ def _schema(name: str, path: Path, text: str) -> FamilySchema:
     if node is None:
         fix = f"a frozen dataclass called Config is the schema of its model: section ({DOCS})"
         raise InputError("the family has no class Config", where=str(path), fix=fix)
-    if is_custom(name) and not _is_plain(node):
+    _check_imports(tree, node, path)
+    if FamilyName(name).own and not _is_plain(node):
         trust.allow(path)
     summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
     return FamilySchema(name, _compiled(node, path), summary, field_docs(node))
@@ -173,9 +199,28 @@ def _schema(name: str, path: Path, text: str) -> FamilySchema:
 
 PLAIN_NAMES = frozenset(
     {"dataclass", "Annotated", "Any", "Literal", "Field", "int", "float", "str", "bool", "bytes", "object"}
-    | {"tuple", "list", "dict", "set", "frozenset"}
+    | {"tuple", "list", "dict", "set", "frozenset", *FIELDS}
+    | {"TRAINING_ONLY", "INVISIBLE"}
 )
 """Names that a Config may use and that do nothing by themselves."""
+
+
+def _check_imports(tree: ast.Module, config: ast.ClassDef, path: Path) -> None:
+    """Raises InputError where the file asks fields.py for a type that it has not, or its Config uses the name of one
+    without importing it from there: what is read here must be what the file means when it runs."""
+    imported = set[str]()
+    for line in tree.body:
+        if isinstance(line, ast.ImportFrom) and line.module == fields.__name__:
+            names = [alias.name for alias in line.names if alias.asname in (None, alias.name)]
+            imported |= FIELDS.keys() if "*" in names else set(names)
+            for name in sorted({alias.name for alias in line.names} - FIELDS.keys() - {"*"}):
+                what, match = f"{fields.__name__} has no type {name!r}", nearest(name, FIELDS)
+                fix = f"did you mean '{match}'?" if match else ""
+                raise InputError(what, where=f"{path}:{line.lineno}", allowed=", ".join(FIELDS), fix=fix)
+    for item in ast.walk(config):
+        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Load) and item.id in FIELDS.keys() - imported:
+            fix = f"from {fields.__name__} import {item.id}; a type of your own cannot stand in a Config ({DOCS})"
+            raise InputError(f"Config uses {item.id}, which is not imported", where=f"{path}:{item.lineno}", fix=fix)
 
 
 def _is_plain(node: ast.ClassDef) -> bool:
@@ -238,6 +283,9 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         "Any": Any,
         "Literal": typing.Literal,
         "Field": pydantic.Field,
+        **FIELDS,
+        "TRAINING_ONLY": TRAINING_ONLY,
+        "INVISIBLE": INVISIBLE,
         "__name__": __name__,  # dataclasses look their module up
     }
     try:
@@ -253,7 +301,10 @@ def _compiled(node: ast.ClassDef, path: Path) -> type:
         raise
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        allowed = "builtins, dataclass, Annotated, Any, Literal and pydantic's Field: it is read without the imports"
+        known = (
+            f"builtins, dataclass, Annotated, Any, Literal, pydantic's Field, {', '.join(FIELDS)} of {fields.__name__}"
+        )
+        allowed = f"{known} and the marks of distdl.config.marks: it is read without the imports"
         what = f"Config cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(what, where=f"{path}:{(lines or [node.lineno])[-1]}", allowed=allowed) from None
     return config

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distdl.config.family import label
+from distdl.config.family import FamilyName, portable
 from distdl.config.launch import Launch
 from distdl.config.optimizer import Constant, Optimizer, Schedule
 from distdl.config.section import LocalPath, Natural, NonNegative, Positive, PositiveFloat, Section
@@ -252,4 +252,13 @@ class Config(Section):
     @property
     def family(self) -> str:
         """Name of the architecture family; of the user's own without its place, which is in `model["family"]`."""
-        return label(self.model["family"])
+        return self.family_name.label
+
+    @property
+    def family_name(self) -> FamilyName:
+        """The family as the config names it: whether that is a file, and where its code lies."""
+        return FamilyName(self.model["family"])
+
+    def portable(self) -> dict[str, Any]:
+        """Plain values for what is read elsewhere, beside a copy of the family's file."""
+        return {**self.model_dump(mode="json"), "model": portable(self.model)}

@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from distdl.config.fields import OpenShare, Share
 from distdl.config.section import Natural, Positive, PositiveFloat, Section
-
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Start(Section):

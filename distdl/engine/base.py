@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distdl.config.load import config_from_dict
 from distdl.engine import nonfinite, precision
 from distdl.engine.schedules import learning_rate
 from distdl.layout import noise
@@ -54,7 +53,7 @@ class Engine(ABC):
 
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         self.learner, self.plan, self.rank = learner, plan, rank
-        self.config = config_from_dict(plan.config)
+        self.config = plan.settings
         kinds.mark(learner)  # before anything is cut, wrapped or renamed
         self.groups = place(learner, plan, rank)
         precision.lower_linear(learner, self.config.train.precision)

@@ -50,7 +50,7 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
     handles = [m.register_forward_hook(watch(name, found)) for name, m in learner.named_modules() if name]
     try:
         with torch.no_grad():
-            noise.begin(plan.config["seed"], batch["position"])  # the masks of the pass that failed
+            noise.begin(plan.settings.seed, batch["position"])  # the masks of the pass that failed
             learner(batch, step)
     finally:
         for handle in handles:

@@ -48,9 +48,7 @@ class PipelineEngine(DeepSpeedEngine):
     def __init__(self, learner: Learner, plan: Plan, rank: int, sample: Callable[[], Batch]) -> None:
         self.bounds = list(plan.stages)
         """Stage s holds the layers bounds[s] to bounds[s + 1]."""
-        if (
-            plan.config["parallel"]["balance"] == "time"
-        ):  # before the tensor axis cuts the layers: only rank 0 runs them
+        if plan.settings.parallel.balance == "time":  # before the tensor axis cuts the layers: only rank 0 runs them
             self.bounds = stages.balanced_by_time(learner, plan, sample if rank == 0 else None)
         self._micro_batches: list[Batch] = []
         self._coming: Iterator[Batch] = iter(())

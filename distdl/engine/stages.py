@@ -85,7 +85,7 @@ def layer_seconds(learner: Learner, plan: Plan, batch: Batch, device: torch.devi
         passes = []
         for _ in range(1 + TIMED):
             begin = _now(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=plan.config["train"]["precision"] == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.settings.train.precision == "bf16"):
                 output = layer.run(x)
                 loss = learner.criterion(output, batch)[0] if last else output.float().sum()
             loss.backward()

@@ -18,31 +18,32 @@ from typing import Any
 import torch
 
 from distdl import trust
-from distdl.config.family import DOCS, family_module, family_names, family_schema, is_custom, is_file, source_file
+from distdl.config.family import DOCS, FamilyName, family_names, family_schema
 from distdl.errors import InputError
 from distdl.learner import Learner
 
 
 def load_family(name: str) -> type[Learner]:
     """The learner class of a family. Raises InputError where there is no such family, or its file is not one."""
-    path = source_file(name)
-    module = _import_custom(name, path) if is_custom(name) else importlib.import_module(family_module(name))
+    family = FamilyName(name)
+    path = family.source()
+    module = _import_custom(family, path) if family.own else importlib.import_module(family.module)
     learners = {c: None for c in vars(module).values() if isinstance(c, type) and issubclass(c, Learner)}
     own = [c for c in learners if c.__module__ == module.__name__]
-    if is_custom(name) and len(own) != 1:
+    if family.own and len(own) != 1:
         have = " and ".join(c.__name__ for c in own) or "none"
         fix = f"a family's file has one class that learns ({DOCS})"
         raise InputError(f"a family has one subclass of Learner, and this file has {have}", where=str(path), fix=fix)
     return own[0]
 
 
-def _import_custom(name: str, path: Path) -> ModuleType:
+def _import_custom(family: FamilyName, path: Path) -> ModuleType:
     """The module of a user's own family. Raises InputError with the line where importing it fails, and where it came with a
     run and nobody has said yes to it."""
     trust.allow(path)
-    family_schema(name)  # a file that does not parse, or has no Config
+    family_schema(family.text)  # a file that does not parse, or has no Config
     try:
-        return _import_file(path) if is_file(name) else importlib.import_module(name)
+        return _import_file(path) if family.file else importlib.import_module(family.module)
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else str(path)

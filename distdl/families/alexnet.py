@@ -11,6 +11,7 @@ the activity of the n = 5 maps around map i at the same place (section 3.3; k = 
 
 torch.nn.LocalResponseNorm divides alpha by n: there the paper's is alpha=5e-4. 60,965,224 parameters. The variant "2014" is
 "one weird trick" (Krizhevsky 2014, arXiv 1404.5997), one tower of 64-192-384-256-256 without normalisation: 61,100,840.
+Trained by cross entropy (learner/classifier.py).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Counts, ImageShape, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
@@ -40,26 +42,26 @@ PCA = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948
 class Config:
     variant: Literal["2012", "2014"] = "2012"
     """2012: two towers and local response normalisation; 2014: one tower, none, and other widths."""
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 256, 256)
+    image: ImageShape = (3, 256, 256)
     """Shape of one picture (channels, height, width); uint8 or float32."""
-    side: Annotated[int, Field(gt=0)] = 224
+    side: Count = 224
     """Side of what the network sees: a random part of the picture in training, its centre in evaluation; smaller pictures
     are enlarged."""
-    classes: Annotated[int, Field(gt=1)] = 1000
+    classes: Several = 1000
     """Number of classes."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    widths: Counts = ()
     """Maps of the five convolutions; empty: those of the variant."""
-    hidden: Annotated[int, Field(gt=0)] = 4096
+    hidden: Count = 4096
     """Units of each of the two hidden layers."""
-    kernel: Annotated[int, Field(gt=0)] = 11
+    kernel: Count = 11
     """Side of the filters of the first convolution; 5 suits pictures of 32x32."""
-    stride: Annotated[int, Field(gt=0)] = 4
+    stride: Count = 4
     """Stride of the first convolution; 1 suits pictures of 32x32."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a hidden unit is silenced in training."""
-    flip: bool = True
+    flip: Annotated[bool, TRAINING_ONLY] = True
     """Mirror every second picture in training."""
-    colour_jitter: Annotated[float, Field(ge=0)] = 0.1
+    colour_jitter: Annotated[AmountOrZero, TRAINING_ONLY] = 0.1
     """Standard deviation of the multiples of the principal components of colour that are added in training; 0: none."""
     init: Literal["paper", "he"] = "paper"
     """Initial weights, normal. paper: of deviation 0.01, biases of 1 where the paper has them; he: of deviation sqrt(2 / n)
@@ -139,9 +141,6 @@ class AlexNet(Classifier):
         first = Layer("dense 1", lambda x: dense[0](x.flatten(1)), (dense[0],))
         maps = [Layer(name, part, (part,)) for name, part in zip(("maps 1", "maps 2", "maps 3-5"), convolutions)]
         return [*maps, first, *(Layer(f"dense {i + 1}", dense[i], (dense[i],)) for i in (1, 2))]
-
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K)
 
     def view(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, side, side): what the network sees, in training with random variations."""

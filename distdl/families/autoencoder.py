@@ -22,11 +22,12 @@ from typing import Annotated, Literal, cast
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Counts, Shape, StrictShare
+from distdl.config.marks import INVISIBLE
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -35,17 +36,17 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (1000, 500, 250)
+    hidden: Counts = (1000, 500, 250)
     """Units of the encoder's hidden layers; the decoder has the same in reverse."""
-    code: Annotated[int, Field(gt=0)] = 30
+    code: Count = 30
     """Units of the code."""
-    activation: Literal["linear", "sigmoid", "tanh", "relu"] = "sigmoid"
+    activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "sigmoid"
     """Non-linearity of the hidden layers."""
-    code_activation: Literal["linear", "sigmoid", "tanh", "relu"] = "linear"
+    code_activation: Annotated[Literal["linear", "sigmoid", "tanh", "relu"], INVISIBLE] = "linear"
     """Non-linearity of the code."""
     output: Literal["linear", "sigmoid"] = "sigmoid"
     """Non-linearity of the restored sample."""
@@ -55,13 +56,13 @@ class Config:
     """Decode with the encoder's matrices, transposed."""
     corruption: Literal["none", "mask", "gaussian"] = "none"
     """Damage to the input in training: some values set to 0, or Gaussian noise added."""
-    corruption_strength: Annotated[float, Field(ge=0)] = 0.3
+    corruption_strength: AmountOrZero = 0.3
     """Probability that a value is masked, or standard deviation of the Gaussian noise."""
     penalty: Literal["none", "kl", "l1", "contractive"] = "none"
     """What the code pays for beside the error."""
-    penalty_weight: Annotated[float, Field(ge=0)] = 0.1
+    penalty_weight: AmountOrZero = 0.1
     """Weight of the penalty."""
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    sparsity: StrictShare = 0.05
     """Mean activation rho that the penalty kl asks of every unit of the code."""
     variational: bool = False
     """Learn a distribution of codes; the code's mean and log-variance come from one layer of twice the units."""

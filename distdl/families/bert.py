@@ -5,8 +5,7 @@
 
 15 % of the words of a sample are predicted: of these 80 % become [MASK], 10 % another word, 10 % stay. They are chosen
 anew in each epoch, by the sample's noise. The loss is the mean over samples of the mean over a sample's chosen words, plus
-that of the next sentence. `task: classify` puts a classifier on the pooled first place; what it shares with the pre-trained
-model has the same names.
+that of the next sentence. `task: classify` puts a classifier on the pooled first place; shared parts keep their names.
 
 BERT base is 109,482,240 parameters with pooler, 108,891,648 without, 110,106,428 with both heads (the default), 109,514,298
 with the head of masked words alone; BERT large 335,141,888 with pooler.
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import sentences
+from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, Several, StrictShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.axes import gathered, shard_of
 from distdl.learner import Batch, Column, Layer, Learner
@@ -39,37 +40,37 @@ PAD = 0
 class Config:
     task: Literal["pretrain", "mask", "classify"] = "pretrain"
     """Hidden words and next sentence, hidden words alone, or the class of a sample."""
-    classes: Annotated[int, Field(gt=1)] = 2
+    classes: Several = 2
     """Classes of the task classify."""
     vocabulary: Annotated[int, Field(gt=4)] = 30522
     """Number of different tokens; 0 is padding."""
     context: Annotated[int, Field(gt=3)] = 512
     """Tokens of a sample, padding included."""
-    places: Annotated[int, Field(ge=0)] = 0
+    places: CountOrZero = 0
     """Places that have an embedding, where weights come with more than `context`; 0: `context`."""
-    layers: Annotated[int, Field(gt=0)] = 12
+    layers: Count = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
-    width: Annotated[int, Field(gt=0)] = 768
+    width: Count = 768
     """Size of a token's vector."""
-    inner: Annotated[int, Field(ge=0)] = 0
+    inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the embedding, the residual branches and before the classifier."""
-    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    attention_dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the attention shares."""
-    mask: Annotated[int, Field(gt=0)] = 103
+    mask: Count = 103
     """Token that stands for a hidden word, [MASK]."""
-    marks: tuple[Annotated[int, Field(gt=0)], ...] = (101, 102)
+    marks: Counts = (101, 102)
     """Tokens that are never hidden: [CLS] and [SEP]."""
-    hide: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    hide: StrictShare = 0.15
     """Share of a sample's tokens that is predicted."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
-        if max(self.mask, *self.marks) >= self.vocabulary:
+        if max((self.mask, *self.marks)) >= self.vocabulary:
             raise ValueError(f"mask and marks must be below vocabulary, which is {self.vocabulary}")
         if 0 < self.places < self.context:
             raise ValueError(f"places is {self.places} and context is {self.context}; leave places out, or raise it")
@@ -194,9 +195,8 @@ class BERT(Learner):
         order, places = order[:, :K], places[:, :K]
         count = (config.hide * length).round().clamp(1, K)  # (B, 1)
         real = (torch.arange(K, device=device) < count) & (order < 1)  # (B, K)
-        words = tokens.gather(1, places)
-        another = 1 + (other.gather(1, places) * (config.vocabulary - 1)).long()
-        kind = kind.gather(1, places)
+        kind, other, words = (x.gather(1, places) for x in (kind, other, tokens))
+        another = 1 + (other * (config.vocabulary - 1)).long()
         hidden = torch.where(kind < 0.8, config.mask, torch.where(kind < 0.9, another, words))
         shares = real / real.sum(-1, keepdim=True).clamp(min=1)
         return places, shares, tokens.scatter(1, places, torch.where(real, hidden, words))

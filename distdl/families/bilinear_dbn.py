@@ -9,55 +9,49 @@
     logits = W_out Y_L + b_out,  fine-tuned by cross entropy through all layers
 
 Three phases: `gather_steps` that only add up the scatter of the labelled rows; `pretrain_steps` for each of the players
-`layer0`, `layer1`, ... without labels; then the player `classifier`, whose hidden layers begin as they are. As in dbn, the
-loss of the second phase, a gap of free energies, is no measure of progress. The paper makes the first layer as large as J
-has positive eigenvalues; here `hidden` is the size, and `positive_rows` and `positive_columns` are logged to choose it by.
+`layer0`, `layer1`, ... without labels; then the player `classifier`, whose hidden layers begin as they are. The turns and
+losses of the last two are in learner/greedy.py, as those of dbn: that of the second phase, a gap of free energies, is no
+measure of progress. The paper makes the first layer as large as J has positive eigenvalues; here `hidden` is the size, and
+`positive_rows` and `positive_columns` are logged to choose it by.
 784-576-441-361-10 (24 x 24, 21 x 21, 19 x 19): the classifier has 869,799 parameters, the machines 452,944, 255,033 and
 160,003.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Column, Learner, Verbs, bare
-from distdl.learner.labels import filled, known, mean_known, of_classes, share
+from distdl.config.fields import Count, CountOrZero, Pair, Several, Share
+from distdl.learner import Batch, Column, Verbs
+from distdl.learner.greedy import GreedyStack
+from distdl.learner.labels import known
 from distdl.metrics import Metrics, mean
-from distdl.nn.images import to_unit
-from distdl.nn.rbm import RBM
 
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (28, 28)
+    image: Pair = (28, 28)
     """Height and width of a picture of one channel."""
-    hidden: Annotated[
-        tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...], Field(min_length=1)
-    ] = (
-        (24, 24),
-        (21, 21),
-        (19, 19),
-    )
+    hidden: Annotated[tuple[Pair, ...], Field(min_length=1)] = ((24, 24), (21, 21), (19, 19))
     """Rows and columns of units of each hidden layer; the first has no more of them than the picture."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
-    gather_steps: Annotated[int, Field(ge=0)] = 120
+    gather_steps: CountOrZero = 120
     """Steps that gather the scatter for the first layer's projection; 0: it begins with small random weights as in dbn."""
-    between: Annotated[float, Field(ge=0, le=1)] = 0.5
+    between: Share = 0.5
     """Share alpha of the scatter between classes in J; the rest is that within."""
-    pretrain_steps: Annotated[int, Field(ge=0)] = 720
+    pretrain_steps: CountOrZero = 720
     """Steps that each layer learns without labels before the next; 0: fine-tune from random weights at once."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Count = 1
     """Steps of Gibbs sampling in contrastive divergence."""
-    label_every: Annotated[int, Field(gt=0)] = 1
+    label_every: Count = 1
     """Use the label of one row in so many (row numbers it divides), to learn from few labels; 1: all."""
 
     def __post_init__(self) -> None:
@@ -69,28 +63,17 @@ class Config:
             )
 
 
-class BilinearDBN(Learner):
+class BilinearDBN(GreedyStack):
     players: tuple[str, ...] = ("layer0", "layer1", "layer2", "classifier")  # of the default depth
-    primary, better = "accuracy", "higher"
-    learns = "contrastive divergence, then back-propagation"
-    # Not zero3: machines below the one that learns are called outside their wrapper, where their weights are sharded.
-    layouts = frozenset({"torch", "zero0", "zero1", "zero2"})
     counts: Tensor
     sums: Tensor
     products: Tensor
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.planes = [config.image, *config.hidden]
+        planes = [config.image, *config.hidden]  # of matrices, which the machines see row by row
+        super().__init__(config, [math.prod(plane) for plane in planes], "image")
+        self.planes = planes
         self.gather_steps = config.gather_steps if config.pretrain_steps else 0
-        self.stack = tuple(f"layer{i}" for i in range(len(config.hidden)))
-        self.players = (*self.stack, "classifier")
-        hidden: list[nn.Module] = []
-        for name, (below, above) in zip(self.stack, itertools.pairwise(self.planes)):
-            setattr(self, name, RBM(math.prod(below), math.prod(above), config.k))  # of matrices, row by row
-            hidden += [nn.Linear(math.prod(below), math.prod(above)), nn.Sigmoid()]
-        self.classifier = nn.Sequential(*hidden, nn.Linear(math.prod(self.planes[-1]), config.classes))
         # What the labelled pictures add up to: each class's number and sum, and the products of all.
         pixels = math.prod(config.image)
         self.register_buffer("counts", torch.zeros(config.classes, dtype=torch.float64))
@@ -101,16 +84,6 @@ class BilinearDBN(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample((1, *config.image), 0, 1), "label": Column.label(config.classes)}
 
-    def machines(self) -> list[RBM]:
-        """The stack, from the pixels up, without the engine's wrappers."""
-        return [bare(getattr(self, name)) for name in self.stack]  # type: ignore[misc]
-
-    def samples(self, batch: Batch) -> Tensor:
-        return to_unit(batch["image"]).flatten(1).to(self.machines()[0].weight.dtype)  # (B, V)
-
-    def labelled(self, batch: Batch) -> Tensor:
-        return batch["id"] % self.config.label_every == 0  # (B,)
-
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         if step < self.gather_steps:
             return self.gather(batch, engine)
@@ -118,12 +91,7 @@ class BilinearDBN(Learner):
         if step == self.gather_steps > 0:  # again in each micro-batch, which changes nothing: the optimizer steps last
             weights, told = self.projected()
             engine.assign("layer0", weights)
-        depth, steps, step = len(self.stack), self.config.pretrain_steps, step - self.gather_steps
-        if step < depth * steps:
-            return {**self.pretrain(self.samples(batch), step // steps, engine), **told}
-        if steps and step == depth * steps:
-            engine.assign("classifier", self.unrolled())
-        return self.fine_tune(batch, engine)
+        return {**super().update(batch, engine, step - self.gather_steps), **told}
 
     @torch.no_grad()
     def gather(self, batch: Batch, engine: Verbs) -> Metrics:
@@ -149,41 +117,6 @@ class BilinearDBN(Learner):
             f"positive_{name}": mean(self.counts.new_tensor(float(n))) for name, n in zip(("rows", "columns"), positive)
         }
         return {"weight": weight.to(machine.weight), "hidden_bias": -centre.to(machine.weight)}, told
-
-    def pretrain(self, v: Tensor, layer: int, engine: Verbs) -> Metrics:
-        """Contrastive divergence in one machine, on what those below make of the samples."""
-        machines = self.machines()
-        with torch.no_grad():
-            for machine in machines[:layer]:
-                v = machine.up(v)
-            error = (v - machines[layer].down(machines[layer].up(v))).square()
-        gap = getattr(self, self.stack[layer])(v)
-        engine.minimize(gap, self.stack[layer])
-        return {"loss": mean(gap), f"reconstruction_{self.stack[layer]}": mean(error)}
-
-    def unrolled(self) -> dict[str, Tensor]:
-        """The machines' recognition weights under the names of the classifier's hidden layers."""
-        weights: dict[str, Tensor] = {}
-        for i, machine in enumerate(self.machines()):
-            weights[f"{2 * i}.weight"] = machine.weight.detach()
-            weights[f"{2 * i}.bias"] = machine.hidden_bias.detach()
-        return weights
-
-    def fine_tune(self, batch: Batch, engine: Verbs) -> Metrics:
-        """Cross entropy of the labelled rows, over their expected number: the same however the batch is cut."""
-        chosen = self.labelled(batch)
-        logits = self.classifier(self.samples(batch)[chosen])  # (b, K); b may be 0
-        label = batch["label"][chosen].long()
-        total = F.cross_entropy(logits, filled(label), reduction="none")[known(label)].sum()
-        loss = total / (len(chosen) / self.config.label_every * share(total, batch))
-        engine.minimize(loss, "classifier")
-        return {"loss": mean(loss)}
-
-    @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Metrics:
-        logits, label = bare(self.classifier)(self.samples(batch)), batch["label"].long()
-        losses, metrics = of_classes(logits, label)
-        return {**metrics, "cross_entropy": mean_known(losses, label)}
 
 
 def discriminant(counts: Tensor, sums: Tensor, products: Tensor, between: float) -> Tensor:

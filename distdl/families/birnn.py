@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Count, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.sequence import reverse
@@ -37,19 +38,19 @@ from distdl.nn.images import to_unit
 class Config:
     task: Literal["rows", "ctc"] = "ctc"
     """rows: classify a picture read row by row; ctc: read a strip, column by column, as a string."""
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Annotated[Literal["rnn", "lstm", "gru"], INVISIBLE] = "lstm"
     """Recurrent cell of both directions."""
-    inputs: Annotated[int, Field(gt=0)] = 28
+    inputs: Count = 28
     """Pixels of a row (task rows) or of a column (task ctc)."""
-    steps: Annotated[int, Field(gt=0)] = 112
+    steps: Count = 112
     """Rows of a picture, or columns of the widest strip."""
-    frame: Annotated[int, Field(gt=0)] = 1
+    frame: Count = 1
     """Neighbouring rows or columns that enter as one step; must divide `steps`."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes or labels (the blank is one more)."""
-    units: Annotated[int, Field(gt=0)] = 100
+    units: Count = 100
     """Cells of a layer in each direction."""
-    layers: Annotated[int, Field(gt=0)] = 1
+    layers: Count = 1
     """Bidirectional layers on top of each other."""
 
     def __post_init__(self) -> None:

@@ -13,13 +13,13 @@ n units have n(n-1)/2 + n parameters: 91 for 9 visible and 4 hidden.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero
 from distdl.layout.noise import bernoulli
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -27,13 +27,13 @@ from distdl.metrics import Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    visible: Annotated[int, Field(gt=0)] = 9
+    visible: Count = 9
     """Visible units: values of the column `x`, each 0 or 1."""
-    hidden: Annotated[int, Field(ge=0)] = 4
+    hidden: CountOrZero = 4
     """Hidden units."""
     learning: Literal["exact", "sampled"] = "exact"
     """exact: enumerate all 2^n states (n up to 16); sampled: Gibbs sampling."""
-    sweeps: Annotated[int, Field(gt=0)] = 5
+    sweeps: Count = 5
     """Times that every unit is drawn anew in each of the two phases, where it is sampled."""
 
     def __post_init__(self) -> None:

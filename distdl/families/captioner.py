@@ -28,6 +28,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, Counts, ImageShape, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
@@ -40,17 +42,17 @@ State = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
     vocabulary: Annotated[int, Field(gt=4)] = 12000
     """Number of different words, the marks included: 0 pads, 2 begins and 3 ends a caption."""
-    length: Annotated[int, Field(gt=1)] = 20
+    length: Several = 20
     """Words that are predicted for a caption, its end and padding included; a row holds one more, the mark that begins."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    widths: Counts = ()
     """Maps of the trunk's convolutions, each of which halves height and width; empty: GoogLeNet."""
-    units: Annotated[int, Field(gt=0)] = 512
+    units: Count = 512
     """Memory cells of the LSTM, and the length of the vectors of words and of the picture."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.3
     """Probability of dropping what enters the LSTM and what leaves it."""
 
 

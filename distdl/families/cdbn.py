@@ -14,13 +14,12 @@ end of the run. One layer of 24 filters of 9 x 9 has 1,969 parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Counts, ImageShape, SomeCounts, StrictShare
 from distdl.layout.noise import uniform
 from distdl.learner import Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Mean, Metrics, mean
@@ -29,21 +28,21 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (1, 28, 28)
+    image: ImageShape = (1, 28, 28)
     """Shape of one picture (channels, height, width): uint8 (scaled to 0..1) or float32 in 0..1."""
-    maps: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (40, 40)
+    maps: SomeCounts = (40, 40)
     """Filters of each layer."""
-    filter: tuple[Annotated[int, Field(gt=0)], ...] = (11, 6)
+    filter: Counts = (11, 6)
     """Side of each layer's square filters; the paper's 12 and 6 would leave pixels over in the pooling of 28 x 28."""
-    pool: tuple[Annotated[int, Field(gt=0)], ...] = (2, 2)
+    pool: Counts = (2, 2)
     """Side of each layer's square pooling blocks."""
-    pretrain_steps: Annotated[int, Field(gt=0)] = 3000
+    pretrain_steps: Count = 3000
     """Steps that each layer learns before the next; the last one learns to the end of the run."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Count = 1
     """Steps of Gibbs sampling in contrastive divergence."""
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    sparsity: StrictShare = 0.01
     """Mean activation that every map is pushed to."""
-    sparsity_cost: Annotated[float, Field(ge=0)] = 1.0
+    sparsity_cost: AmountOrZero = 1.0
     """Strength of that push, against the gradient of a map's bias; 0: none."""
 
     def __post_init__(self) -> None:

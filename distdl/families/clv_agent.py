@@ -16,21 +16,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count, OpenShare, Several, SomeCounts
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
 @dataclass(frozen=True)
 class Config:
-    state: Annotated[int, Field(gt=0)] = 3
+    state: Count = 3
     """Numbers that describe a customer, none below 0."""
-    actions: Annotated[int, Field(gt=1)] = 3
+    actions: Several = 3
     """Actions; of a continuous one, how many are compared to find the best."""
     continuous: bool = False
     """The action is a number, such as dollars: the column `action` is float32."""
@@ -38,17 +37,17 @@ class Config:
     """The smallest continuous action."""
     most: float = 3.0
     """The largest."""
-    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (64, 64)
+    hidden: SomeCounts = (64, 64)
     """Units of each hidden layer."""
     dueling: bool = False
     """One output for the state's value and one for each action's advantage."""
     double: bool = True
     """Choose the next action by Q and value it by the target."""
-    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    gamma: OpenShare = 0.95
     """Discount of the next month."""
-    target_sync_steps: Annotated[int, Field(gt=0)] = 25
+    target_sync_steps: Count = 25
     """Training steps between two copies of Q to the target."""
-    scale: Annotated[float, Field(gt=0)] = 20.0
+    scale: Amount = 20.0
     """Dollars that the network calls 1: about the size of a value."""
     known: bool = False
     """The data set tells the best values of each state's actions, in the column `values`, to measure against."""

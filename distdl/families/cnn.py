@@ -3,8 +3,9 @@
     h_l = pool(act(norm(W_l * h_{l-1} + b_l))),        logits = dense layers of h_L
 
 `*` is a convolution that keeps the size of its maps, padded with zeros. The dense layers see all places of the last maps,
-or with `average` the mean of each map alone (Lin, Chen & Yan 2014). Trained by cross entropy. The defaults
-have 421,738 parameters = convolutions 18,720 + gains and shifts 192 + dense layers 402,826.
+or with `average` the mean of each map alone (Lin, Chen & Yan 2014). Trained by cross entropy
+(learner/classifier.py). The defaults have 421,738 parameters = convolutions 18,720 + gains and shifts 192 + dense layers
+402,826.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import itertools
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Activation, Count, Counts, ImageShape, Init, Norm, OpenShare, Several
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column
 from distdl.learner.classifier import Classifier
@@ -25,37 +27,25 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (1, 28, 28)
+    image: ImageShape = (1, 28, 28)
     """Shape of one picture (channels, height, width); uint8 (scaled to 0..1) or float32."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
-    stages: tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...] = (
-        (32, 3, 2),
-        (64, 3, 2),
-    )
+    stages: tuple[tuple[Count, Count, Count], ...] = ((32, 3, 2), (64, 3, 2))
     """Of each stage the maps, the side of the kernel (odd) and the side of the pooling window (1: no pooling)."""
     pool: Literal["max", "mean"] = "max"
     """What a pooling window passes on."""
-    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
+    activation: Annotated[Activation, INVISIBLE] = "relu"
     """Non-linearity of the convolutions and of the hidden dense layers."""
-    norm: Literal["none", "batch", "layer", "group"] = "batch"
+    norm: Annotated[Norm, INVISIBLE] = "batch"
     """Normalise the sums of the maps before the non-linearity; batch: of each map over the batch (Ioffe & Szegedy 2015)."""
-    init: Literal[
-        "default",
-        "glorot_uniform",
-        "glorot_normal",
-        "he_uniform",
-        "he_normal",
-        "lecun_uniform",
-        "lecun_normal",
-        "orthogonal",
-    ] = "default"
+    init: Init = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
     average: bool = False
     """The dense layers see the mean of each map instead of all its places."""
-    dense: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
+    dense: Counts = (128,)
     """Units of each hidden dense layer; empty: the classes come straight from the maps."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability that an input of a dense layer is silenced in training."""
 
     def __post_init__(self) -> None:

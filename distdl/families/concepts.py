@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, Counts, ImageShape, StrictShare
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
@@ -30,17 +29,17 @@ from distdl.nn.trunk import Trunk
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
-    vocabulary: Annotated[int, Field(gt=0)] = 1000
+    vocabulary: Count = 1000
     """Words that are detected: those numbered from `first` on. Words beyond are ignored."""
-    first: Annotated[int, Field(ge=0)] = 4
+    first: CountOrZero = 4
     """Number of the first of them; what comes before are the marks of the captions."""
-    length: Annotated[int, Field(gt=0)] = 20
+    length: Count = 20
     """Words of a caption beyond the mark that begins it, its end and padding included."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    widths: Counts = ()
     """Maps of the trunk's convolutions, each of which halves height and width; empty: GoogLeNet."""
-    prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    prior: StrictShare = 0.01
     """Probability that a region shows a word, before anything is learned."""
 
 

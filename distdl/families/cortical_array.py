@@ -36,39 +36,40 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distdl.config.fields import Amount, AmountOrZero, Count, Several, Share
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 
 
 @dataclass(frozen=True)
 class Config:
-    grid: tuple[Annotated[int, Field(gt=1)], Annotated[int, Field(gt=1)]] = (30, 30)
+    grid: tuple[Several, Several] = (30, 30)
     """Rows and columns of units; the wave travels over the columns."""
     plasticity: Literal["uniform", "wave"] = "wave"
     """wave: one column after the other learns; uniform: all units, all the time, as much in total."""
-    duration: Annotated[int, Field(gt=0)] = 400
+    duration: Count = 400
     """Steps until the wave has left the sheet, or uniform plasticity is over."""
-    width: Annotated[float, Field(gt=0)] = 1.0
+    width: Amount = 1.0
     """Standard deviation of the wave, in columns."""
-    synapses: Annotated[int, Field(gt=0)] = 12
+    synapses: Count = 12
     """Neighbours K that a unit hears."""
     radius: Annotated[float, Field(ge=1)] = 3.0
     """The farthest neighbour that a unit may hear, in units of the grid."""
-    inhibitory: Annotated[float, Field(ge=0, le=1)] = 0.3
+    inhibitory: Share = 0.3
     """Share of the units that inhibit those who hear them."""
-    rate: Annotated[float, Field(gt=0)] = 1.6
+    rate: Amount = 1.6
     """Learning rate of the synapses."""
-    threshold_rate: Annotated[float, Field(ge=0)] = 0.3
+    threshold_rate: AmountOrZero = 0.3
     """Rate at which a threshold follows its unit's activity."""
-    target: Annotated[float, Field(ge=0, le=1)] = 0.5
+    target: Share = 0.5
     """Mean activity that each threshold holds its unit to."""
-    afferent_limit: Annotated[float, Field(gt=0)] = 0.5
+    afferent_limit: Amount = 0.5
     """The strongest synapse from an input."""
-    lateral_limit: Annotated[float, Field(gt=0)] = 0.3
+    lateral_limit: Amount = 0.3
     """The strongest synapse from a neighbour."""
-    gain: Annotated[float, Field(gt=0)] = 8.0
+    gain: Amount = 8.0
     """Slope of the response."""
-    settle: Annotated[int, Field(gt=0)] = 6
+    settle: Count = 6
     """Iterations in which the units answer each other."""
 
 

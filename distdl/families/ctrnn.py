@@ -6,17 +6,20 @@ Every step of the input holds x for `step_time`, in which the equation is integr
 (error of first order) or the classical one of Runge and Kutta (fourth order). A linear head reads the firing rates
 sigma(v + theta). No time constant is shorter than an integration step, where Euler's method would overshoot.
 N^2 + 2 N parameters, N D for the inputs, and the head.
+
+The three tasks and their losses are in learner/sequence.py: the class of the last state or the next token of each, by cross
+entropy, with their accuracy; or the next values, by their squared error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count, CountOrZero, SequenceTask, Several
 from distdl.learner import Batch
 from distdl.learner.sequence import SequenceLearner
 from distdl.metrics import Metrics
@@ -24,25 +27,25 @@ from distdl.metrics import Metrics
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["rows", "tokens", "values"] = "rows"
+    task: SequenceTask = "rows"
     """rows: the class of a picture read row by row; tokens: the next of a text; values: the next of a series."""
-    inputs: Annotated[int, Field(gt=0)] = 28
+    inputs: Count = 28
     """Pixels of a row, tokens of the vocabulary, or values of a step (D)."""
-    steps: Annotated[int, Field(gt=0)] = 28
+    steps: Count = 28
     """Steps of a sample."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Classes of the task rows."""
-    units: Annotated[int, Field(gt=0)] = 128
+    units: Count = 128
     """Neurons (N)."""
     solver: Literal["euler", "rk4"] = "euler"
     """How the equation is integrated."""
-    step_time: Annotated[float, Field(gt=0)] = 1.0
+    step_time: Amount = 1.0
     """Time that a step of the input lasts, in the unit of the time constants."""
-    substeps: Annotated[int, Field(gt=0)] = 1
+    substeps: Count = 1
     """Integration steps in a step of the input."""
-    slowest: Annotated[float, Field(gt=0)] = 4.0
+    slowest: Amount = 4.0
     """Fresh time constants are uniform between an integration step and this."""
-    washout: Annotated[int, Field(ge=0)] = 0
+    washout: CountOrZero = 0
     """First steps of a sample whose predictions do not count, in the task values."""
 
     def __post_init__(self) -> None:

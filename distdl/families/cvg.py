@@ -14,13 +14,12 @@ Parameters: V d + (2K)^2 (2d^2 + 2d) with K labels, 544,500 for 16,580 words, 5 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, CountOrZero, Several
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.learner.trees import NONE, Trees, node_labels, touched, tree_columns, trees_of
@@ -29,19 +28,19 @@ from distdl.metrics import Mean, Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 16580
+    vocabulary: Several = 16580
     """Words that have a vector; the first is the unknown one."""
-    labels: Annotated[int, Field(gt=1)] = 5
+    labels: Several = 5
     """Labels K of the trees."""
-    width: Annotated[int, Field(gt=0)] = 25
+    width: Count = 25
     """Size d of a node's vector."""
-    count_steps: Annotated[int, Field(ge=0)] = 100
+    count_steps: CountOrZero = 100
     """Steps in which rules are counted, before the vectors learn: enough to see every tree once."""
-    smoothing: Annotated[float, Field(gt=0)] = 0.01
+    smoothing: Amount = 0.01
     """Added to every count s, so that nothing is impossible."""
-    parses: Annotated[int, Field(gt=0)] = 50
+    parses: Count = 50
     """Parses drawn from the PCFG for a sentence, among which the vectors choose."""
-    margin: Annotated[float, Field(gt=0)] = 0.1
+    margin: Amount = 0.1
     """What a wrong node costs, kappa."""
 
 

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.sequence import reverse
@@ -32,23 +34,23 @@ from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
 
 @dataclass(frozen=True)
 class Config:
-    inputs: Annotated[int, Field(gt=0)] = 81
+    inputs: Count = 81
     """Features of a frame."""
-    context: Annotated[int, Field(ge=0)] = 9
+    context: CountOrZero = 9
     """Frames on either side that enter with a frame."""
-    stride: Annotated[int, Field(gt=0)] = 1
+    stride: Count = 1
     """Frames from one step of the network to the next; the paper has 2."""
-    units: Annotated[int, Field(gt=0)] = 2048
+    units: Count = 2048
     """Units of each of the five hidden layers."""
-    classes: Annotated[int, Field(gt=1)] = 28
+    classes: Several = 28
     """Labels, such as the blank between words, a to z and the apostrophe; CTC's blank is one more."""
     space: Annotated[int, Field(ge=-1)] = 0
     """Label that parts words; -1: each label is a word."""
-    clip: Annotated[float, Field(gt=0)] = 20.0
+    clip: Amount = 20.0
     """Largest activation, so that no activation explodes on its way through time."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.05
     """Share of units dropped in the layers that do not recur; 0.05 to 0.1 in the paper."""
-    beam: Annotated[int, Field(ge=0)] = 0
+    beam: CountOrZero = 0
     """Prefixes that the search keeps in evaluations, which then measure `beam_error`, too; 0: best path alone."""
 
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, CountOrZero, Counts, ImageShape, Several
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
 from distdl.learner.labels import filled, mean_known, mean_loss, of_classes
@@ -36,35 +37,35 @@ AUXILIARY = 0.3  # weight of each auxiliary classifier's loss (Szegedy et al. 20
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width), of the data set and of the dreams; uint8 or float32."""
-    classes: Annotated[int, Field(gt=1)] = 1000
+    classes: Several = 1000
     """Number of classes."""
     carrier: Literal["googlenet", "cnn"] = "googlenet"
     """The network that is dreamt with: the original's, or a few convolutions."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64)
+    widths: Counts = (16, 32, 64)
     """Maps of the convolutions of the carrier cnn, which are its layers conv1, conv2, ..."""
     auxiliary: bool = True
     """Train the carrier googlenet with its two auxiliary classifiers."""
-    carrier_steps: Annotated[int, Field(ge=0)] = 100000
+    carrier_steps: CountOrZero = 100000
     """Steps that train the carrier; every later step is one of the ascent."""
     objective: Literal["activation", "class"] = "activation"
     """activation: the mean of half the squared activations of `layer`; class: the logit of class i in dream i."""
     layer: str = "inception4c"
     """Layer whose activations are to grow."""
-    dreams: Annotated[int, Field(gt=0)] = 1
+    dreams: Count = 1
     """Number of pictures that are dreamt side by side."""
     start: Literal["grey", "data"] = "data"
     """What a dream begins with: grey with a little noise, or pictures of the first batch after the carrier's training."""
-    rate: Annotated[float, Field(gt=0)] = 1.5 / 255
+    rate: Amount = 1.5 / 255
     """Mean change of a pixel (0..1) in one step of the ascent."""
-    jitter: Annotated[int, Field(ge=0)] = 32
+    jitter: CountOrZero = 32
     """Largest number of pixels by which a picture is rolled."""
-    octaves: Annotated[int, Field(gt=0)] = 4
+    octaves: Count = 4
     """Number of sizes."""
     scale: Annotated[float, Field(gt=1)] = 1.4
     """Ratio of two neighbouring sizes."""
-    octave_steps: Annotated[int, Field(gt=0)] = 10
+    octave_steps: Count = 10
     """Steps of the ascent at each size; those that are left go to the last one."""
 
     def __post_init__(self) -> None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, ImageShape
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -32,21 +32,21 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 200, 200)
+    image: ImageShape = (3, 200, 200)
     """Channels, height and width of a picture."""
-    stages: Annotated[int, Field(gt=0)] = 3
+    stages: Count = 3
     """Stages of filters, pooling and normalisation."""
-    maps: Annotated[int, Field(gt=0)] = 8
+    maps: Count = 8
     """Filters at each place."""
-    field: Annotated[int, Field(gt=0)] = 18
+    field: Count = 18
     """Pixels of a side of what a filter sees."""
-    stride: Annotated[int, Field(gt=0)] = 1
+    stride: Count = 1
     """Pixels from one place to the next."""
-    pool: Annotated[int, Field(gt=0)] = 5
+    pool: Count = 5
     """Filters of a side that are pooled, one map at a time, at every place."""
-    window: Annotated[int, Field(gt=0)] = 5
+    window: Count = 5
     """Outputs of a side whose contrast is normalised; odd."""
-    sparsity: Annotated[float, Field(ge=0)] = 0.1
+    sparsity: AmountOrZero = 0.1
     """Weight of the pooled outputs in the loss."""
     tied: bool = True
     """Restore by the filters themselves."""

@@ -7,6 +7,9 @@ tanh in common use. Layers stack: the states of one are the inputs of the next. 
 and the task `tokens` it is the network of RNNLM (Mikolov et al. 2010).
 
 A layer has H(I + H) + 2H parameters, the two biases as torch.nn.RNN counts them: 82,688 from 65 inputs to 256 units.
+
+The three tasks and their losses are in learner/sequence.py: the class of the last state or the next token of each, by cross
+entropy, with their accuracy; or the next values, by their squared error.
 """
 
 from __future__ import annotations
@@ -15,30 +18,31 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["rows", "tokens", "values"] = "tokens"
+    task: SequenceTask = "tokens"
     """rows: classify a picture read row by row; tokens: predict the next token; values: predict the next numbers."""
-    inputs: Annotated[int, Field(gt=0)] = 65
+    inputs: Count = 65
     """Pixels of a row, tokens of the vocabulary (256 for bytes), or numbers of a step."""
-    steps: Annotated[int, Field(gt=0)] = 64
+    steps: Count = 64
     """Length of a sequence."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes (task rows)."""
-    embedding: Annotated[int, Field(ge=0)] = 0
+    embedding: CountOrZero = 0
     """Size of a token's trained vector; 0: tokens enter one-hot (and rows and values as they are)."""
-    units: Annotated[int, Field(gt=0)] = 256
+    units: Count = 256
     """Hidden units of a layer."""
-    layers: Annotated[int, Field(gt=0)] = 1
+    layers: Count = 1
     """Recurrent layers on top of each other; one in the paper."""
-    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    activation: Annotated[Literal["tanh", "sigmoid", "relu"], INVISIBLE] = "tanh"
     """f: the paper has sigmoid, the logistic function."""
 
     def __post_init__(self) -> None:

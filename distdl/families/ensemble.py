@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.config.fields import Amount, Count, Counts, OpenShare, Pair, Several
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.learner.labels import filled, known, mean_known, share
 from distdl.metrics import Metrics
@@ -38,21 +39,21 @@ class Config:
     """Frames T of a recording, padding included."""
     bands: Annotated[int, Field(ge=4)] = 40
     """Features F of a frame."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes K."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
+    hidden: Counts = (256, 256)
     """Units of the dnn's layers."""
-    maps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (16, 32)
+    maps: Pair = (16, 32)
     """Feature maps of the cnn's two convolutions."""
-    units: Annotated[int, Field(gt=0)] = 96
+    units: Count = 96
     """Units of the rnn."""
     stacking: Literal["linear", "log_linear"] = "log_linear"
     """Whether posteriors are stacked, or their logarithms."""
     hold_out: Annotated[int, Field(ge=2)] = 8
     """One row in so many (row numbers it divides) teaches the stack, the others the members."""
-    ridge: Annotated[float, Field(gt=0)] = 1.0
+    ridge: Amount = 1.0
     """Weight of the squared size of the stack's coefficients."""
-    memory: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    memory: OpenShare = 0.98
     """Share of the stack's sums that a step keeps."""
 
 

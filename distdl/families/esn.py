@@ -12,37 +12,36 @@ fp64: the sums are ill-conditioned, and a free-running network feeds its own err
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from distdl.config.fields import Amount, Count, CountOrZero, SomeShare
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
 @dataclass(frozen=True)
 class Config:
-    inputs: Annotated[int, Field(gt=0)] = 1
+    inputs: Count = 1
     """Values of a time step (D)."""
-    steps: Annotated[int, Field(gt=0)] = 2000
+    steps: Count = 2000
     """Time steps of a row, which holds one more."""
-    units: Annotated[int, Field(gt=0)] = 1000
+    units: Count = 1000
     """Units of the reservoir (N)."""
-    leak: Annotated[float, Field(gt=0, le=1)] = 0.3
+    leak: SomeShare = 0.3
     """Share of a unit's state that is renewed in a step (a); 1: Jaeger's first form."""
-    spectral_radius: Annotated[float, Field(gt=0)] = 1.25
+    spectral_radius: Amount = 1.25
     """Largest absolute eigenvalue of W."""
-    input_scale: Annotated[float, Field(gt=0)] = 0.5
+    input_scale: Amount = 0.5
     """W_in is uniform between minus this and this."""
-    density: Annotated[float, Field(gt=0, le=1)] = 1.0
+    density: SomeShare = 1.0
     """Share of the weights of W that are not zero."""
-    ridge: Annotated[float, Field(gt=0)] = 1e-8
+    ridge: Amount = 1e-8
     """Added to the diagonal of the sum of h h^T."""
-    washout: Annotated[int, Field(ge=0)] = 100
+    washout: CountOrZero = 100
     """First steps of a row that the readout does not learn from: they still remember the empty reservoir."""
-    generate: Annotated[int, Field(ge=0)] = 500
+    generate: CountOrZero = 500
     """Last steps of a held-out row that the network predicts from its own predictions; 0: it is given every value."""
 
     def __post_init__(self) -> None:

@@ -17,26 +17,27 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
 
 @dataclass(frozen=True)
 class Config:
-    inputs: Annotated[int, Field(gt=0)] = 2
+    inputs: Count = 2
     """Input lines (m)."""
-    units: Annotated[int, Field(gt=0)] = 8
+    units: Count = 8
     """Units, the output units among them (n)."""
-    outputs: Annotated[int, Field(gt=0)] = 1
+    outputs: Count = 1
     """Units that have a target."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity f: logistic as in the paper, or tanh."""
     gradient: Literal["bptt", "rtrl"] = "bptt"
     """How the gradient is computed: back-propagation through time, or real-time recurrent learning."""
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Amount = 1.0
     """Fresh weights are uniform between minus this and this."""
 
     def __post_init__(self) -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, Counts, Shape
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
 from distdl.metrics import Metrics, mean
@@ -34,23 +34,23 @@ from distdl.nn.images import to_unit
 class Config:
     architecture: Literal["dcgan", "dense"] = "dcgan"
     """dcgan: convolutions, for square pictures; dense: fully connected layers, for anything."""
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (3, 64, 64)
+    inputs: Shape = (3, 64, 64)
     """Shape of one sample; dcgan: channels, and an even side, halved while it is and above 7."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to -1..1) or float32."""
-    latent: Annotated[int, Field(gt=0)] = 100
+    latent: Count = 100
     """Size of z."""
-    generator_width: Annotated[int, Field(gt=0)] = 64
+    generator_width: Count = 64
     """dcgan: maps of the generator's last hidden layer; each layer before has twice as many."""
-    discriminator_width: Annotated[int, Field(gt=0)] = 64
+    discriminator_width: Count = 64
     """dcgan: maps of the discriminator's first layer; each layer after has twice as many."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
+    hidden: Counts = (256, 256)
     """dense: units of the hidden layers of both players."""
     output: Literal["tanh", "linear"] = "tanh"
     """dense: non-linearity of what is generated; tanh for values in -1..1."""
-    parzen_samples: Annotated[int, Field(gt=0)] = 1000
+    parzen_samples: Count = 1000
     """Generated samples on which an evaluation sets its Parzen windows."""
-    parzen_sigma: Annotated[float, Field(gt=0)] = 0.5
+    parzen_sigma: Amount = 0.5
     """Standard deviation of a window, the paper's was chosen on held-out data: too wide, and a mean picture scores well."""
 
     def __post_init__(self) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Several
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics
@@ -26,29 +27,29 @@ from distdl.nn.moe import MixtureOfExperts, router_loss
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 50257
+    vocabulary: Several = 50257
     """Number of different tokens; 256 for bytes."""
-    context: Annotated[int, Field(gt=0)] = 1024
+    context: Count = 1024
     """Tokens the model looks back on; a sample holds one more, the last target."""
-    layers: Annotated[int, Field(gt=0)] = 12
+    layers: Count = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
-    width: Annotated[int, Field(gt=0)] = 768
+    width: Count = 768
     """Size of the residual stream."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches."""
-    experts: Annotated[int, Field(ge=0)] = 0
+    experts: CountOrZero = 0
     """Experts of a sparse block; 0: every block is dense."""
     experts_top_k: Literal[1, 2] = 1
     """Experts that a token goes through."""
-    experts_every: Annotated[int, Field(gt=0)] = 2
+    experts_every: Count = 2
     """Every n-th block is sparse."""
-    capacity: Annotated[float, Field(ge=0)] = 1.25
+    capacity: AmountOrZero = 1.25
     """Tokens of a sequence that an expert takes, as a multiple of its even share; 0: no limit."""
-    balance_loss: Annotated[float, Field(ge=0)] = 0.01
+    balance_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.01
     """Weight of the loss that spreads the tokens evenly over the experts."""
-    router_z_loss: Annotated[float, Field(ge=0)] = 0.001
+    router_z_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.001
     """Weight of the loss that keeps the router's scores small."""
 
     def __post_init__(self) -> None:

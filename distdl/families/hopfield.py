@@ -11,12 +11,11 @@ workers. A pass more doubles every weight and changes no sign, hence no recall.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from distdl.config.fields import Count, Several, Share
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
@@ -24,11 +23,11 @@ from distdl.metrics import Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    units: Annotated[int, Field(gt=1)] = 500
+    units: Several = 500
     """Units of the network, which are the bits of a pattern."""
-    flipped: Annotated[float, Field(ge=0, le=1)] = 0.1
+    flipped: Share = 0.1
     """Probability that a bit is turned over in the cue that a pattern is recalled from."""
-    sweeps: Annotated[int, Field(gt=0)] = 50
+    sweeps: Count = 50
     """Most updates of each unit in a recall; it ends as soon as nothing changes."""
 
 

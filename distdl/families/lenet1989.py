@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, Several
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
@@ -38,13 +39,9 @@ SEEN = ((0, 1, 2, 3, 4, 5, 6, 7), (4, 5, 6, 7, 8, 9, 10, 11), (0, 1, 2, 3, 8, 9,
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0, le=1)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (
-        1,
-        16,
-        16,
-    )
+    image: tuple[Annotated[int, Field(gt=0, le=1)], Count, Count] = (1, 16, 16)
     """Shape of one picture (1, height, width); another size is resampled to 16x16. uint8, or float32 in [-1, 1]."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
 
 

@@ -2,8 +2,8 @@
 
     28x28 -> C1 6@5x5 pad 2 -> S2 pool 2 -> C3 16@5x5 -> S4 pool 2 -> C5 120 -> F6 84 -> 10
 
-`modern` is the form in common use: all six maps feed every map of C3, and a linear head with cross entropy stands in for
-the RBF units. 61,706 parameters = 156 + 2,416 + 48,120 + 10,164 + 850.
+`modern` is the form in common use: all six maps feed every map of C3, and a linear head with cross entropy
+(learner/classifier.py) stands in for the RBF units. 61,706 parameters = 156 + 2,416 + 48,120 + 10,164 + 850.
 
 `1998` is the paper's. A unit of S2 or S4 adds four units, multiplies by a trainable coefficient and adds a trainable bias,
 one pair for each map. A map of C3 sees three, four or all six maps of S2. Units up to F6 are f(a) = 1.7159 tanh(2/3 a). An
@@ -13,6 +13,9 @@ output is a radial basis function, the squared distance from F6 to a fixed drawi
 
 The first term pulls F6 to the drawing of the class, the second pushes it from those others that are not farther than J.
 60,000 parameters = C1 156 + S2 12 + C3 1,516 + S4 32 + C5 48,120 + F6 10,164. Smaller pictures are enlarged to 28x28.
+
+Both stand in one file because they are one network: the same layers in the same order, with the same names, units and cuts.
+What differs is how S2 and S4 add, what C3 sees, f, and how the output is read. The parts of 1998 are at the end.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
-from distdl.learner.labels import filled, mean_known
+from distdl.learner.labels import accuracy, filled
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
 
@@ -38,19 +43,17 @@ PAPER, INK = -0.1, 1.175  # grey levels of 1998, so that the inputs have about m
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[
-        Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0, le=28)], Annotated[int, Field(gt=0, le=28)]
-    ] = (1, 28, 28)
+    image: tuple[Count, Annotated[int, Field(gt=0, le=28)], Annotated[int, Field(gt=0, le=28)]] = (1, 28, 28)
     """Shape of one picture (channels, height, width), at most 28x28 pixels; uint8 or float32."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes; the form of 1998 has drawings of the ten digits, for at most ten."""
     variant: Literal["modern", "1998"] = "modern"
     """The form in common use, or the paper's with trainable sub-sampling, a sparse C3 and RBF units."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Annotated[Literal["tanh", "relu"], INVISIBLE] = "tanh"
     """Non-linearity of the modern form: tanh, or ReLU."""
     pool: Literal["mean", "max"] = "mean"
     """Sub-sampling of the modern form: the mean (the paper's without its trainable coefficient), or the maximum."""
-    margin: Annotated[float, Field(ge=0)] = 1.0
+    margin: AmountOrZero = 1.0
     """J of equation 9: the squared distance beyond which the drawings of other classes are left alone."""
 
     def __post_init__(self) -> None:
@@ -80,14 +83,14 @@ class LeNet(Classifier):
             self.act = nn.Tanh() if config.activation == "tanh" else nn.ReLU()
             self.s2 = self.s4 = nn.AvgPool2d(2) if config.pool == "mean" else nn.MaxPool2d(2)
             self.head = nn.Linear(84, config.classes)
-            return
-        self.act = ScaledTanh()
-        self.s2, self.s4 = SubSampling(6), SubSampling(16)
-        self.head = Drawings(config.classes)
-        for layer in (self.c1, self.c5, self.f6):
-            nn.init.uniform_(layer.weight, *within(layer.weight[0].numel()))
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        else:
+            self.act = ScaledTanh()
+            self.s2, self.s4 = SubSampling(6), SubSampling(16)
+            self.head = Drawings(config.classes)
+            for layer in (self.c1, self.c5, self.f6):  # C3 has seen to its own
+                nn.init.uniform_(layer.weight, *within(layer.weight[0].numel()))
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -109,16 +112,12 @@ class LeNet(Classifier):
             Layer("F6 and output", lambda x: self.head(self.act(self.f6(x))), (self.f6, self.head)),  # (B, K)
         ]
 
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K)
-
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss of every sample (B,), and how many answers are right."""
-        logits, label = output, batch["label"]  # (B, K), (B,)
-        metrics = {"accuracy": mean_known((logits.argmax(-1) == label).float(), label)}
-        if self.config.variant == "1998":  # equation 9 is cross entropy with an eleventh class, at the distance J
-            logits = F.pad(logits, (0, 1), value=-self.config.margin)
-        return F.cross_entropy(logits, filled(label), reduction="none"), metrics
+        if self.config.variant == "modern":
+            return super().losses(output, batch)
+        label = batch["label"]
+        far = F.pad(output, (0, 1), value=-self.config.margin)  # equation 9: an eleventh class, at the distance J
+        return F.cross_entropy(far, filled(label), reduction="none"), {"accuracy": accuracy(output, label)}
 
 
 # -- the layers of 1998 ------------------------------------------------------------------------------------------------

@@ -10,39 +10,43 @@ layers only, never on the recurrent ones (Zaremba, Sutskever & Vinyals 2014).
 
 A layer has 4(H(I + H) + 2H) parameters, as torch.nn.LSTM counts them: 330,752 from 65 inputs to 256 units. The default
 config is Zaremba's medium word model of the Penn Treebank, 19,780,400 parameters.
+
+The three tasks and their losses are in learner/sequence.py: the class of the last state or the next token of each, by cross
+entropy, with their accuracy; or the next values, by their squared error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, OpenShare, SequenceTask, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner.sequence import SequenceLearner
 
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["rows", "tokens", "values"] = "tokens"
+    task: SequenceTask = "tokens"
     """rows: classify a picture read row by row; tokens: predict the next token; values: predict the next numbers."""
-    inputs: Annotated[int, Field(gt=0)] = 10000
+    inputs: Count = 10000
     """Pixels of a row, tokens of the vocabulary (256 for bytes), or numbers of a step."""
-    steps: Annotated[int, Field(gt=0)] = 35
+    steps: Count = 35
     """Length of a sequence."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes (task rows)."""
-    embedding: Annotated[int, Field(ge=0)] = 650
+    embedding: CountOrZero = 650
     """Size of a token's trained vector; 0: tokens enter one-hot (and rows and values as they are)."""
-    units: Annotated[int, Field(gt=0)] = 650
+    units: Count = 650
     """Memory cells of a layer."""
-    layers: Annotated[int, Field(gt=0)] = 2
+    layers: Count = 2
     """Recurrent layers on top of each other."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability of dropping what enters a layer or the output."""
     forget_gate: bool = True
     """false: the cell of 1997, without a forget gate."""

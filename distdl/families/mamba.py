@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from distdl.config.fields import Count, CountOrZero, Several
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.language import token_losses
@@ -32,25 +32,25 @@ from distdl.nn.language import token_losses
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 50280
+    vocabulary: Several = 50280
     """Number of different tokens; 256 for bytes."""
-    context: Annotated[int, Field(gt=0)] = 2048
+    context: Count = 2048
     """Tokens of a training sample but the last, which is a target only."""
-    layers: Annotated[int, Field(gt=0)] = 24
+    layers: Count = 24
     """Mamba blocks."""
-    width: Annotated[int, Field(gt=0)] = 768
+    width: Count = 768
     """Size D of the residual stream."""
-    states: Annotated[int, Field(gt=0)] = 16
+    states: Count = 16
     """States N of each channel."""
-    expand: Annotated[int, Field(gt=0)] = 2
+    expand: Count = 2
     """Channels of a block, as a multiple of `width`."""
-    convolution: Annotated[int, Field(gt=0)] = 4
+    convolution: Count = 4
     """Tokens that the convolution sees."""
-    delta_rank: Annotated[int, Field(ge=0)] = 0
+    delta_rank: CountOrZero = 0
     """Rank of the map to the step sizes; 0: a sixteenth of `width`, rounded up."""
-    chunk: Annotated[int, Field(gt=0)] = 256
+    chunk: Count = 256
     """Tokens whose states, B * chunk * channels * N numbers, exist at a time."""
-    answer: Annotated[int, Field(ge=0)] = 0
+    answer: CountOrZero = 0
     """Last tokens of a sample that are asked for; 0: every token."""
 
     def __post_init__(self) -> None:

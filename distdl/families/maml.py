@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count, CountOrZero, Counts
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
@@ -28,21 +28,21 @@ Weights = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Config:
-    inputs: Annotated[int, Field(gt=0)] = 1
+    inputs: Count = 1
     """Numbers of a point."""
-    outputs: Annotated[int, Field(gt=0)] = 1
+    outputs: Count = 1
     """Numbers that are told of it."""
-    support: Annotated[int, Field(gt=0)] = 10
+    support: Count = 10
     """Points of a task that are learned from."""
-    query: Annotated[int, Field(gt=0)] = 10
+    query: Count = 10
     """Points of a task that are asked afterwards."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (40, 40)
+    hidden: Counts = (40, 40)
     """Units of each hidden layer (ReLU)."""
-    inner_steps: Annotated[int, Field(ge=0)] = 1
+    inner_steps: CountOrZero = 1
     """Steps on a task's support in training; 0: learn all tasks jointly."""
-    inner_lr: Annotated[float, Field(gt=0)] = 0.01
+    inner_lr: Amount = 0.01
     """alpha, the learning rate of those steps."""
-    evaluate_steps: Annotated[int, Field(gt=0)] = 10
+    evaluate_steps: Count = 10
     """Steps on a new task's support in evaluations."""
     first_order: bool = False
     """Take the gradients of the inner steps for constants: no second derivatives."""

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, Several
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
@@ -38,11 +39,11 @@ class Config:
         Annotated[int, Field(gt=0, le=1)], Annotated[int, Field(gt=0, le=28)], Annotated[int, Field(gt=0, le=28)]
     ] = (1, 28, 28)
     """Shape of one picture (1, height, width); smaller ones are enlarged to 28x28. uint8, or float32 in 0..1."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
     widths: tuple[Annotated[int, Field(ge=0, le=28)], ...] = (10, 12, 14, 16, 18, 20, 0)
     """Width of the digit in pixels for each kind of input; 0: as it is."""
-    columns_per_width: Annotated[int, Field(gt=0)] = 5
+    columns_per_width: Count = 5
     """Columns that see each kind of input, apart in their initial weights."""
 
     def __post_init__(self) -> None:

@@ -2,9 +2,9 @@
 
     h_0 = x,   h_l = dropout(act(norm(W_l h_{l-1} + b_l))),   out = W_L h_{L-1} + b_L
 
-Trained by cross entropy against a class, by the squared error of a number, or by other losses. With no hidden layer that is
-softmax regression (logistic regression for two classes) or linear regression. 784-300-10 has 238,510 parameters,
-784-300-100-10 has 266,610 and 784-512-512-10 has 669,706.
+Trained by cross entropy against a class, by the squared error of a number, or by other losses (learner/classifier.py takes
+their means). With no hidden layer that is softmax regression (logistic regression for two classes) or linear regression.
+784-300-10 has 238,510 parameters, 784-300-100-10 has 266,610 and 784-512-512-10 has 669,706.
 """
 
 from __future__ import annotations
@@ -15,51 +15,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Activation, Counts, Init, Norm, OpenShare, Several, Shape
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
-from distdl.learner.labels import filled, mean_known
-from distdl.metrics import Metrics, mean
+from distdl.learner.labels import accuracy, filled
+from distdl.metrics import Metrics
 from distdl.nn import blocks
 from distdl.nn.images import to_unit
 
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512)
+    hidden: Counts = (512, 512)
     """Units of each hidden layer; empty: softmax or linear regression."""
     target: Literal["class", "value"] = "class"
     """class: the column `label`, by cross entropy; value: a number in the column `y`, by mean squared error."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
     loss: Literal["default", "cross_entropy", "squared", "hinge", "absolute", "huber"] = "default"
     """What an answer costs. Of a class cross_entropy (default), squared or hinge; of a value squared (default), absolute or
     huber."""
-    activation: Literal[
-        "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softmax", "maxout", "linear"
-    ] = "relu"
+    activation: Annotated[Literal[Activation, "softmax", "maxout", "linear"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers; a maxout takes the larger of two sums."""
-    norm: Literal["none", "batch", "layer", "group", "rms"] = "none"
+    norm: Annotated[Literal[Norm, "rms"], INVISIBLE] = "none"
     """Normalise each hidden layer's sums before the non-linearity."""
-    init: Literal[
-        "default",
-        "glorot_uniform",
-        "glorot_normal",
-        "he_uniform",
-        "he_normal",
-        "lecun_uniform",
-        "lecun_normal",
-        "orthogonal",
-    ] = "default"
+    init: Init = "default"
     """How fresh weights are drawn; default: as torch does, uniform in +-1 / sqrt(inputs)."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability that a hidden unit is silenced in training."""
 
     def __post_init__(self) -> None:
@@ -89,7 +79,8 @@ class MLP(Classifier):
         if config.norm == "batch":  # which takes every rank for one with other samples and all layers
             self.batch_coupled, self.layouts = True, type(self).layouts - {"pipeline", "tensor"}
         self.maps = [i for i, module in enumerate(self.net) if isinstance(module, nn.Linear)]
-        if config.target == "value":
+        self.labelled = config.target == "class"
+        if not self.labelled:
             self.primary, self.better = "loss", "lower"
 
     @staticmethod
@@ -111,22 +102,8 @@ class MLP(Classifier):
         parts = [self.net[i:j] for i, j in itertools.pairwise([*self.maps, len(self.net)])]
         return [Layer(f"layer {n}", part, (part,)) for n, part in enumerate(parts, 1)]
 
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K), or (B, 1): the number
-
-    def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        if self.config.target == "class":
-            return super().criterion(output, batch)
-        return self.losses(output, batch)[0].mean(), {}
-
-    def evaluate(self, batch: Batch) -> Metrics:
-        if self.config.target == "class":
-            return super().evaluate(batch)
-        return {"loss": mean(self.losses(self.logits(batch), batch)[0])}
-
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        if self.config.target == "value":
+        if not self.labelled:
             return blocks.value_losses(self.cost, output.squeeze(1), batch["y"]), {}
         label = batch["label"]
-        accuracy = mean_known((output.argmax(-1) == label).float(), label)
-        return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy}
+        return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy(output, label)}

@@ -21,10 +21,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, SomeShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Learner
@@ -33,23 +34,23 @@ from distdl.metrics import Mean, Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    inputs: Annotated[int, Field(gt=0)] = 1024
+    inputs: Count = 1024
     """Values or bits of a sample."""
     packed: bool = True
     """The column `x` holds bits, eight in a byte, the highest first; false: the values themselves."""
-    tasks: Annotated[int, Field(gt=0)] = 12
+    tasks: Count = 12
     """Answers of a sample in the column `y`."""
-    chosen: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    chosen: tuple[CountOrZero, ...] = ()
     """Tasks that are learned and measured, by their numbers; none: all."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (1000,)
+    hidden: Counts = (1000,)
     """Units of each hidden layer, which all tasks share."""
-    activation: Literal["relu", "selu"] = "relu"
+    activation: Annotated[Literal["relu", "selu"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers; selu comes with its own start and its own dropout."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a hidden unit is silenced in training."""
-    input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    input_dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.2
     """The same for an input."""
-    present: Annotated[float, Field(gt=0, le=1)] = 1.0
+    present: SomeShare = 1.0
     """Share of the answers that is there in the whole training set, about: a run logs it as `present`."""
 
     def __post_init__(self) -> None:

@@ -18,13 +18,13 @@ U_C 10x10, 6x6, 1x1 of 24 planes each; 600 + 14,400 + 14,400 excitatory and 72 i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, Counts, ImageShape
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -32,29 +32,29 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (1, 16, 16)
+    image: ImageShape = (1, 16, 16)
     """Shape of one picture (channels, height, width); uint8 (scaled to 0..1) or float32, bright strokes on black."""
-    planes: tuple[Annotated[int, Field(gt=0)], ...] = (24, 24, 24)
+    planes: Counts = (24, 24, 24)
     """Planes of each stage; the length says how many stages there are."""
-    s_window: tuple[Annotated[int, Field(gt=0)], ...] = (5, 5, 5)
+    s_window: Counts = (5, 5, 5)
     """Side of the window that an S-cell sees, for each stage."""
     s_padding: tuple[int, ...] = (2, 1, 0)
     """Zeros around what the S-cells see, for each stage; a negative number cuts off."""
-    c_window: tuple[Annotated[int, Field(gt=0)], ...] = (5, 5, 2)
+    c_window: Counts = (5, 5, 2)
     """Side of the window over which a C-cell blurs, for each stage."""
     c_padding: tuple[int, ...] = (-1, 1, 0)
     """Zeros around what the C-cells see, for each stage; a negative number cuts off."""
-    c_stride: tuple[Annotated[int, Field(gt=0)], ...] = (1, 1, 1)
+    c_stride: Counts = (1, 1, 1)
     """Every how manieth place has a C-cell, for each stage."""
-    selectivity: tuple[Annotated[float, Field(gt=0)], ...] = (4.0, 1.5, 1.5)
+    selectivity: tuple[Amount, ...] = (4.0, 1.5, 1.5)
     """r of each stage: its cells answer to windows whose cosine with their feature is above r / (1 + r)."""
-    gain: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 16.0, 16.0)
+    gain: tuple[Amount, ...] = (1.0, 16.0, 16.0)
     """q of each stage: how much one reinforcement adds."""
-    column: Annotated[int, Field(gt=0)] = 5
+    column: Count = 5
     """Side of an S-column, an odd number."""
-    saturation: Annotated[float, Field(gt=0)] = 0.5
+    saturation: Amount = 0.5
     """alpha, the C-cells' input at which they answer half."""
-    steps_per_stage: Annotated[int, Field(gt=0)] = 100
+    steps_per_stage: Count = 100
     """Batches that each stage learns from before the next one begins."""
 
     def __post_init__(self) -> None:

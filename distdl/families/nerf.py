@@ -14,12 +14,11 @@ The default, 8 layers of 256, the point again at the 5th, L = 10 and 4, has 595,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Several
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
@@ -27,23 +26,23 @@ from distdl.metrics import Mean, Metrics
 
 @dataclass(frozen=True)
 class Config:
-    layers: Annotated[int, Field(gt=0)] = 8
+    layers: Count = 8
     """Layers before the density."""
-    width: Annotated[int, Field(gt=1)] = 256
+    width: Several = 256
     """Units of each; half as many see the direction."""
-    skip: Annotated[int, Field(ge=0)] = 5
+    skip: CountOrZero = 5
     """After which layer the point enters again; 0: nowhere."""
-    point_frequencies: Annotated[int, Field(ge=0)] = 10
+    point_frequencies: CountOrZero = 10
     """Octaves L of sines and cosines of a point's coordinates."""
-    direction_frequencies: Annotated[int, Field(ge=0)] = 4
+    direction_frequencies: CountOrZero = 4
     """Octaves of a direction's."""
-    coarse: Annotated[int, Field(gt=1)] = 64
+    coarse: Several = 64
     """Points of a ray that the coarse network sees."""
-    fine: Annotated[int, Field(ge=0)] = 128
+    fine: CountOrZero = 128
     """Further points that the fine network sees; 0: there is none."""
-    near: Annotated[float, Field(ge=0)] = 2.0
+    near: AmountOrZero = 2.0
     """Where the scene begins, in lengths of the ray's direction."""
-    far: Annotated[float, Field(gt=0)] = 6.0
+    far: Amount = 6.0
     """Where it ends."""
 
     def __post_init__(self) -> None:

@@ -15,12 +15,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
 
@@ -29,19 +29,19 @@ from distdl.metrics import Mean, Metrics
 class Config:
     network: Literal["siren", "fourier", "relu"] = "siren"
     """Sines, random Fourier features before a ReLU perceptron, or that perceptron alone."""
-    inputs: Annotated[int, Field(gt=0)] = 2
+    inputs: Count = 2
     """Coordinates of a point, each from -1 to 1."""
-    outputs: Annotated[int, Field(gt=0)] = 3
+    outputs: Count = 3
     """Values there, each from 0 to 1, such as a colour."""
-    width: Annotated[int, Field(gt=0)] = 256
+    width: Count = 256
     """Units of a hidden layer."""
-    layers: Annotated[int, Field(gt=0)] = 4
+    layers: Count = 4
     """Hidden layers, the first included."""
-    omega: Annotated[float, Field(gt=0)] = 30.0
+    omega: Amount = 30.0
     """siren: frequency of the sines."""
-    features: Annotated[int, Field(gt=0)] = 256
+    features: Count = 256
     """fourier: random frequencies; each gives a cosine and a sine."""
-    scale: Annotated[float, Field(gt=0)] = 10.0
+    scale: Amount = 10.0
     """fourier: standard deviation of the frequencies, in cycles over a length of 1."""
 
 

@@ -19,13 +19,13 @@ the 58,281,344 of AlexNet's layers before the last, in one tower, and 11,799,360
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, Counts, ImageShape, Pair, Several
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -37,23 +37,23 @@ OVERLAP = 0.5  # intersection over union beyond which two boxes are the same obj
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 225, 225)
+    image: ImageShape = (3, 225, 225)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
-    objects: Annotated[int, Field(gt=0)] = 5
+    objects: Count = 5
     """Boxes that a row of the data set has room for."""
-    grid: Annotated[int, Field(gt=1)] = 24
+    grid: Several = 24
     """d, cells of a mask in a row."""
-    sides: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (2, 24)
+    sides: Pair = (2, 24)
     """Least and greatest height and width, in cells, of the boxes that are tried."""
-    ground: Annotated[float, Field(gt=0)] = 0.2
+    ground: Amount = 0.2
     """lambda, the weight of a cell that no object covers; one that is covered counts 1 more."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = (96, 256, 384, 384, 256)
+    widths: Counts = (96, 256, 384, 384, 256)
     """Maps of the five convolutions."""
-    hidden: Annotated[int, Field(gt=0)] = 4096
+    hidden: Count = 4096
     """Units of each of the two hidden layers."""
-    kernel: Annotated[int, Field(gt=0)] = 11
+    kernel: Count = 11
     """Side of the filters of the first convolution; 5 suits small pictures."""
-    stride: Annotated[int, Field(gt=0)] = 4
+    stride: Count = 4
     """Stride of the first convolution; 1 or 2 suits small pictures."""
 
     def __post_init__(self) -> None:

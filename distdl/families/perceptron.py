@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import CountOrZero, Several, Shape
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
@@ -27,13 +27,13 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 20, 20)
+    inputs: Shape = (1, 20, 20)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    association: Annotated[int, Field(ge=0)] = 512
+    association: CountOrZero = 512
     """Association units, whose wiring is random and stays; 0: the response units see the sample itself."""
-    classes: Annotated[int, Field(gt=1)] = 8
+    classes: Several = 8
     """Number of classes, a response unit for each."""
     rule: Literal["one_vs_rest", "multiclass"] = "one_vs_rest"
     """one_vs_rest: each unit on its own; multiclass: the right unit up and the largest wrong one down, if larger."""

@@ -18,12 +18,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Count
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
 
@@ -41,9 +41,9 @@ VALUE, EQUATION, PERIODIC = 0, 1, 2  # kinds of points
 class Config:
     equation: Literal["burgers", "schrodinger", "navier_stokes"] = "burgers"
     """The differential equation."""
-    layers: Annotated[int, Field(gt=0)] = 8
+    layers: Count = 8
     """Hidden layers."""
-    width: Annotated[int, Field(gt=0)] = 20
+    width: Count = 20
     """Units of each."""
 
 

@@ -16,13 +16,13 @@ supervised model d + 1 for each class. Words that are not trained keep their ran
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, OpenShare, Several
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import mean_known
 from distdl.learner.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
@@ -31,9 +31,9 @@ from distdl.metrics import Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 16580
+    vocabulary: Several = 16580
     """Words that have a vector; the first is the unknown one."""
-    width: Annotated[int, Field(gt=0)] = 50
+    width: Count = 50
     """Size d of a phrase's vector."""
     unfold: bool = True
     """Take a phrase apart down to its words, not to its two children."""
@@ -41,9 +41,9 @@ class Config:
     """The trees of the data set, or trees that the autoencoder builds."""
     train_words: bool = False
     """Learn the words' vectors, too."""
-    supervision: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    supervision: OpenShare = 0.0
     """Share s of the labels' cross entropy in the loss; 0: no labels are read."""
-    classes: Annotated[int, Field(gt=1)] = 5
+    classes: Several = 5
     """Labels of a node, if it is supervised."""
 
 

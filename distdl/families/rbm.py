@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, Shape
 from distdl.errors import InputError
 from distdl.layout.noise import bernoulli, uniform
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -30,15 +29,15 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened into visible units."""
     column: str = "image"
     """Column that holds the sample: uint8 (scaled to 0..1) or float32 in 0..1, the probability of a unit to be on."""
-    hidden: Annotated[int, Field(gt=0)] = 500
+    hidden: Count = 500
     """Hidden units."""
-    k: Annotated[int, Field(gt=0)] = 1
+    k: Count = 1
     """Steps of Gibbs sampling between the data, or the chain, and the model's sample."""
-    chains: Annotated[int, Field(ge=0)] = 0
+    chains: CountOrZero = 0
     """Persistent chains, at least train.global_batch (Tieleman 2008); 0: sampling starts at the data."""
     sample_visible: bool = False
     """Draw visible units as 0 or 1 while sampling; false: use their probabilities (less noise, Hinton 2010, section 3)."""

@@ -12,12 +12,11 @@ of its many numbers as far as one of W. Parameters: |L| + 2d^2 + d, with the ten
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count, Several
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import known, mean_known
 from distdl.learner.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
@@ -26,15 +25,15 @@ from distdl.metrics import Metrics, mean
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 16580
+    vocabulary: Several = 16580
     """Words that have a vector; the first is the unknown one."""
-    classes: Annotated[int, Field(gt=1)] = 5
+    classes: Several = 5
     """Labels of a node, from the most negative to the most positive."""
-    width: Annotated[int, Field(gt=0)] = 30
+    width: Count = 30
     """Size d of a node's vector."""
     tensor: bool = False
     """Let the children multiply each other, too: the recursive neural tensor network."""
-    scale: Annotated[float, Field(gt=0)] = 0.01
+    scale: Amount = 0.01
     """Standard deviation of the words' vectors at the start; that of the unknown word may never change."""
 
 

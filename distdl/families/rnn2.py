@@ -6,6 +6,10 @@ With symbols as one-hot x, each symbol has a transition matrix of its own: the f
 out of the trained network. Numbers (pixels, values) come with a constant 1 as a last input, whose matrix starts as the
 identity, so that an empty row does not wipe out the state. N^2 K + N parameters, and a linear head, which reads the state
 where the paper trains one of its units.
+
+Strings are told by the state after their last symbol. The other tasks and their losses are in learner/sequence.py: the
+class of the last state or the next token of each, by cross entropy, with their accuracy; or the next values, by their
+squared error.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, SequenceTask, Several
+from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column
 from distdl.learner.labels import of_classes
 from distdl.learner.sequence import SequenceLearner
@@ -26,20 +31,20 @@ from distdl.metrics import Metrics
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["strings", "rows", "tokens", "values"] = "strings"
+    task: Literal["strings", SequenceTask] = "strings"
     """strings: whether a grammar accepts a string; rows: the class of a picture read row by row; tokens: the next of a
     text; values: the next of a series."""
-    inputs: Annotated[int, Field(gt=0)] = 2
+    inputs: Count = 2
     """Symbols of an alphabet, pixels of a row, tokens of the vocabulary, or values of a step."""
-    steps: Annotated[int, Field(gt=0)] = 30
+    steps: Count = 30
     """Steps of a sample; of the longest string."""
-    classes: Annotated[int, Field(gt=1)] = 2
+    classes: Several = 2
     """Classes of the tasks strings and rows."""
-    units: Annotated[int, Field(gt=0)] = 8
+    units: Count = 8
     """State units (N)."""
-    activation: Literal["logistic", "tanh"] = "logistic"
+    activation: Annotated[Literal["logistic", "tanh"], INVISIBLE] = "logistic"
     """Non-linearity g: logistic as in the paper, or tanh."""
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Amount = 1.0
     """Fresh W_ijk are normal with this deviation divided by the root of N."""
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Amount, Count, OpenShare, Several, Shape
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -27,19 +27,19 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 8, 8)
+    inputs: Shape = (1, 8, 8)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    grid: tuple[Annotated[int, Field(gt=1)], Annotated[int, Field(gt=1)]] = (15, 15)
+    grid: tuple[Several, Several] = (15, 15)
     """Rows and columns of units."""
     rule: Literal["batch", "online"] = "batch"
     """batch: weighted means of all samples at once, without an optimizer; online: steps of `optimizer: {name: sgd}`."""
-    sigma: Annotated[float, Field(gt=0)] = 3.0
+    sigma: Amount = 3.0
     """Radius of the neighbourhood at the start, in units of the grid; it falls to a third."""
-    decay_steps: Annotated[int, Field(gt=0)] = 30
+    decay_steps: Count = 30
     """Steps T over which the radius, and the online rule's rate, fall to a third: usually those of the run."""
-    memory: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    memory: OpenShare = 0.0
     """Share of the batch rule's earlier sums that is kept; 0 where a batch is the whole data set, more for smaller ones."""
 
 

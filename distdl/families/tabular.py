@@ -18,13 +18,13 @@ an episode, by the seed of its chances; a row of the training split stands for n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from distdl.config.fields import Count, Share, SomeShare
 from distdl.errors import InputError
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
@@ -36,21 +36,21 @@ class Config:
     """What the value of a state and action is corrected towards."""
     environment: str = "CliffWalking-v1"
     """A toy-text environment of gymnasium; or random_walk: from the middle of a line to an end; the right one pays."""
-    states: Annotated[int, Field(gt=0)] = 5
+    states: Count = 5
     """States of random_walk."""
-    environments: Annotated[int, Field(gt=0)] = 16
+    environments: Count = 16
     """Environments played side by side, one action each per training step."""
-    max_episode_steps: Annotated[int, Field(gt=0)] = 200
+    max_episode_steps: Count = 200
     """Actions after which an episode is cut off; its last state keeps its value."""
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    alpha: SomeShare = 0.5
     """Step size."""
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    decay: Share = 0.0
     """Power of the number of visits that the step size is divided by."""
-    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    gamma: Share = 1.0
     """Discount of the next value."""
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    epsilon: Share = 0.1
     """Share of random actions in training."""
-    evaluate_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.0
+    evaluate_epsilon: Share = 0.0
     """Share of random actions in evaluations."""
     initial: float = 0.0
     """All values at the start."""

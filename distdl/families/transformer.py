@@ -23,6 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, CountOrZero, OpenShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
 from distdl.metrics import Mean, Metrics
@@ -36,23 +38,23 @@ PAD = 0
 class Config:
     vocabulary: Annotated[int, Field(gt=2)] = 37000
     """Number of different tokens of the language that is written; 0 is padding."""
-    source_vocabulary: Annotated[int, Field(ge=0)] = 0
+    source_vocabulary: CountOrZero = 0
     """Number of different tokens of the language that is read; 0: both languages share one embedding."""
-    source_length: Annotated[int, Field(gt=0)] = 128
+    source_length: Count = 128
     """Tokens of a sentence that is read, padding included."""
-    target_length: Annotated[int, Field(gt=0)] = 128
+    target_length: Count = 128
     """Tokens that are predicted for a sentence, padding included; a row holds one more, the token it begins with."""
-    layers: Annotated[int, Field(gt=0)] = 6
+    layers: Count = 6
     """Blocks of the encoder, and as many of the decoder."""
-    heads: Annotated[int, Field(gt=0)] = 8
+    heads: Annotated[Count, INVISIBLE] = 8
     """Attention heads of a block; must divide `width`."""
     width: Annotated[int, Field(gt=0, multiple_of=2)] = 512
     """Size of a token's vector."""
-    inner: Annotated[int, Field(ge=0)] = 0
+    inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Probability of dropping in the embeddings and the residual branches."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    smoothing: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """Share of a label that is spread evenly over the vocabulary while it learns."""
 
     def __post_init__(self) -> None:

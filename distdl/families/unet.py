@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, ImageShape, OpenShare
+from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
 from distdl.learner.labels import filled, known, mean_known, mean_loss
@@ -36,27 +37,27 @@ GRID = 3  # points of the coarse grid whose random displacements bend a picture 
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (1, 572, 572)
+    image: ImageShape = (1, 572, 572)
     """Shape of one tile (channels, height, width); uint8 or float32. The mask has its height and width."""
-    classes: Annotated[int, Field(gt=0)] = 2
+    classes: Count = 2
     """Number of classes of a pixel."""
-    width: Annotated[int, Field(gt=0)] = 64
+    width: Count = 64
     """Maps of the first level; each level down doubles them."""
-    depth: Annotated[int, Field(gt=0)] = 4
+    depth: Count = 4
     """Number of pools, and of up-convolutions."""
     padding: Literal["valid", "same"] = "valid"
     """valid: as in the paper, classes of the tile's inner part only; same: zeros around, classes of the whole tile."""
     batch_norm: bool = False
     """Normalise after each ReLU; after it, because before it the convolutions' biases would have no effect."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.5
     """Probability that a value at the end of the contracting path (the two lowest levels) is silenced in training."""
-    border_weight: Annotated[float, Field(ge=0)] = 10.0
+    border_weight: AmountOrZero = 10.0
     """w0, the additional weight of the pixels between objects; 0: the data set needs no column `border`."""
-    class_weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    class_weights: tuple[Amount, ...] = ()
     """Weight of each class, to balance their frequencies; empty: 1 each."""
-    foreground: Annotated[int, Field(ge=0)] = 1
+    foreground: CountOrZero = 1
     """The class whose Dice coefficient is the primary metric."""
-    elastic: Annotated[float, Field(ge=0)] = 10.0
+    elastic: Annotated[AmountOrZero, TRAINING_ONLY] = 10.0
     """Standard deviation, in pixels, of the random displacements that bend the pictures in training; 0: none."""
 
     def __post_init__(self) -> None:
@@ -66,8 +67,9 @@ class Config:
             raise ValueError(f"class_weights has {len(self.class_weights)} numbers for {self.classes} classes")
         for side in self.image[1:]:
             if self.side_out(side) < 1:
-                near = [n for n in range(side - 2**self.depth, side + 400) if n > 0 and self.side_out(n) > 0][:3]
-                raise ValueError(f"a side of {side} is not even before each of {self.depth} pools; take one of {near}")
+                near = [n for n in range(max(1, side - 2**self.depth), side + 400) if self.side_out(n) > 0][:3]
+                take = f"one of {near}" if near else "fewer pools"
+                raise ValueError(f"a side of {side} is not even before each of {self.depth} pools; take {take}")
 
     def side_out(self, side: int) -> int:
         """How many pixels in a row get a class: the shape law; 0 where the pools do not fit."""

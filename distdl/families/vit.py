@@ -4,6 +4,7 @@
     z += attn(ln(z));   z += mlp(ln(z))   (pre-norm, L times)               (2, 3)
     logits = W ln(z)[0]                                                     (4)
 
+`task: classify` learns by cross entropy (learner/classifier.py).
 `task: mask` learns without labels (SimMIM, Xie et al. 2022): some patches are blanked out, which leaves the bias of E in
 their place, and one linear map of ln(z) puts out their pixels; the loss is the mean |error| of those. What it shares with
 the classifier has the same names (`start: {weights: RUN, fresh: [head.*, pixels.*]}`).
@@ -20,10 +21,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, CountOrZero, ImageShape, OpenShare, Several, StrictShare
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
@@ -35,27 +37,27 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
     task: Literal["classify", "mask"] = "classify"
     """classify: the column `label`; mask: the pixels of hidden patches, without labels."""
-    hide: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    hide: StrictShare = 0.6
     """Share of the patches that the task mask hides."""
-    patch: Annotated[int, Field(gt=0)] = 16
+    patch: Count = 16
     """Side of a patch in pixels; must divide height and width."""
-    classes: Annotated[int, Field(gt=1)] = 1000
+    classes: Several = 1000
     """Number of classes."""
-    layers: Annotated[int, Field(gt=0)] = 12
+    layers: Count = 12
     """Transformer blocks."""
-    heads: Annotated[int, Field(gt=0)] = 12
+    heads: Annotated[Count, INVISIBLE] = 12
     """Attention heads of a block; must divide `width`."""
-    width: Annotated[int, Field(gt=0)] = 768
+    width: Count = 768
     """Size of the residual stream."""
-    inner: Annotated[int, Field(ge=0)] = 0
+    inner: CountOrZero = 0
     """Hidden units of a block's perceptron; 0: four times `width`."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches (the paper: 0.1 on ImageNet alone)."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    epsilon: Amount = 1e-6
     """Added to the variance by layer norm (the paper's code: 1e-6; transformers: 1e-12)."""
 
     def __post_init__(self) -> None:
@@ -197,6 +199,3 @@ class ViT(Classifier):
             return super().evaluate(batch)
         errors = self.errors(self.through(batch), batch)
         return {"loss": mean(errors), "masked_error": mean(errors)}
-
-    def logits(self, batch: Batch) -> Tensor:
-        return self.through(batch)  # (B, K)

@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, Counts, ImageShape, Several
 from distdl.layout.gather import gathered, rank
 from distdl.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -37,23 +38,23 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Config:
-    image: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (3, 224, 224)
+    image: ImageShape = (3, 224, 224)
     """Shape of one picture (channels, height, width); uint8 or float32 of 0 to 1."""
     vocabulary: Annotated[int, Field(gt=4)] = 12000
     """Number of different words, the marks included; 0 is padding."""
-    length: Annotated[int, Field(gt=1)] = 20
+    length: Several = 20
     """Words of a caption beyond the mark that begins it, its end and padding included."""
-    contrasts: Annotated[int, Field(gt=0)] = 9
+    contrasts: Count = 9
     """Captions of other pictures that stand beside each in the data set; what is held out is ranked among them."""
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    widths: Counts = ()
     """Maps of the trunk's convolutions, each of which halves height and width; empty: GoogLeNet."""
-    units: Annotated[int, Field(gt=0)] = 300
+    units: Count = 300
     """Dimensions of the common space, of the vectors of words and of the LSTM."""
     objective: Literal["ranking", "infonce"] = "ranking"
     """What is minimised, as in the docstring of this file."""
-    margin: Annotated[float, Field(gt=0)] = 0.2
+    margin: Amount = 0.2
     """By how much a pair must beat a mismatch (ranking)."""
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Amount = 0.07
     """t, by which similarities are divided (infonce)."""
 
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import AmountOrZero, Count, Several, Share
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
@@ -32,21 +32,21 @@ from distdl.metrics import Mean, Metrics
 
 @dataclass(frozen=True)
 class Config:
-    vocabulary: Annotated[int, Field(gt=1)] = 30000
+    vocabulary: Several = 30000
     """Number of different words."""
-    context: Annotated[int, Field(gt=1)] = 128
+    context: Several = 128
     """Words of a row, which are next to each other in the text."""
-    width: Annotated[int, Field(gt=0)] = 300
+    width: Count = 300
     """Size of a word's vector."""
     method: Literal["skipgram", "cbow"] = "skipgram"
     """A word tells the words around it, or they tell the word."""
-    window: Annotated[int, Field(gt=0)] = 5
+    window: Count = 5
     """Most words on either side that are around a word."""
-    negatives: Annotated[int, Field(gt=0)] = 5
+    negatives: Count = 5
     """Noise words that are told apart from the right one."""
-    power: Annotated[float, Field(ge=0, le=1)] = 0.75
+    power: Share = 0.75
     """Noise words are drawn in proportion to their counts to this power."""
-    subsample: Annotated[float, Field(ge=0)] = 1e-3
+    subsample: AmountOrZero = 1e-3
     """Frequency t above which words are left out at random; 0: none is."""
 
     def __post_init__(self) -> None:

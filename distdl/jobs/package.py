@@ -19,7 +19,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import distdl
-from distdl.config.family import is_file
 from distdl.config.load import Loaded, load_config
 from distdl.config.secret_text import SECRET_TEXT, without_value
 from distdl.config.yaml_file import flatten
@@ -76,8 +75,8 @@ def make_package(
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
     _write(found, directory)
     config = loaded.config
-    if is_file(config.model["family"]):  # where it lies in the package, whatever folder that is unpacked in
-        inside = os.path.relpath(config.model["family"], Path(loaded.path).absolute().parent)
+    if file := config.family_name.file:  # where it lies in the package, whatever folder that is unpacked in
+        inside = os.path.relpath(file, Path(loaded.path).absolute().parent)
         config = config.model_copy(update={"model": {**config.model, "family": inside}})
     return Package(job_id(config.name), config, plan, directory, tuple(overrides), fresh, owner=owner())
 
@@ -94,8 +93,8 @@ def contents(loaded: Loaded) -> Contents:
     left_out: list[str] = []
     beside = Path(loaded.path).absolute().parent
     named = [("launch.files", name) for name in loaded.config.launch.files]
-    if is_file(loaded.config.model["family"]):
-        named.append(("model.family", os.path.relpath(loaded.config.model["family"], beside)))
+    if file := loaded.config.family_name.file:
+        named.append(("model.family", os.path.relpath(file, beside)))
     for key, name in named:
         where = loaded.origin(tuple(key.split(".")))
         top, inside = _inside(beside, name, key, where)

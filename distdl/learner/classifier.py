@@ -8,18 +8,20 @@ from torch import Tensor
 
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.learner import Batch, Learner
-from distdl.metrics import Metrics
+from distdl.metrics import Metrics, mean
 
 
 class Classifier(Learner):
-    """Cross entropy against the column `label`, -100 in which is no label. A family overrides `logits`."""
+    """Cross entropy against the column `label`, -100 in which is no label. A family has `layers`, or overrides `logits`."""
 
     primary: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
+    labelled: bool = True
+    """Whether answers are classes, which a row may lack. A family that can also tell numbers sets it in __init__."""
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) unnormalised log-probabilities of the classes."""
-        raise NotImplementedError
+        return self.through(batch)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.criterion(self.logits(batch), batch)
@@ -30,8 +32,8 @@ class Classifier(Learner):
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         losses, metrics = self.losses(output, batch)
-        return mean_loss(losses, batch), metrics
+        return (mean_loss(losses, batch) if self.labelled else losses.mean()), metrics
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, metrics = self.losses(self.logits(batch), batch)
-        return {"loss": mean_known(losses, batch["label"]), **metrics}
+        return {"loss": mean_known(losses, batch["label"]) if self.labelled else mean(losses), **metrics}

@@ -54,8 +54,12 @@ def mean_known(values: Tensor, label: Tensor) -> Mean:
 
 def of_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Metrics]:
     """(B, K), (B,) -> the cross entropy of every sample (B,), and the share of right answers among those with a label."""
-    losses = F.cross_entropy(logits, filled(label), reduction="none")
-    return losses, {"accuracy": mean_known((logits.argmax(-1) == label).float(), label)}
+    return F.cross_entropy(logits, filled(label), reduction="none"), {"accuracy": accuracy(logits, label)}
+
+
+def accuracy(logits: Tensor, label: Tensor) -> Mean:
+    """(*, K), (*,) -> the share of right answers among those with a label."""
+    return mean_known((logits.argmax(-1) == label).float(), label)
 
 
 def _there(values: Tensor, label: Tensor) -> Tensor:

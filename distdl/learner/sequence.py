@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner.labels import filled, mean_known, mean_loss
+from distdl.learner.labels import accuracy, filled, mean_known, mean_loss
 from distdl.learner.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -74,7 +74,7 @@ class SequenceLearner(Learner):
         if self.config.task == "values":
             return (out - target).square(), {}
         losses = F.cross_entropy(out.flatten(0, -2), filled(target.flatten()), reduction="none")  # nats
-        return losses, {"accuracy": mean_known((out.argmax(-1) == target).float(), target)}
+        return losses, {"accuracy": accuracy(out, target)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, metrics = self.losses(batch)

@@ -1,4 +1,4 @@
-"""The machine between two layers of a greedy stack."""
+"""The machine between two layers of a greedy stack (learner/greedy.py)."""
 
 from __future__ import annotations
 

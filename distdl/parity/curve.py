@@ -33,9 +33,9 @@ def curve(rank: int, values: dict[str, Any], file: Path | None = None, nudge: in
 
 
 def _curve(rank: int, values: dict[str, Any], file: Path | None, nudge: int) -> dict[str, Any]:
-    config = config_from_dict(values)
-    plan = survey(config)
-    worker.set_up_torch(plan, config)
+    plan = survey(config_from_dict(values))
+    config = plan.settings
+    worker.set_up_torch(plan)
     torch.set_num_threads(1)
     learner = worker.build_learner(config, None)
     if nudge:
@@ -44,7 +44,7 @@ def _curve(rank: int, values: dict[str, Any], file: Path | None, nudge: int) -> 
             for weight in learner.parameters():
                 weight.mul_(1 + NUDGE * torch.randn(weight.shape, generator=generator))
     engine = worker.make_engine(learner, plan, rank)
-    source = worker.make_source(plan, config, rank)
+    source = worker.make_source(plan, rank)
     out: dict[str, Any] = {"loss": [], "norm": [], "positions": []}
 
     class Record(Hook):
@@ -63,7 +63,7 @@ def _curve(rank: int, values: dict[str, Any], file: Path | None, nudge: int) -> 
     if file:
         keep(file, start, held(engine))
     if config.data.eval_split:
-        held_out = worker.make_dataset(config, config.data.eval_split, plan.data.path)
+        held_out = worker.make_dataset(plan, config.data.eval_split)
         batches = EvalSource(held_out, batch=plan.eval_batch, rank=plan.mesh.place(rank)["data"], world=plan.mesh.data)
         out["evaluation"] = evaluate(learner, engine, batches)
     source.close()

@@ -45,12 +45,12 @@ def _rounded_twice(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def _rounded_curve(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    config = config_from_dict(values)
-    plan = survey(config)
-    worker.set_up_torch(plan, config)
+    plan = survey(config_from_dict(values))
+    config = plan.settings
+    worker.set_up_torch(plan)
     torch.set_num_threads(1)
     learner = worker.build_learner(config, None)
-    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
+    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, 0)
     masters = {name: p.detach().clone() for _, name, p in engine.named() if p.requires_grad}
     sums: dict[str, Tensor] = {}
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from distdl.config.load import config_from_dict
 from distdl.config.schema import Config
 from distdl.errors import InputError, Problem
 from distdl.plan.batch import BatchSplit, split_batch
@@ -26,7 +29,7 @@ class Plan:
     """The decided numbers. JSON-serialisable; a run folder holds it as plan.json."""
 
     config: dict[str, Any]
-    """The resolved config that was planned."""
+    """The resolved config that was planned, in plain values; of its family's file the name alone."""
     model: ModelFacts
     data: DataFacts
     mesh: Mesh
@@ -58,6 +61,14 @@ class Plan:
     """DeepSpeed's JSON, or None under the torch engine."""
     notes: tuple[str, ...] = ()
     """What a user should know before starting."""
+    beside: Path = field(default=Path(), compare=False)
+    """The folder that the family's file lies in: the user's where it was planned, the run's where it is carried out. Not in
+    plan.json, which moves with the run."""
+
+    @cached_property
+    def settings(self) -> Config:
+        """The config that was planned, typed; parsed once. The only one beside a plan."""
+        return config_from_dict(self.config, beside=self.beside)
 
     @property
     def world(self) -> int:
@@ -75,15 +86,18 @@ class Plan:
         return int(step / self.steps_per_epoch + 1e-9) if self.steps_per_epoch else 0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "world": self.world}
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "beside"}
+        return {**values, "world": self.world}
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> Plan:
+    def from_dict(values: dict[str, Any], beside: Path = Path()) -> Plan:
+        """The plan of `to_dict`; `beside`: where its family lies, if that is a file."""
         model = ModelFacts(**{key: _tuples(value) for key, value in values["model"].items()})
         data = DataFacts(**{key: _tuples(value) for key, value in values["data"].items()})
         parts = {"model": model, "data": data, "mesh": Mesh(**values["mesh"])}
         values = {key: value for key, value in values.items() if key != "world"}  # it follows from the mesh
-        return Plan(**{**values, **parts, "notes": tuple(values["notes"]), "stages": tuple(values["stages"])})
+        parts |= {"notes": tuple(values["notes"]), "stages": tuple(values["stages"]), "beside": beside}
+        return Plan(**{**values, **parts})
 
 
 def _tuples(value: Any) -> Any:
@@ -101,8 +115,10 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     if problems := _problems(config, model, data, hardware, split.accumulate):
         raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
-    return Plan(
-        config=config.model_dump(mode="json"),
+    file = config.family_name.file
+    plan = Plan(
+        config=config.portable(),
+        beside=file.parent if file else Path(),
         model=model,
         data=data,
         mesh=mesh,
@@ -125,6 +141,8 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         else None,
         notes=tuple(_notes(config, model, data, hardware, steps, split)),
     )
+    vars(plan)["settings"] = config  # which is parsed already
+    return plan
 
 
 def make_mesh(config: Config) -> Mesh:

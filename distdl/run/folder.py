@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any
 
 from distdl import trust
-from distdl.config.family import is_custom, is_file, label, relocated, source_file
+from distdl.config.family import FamilyName, portable
 from distdl.config.load import config_from_dict
 from distdl.config.schema import Config
 from distdl.config.yaml_file import flatten
@@ -101,7 +101,7 @@ class RunFolder:
                 raise torn from None
             model = planned.get("model")
             if isinstance(model, dict) and isinstance(model.get("family"), str):
-                planned = planned | {"model": relocated(model, ".")}
+                planned = planned | {"model": portable(model)}
             return planned
 
     def write(self, name: str, value: Any) -> None:
@@ -118,16 +118,13 @@ class RunFolder:
         sync(draft)
         publish(draft, self.path / name)
 
-    def keep(self, config: Config) -> Config:
+    def keep(self, config: Config) -> None:
         """Writes config.json, and the file of a family of the user's own beside it, for a run that goes on elsewhere and
-        for workers that see nothing else of the user's. Returns the config that names that copy."""
-        model = relocated(config.model, str(self.path)) if is_file(config.model["family"]) else config.model
-        file = Path(model["family"])
-        if model is not config.model and file != Path(config.model["family"]):  # first: config.json names it
-            self.copy(file.name, config.model["family"])
-        values = config.model_dump(mode="json")
-        self.write("config.json", values | {"model": relocated(config.model, ".")})
-        return config.model_copy(update={"model": model})
+        for workers that see nothing else of the user's."""
+        file = config.family_name.file
+        if file and file != self.path / file.name:  # first: config.json names it
+            self.copy(file.name, str(file))
+        self.write("config.json", config.portable())
 
     def failure_records(self) -> list[dict[str, Any]]:
         """What each worker that failed left behind: rank, time, message, exit_code, known, traceback."""
@@ -291,12 +288,13 @@ def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
         )
     named = not any(re.match(r"model(\.family)?=", text) for text in overrides)
     family = (values.get("model") or {}).get("family") if named else None
-    if isinstance(family, str) and is_file(family) and family != f"./{Path(family).name}":
+    said = FamilyName(family) if isinstance(family, str) else None
+    if said and said != said.portable:
         what = f"{folder.path / 'config.json'} names the family's file {family}, which lies outside the run's folder"
         raise InputError(what, fix="name the file yourself: model.family=PATH")
     config = config_from_dict(values, overrides, folder.path)
-    if isinstance(family, str) and is_custom(family) and not is_file(family):
-        trust.allow(source_file(family), named_by_run=True)
+    if said and said.own and not said.file:
+        trust.allow(said.source(), named_by_run=True)
     return config
 
 
@@ -308,8 +306,7 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
     except DataCorrupt:  # nothing is left to compare with but the checkpoint, which knows its model and its data
         return
     before = _before(folder, config)
-    old = dict(flatten(before.model_dump(mode="json") | {"model": relocated(before.model, ".")}))
-    new = dict(flatten(config.model_dump(mode="json") | {"model": relocated(config.model, ".")}))
+    old, new = dict(flatten(before.portable())), dict(flatten(config.portable()))
     changed = [
         path
         for path in sorted(old.keys() | new.keys())
@@ -329,10 +326,10 @@ def _before(folder: RunFolder, config: Config) -> Config:
     """The config that a run was last started with, with the defaults of keys that came later. Where the family is a file of
     the user's own, those that it has now: the run's copy of it is not asked, which may come from another machine."""
     values = folder.config_values() or {}
-    family, mine = str((values.get("model") or {}).get("family")), config.model["family"]
-    if is_file(mine) and is_file(family) and label(family) == label(mine):
+    family, mine = FamilyName(str((values.get("model") or {}).get("family"))), config.family_name
+    if mine.file and family.portable == mine.portable:
         with suppress(InputError):  # it has other fields now
-            return config_from_dict(values | {"model": values["model"] | {"family": mine}})
+            return config_from_dict(values | {"model": values["model"] | {"family": mine.text}})
     return saved_config(folder)
 
 

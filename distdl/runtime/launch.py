@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from threading import Timer, current_thread, main_thread
 from typing import Any
 
-from distdl.config.schema import Config
 from distdl.errors import DistdlError
 from distdl.plan.plan import Plan
 from distdl.run.attempts import Attempt
@@ -22,8 +21,8 @@ from distdl.runtime.watch import Watch, watching
 from distdl.track.spool import SpoolWriter
 
 
-def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """Runs the plan on the config's runtime, to its end or until Ctrl-C or SIGTERM asks for one; returns the summary,
+def launch(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    """Runs the plan on its config's runtime, to its end or until Ctrl-C or SIGTERM asks for one; returns the summary,
     whose `finished` tells which. Workers that fail are started again `max_restarts` times, where that may help.
 
     Raises a DistdlError that says why not; TakenOver where a newer attempt trains the run; KeyboardInterrupt where the
@@ -31,6 +30,7 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     """
     folder.attempt.check()
     (folder.path / "summary.json").unlink(missing_ok=True)
+    config = plan.settings
     if config.runtime.kind == "ray":
         from distdl.runtime.ray import workers
     else:
@@ -42,9 +42,9 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
         watch = Watch(ranks, plan.world, hang_s, lambda beat, stack: "")
         with (
             stop_on_signals(folder.attempt, config.runtime.grace_s, lambda: watch.underway),
-            workers(config, plan, folder) as (start, watch.end),
+            workers(plan, folder) as (start, watch.end),
         ):
-            _until_the_end(config, folder, watch, start)
+            _until_the_end(config.runtime.max_restarts, folder, watch, start)
         folder.attempt.check()
         summary = folder.read("summary.json")
         if summary is None:
@@ -60,11 +60,11 @@ def launch(config: Config, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _until_the_end(config: Config, folder: RunFolder, watch: Watch, start: Callable[[int], None]) -> None:
-    """Starts the workers until they end well, as often as the config allows. A failure that would come again is told at
+def _until_the_end(restarts: int, folder: RunFolder, watch: Watch, start: Callable[[int], None]) -> None:
+    """Starts the workers until they end well, once and `restarts` times more. A failure that would come again is told at
     once: one of the input or of the code, or the same exception at the same step."""
     before = None
-    for restart in range(config.runtime.max_restarts + 1):
+    for restart in range(restarts + 1):
         shutil.rmtree(folder.failures, ignore_errors=True)
         make_beats(watch.folder, watch.world)
         watch.begin()
@@ -82,13 +82,10 @@ def _until_the_end(config: Config, folder: RunFolder, watch: Watch, start: Calla
                         raise failure.error from error
                     raise KeyboardInterrupt from error  # the signal went to the workers, too, and ended them on the spot
             again = failure.cause is not None and failure.cause == before
-            if restart == config.runtime.max_restarts or failure.lasting or again:
+            if restart == restarts or failure.lasting or again:
                 raise failure.error from error
             before = failure.cause
-            _tell(
-                folder,
-                f"{failure.error}\n    starting the workers again ({restart + 1} of {config.runtime.max_restarts})",
-            )
+            _tell(folder, f"{failure.error}\n    starting the workers again ({restart + 1} of {restarts})")
 
 
 def _tell(folder: RunFolder, text: str) -> None:

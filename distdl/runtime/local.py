@@ -22,7 +22,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from distdl.config.schema import Config
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat
@@ -39,22 +38,20 @@ TERM_S = 5.0
 
 
 @contextmanager
-def workers(
-    config: Config, plan: Plan, folder: RunFolder
-) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
+def workers(plan: Plan, folder: RunFolder) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
     """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
 
     def start(restart: int) -> None:
         if plan.world == 1:
             in_process(plan, folder)
         else:
-            timeout_s = config.runtime.timeout_s
+            timeout_s = plan.settings.runtime.timeout_s
             run_processes(plan, worker_process, (str(folder.path), folder.attempt.number, plan.to_dict(), timeout_s))
 
     yield start, lambda beat, stack: state_and_kill(beat.pid, stack)
 
 
-def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
+def on_every_rank(plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
     """What every rank sees, by rank: `probe.look_around` on workers as training would start them."""
     if plan.world == 1:
         from distdl.runtime.probe import look_around
@@ -156,7 +153,7 @@ def _placed(rank: int, place: dict[str, str], process: Callable[..., None], argu
 
 
 def in_process(plan: Plan, folder: RunFolder) -> None:
-    """The single worker, here."""
+    """The single worker, here. It reads the plan as others do, beside the run's own copy of a family's file."""
     import torch.distributed as dist
 
     from distdl.train import worker
@@ -169,7 +166,7 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
     ):  # DeepSpeed remembers its first group: a second run in this process must find the same
         worker.init_process_group(plan, 0, 60.0)
         atexit.register(dist.destroy_process_group)
-    worker.run(plan, folder, 0)
+    worker.run(Plan.from_dict(plan.to_dict(), folder.path), folder, 0)
 
 
 def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], timeout_s: float) -> None:
@@ -180,7 +177,7 @@ def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], 
     from distdl.train import worker
 
     folder = RunFolder(Path(folder_path), attempt)
-    plan, rank = Plan.from_dict(plan_values), int(os.environ["RANK"])
+    plan, rank = Plan.from_dict(plan_values, folder.path), int(os.environ["RANK"])
     worker.init_process_group(plan, rank, timeout_s)
     worker.run(plan, folder, rank)
     dist.destroy_process_group()

@@ -49,10 +49,11 @@ FOLDER = {
 """First word of `Facts.folder` -> what the rank does, and the cure."""
 
 
-def preflight(config: Config, plan: Plan) -> Iterator[Finding]:
-    """Findings of a config's run on its runtime. Starts the workers as training does, for some seconds."""
+def preflight(plan: Plan) -> Iterator[Finding]:
+    """Findings of a planned run on its runtime. Starts the workers as training does, for some seconds."""
     from distdl.runtime.probe import Question
 
+    config = plan.settings
     yield from tracker(config)
     runs = Path(config.runs).absolute()
     question = Question(str(runs), plan.data.path, uuid.uuid4().hex)
@@ -63,7 +64,7 @@ def preflight(config: Config, plan: Plan) -> Iterator[Finding]:
         else:
             from distdl.runtime.local import on_every_rank
         timeout_s = min(TIMEOUT_S, config.runtime.timeout_s)
-        facts = on_every_rank(config, plan, question, timeout_s)
+        facts = on_every_rank(plan, question, timeout_s)
     except DistdlError as error:
         yield BAD, str(error)
         return
@@ -72,16 +73,16 @@ def preflight(config: Config, plan: Plan) -> Iterator[Finding]:
         return
     finally:
         shutil.rmtree(runs / f".preflight-{question.token}", ignore_errors=True)
-    yield from judge(facts, config, plan)
+    yield from judge(facts, plan)
 
 
-def judge(facts: Sequence[Facts], config: Config, plan: Plan) -> Iterator[Finding]:
+def judge(facts: Sequence[Facts], plan: Plan) -> Iterator[Finding]:
     """What the facts of all ranks come to."""
     nodes = Counter(f.node for f in facts)
     yield GOOD, f"{len(facts)} ranks on {len(nodes)} node{'s'[: len(nodes) - 1]} found each other: {', '.join(nodes)}"
     yield from skew(facts)
-    yield from folder(facts, config)
-    yield from space(facts, config, plan)
+    yield from folder(facts, plan.settings)
+    yield from space(facts, plan)
     yield from data(facts, plan)
     yield from clock(facts)
     yield from processors(facts, plan)
@@ -120,18 +121,19 @@ def folder(facts: Sequence[Facts], config: Config) -> Iterator[Finding]:
         yield GOOD, f"{runs} is one folder, which every rank reads and writes"
 
 
-def space(facts: Sequence[Facts], config: Config, plan: Plan) -> Iterator[Finding]:
+def space(facts: Sequence[Facts], plan: Plan) -> Iterator[Finding]:
     """Room for the checkpoints that are kept and the one that is being written."""
-    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
-    one, free = checkpoint_bytes(config, plan), facts[0].free_bytes
+    kept = plan.settings.checkpoint.keep_last + plan.settings.checkpoint.keep_best + 1
+    one, free = checkpoint_bytes(plan), facts[0].free_bytes
     what = f"{_size(free)} free for {kept} checkpoints of {_size(one)} (kept, and one being written)"
     fix = "\n    fix: make room, lower checkpoint.keep_last or keep_best, or put `runs` elsewhere"
     yield (GOOD, what) if free > kept * one else (BAD, what + fix)
 
 
-def checkpoint_bytes(config: Config, plan: Plan) -> int:
+def checkpoint_bytes(plan: Plan) -> int:
     """Size of one checkpoint: weights and optimizer state in full, in fp32, whatever the layout."""
-    states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
+    optimizer = plan.settings.optimizer
+    states = STATES_PER_WEIGHT[optimizer.name] + bool(getattr(optimizer, "momentum", 0))
     return 4 * (plan.model.parameters + states * plan.model.trainable)
 
 

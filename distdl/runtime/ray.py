@@ -21,7 +21,6 @@ from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from distdl import trust
-from distdl.config.schema import Config
 from distdl.config.schema import Ray as RayConfig
 from distdl.errors import TrainingFailed
 from distdl.plan.plan import Plan
@@ -43,18 +42,16 @@ NODE_S = 10.0
 
 
 @contextmanager
-def workers(
-    config: Config, plan: Plan, folder: RunFolder
-) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
+def workers(plan: Plan, folder: RunFolder) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
     """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
     settings = {"folder": str(folder.path), "attempt": folder.attempt.number, "plan": plan.to_dict()}
-    with _cluster(config, plan) as ray:
+    with _cluster(plan) as ray:
 
         def start(restart: int) -> None:
             where = {"name": f"attempt-{folder.attempt.number}.{restart}", "storage_path": str(folder.path / "ray")}
             try:
                 with closing(follow(folder.events, plan.model.family, plan.layout, plan.steps, gauges())):
-                    _fit(config, plan, worker_loop, settings, where, timeout_s=config.runtime.timeout_s)
+                    _fit(plan, worker_loop, settings, where, timeout_s=plan.settings.runtime.timeout_s)
             except Exception as error:
                 raise WorkersEnded(_deaths(ray, folder, plan.world, error), str(error)) from error
 
@@ -92,14 +89,14 @@ def _deaths(ray: Any, folder: RunFolder, world: int, error: Exception) -> dict[i
     return found
 
 
-def on_every_rank(config: Config, plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
+def on_every_rank(plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
     """What every rank sees, by rank: `probe.look_around` on workers as training would place them."""
-    with _cluster(config, plan) as ray:
+    with _cluster(plan) as ray:
         answers = ray.remote(num_cpus=0)(_Letterbox).remote()
         settings = {"question": question, "answers": answers}
         where = {"name": question.token, "storage_path": tempfile.mkdtemp(prefix="distdl-preflight-")}
         try:
-            _fit(config, plan, probe_loop, settings, where, timeout_s=timeout_s)
+            _fit(plan, probe_loop, settings, where, timeout_s=timeout_s)
         finally:
             shutil.rmtree(where["storage_path"], ignore_errors=True)
         facts: list[Facts] = ray.get(answers.get.remote())
@@ -131,7 +128,6 @@ class _Letterbox:
 
 
 def _fit(
-    config: Config,
     plan: Plan,
     loop: Callable[[dict[str, Any]], None],
     settings: dict[str, Any],
@@ -143,7 +139,7 @@ def _fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    runtime, gpus = config.runtime, _gpus(config, plan)
+    runtime, gpus = plan.settings.runtime, _gpus(plan)
     assert isinstance(runtime, RayConfig)
     trainer = TorchTrainer(
         loop,
@@ -181,9 +177,9 @@ def _fit(
 
 
 @contextmanager
-def _cluster(config: Config, plan: Plan) -> Iterator[Any]:
+def _cluster(plan: Plan) -> Iterator[Any]:
     """A connection to the cluster of the config, or an embedded one; gives the module `ray`."""
-    runtime = config.runtime
+    runtime = plan.settings.runtime
     assert isinstance(runtime, RayConfig)
     _quiet()
     import ray
@@ -212,7 +208,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     folder = RunFolder(Path(settings["folder"]), settings["attempt"])
     worker.check_visible(folder)
     folder.attempt.check()
-    plan, rank = Plan.from_dict(settings["plan"]), ray.train.get_context().get_world_rank()
+    plan, rank = Plan.from_dict(settings["plan"], folder.path), ray.train.get_context().get_world_rank()
     worker.run(plan, folder, rank, ray.get_runtime_context().get_node_id())
 
 
@@ -230,9 +226,9 @@ def probe_loop(settings: dict[str, Any]) -> None:
         ray.get(settings["answers"].put.remote(facts))
 
 
-def _gpus(config: Config, plan: Plan) -> int:
+def _gpus(plan: Plan) -> int:
     """GPUs of a worker."""
-    asked = getattr(config.runtime, "gpus_per_worker", None)
+    asked = getattr(plan.settings.runtime, "gpus_per_worker", None)
     return int(plan.device == "cuda") if asked is None else asked
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import distdl
-from distdl.config.family import is_file
+from distdl.config.family import FamilyName
 
 PARAM_VALUE_CHARS = 6000
 """What MLflow takes for one param."""
@@ -144,9 +144,9 @@ def _plan_tags(plan: Any) -> dict[str, str]:
 
 def _family_tags(run_dir: Path) -> dict[str, str]:
     """The content of a family of the user's own, which no version of distdl tells."""
-    family = str(((read_json(run_dir / "config.json") or {}).get("model") or {}).get("family"))
-    file = run_dir / Path(family).name
-    if not is_file(family) or not file.is_file():
+    named = FamilyName(str(((read_json(run_dir / "config.json") or {}).get("model") or {}).get("family"))).file
+    file = run_dir / named.name if named else None
+    if file is None or not file.is_file():
         return {}
     return {"distdl.family_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 

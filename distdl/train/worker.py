@@ -19,7 +19,6 @@ import torch.distributed as dist
 
 from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
 from distdl.checkpoint.save import remove_drafts
-from distdl.config.load import config_from_dict
 from distdl.config.schema import Config
 from distdl.data.fit import conversions
 from distdl.data.manifest import read_manifest
@@ -58,13 +57,13 @@ def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
     failures/rank-N.json, for the process that started the workers to tell. Raises TakenOver in an older attempt.
     """
     spool = SpoolWriter(folder.events, taken_over=folder.attempt.taken_over) if rank == 0 else None
-    pulse, config = Pulse(), config_from_dict(plan.config)
+    pulse, config = Pulse(), plan.settings
     hang_s = DEFAULT_HANG_S if config.guard.hang_s is None else config.guard.hang_s
     heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
     with folder.private():
         try:
             with heart:
-                _train(plan, config, folder, rank, spool, pulse)
+                _train(plan, folder, rank, spool, pulse)
         except BaseException as error:
             with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
                 _note_failure(folder, rank, error, pulse.step)
@@ -78,7 +77,7 @@ ROLLBACKS = 3
 """Times that a run goes back to the same checkpoint."""
 
 
-def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
+def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
     """Until the end, from one checkpoint or, where the loss jumps and the config says so, from the last one again.
 
     Nothing of it need be kept: a run that is cut off before its next checkpoint meets the same spike and goes back as it
@@ -88,7 +87,7 @@ def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: Spoo
     while True:
         try:
             with ProcessState():
-                return _train_from_checkpoint(plan, config, folder, rank, spool, pulse, back)
+                return _train_from_checkpoint(plan, folder, rank, spool, pulse, back)
         except Rollback as spike:
             back.append(spike.with_traceback(None))  # whose frames hold the engine
         gc.collect()
@@ -97,15 +96,9 @@ def _train(plan: Plan, config: Config, folder: RunFolder, rank: int, spool: Spoo
 
 
 def _train_from_checkpoint(
-    plan: Plan,
-    config: Config,
-    folder: RunFolder,
-    rank: int,
-    spool: SpoolWriter | None,
-    pulse: Pulse,
-    back: list[Rollback],
+    plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse, back: list[Rollback]
 ) -> None:
-    set_up_torch(plan, config)
+    set_up_torch(plan)
     checkpoint, warnings = _agreed(plan, folder, rank)
     if back:
         back[-1].to = checkpoint.step if checkpoint else 0
@@ -113,15 +106,19 @@ def _train_from_checkpoint(
             what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
-    learner = build_learner(config, checkpoint)
+    learner = build_learner(plan.settings, checkpoint)
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
-    source = make_source(plan, config, rank)
+    source = make_source(plan, rank)
     run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
-    hooks = _hooks(run_, config, folder)
-    start = _restore(run_, hooks, checkpoint)
+    hooks = _hooks(run_, folder)
+    start = 0
+    if checkpoint:
+        start = checkpoint.step
+        checkpoint.state.restore(engine, source, hooks, checkpoint.read, checkpoint.tensors)
+        run_.event("restart", step=start)
     if back:
         source.load_state_dict(back[-1].data)
         if isinstance(guard := hooks.get("spike"), SpikeGuard):
@@ -135,7 +132,7 @@ def _train_from_checkpoint(
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
     with contextlib.closing(source):
-        if checkpoint and checkpoint.state["stopped"] and stopping and stopping.exhausted:
+        if checkpoint and checkpoint.state.stopped and stopping and stopping.exhausted:
             end = start
         else:
             end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
@@ -173,10 +170,10 @@ def _chosen(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
     return latest(folder.checkpoints)
 
 
-def set_up_torch(plan: Plan, config: Config) -> None:
+def set_up_torch(plan: Plan) -> None:
     """Threads and determinism of this process."""
     torch.set_num_threads(plan.threads_per_worker)
-    if config.train.deterministic:
+    if plan.settings.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling every new buffer with NaN finds reads of unwritten memory; it makes nothing more deterministic.
@@ -217,14 +214,15 @@ def make_engine(learner: Any, plan: Plan, rank: int) -> Engine:
 
 def _sample(plan: Plan) -> Batch:
     """The first micro-batch of the first rank."""
-    with contextlib.closing(make_source(plan, config_from_dict(plan.config), 0)) as source:
+    with contextlib.closing(make_source(plan, 0)) as source:
         return next(source)
 
 
-def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
+def make_source(plan: Plan, rank: int) -> BatchSource:
     """The training batches of this rank."""
+    config = plan.settings
     return BatchSource(
-        make_dataset(config, config.data.train_split, plan.data.path),
+        make_dataset(plan, config.data.train_split),
         seed=config.seed,
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
@@ -238,22 +236,22 @@ def make_source(plan: Plan, config: Config, rank: int) -> BatchSource:
     )
 
 
-def make_dataset(config: Config, split: str, path: str) -> Dataset:
+def make_dataset(plan: Plan, split: str) -> Dataset:
     """A split of the run's data set, its columns in the types that the family computes with."""
-    data = config.data
+    config, data, path = plan.settings, plan.settings.data, plan.data.path
     read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
     again_bytes_per_s = data.verify_again_mb_per_s * 1e6
     return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as)
 
 
-def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
+def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
-    plan = run_.plan
+    plan, config = run_.plan, run_.plan.settings
     hooks: dict[str, Hook] = {}
     if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
         hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
     if config.data.eval_split:
-        held_out = make_dataset(config, config.data.eval_split, plan.data.path)
+        held_out = make_dataset(plan, config.data.eval_split)
         source = EvalSource(
             held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data
         )
@@ -269,20 +267,6 @@ def _hooks(run_: Run, config: Config, folder: RunFolder) -> dict[str, Hook]:
     saved = dict(hooks)
     hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
     return hooks
-
-
-def _restore(run_: Run, hooks: dict[str, Hook], checkpoint: Checkpoint | None) -> int:
-    """Puts optimizer, data and hooks where the checkpoint says. Returns the steps already done."""
-    if checkpoint is None:
-        return 0
-    state = checkpoint.state
-    run_.engine.load_optimizer(checkpoint.read, set(checkpoint.tensors), state["optimizer_steps"])
-    run_.source.load_state_dict(state["data"])
-    for name, hook in hooks.items():
-        if name in state["hooks"]:
-            hook.load_state_dict(state["hooks"][name])
-    run_.event("restart", step=checkpoint.step)
-    return checkpoint.step
 
 
 def _write_summary(
@@ -320,8 +304,8 @@ def evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int,
 
 
 def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int, dict[str, float]]:
-    config = config_from_dict(plan.config)
-    set_up_torch(plan, config)
+    config = plan.settings
+    set_up_torch(plan)
     checkpoint = chosen_checkpoint(folder, which)
     if not config.data.eval_split:
         raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
@@ -329,9 +313,7 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
     from distdl.engine.torch import TorchEngine
 
     engine = TorchEngine(learner, plan, 0)
-    source = EvalSource(
-        make_dataset(config, config.data.eval_split, plan.data.path), batch=plan.eval_batch, rank=0, world=1
-    )
+    source = EvalSource(make_dataset(plan, config.data.eval_split), batch=plan.eval_batch, rank=0, world=1)
     return checkpoint.step, evaluate(learner, engine, source)
 
 

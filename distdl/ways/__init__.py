@@ -10,7 +10,6 @@ import dataclasses
 import traceback
 from typing import Any
 
-from distdl.config.family import is_custom
 from distdl.config.schema import Config
 from distdl.config.ways import Augment
 from distdl.errors import InputError
@@ -82,7 +81,7 @@ def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any
     try:
         mine = dict(cls.columns(model_config(config.model)))
     except Exception as error:
-        if not is_custom(config.model["family"]) or isinstance(error, InputError):
+        if not config.family_name.own or isinstance(error, InputError):
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
         what = f"`columns` of the family {config.family} fails: {type(error).__name__}: {error}"

@@ -14,6 +14,8 @@ from torch import Tensor
 from distdl.checkpoint.layout import MANIFEST, checkpoints
 from distdl.checkpoint.load import Checkpoint, latest_sound
 from distdl.checkpoint.prune import best
+from distdl.config.family import family_schema
+from distdl.config.marks import INVISIBLE
 from distdl.config.schema import Config
 from distdl.config.ways import Start
 from distdl.errors import InputError
@@ -29,10 +31,6 @@ class Weights(NamedTuple):
     read: Callable[[str], Tensor]
     model: Mapping[str, Any]
     """The `model:` section that they were trained with; {} where a file does not tell."""
-
-
-INVISIBLE = ("heads", "activation", "norm", "cell")
-"""Fields of a model that change what its weights mean, and perhaps none of their shapes."""
 
 
 def located(config: Config, before: RunFolder | None = None, learns: bool = True) -> Config:
@@ -88,9 +86,9 @@ def check(learner: Learner, config: Config) -> None:
 
 
 def _refuse_other_meaning(source: Weights, config: Config) -> None:
-    if source.model.get("family") != config.model["family"]:
+    if source.model.get("family") != config.family_name.portable.text:
         return
-    for key in INVISIBLE:
+    for key in sorted(family_schema(config.model["family"]).marked(INVISIBLE)):
         there, here = source.model.get(key), config.model.get(key)
         if there != here and key in source.model and key in config.model:
             what = f"start.weights: {source.place} was trained with model.{key}={there}, and here it is {here}"

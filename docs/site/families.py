@@ -66,7 +66,7 @@ def page(name: str, configs: list[Path], results: list[str], repository: Path) -
 
 def source_files(name: str) -> list[Path]:
     """The files that a family is written in, that of its learner first."""
-    first = family_schema.source_file(name)
+    first = family_schema.FamilyName(name).source()
     beside = sorted(first.parent.glob("[!_]*.py")) if first.parent != family_schema.FOLDER else []
     return [first, *(path for path in beside if path != first)]
 

@@ -235,7 +235,7 @@ def test_through_safetensors_and_back(command: Command, tmp_path: Path, sound: P
     code, out, err = command("checkpoint", "convert", file, back, "--config", mlp)
     assert code == 0 and "step 0, from a .safetensors file" in out, err
     assert same(tensors(back), weights(sound)) and command("checkpoint", "verify", back).code == 0
-    assert Checkpoint(back).state["optimizer_steps"] == {"learner": 0}
+    assert Checkpoint(back).state.optimizer_steps == {"learner": 0}
     assert sorted(p.name for p in back.parent.iterdir()) == [back.name]
 
 
@@ -498,7 +498,7 @@ def test_parts_of_every_stage_become_whole(
     expected |= {f"optimizer/exp_avg_sq/{n}": 3 * t for n, t in values.items()}
     assert same(tensors(tmp_path / "step_00000004"), expected)
     state = Checkpoint(tmp_path / "step_00000004").state
-    assert (state["step"], state["data"]["position"], state["optimizer_steps"]) == (4, 64, {"learner": 4})
+    assert (state.step, state.data["position"], state.optimizer_steps) == (4, 64, {"learner": 4})
 
 
 def test_weights_alone_start_a_run_at_step_0(command: Command, tmp_path: Path, sound: Path, mlp: Path) -> None:
@@ -508,7 +508,7 @@ def test_weights_alone_start_a_run_at_step_0(command: Command, tmp_path: Path, s
         done = command("checkpoint", "convert", folder, target, "--config", mlp, *more)
         assert done.code == 0, done.stderr
         state = Checkpoint(target).state
-        assert same(tensors(target), weights(sound)) and (state["step"], state["data"]["position"]) == (0, 0)
+        assert same(tensors(target), weights(sound)) and (state.step, state.data["position"]) == (0, 0)
 
 
 @pytest.mark.parametrize("tag", ["..", ".", "", "../other", "nowhere"])

@@ -20,6 +20,7 @@ from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum, sea
 from distdl.checkpoint.load import Checkpoint, latest
 from distdl.checkpoint.prune import best, prune
 from distdl.checkpoint.save import save
+from distdl.checkpoint.state import RunState
 from distdl.config.load import config_from_dict
 from distdl.engine.torch import TorchEngine
 from distdl.errors import DataCorrupt, DistdlError, InputError, TrainingFailed
@@ -53,17 +54,9 @@ def learn(engine: TorchEngine, start: int, steps: int) -> None:
             engine.learner.update(part, engine, step)
 
 
-def state_of(step: int, **more: Any) -> dict[str, Any]:
+def state_of(step: int, primary: float | None = None) -> RunState:
     data = {"position": 16 * step, "seed": 2**62 + 1}
-    return {
-        "step": step,
-        "stopped": False,
-        "data": data,
-        "optimizer_steps": {"learner": step},
-        "hooks": {},
-        "primary": None,
-        **more,
-    }
+    return RunState(step, stopped=False, data=data, optimizer_steps={"learner": step}, hooks={}, primary=primary)
 
 
 def write(folder: Path, engine: TorchEngine, step: int, **more: Any) -> Path:
@@ -72,7 +65,7 @@ def write(folder: Path, engine: TorchEngine, step: int, **more: Any) -> Path:
 
 def restored(checkpoint: Checkpoint, engine: TorchEngine) -> TorchEngine:
     checkpoint.load_weights(engine.learner)
-    engine.load_optimizer(checkpoint.read, set(checkpoint.tensors), checkpoint.state["optimizer_steps"])
+    engine.load_optimizer(checkpoint.read, set(checkpoint.tensors), checkpoint.state.optimizer_steps)
     return engine
 
 
@@ -379,6 +372,46 @@ def test_latest_falls_back_over_a_state_of_wrong_types(folder: Path, trained: To
     edit(path, lambda m: m["files"].update({STATE: {"bytes": size, "xxh3": xxh3}}))
     found, warnings = latest(folder)
     assert found is not None and found.step == 3 and STATE in warnings[0]
+
+
+class Kept:
+    """A source or a hook that keeps a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number = state["number"]
+
+
+def test_a_run_is_put_together_and_taken_apart_in_one_place(tmp_path: Path, trained: TorchEngine) -> None:
+    """With the keys and the bytes that state.json has always had; a hook that is new begins anew."""
+    state = RunState.of(trained, Kept(16), {"log": Kept(1), "gone": Kept(2)}, 3, True, 0.5)
+    path, _ = save(tmp_path, trained, state)
+    kept = {"log": {"number": 1}, "gone": {"number": 2}}
+    values = {"step": 3, "stopped": True, "data": {"number": 16}, "optimizer_steps": {"learner": 3}, "hooks": kept}
+    assert (path / STATE).read_text() == json.dumps(values | {"primary": 0.5}, indent=1)
+    checkpoint, engine, source = Checkpoint(path), new_engine(9), Kept(0)
+    assert checkpoint.state == state
+    hooks = {"log": Kept(0), "new": Kept(7)}
+    checkpoint.load_weights(engine.learner)
+    checkpoint.state.restore(engine, source, hooks, checkpoint.read, checkpoint.tensors)
+    assert (source.number, hooks["log"].number, hooks["new"].number) == (16, 1, 7)
+    assert engine.optimizer_steps == {"learner": 3} and equal(bits(engine), bits(trained))
+
+
+@pytest.mark.parametrize("more", [{}, {"of another release": 1}, {"primary": None}])
+def test_a_state_in_an_older_form_is_read(folder: Path, trained: TorchEngine, more: dict[str, Any]) -> None:
+    path = write(folder, trained, 10, primary=0.7)
+    old = {"step": 10, "stopped": False, "data": {"position": 160}, "optimizer_steps": {"learner": 10}, "hooks": {}}
+    (path / STATE).write_text(json.dumps(old | more))
+    size, xxh3 = (path / STATE).stat().st_size, checksum(path / STATE)
+    edit(path, lambda m: m["files"].update({STATE: {"bytes": size, "xxh3": xxh3}}))
+    assert Checkpoint(path).state == RunState(10, False, {"position": 160}, {"learner": 10}, {}, None)
+    assert best(folder, "higher") == [] and latest(folder)[0].step == 10  # type: ignore[union-attr]
 
 
 def test_a_checkpoint_that_was_renamed_is_not_believed(folder: Path, trained: TorchEngine) -> None:

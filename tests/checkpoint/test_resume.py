@@ -130,7 +130,7 @@ def test_a_checkpoint_continues_however_the_model_is_cut(experts: bool, digits: 
             got = metrics(path)
             assert max(abs(got[step] - wanted[step]) for step in range(1, 21)) < 1e-5, path.name
             assert samples(path) == samples(tmp_path / "reference"), path.name
-            assert last(path).state["data"] == last(tmp_path / "reference").state["data"]
+            assert last(path).state.data == last(tmp_path / "reference").state.data
             count += 1
     assert count == (4 if experts else 15)
 

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 
 from distdl.config import yaml_nodes
-from distdl.config.family import family_names, family_schema
+from distdl.config.family import FamilyName, family_names, family_schema
 from distdl.config.json_schema import json_schema
 from distdl.config.load import Loaded, config_from_dict, load_config
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.config.schema import Config
 from distdl.config.yaml_file import apply_override, read_yaml
 from distdl.errors import InputError, Problem
@@ -653,7 +654,7 @@ def test_the_schema_read_from_the_source_is_the_class_that_runs(name: str) -> No
     from distdl.families import load_family
 
     read, real = family_schema(name).config, load_family(name).Config
-    assert real.__module__ == f"distdl.families.{name}"
+    assert real.__module__ == FamilyName(name).module
     hints = [typing.get_type_hints(c, include_extras=True) for c in (read, real)]
     assert {k: repr(v) for k, v in hints[0].items()} == {k: repr(v) for k, v in hints[1].items()}
     assert _fields(read) == _fields(real)
@@ -661,6 +662,16 @@ def test_the_schema_read_from_the_source_is_the_class_that_runs(name: str) -> No
     assert family_schema(name).docs.keys() == {f.name for f in dataclasses.fields(real)}  # a sentence under each field
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(real(), dataclasses.fields(real)[0].name, 0)
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_what_every_family_means_alike_is_marked_alike(name: str) -> None:
+    schema = family_schema(name)
+    fields = {field.name for field in dataclasses.fields(schema.config)}
+    training, invisible = schema.marked(TRAINING_ONLY), schema.marked(INVISIBLE)
+    assert fields & {"dropout", "attention_dropout", "input_dropout", "balance_loss", "router_z_loss"} <= training
+    assert fields & {"heads", "activation", "norm", "cell"} <= invisible
+    assert not training & invisible
 
 
 def _fields(config: type) -> list[tuple[str, Any, Any]]:

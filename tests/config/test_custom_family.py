@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
 import torch
+from pydantic import Field
 
 from distdl.checkpoint.load import Checkpoint, latest, refuse_other_model
+from distdl.config.family import FIELDS, FamilyName, _is_plain, family_schema
 from distdl.config.json_schema import json_schema
 from distdl.config.load import load_config
+from distdl.config.marks import TRAINING_ONLY
 from distdl.config.yaml_file import read_yaml
 from distdl.driver import prepare_if_missing
 from distdl.errors import InputError
@@ -26,6 +31,7 @@ from distdl.jobs.package import make_package
 from distdl.jobs.records import record
 from distdl.run.folder import find_run, saved_config
 from distdl.track.provenance import gather_tags
+from distdl.train import worker
 from distdl.train.survey import survey
 from tests.conftest import REPOSITORY, Result, distdl
 
@@ -120,6 +126,84 @@ def test_weights_of_another_model_are_refused(project: Path, command: Command) -
         refuse_other_model(model, load_config("gated.yaml").config, "it")
 
 
+ALONE = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null", "train.steps=1"]
+
+
+def test_a_checkpoint_fits_whatever_a_field_of_training_says(project: Path, command: Command) -> None:
+    assert command("train", "gated.yaml", "--plain", *ALONE).code == 0
+    for name in ("marked", "bare"):  # a run that is to start from what another one has become
+        shutil.copytree(project / "runs" / "gated" / "checkpoints", project / "runs" / name / "checkpoints")
+    changed = [*ALONE[:-1], "train.steps=2", "model.dropout=0.4"]
+    assert command("train", "gated.yaml", "--plain", *changed, "name=marked").code == 0
+    summary = json.loads((project / "runs" / "marked" / "summary.json").read_text())
+    assert (summary["steps"], summary["steps_this_time"]) == (2, 1)
+    plan = json.loads((project / "runs" / "marked" / "plan.json").read_text())
+    assert plan["config"] == json.loads((project / "runs" / "marked" / "config.json").read_text())
+    (project / "gated.py").write_text(EXAMPLE.replace(", TRAINING_ONLY]", "]"))
+    told = command("train", "gated.yaml", "--plain", *changed, "name=bare")
+    assert told.code == 2 and "holds another gated: dropout is 0.1 there and 0.4 in the config" in told.stderr
+
+
+def test_weights_are_refused_where_a_field_differs_that_shapes_do_not_show(project: Path, command: Command) -> None:
+    text = EXAMPLE.replace("import TRAINING_ONLY", "import INVISIBLE, TRAINING_ONLY")
+    text = text.replace("import Annotated\n", "import Annotated, Literal\n")
+    field = '    gate: Annotated[Literal["sigmoid", "relu"], INVISIBLE] = "sigmoid"\n    """What opens a gate."""\n'
+    text = text.replace("    hidden: Count", f"{field}    hidden: Count")
+    (project / "gated.py").write_text(text)
+    assert command("train", "gated.yaml", "--plain", *ALONE).code == 0
+    other = ["name=other", "start={weights: gated}", "model.gate=relu"]
+    told = command("train", "gated.yaml", "--plain", *ALONE, *other)
+    assert told.code == 2 and "was trained with model.gate=sigmoid, and here it is relu" in told.stderr
+    assert not (project / "runs" / "other").exists()
+    (project / "gated.py").write_text(text.replace(", INVISIBLE]", ', "no mark"]'))
+    assert command("train", "gated.yaml", "--plain", *ALONE, *other).code == 0
+    plan = json.loads((project / "runs" / "other" / "plan.json").read_text())
+    assert plan["config"]["start"]["weights"] == str(project / "runs" / "gated" / "checkpoints" / "step_00000001")
+
+
+def test_the_worker_in_the_drivers_process_reads_the_runs_copy_too(
+    project: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the user's file while it trains."""
+    seen: list[str] = []
+    monkeypatch.setattr(worker, "run", lambda plan, *_: seen.append(plan.settings.model["family"]))
+    assert command("train", "gated.yaml", "--plain", *ALONE).code == 1  # no summary was written
+    assert seen == [str(project / "runs" / "gated" / "gated.py")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "found"),
+    [
+        ("Annotated[float, Field(ge=0), TRAINING_ONLY]", True),
+        ("Annotated[float, TRAINING_ONLY] | None", True),
+        ("tuple[Annotated[int, TRAINING_ONLY], ...]", True),
+        ("Annotated[float, INVISIBLE]", False),
+        ("float", False),
+    ],
+)
+def test_a_mark_is_found_wherever_it_stands_and_runs_no_code(tmp_path: Path, annotation: str, found: bool) -> None:
+    text = f"@dataclass(frozen=True)\nclass Config:\n    chance: {annotation} = 0\n"
+    (tmp_path / "own.py").write_text(text)
+    schema = family_schema(str(tmp_path / "own.py"))
+    assert schema.marked(TRAINING_ONLY) == ({"chance"} if found else set())
+    assert _is_plain(ast.parse(text).body[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "file", "label", "portable"),
+    [
+        ("mlp", False, None, "mlp", "mlp"),
+        ("package.gated", True, None, "package.gated", "package.gated"),
+        ("../mine/gated.py", True, Path("../mine/gated.py"), "gated", "./gated.py"),
+        ("", False, None, "", ""),
+    ],
+)
+def test_what_a_family_is_named_by(text: str, own: bool, file: Path | None, label: str, portable: str) -> None:
+    name = FamilyName(text)
+    assert (name.own, name.file, name.label, name.portable.text) == (own, file, label, portable)
+    assert name.beside(Path("/a/b")).text == ("/a/mine/gated.py" if file else text)
+
+
 def test_it_is_packed_and_found_where_it_is_unpacked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "code").mkdir()
     (project / "gated.py").rename(project / "code" / "gated.py")
@@ -142,18 +226,58 @@ def test_it_is_packed_and_found_where_it_is_unpacked(project: Path, monkeypatch:
     assert "outside.yaml:2" in words
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+def test_the_document_lists_the_types_of_fields_as_they_are() -> None:
+    table = re.findall(r"^\| `(\w+)` \| `(.+?)` \| ", DOC, re.MULTILINE)
+    known = {"Annotated": Annotated, "Literal": Literal, "Field": Field, **FIELDS}
+    assert sorted(name for name, _ in table) == sorted(FIELDS)
+    for name, text in table:
+        assert repr(eval(text, known)) == repr(FIELDS[name]), name
 
-WRONG = [  # (what the file becomes, words of the message, at which line; 0: none)
-    (EXAMPLE.replace("class Config:", "class Config(:"), "not valid Python: invalid syntax", 18),
-    (EXAMPLE.replace("class Config:", "class Configuration:"), "the family has no class Config", 0),
-    (EXAMPLE.replace("(frozen=True)", ""), "Config is not a frozen dataclass", 18),
-    (EXAMPLE.replace("hidden: Annotated[int,", "hidden: Annotated[torch.dtype,"), "name 'torch' is not defined", 21),
-    (EXAMPLE.replace("= (1, 8, 8)", "= [1, 8, 8]"), "mutable default", 0),
+
+NUMBERS = "Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1, max_length=2)]"
+SAME = [  # (a field by names, the same written out)
+    ("width: Count = 8", "width: Annotated[int, Field(gt=0)] = 8"),
+    ("norm: Literal[Norm, 'rms'] = 'rms'", "norm: Literal['none', 'batch', 'layer', 'group', 'rms'] = 'rms'"),
+    ("few: Annotated[SomeCounts, Field(max_length=2)] = (3,)", f"few: {NUMBERS} = (3,)"),
 ]
 
 
-@pytest.mark.parametrize(("text", "words", "line"), WRONG, ids=[words for _, words, _ in WRONG])
+@pytest.mark.parametrize(("field", "same"), SAME, ids=[field for field, _ in SAME])
+def test_a_types_name_says_what_its_annotation_says(project: Path, field: str, same: str) -> None:
+    """The JSON schema, and what is told of a wrong value."""
+    found = []
+    for line in (field, same):
+        text = EXAMPLE.replace("    hidden: Count", f"    {line}\n    hidden: Count")
+        text = text.replace("import Count, Shape", f"import {', '.join(FIELDS)}")
+        (project / "gated.py").write_text(text.replace("import Annotated\n", "import Annotated, Literal\n"))
+        name = field.partition(":")[0]
+        wrong = refusal(lambda name=name: load_config("gated.yaml", [f"model.{name}=-3"]))  # type: ignore[misc]
+        schema = family_schema(str(project / "gated.py"))
+        found.append((wrong, schema.adapter.json_schema(), load_config("gated.yaml").config.model))
+        learner = build(found[-1][2])
+        assert getattr(type(learner).Config(), name) == schema.config.__dataclass_fields__[name].default
+    assert found[0] == found[1] and f"model.{name} = -3" in found[0][0]
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+
+WRONG = [  # (what the file becomes, words of the message, at which line; 0: none)
+    (EXAMPLE.replace("class Config:", "class Config(:"), "not valid Python: invalid syntax", 20),
+    (EXAMPLE.replace("class Config:", "class Configuration:"), "the family has no class Config", 0),
+    (EXAMPLE.replace("(frozen=True)", ""), "Config is not a frozen dataclass", 20),
+    (EXAMPLE.replace("hidden: Count", "hidden: torch.dtype"), "name 'torch' is not defined", 23),
+    (EXAMPLE.replace("= (1, 8, 8)", "= [1, 8, 8]"), "mutable default", 0),
+    (EXAMPLE.replace("Count", "Cuont"), f"has no type 'Cuont'\n    allowed: {', '.join(FIELDS)}\n", 11),
+    (EXAMPLE.replace("Count", "Cuont"), "did you mean 'Count'?", 11),
+    (EXAMPLE.replace("hidden: Count", "hidden: Cuont"), "name 'Cuont' is not defined\n    allowed: builtins", 23),
+    (EXAMPLE.replace("hidden: Count", "hidden: Cuont"), ", Count, CountOrZero, Counts, ", 23),
+    (EXAMPLE.replace("hidden: Count", "hidden: Amount"), "uses Amount, which is not imported", 23),
+    (EXAMPLE.replace("import Count,", "import Count as Count2,"), "uses Count, which is not imported", 23),
+    (EXAMPLE.replace("import Count, Shape", "import Shape\nCount = float"), "uses Count, which is not imported", 24),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "line"), WRONG, ids=[words[:40] for _, words, _ in WRONG])
 def test_a_file_that_is_no_family_is_told_before_torch_is_loaded(
     project: Path, text: str, words: str, line: int
 ) -> None:

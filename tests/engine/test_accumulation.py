@@ -57,11 +57,11 @@ def moved(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, 
         with ProcessState():
             config = config_from_dict(values)
             plan = survey(config)
-            worker.set_up_torch(plan, config)
+            worker.set_up_torch(plan)
             learner = worker.build_learner(config, None)
             first = {f"weights/{n}": p.detach().clone() for n, p in learner.named_parameters()}
             engine = worker.make_engine(learner, plan, rank)
-            source = worker.make_source(plan, config, rank)
+            source = worker.make_source(plan, rank)
             loop.train(learner, engine, source, [], start=0, steps=plan.steps)
             source.close()
             weights = {n: (t - first[n]).flatten().tolist() for n, t in engine.tensors() if n.startswith("weights/")}
@@ -166,9 +166,7 @@ def test_long_accumulation_in_fp16_with_a_penalty_on_a_gpu(line: str, tmp_path: 
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         ends[case] = last(tmp_path / values["name"])
-        assert ends[case].step == 1 and ends[case].state["optimizer_steps"] == {"learner": 1}, (
-            case
-        )  # nothing overflowed
+        assert ends[case].step == 1 and ends[case].state.optimizer_steps == {"learner": 1}, case  # nothing overflowed
     for case, end in ends.items():
         for name in ends["fp32"].tensors:
             assert torch.allclose(end.read(name), ends["fp32"].read(name), rtol=5e-3, atol=1e-3), (case, name)

@@ -293,7 +293,7 @@ def scaled_steps(rank: int, world: int, cases: dict[str, dict[str, Any]], scale:
                 ) -> None:
                     optimizer.loss_scaler.cur_scale = scale if step % 2 else 1.0
 
-            source = worker.make_source(plan, config_from_dict(values), rank)
+            source = worker.make_source(plan, rank)
             loop.train(learner, engine, source, [Scale()], start=0, steps=4)
             source.close()
             weights = [t.flatten() for name, t in engine.tensors() if name.startswith("weights/")]

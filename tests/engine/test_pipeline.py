@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +165,7 @@ def moves(rank: int, world: int, values: dict[str, Any]) -> dict[str, list[Any]]
         plan = survey(config)
         learner = worker.build_learner(config, None)
         engine = worker.make_engine(learner, plan, rank)
-        source, out = worker.make_source(plan, config, rank), {}
+        source, out = worker.make_source(plan, rank), {}
         learner.train()
         (batch,) = itertools.islice(engine.feed(source, 0), 1)
         for verb in ("forward", "minimize"):
@@ -190,7 +191,7 @@ def test_layers_are_timed_without_a_trace(text: str) -> None:
     """The time of every layer, the criterion with the last; weights, gradients and the generator stay as they were."""
     learner = GPT(Config(vocabulary=256, context=16, layers=2, heads=2, width=16, dropout=0.1))
     before, state = {n: p.clone() for n, p in learner.named_parameters()}, torch.get_rng_state()
-    plan: Any = type("Plan", (), {"config": {"train": {"precision": "fp32"}}})
+    plan: Any = SimpleNamespace(settings=SimpleNamespace(train=SimpleNamespace(precision="fp32")))
     batch = {"tokens": torch.randint(256, (4, 17), generator=torch.Generator().manual_seed(0))}
     seconds = stages.layer_seconds(learner, plan, batch, torch.device("cpu"))
     assert len(seconds) == 4 and all(s > 0 for s in seconds)

@@ -77,7 +77,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
 
     config = config_from_dict(values)
     plan = survey(config)
-    worker.set_up_torch(plan, config)
+    worker.set_up_torch(plan)
     torch.set_num_threads(1)
 
     def built(state: dict[str, Tensor], steps: dict[str, int]) -> tuple[Any, Any]:
@@ -96,7 +96,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for kind, breaks in (("straight", []), ("broken", [7, 13])):
         learner, engine = built({}, {})
-        source = worker.make_source(plan, config, rank)
+        source = worker.make_source(plan, rank)
         losses = []
         for step in range(20):
             if step in breaks:
@@ -107,9 +107,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
                 pair = engine.all_sum(torch.stack([metrics["loss"].total.double(), torch.tensor(1.0).double()]))
                 losses.append(float(pair[0] / pair[1]))
         source.close()
-        held_out = worker.EvalSource(
-            worker.make_dataset(config, "test", plan.data.path), batch=50, rank=rank, world=plan.world
-        )
+        held_out = worker.EvalSource(worker.make_dataset(plan, "test"), batch=50, rank=rank, world=plan.world)
         tensors = {name: tensor.clone() for name, tensor in engine.tensors()}
         out[kind] = {
             "losses": losses,

@@ -56,7 +56,7 @@ class Rehearsal:
         self.plan: Plan = survey(self.config)
         self.learner = worker.build_learner(self.config, None)
         self.engine: Engine = worker.make_engine(self.learner, self.plan, 0)
-        self.source = worker.make_source(self.plan, self.config, 0)
+        self.source = worker.make_source(self.plan, 0)
         self.step = 0
         self.losses: list[float] = []
 
@@ -73,7 +73,7 @@ class Rehearsal:
     def evaluate(self, batch: int = 50) -> dict[str, float]:
         """Metrics of the held-out split."""
         self.learner.eval()
-        held_out = worker.make_dataset(self.config, "test", self.plan.data.path)
+        held_out = worker.make_dataset(self.plan, "test")
         return evaluate(self.learner, self.engine, EvalSource(held_out, batch=batch, rank=0, world=1))
 
 

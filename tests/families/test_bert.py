@@ -260,3 +260,7 @@ def test_a_classifier_learns_which_word_is_there() -> None:
     assert learner.primary == "accuracy"
     told = learner.eval().evaluate(batch | {"id": label})["accuracy"]
     assert float(told.total) / told.count > 0.95
+
+
+def test_no_token_needs_to_be_a_mark() -> None:
+    assert made({**SMALL, "marks": []}).config.marks == ()

@@ -47,6 +47,9 @@ def test_what_a_family_says_of_itself(family: str) -> None:
     assert len(family_schema(family).summary) < 140
     doc = (cls.__module__ and __import__(cls.__module__, fromlist=["x"]).__doc__) or ""
     assert any(str(year) in doc for year in range(1943, 2027)), "the docstring names no paper"
+    kinds = [base.__module__.removeprefix("distdl.").replace(".", "/") for base in cls.__mro__[1:]]
+    shared = {f"{kind}.py" for kind in kinds if kind.startswith("learner/")} - {"learner/learner.py"}
+    assert {file for file in shared if file not in doc} == set(), "the docstring does not say where its learning stands"
 
 
 @every_family

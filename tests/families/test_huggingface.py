@@ -214,7 +214,7 @@ def _loss(learner: Any, config: Any, plan: Any) -> float:
     from distdl.data.source import EvalSource
     from distdl.train.loop import evaluate
 
-    source = EvalSource(worker.make_dataset(config, "test", plan.data.path), batch=50, rank=0, world=1)
+    source = EvalSource(worker.make_dataset(plan, "test"), batch=50, rank=0, world=1)
     return evaluate(learner.eval(), worker.make_engine(learner, plan, 0), source)["loss"]
 
 

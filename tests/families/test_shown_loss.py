@@ -23,7 +23,7 @@ def test_training_and_evaluation_show_one_loss(family: str, small_data: Path) ->
     config = config_from_dict(values)
     plan = survey(config)
     learner = worker.build_learner(config, None).eval()  # no dropout, and labels as they are
-    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, config, 0)
+    engine, source = worker.make_engine(learner, plan, 0), worker.make_source(plan, 0)
     batch = next(engine.feed(source, 0))
     noise.begin(1, batch["position"])
     with torch.no_grad():

@@ -185,5 +185,7 @@ def test_only_training_is_deformed() -> None:
 def test_models_that_cannot_be_say_what_can() -> None:
     with pytest.raises(ValueError, match="foreground is class 2, of 2"):
         Config(foreground=2)
+    with pytest.raises(ValueError, match="before each of 300 pools; take fewer pools"):  # at once
+        Config(depth=300)
     with pytest.raises(ValueError, match="3 numbers for 2 classes"):
         Config(class_weights=(1.0, 1.0, 1.0))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from distdl.config import fields
 from distdl.nn import blocks
 from tests.families.common import Rehearsal, made
 from tests.small import contract_config
@@ -34,6 +35,15 @@ BY_HAND = {
 @pytest.mark.parametrize("name", sorted(blocks.ACTIVATIONS))
 def test_activations_by_hand(name: str) -> None:
     assert torch.allclose(blocks.ACTIVATIONS[name]()(X), BY_HAND[name](X), atol=1e-12)
+
+
+def test_every_word_of_a_config_names_a_block() -> None:
+    assert set(get_args(fields.Activation)) < blocks.ACTIVATIONS.keys()
+    assert [len(blocks.normalisation(name, 4)) for name in get_args(fields.Norm)] == [0, 1, 1, 1]
+    for name in get_args(fields.Init):
+        layer = nn.Linear(3, 2)
+        blocks.initialise(layer, name)
+        assert bool(layer.bias.any()) == (name == "default")
 
 
 def test_a_maxout_of_maps() -> None:

@@ -414,6 +414,23 @@ def test_a_plan_survives_json() -> None:
         assert config_from_dict(again.config).model_dump(mode="json") == p.config
 
 
+def test_a_plan_names_a_familys_file_beside_it_and_a_reader_says_where_that_is(tmp_path: Path) -> None:
+    """So it moves with its run: the worker takes the run's copy, and nothing in the plan changes for it."""
+    text = "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Config:\n    hidden: int = 3\n"
+    for folder in ("mine", "run"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(text)
+    values = config().model_dump(mode="json") | {"model": {"family": str(tmp_path / "mine" / "own.py")}}
+    mine = make_plan(config_from_dict(values), MODEL, DATA, MACHINE)
+    told = json.loads(json.dumps(mine.to_dict()))
+    assert told["config"]["model"] == {"family": "./own.py", "hidden": 3} and "beside" not in told
+    there = Plan.from_dict(told, tmp_path / "run")
+    assert there == mine and there.config == mine.config
+    assert mine.settings.model["family"] == str(tmp_path / "mine" / "own.py")
+    assert there.settings.model["family"] == str(tmp_path / "run" / "own.py")
+    assert there.settings == config_from_dict(values | {"model": {"family": str(tmp_path / "run" / "own.py")}})
+
+
 def test_equal_inputs_give_equal_plans_and_no_file_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(parallel__deepspeed={"zero_optimization": {"overlap_comm": True}})
 

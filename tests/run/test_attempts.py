@@ -24,6 +24,7 @@ import torch
 from distdl.checkpoint import save as saving
 from distdl.checkpoint.layout import checkpoints, step_folder
 from distdl.checkpoint.load import Checkpoint
+from distdl.checkpoint.state import RunState
 from distdl.cli.display import Display
 from distdl.config.load import config_from_dict
 from distdl.jobs.target import tracking_link
@@ -102,7 +103,7 @@ def test_a_launch_leaves_the_newer_attempts_results_alone(fenced: RunFolder, dig
     config = config_from_dict(small_config("mlp", digits, ""))
     RunFolder(fenced.path, 2).write("summary.json", {"finished": True})
     with pytest.raises(TakenOver):
-        launch(config, survey(config), fenced)
+        launch(survey(config), fenced)
     assert fenced.read("summary.json") == {"finished": True}
 
 
@@ -132,12 +133,8 @@ def saved_by(folder: RunFolder, step: int) -> tuple[Path, int]:
         tensors=lambda: iter([("weights/w", torch.full((3,), float(folder.attempt.number)))]),
         holders=lambda name: SimpleNamespace(size=1, index=0),
     )
-    return saving.save(
-        folder.checkpoints,
-        engine,
-        {"step": step, "stopped": False, "data": {}, "optimizer_steps": {}, "hooks": {}},
-        folder.attempt,
-    )
+    state = RunState(step, stopped=False, data={}, optimizer_steps={}, hooks={})
+    return saving.save(folder.checkpoints, engine, state, folder.attempt)
 
 
 def writer_of(path: Path) -> float:

@@ -210,14 +210,13 @@ def test_the_error_that_is_told_is_the_cause(tmp_path: Path) -> None:
 # -- Ctrl-C of one worker, which trains in its driver's process ----------------------------------------------------------
 
 
-def alone(digits: str, folder: Path) -> tuple[Any, Any, RunFolder]:
+def alone(digits: str, folder: Path) -> tuple[Any, RunFolder]:
     values = small_config("mlp", digits, "", train__steps=200000)
     values["checkpoint"] = {"every_steps": 50}
-    config = config_from_dict(values)
     run = RunFolder(folder)
     run.path.mkdir(exist_ok=True)
     run.begin()
-    return config, survey(config), run
+    return survey(config_from_dict(values)), run
 
 
 def interrupt(when: Any, times: int) -> threading.Thread:
@@ -237,30 +236,30 @@ def interrupt(when: Any, times: int) -> threading.Thread:
 def test_ctrl_c_once_writes_a_checkpoint_of_the_step_and_twice_leaves_at_once(
     digits: str, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
-    config, plan, folder = alone(digits, tmp_path / "once")
+    plan, folder = alone(digits, tmp_path / "once")
     thread = interrupt(lambda: checkpoints(folder.checkpoints), 1)
-    summary = launch(config, plan, folder)
+    summary = launch(plan, folder)
     thread.join()
     assert not summary["finished"] and checkpoints(folder.checkpoints)[-1][0] == summary["steps"]
     assert "finishing the step and writing a checkpoint; Ctrl-C again leaves at once" in capfd.readouterr().err
     assert not folder.attempt.ranks.exists()
 
     monkeypatch.setattr(Stop, "after_step", lambda *_: None)  # a step that never ends
-    config, plan, folder = alone(digits, tmp_path / "twice")
+    plan, folder = alone(digits, tmp_path / "twice")
     thread = interrupt(lambda: checkpoints(folder.checkpoints), 2)
     with pytest.raises(KeyboardInterrupt):
-        launch(config, plan, folder)
+        launch(plan, folder)
     thread.join()
     Checkpoint(checkpoints(folder.checkpoints)[-1][1])  # whole
 
 
 def test_ctrl_c_before_the_first_step_leaves_at_once(digits: str, tmp_path: Path, monkeypatch: Any) -> None:
-    config, plan, folder = alone(digits, tmp_path / "run")
+    plan, folder = alone(digits, tmp_path / "run")
     monkeypatch.setattr(worker, "_train", lambda *_: time.sleep(60))
     interrupt(folder.attempt.ranks.exists, 1)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        launch(config, plan, folder)
+        launch(plan, folder)
     assert time.monotonic() - begin < 50 and not folder.attempt.stop_requested()
 
 
@@ -282,9 +281,10 @@ def suffering(
     run = RunFolder(folder / "run")
     run.path.mkdir()
     run.begin()
+    run.copy("faulty.py", model["family"])  # beside which the workers read the plan
     told = []
     try:
-        launch(config, survey(config), run)
+        launch(survey(config), run)
     except DistdlError as error:
         told = [str(error)]
     events = SpoolReader(run.events).poll()

@@ -50,7 +50,7 @@ def findings(config: Config, plan: Plan, world: int = 2, faults: Any = None, **m
     for facts in told[0]:
         facts["links"] = {int(other): tuple(link) for other, link in facts["links"].items()}
     assert not [path for path in Path(config.runs).iterdir() if "preflight" in path.name]
-    return list(judge([Facts(**facts) for facts in told[0]], config, plan))
+    return list(judge([Facts(**facts) for facts in told[0]], plan))
 
 
 def problems(found: list[tuple[str, str]]) -> list[str]:
@@ -119,12 +119,12 @@ def test_a_folder_that_is_not_there(config: Config, plan: Plan, tmp_path: Path) 
 
 
 def test_nothing_is_said_against_a_fit_cluster(facts: list[Facts], config: Config, plan: Plan) -> None:
-    assert {level for level, _ in judge(facts, config, plan)} == {GOOD, NOTE}
+    assert {level for level, _ in judge(facts, plan)} == {GOOD, NOTE}
 
 
 def test_the_slow_pair_is_named(facts: list[Facts], config: Config, plan: Plan) -> None:
     facts[1].links[3] = (95.0, 0.4)
-    (found,) = problems(list(judge(facts, config, plan)))
+    (found,) = problems(list(judge(facts, plan)))
     assert found.startswith("95 MB/s between node1 and node3, the slowest of 6 pairs (the middle one: 1,200 MB/s)")
     table = preflight.matrix(facts, {(f.rank, o): link for f in facts for o, link in f.links.items()}).splitlines()
     assert table[2].split() == ["1", "node1", "1,200", "-", "1,200", "95"]
@@ -134,10 +134,10 @@ def test_too_little_space(facts: list[Facts], config: Config, plan: Plan) -> Non
     """mlp with AdamW: weights and two states of each, in fp32; two newest, the best, and the one that is written."""
     one = 12 * plan.model.parameters
     facts[0].free_bytes = 4 * one
-    (found,) = problems(list(judge(facts, config, plan)))
+    (found,) = problems(list(judge(facts, plan)))
     assert "free for 4 checkpoints of" in found and "checkpoint.keep_last" in found
     facts[0].free_bytes = 4 * one + 1
-    assert not problems(list(judge(facts, config, plan)))
+    assert not problems(list(judge(facts, plan)))
 
 
 def test_the_size_of_a_checkpoint_is_what_a_run_writes(config: Config, plan: Plan, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_size_of_a_checkpoint_is_what_a_run_writes(config: Config, plan: Pla
     worker.run(plan, folder, 0)
     _, path = checkpoints(folder.checkpoints)[-1]
     written = sum(file.stat().st_size for file in path.glob("tensors-*"))
-    assert preflight.checkpoint_bytes(config, plan) == pytest.approx(written, rel=0.1)
+    assert preflight.checkpoint_bytes(plan) == pytest.approx(written, rel=0.1)
 
 
 def test_other_faults(facts: list[Facts], config: Config, plan: Plan) -> None:
@@ -159,7 +159,7 @@ def test_other_faults(facts: list[Facts], config: Config, plan: Plan) -> None:
     facts[2].shared_memory_bytes = 64 * 2**20
     facts[3].fingerprint = "f" * 64
     facts[3].clock_s = -5.0
-    found = problems(list(judge(facts, config, plan)))
+    found = problems(list(judge(facts, plan)))
     assert [text.split("\n")[0].split(" at /")[0].split(" in /")[0] for text in found] == [
         "node2 (rank 2) writes what the first rank does not see",
         f"node1 (rank 1) cannot read and write {config.runs}: Permission denied",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from distdl.checkpoint.layout import checkpoints, step_folder
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.prune import best
+from distdl.config.check import Checker
 from distdl.config.load import config_from_dict
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
@@ -42,6 +44,34 @@ def begun(path: Path, plan: Plan) -> RunFolder:
     folder.write("plan.json", plan.to_dict())
     folder.write("config.json", plan.config)
     return folder
+
+
+def test_a_worker_parses_the_config_of_its_plan_once(
+    digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = small_config("mlp", digits, digits, train__steps=4)
+    plan, parsed, check = planned(values), [], Checker.check
+
+    def counted(self: Any, values: Any) -> Any:
+        parsed.append(values["name"])
+        return check(self, values)
+
+    monkeypatch.setattr(Checker, "check", counted)
+    assert plan.settings.train.steps == 4 and parsed == []  # whoever made it had the config
+    told = json.loads(json.dumps(plan.to_dict()))
+    worker.run(Plan.from_dict(told), begun(tmp_path / "run", plan), 0)
+    assert checkpoints(tmp_path / "run" / "checkpoints") and parsed == ["mlp"]
+
+
+def test_an_evaluation_takes_the_batch_that_fitted_while_training(
+    digits: str, tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(small_config("mlp", digits, digits, train__micro_batch=4))
+    folder, seen = begun(tmp_path / "run", plan), []
+    folder.write("plan.json", plan.to_dict() | {"eval_batch": 7})
+    monkeypatch.setattr(worker, "evaluate_checkpoint", lambda plan, *_: seen.append(plan.eval_batch) or (1, {}))
+    assert command("evaluate", folder.path).code == 0 and plan.eval_batch == 4
+    assert seen == [7]
 
 
 def bits(a: Checkpoint, b: Checkpoint) -> list[str]:

@@ -281,7 +281,7 @@ def test_a_loss_that_is_scaled_and_a_step_that_is_not_taken(digits: str) -> None
     learner = worker.build_learner(config, None)
     engine = worker.make_engine(learner, plan, 0)
     assert isinstance(engine, TorchEngine)
-    optimizer, source = engine.optimizers["learner"], worker.make_source(plan, config, 0)
+    optimizer, source = engine.optimizers["learner"], worker.make_source(plan, 0)
     watch = GradientWatch(engine)
 
     def step(number: int) -> str:

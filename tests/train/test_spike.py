@@ -64,7 +64,7 @@ def test_it_is_said_by_default(spiked: str, tmp_path: Path) -> None:
     assert (
         told["level"] == "warning" and f"the loss of step {BAD} is 5.6" in told["text"] and f" {ROW}," in told["text"]
     )
-    assert Checkpoint(checkpoints(run.checkpoints)[-1][1]).state["optimizer_steps"] == {"learner": 20}
+    assert Checkpoint(checkpoints(run.checkpoints)[-1][1]).state.optimizer_steps == {"learner": 20}
 
 
 def test_stop_ends_before_a_checkpoint_holds_it(spiked: str, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_step_that_is_left_out_is_left_out_on_every_layout_and_in_a_replay(spi
     go_on(2, {f"{name} cut": run for name, run in cut.items()})
     one = trained(config(spiked, "skip"), tmp_path / "one")
     want = last(one.path)
-    assert want.state["optimizer_steps"] == {"learner": 19}
+    assert want.state.optimizer_steps == {"learner": 19}
     for name in cases:
         for run in (whole[name], cut[name]):
             (told,) = events(Path(run["folder"]), "message")
@@ -102,7 +102,7 @@ def test_a_step_that_is_left_out_is_left_out_on_every_layout_and_in_a_replay(spi
             assert told["text"].endswith("the step was left out")
         got = last(Path(whole[name]["folder"]))
         assert differing(got, last(Path(cut[name]["folder"]))) == [], name
-        assert got.state["optimizer_steps"] == {"learner": 19}
+        assert got.state.optimizer_steps == {"learner": 19}
         limit = 5e-3 if name == "bf16" else 1e-5
         for tensor in want.tensors:
             assert torch.allclose(got.read(tensor), want.read(tensor), atol=limit), (name, tensor)
@@ -115,7 +115,7 @@ def without(spiked: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("without")
     rows = np.r_[: 16 * (BAD - 5), 16 * BAD : 320, : 16 * 5]
-    columns = make_dataset(config_from_dict(config(spiked, "warn")), "train", spiked).gather(rows)
+    columns = make_dataset(survey(config_from_dict(config(spiked, "warn"))), "train").gather(rows)
     np.savez(folder / "a.npz", **{name: np.asarray(columns[name]) for name in ("x", "y")})
     prepare_dataset("npz", folder / "set", {"path": str(folder / "a.npz"), "columns": ["x", "y"], "train": ["x", "y"]})
     return trained(config(str(folder / "set"), "stop"), folder / "run").path
@@ -123,7 +123,7 @@ def without(spiked: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def same_as_without(run: Path, without: Path) -> None:
     got, want = last(run), last(without)
-    assert got.state["optimizer_steps"] == {"learner": 20} and got.state["data"]["position"] == 16 * 25
+    assert got.state.optimizer_steps == {"learner": 20} and got.state.data["position"] == 16 * 25
     for tensor in want.tensors:
         assert torch.allclose(got.read(tensor), want.read(tensor), atol=1e-5), tensor
     told = [event["text"] for event in events(run, "message")]

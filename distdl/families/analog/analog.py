@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Counts, Several, Shape
+from distdl.config.marks import INVISIBLE
 from distdl.families.analog.devices import DEVICES, Crossbar, Digital, Periphery
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.learner.labels import filled, known, mean_known, of_classes
@@ -37,31 +38,31 @@ from distdl.nn.images import to_unit
 
 @dataclass(frozen=True)
 class Config:
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (1, 28, 28)
+    inputs: Shape = (1, 28, 28)
     """Shape of one sample; it is flattened."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to 0..1) or float32."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
+    hidden: Counts = (128,)
     """Units of each hidden layer."""
-    classes: Annotated[int, Field(gt=1)] = 10
+    classes: Several = 10
     """Number of classes."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Annotated[Literal["relu", "tanh", "sigmoid"], INVISIBLE] = "relu"
     """Non-linearity of the hidden layers, a digital circuit."""
     device: Literal["ecram", "ecram_oxide", "memtransistor", "digital"] = "ecram"
     """What a weight is made of: lithium or metal-oxide electrochemical RAM, a memtransistor, or numbers."""
     gate: float = 0.0
     """Gate voltage of a memtransistor, in decades of conductance from the nominal one."""
-    rate: Annotated[float, Field(gt=0)] = 0.01
+    rate: Amount = 0.01
     """Learning rate of a single sample."""
-    decay_steps: Annotated[int, Field(ge=0)] = 0
+    decay_steps: CountOrZero = 0
     """Steps over which the rate falls to 0, linearly: usually those of the run. 0: it stays."""
-    pulses: Annotated[int, Field(gt=0)] = 31
+    pulses: Count = 31
     """Longest train of pulses of an update."""
-    read_noise: Annotated[float, Field(ge=0)] = 0.06
+    read_noise: AmountOrZero = 0.06
     """Standard deviation of the noise of an output, where the largest input is 1."""
-    dac_bits: Annotated[int, Field(gt=1)] = 7
+    dac_bits: Several = 7
     """Resolution of a crossbar's inputs."""
-    adc_bits: Annotated[int, Field(gt=1)] = 9
+    adc_bits: Several = 9
     """Resolution of its outputs."""
 
     def __post_init__(self) -> None:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from distdl.config.fields import Count, Counts, OpenShare, Several, Shape, StrictShare
+from distdl.config.marks import TRAINING_ONLY
 from distdl.families.diffusion.unet import UNet, time_embedding
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -32,35 +33,35 @@ from distdl.nn.images import to_unit
 class Config:
     network: Literal["unet", "mlp"] = "unet"
     """unet: for pictures; mlp: fully connected, for anything small."""
-    inputs: tuple[Annotated[int, Field(gt=0)], ...] = (3, 32, 32)
+    inputs: Shape = (3, 32, 32)
     """Shape of one sample; unet: (channels, height, width)."""
     column: str = "image"
     """Column of the data set that holds the sample: uint8 (scaled to -1..1) or float32 in -1..1."""
-    steps: Annotated[int, Field(gt=1)] = 1000
+    steps: Several = 1000
     """Steps T from data to noise."""
-    beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_first: StrictShare = 1e-4
     """Variance of the noise that the first step adds."""
-    beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    beta_last: StrictShare = 0.02
     """Variance of the noise that the last step adds; together they must leave nothing of the data."""
     variance: Literal["large", "small"] = "large"
     """sigma_t^2 in sampling: beta_t, or that of the posterior q(x_{t-1} | x_t, x_0)."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema: OpenShare = 0.9999
     """Share of the moving average of the weights that a step keeps."""
-    width: Annotated[int, Field(gt=0)] = 128
+    width: Count = 128
     """unet: maps at full size; both: size of the time's embedding."""
-    multipliers: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 2, 2)
+    multipliers: Counts = (1, 2, 2, 2)
     """unet: maps at each size, in multiples of `width`; the side halves from one to the next."""
-    blocks: Annotated[int, Field(gt=0)] = 2
+    blocks: Count = 2
     """unet: residual blocks at each size on the way down; one more on the way up."""
-    attention: tuple[Annotated[int, Field(gt=0)], ...] = (16,)
+    attention: Counts = (16,)
     """unet: sides of the maps that get self-attention."""
-    groups: Annotated[int, Field(gt=0)] = 32
+    groups: Count = 32
     """unet: groups of the group norm; must divide every number of maps."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.1
     """unet: probability that a value in a residual block is dropped in training."""
-    hidden: Annotated[int, Field(gt=0)] = 512
+    hidden: Count = 512
     """mlp: units of each layer."""
-    layers: Annotated[int, Field(gt=0)] = 3
+    layers: Count = 3
     """mlp: residual layers."""
 
     def __post_init__(self) -> None:

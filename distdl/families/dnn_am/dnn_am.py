@@ -15,8 +15,7 @@ sharing, where every section of bands has maps of its own (Abdel-Hamid et al. 20
 
 With `pretrain_steps` a logistic dnn begins as a deep belief network: each layer's weights are those of a restricted
 Boltzmann machine for so many steps, one layer after the other, without labels (see dbn; the first one's visible units are
-Gaussian with variance 1). One optimizer serves all phases, so what it remembers of a phase must be small in the next one:
-`pretrain_scale`.
+Gaussian with variance 1). One optimizer serves all phases: `pretrain_scale` keeps small what it remembers of the last one.
 
 11 frames of 40 x 3 features, 5 layers of 2,048, 61 phones of 3 states: 19,865,783 parameters. 15 frames, 14 sections of 80
 maps, two layers of 1,000: 2,709,503 = 14 x 80 x (45 x 8 + 1) + 1,121,000 + 1,001,000 + 183,183; 150 shared maps: 3,339,333.
@@ -34,6 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import recording
+from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several, SomeCounts
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
 from distdl.learner import Batch, Column, Learner, Verbs
@@ -44,37 +45,37 @@ from distdl.metrics import Mean, Metrics, mean
 class Config:
     trunk: Literal["dnn", "cnn"] = "dnn"
     """dnn: fully connected; cnn: a convolution along frequency before the fully connected layers."""
-    bands: Annotated[int, Field(gt=0)] = 40
+    bands: Count = 40
     """Log-mel features of a frame."""
     deltas: Annotated[int, Field(ge=0, le=2)] = 2
     """How many derivatives over time are added to the features."""
-    context: Annotated[int, Field(gt=0)] = 11
+    context: Count = 11
     """Frames that the trunk sees at once, an odd number."""
-    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (2048,) * 5
+    hidden: SomeCounts = (2048,) * 5
     """Units of the fully connected layers."""
-    activation: Literal["sigmoid", "relu"] = "relu"
+    activation: Annotated[Literal["sigmoid", "relu"], INVISIBLE] = "relu"
     """Of all layers; sigmoid is the logistic function."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Share of the units of each fully connected layer that is dropped."""
     weight_sharing: Literal["full", "limited"] = "limited"
     """cnn: one set of maps for all frequencies, or one for each section of them that is pooled."""
-    maps: Annotated[int, Field(gt=0)] = 80
+    maps: Count = 80
     """cnn: feature maps, of each section where sharing is limited; the paper has 150 shared or 80."""
-    filter: Annotated[int, Field(gt=0)] = 8
+    filter: Count = 8
     """cnn: bands that a map's filter covers."""
-    pool: Annotated[int, Field(gt=0)] = 6
+    pool: Count = 6
     """cnn: neighbouring filter outputs of which the largest is taken."""
-    pool_stride: Annotated[int, Field(gt=0)] = 2
+    pool_stride: Count = 2
     """cnn: bands from one pooling window to the next."""
-    classes: Annotated[int, Field(gt=1)] = 61
+    classes: Several = 61
     """Number of words (or phones)."""
-    states: Annotated[int, Field(gt=0)] = 3
+    states: Count = 3
     """States of a word, passed from left to right; 1: a classifier of frames."""
-    flat_steps: Annotated[int, Field(ge=0)] = 100
+    flat_steps: CountOrZero = 100
     """Steps (behind pre-training) with equally long states, before the model aligns its words itself."""
-    pretrain_steps: Annotated[int, Field(ge=0)] = 0
+    pretrain_steps: CountOrZero = 0
     """Steps that each layer learns as a restricted Boltzmann machine before the next; 0: no pre-training."""
-    pretrain_scale: Annotated[float, Field(gt=0)] = 1e-3
+    pretrain_scale: Amount = 1e-3
     """Factor of the gap of free energies, whose gradients are far larger than those of fine-tuning: without it, Adam's
     memory of them would hold the layers still for a thousand steps."""
 
@@ -96,8 +97,7 @@ class Bands(nn.Module):
         self.pool, self.limited = config.pool, config.weight_sharing == "limited"
         self.sections = (config.bands - self.span) // self.stride + 1
         own = self.sections if self.limited else 1  # sets of maps
-        frames = config.context * (1 + config.deltas)
-        self.conv = nn.Conv1d(own * frames, own * config.maps, config.filter, groups=own)
+        self.conv = nn.Conv1d(own * config.context * (1 + config.deltas), own * config.maps, config.filter, groups=own)
         self.outputs = self.sections * config.maps
 
     def forward(self, x: Tensor) -> Tensor:

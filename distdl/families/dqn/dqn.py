@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.config.fields import Amount, Count, CountOrZero, Counts, Shape, Share
 from distdl.errors import TrainingFailed
 from distdl.families.dqn.environments import make_environment
 from distdl.layout import noise
@@ -41,31 +42,31 @@ from distdl.nn.images import to_unit
 class Config:
     environment: str = "ALE/Breakout-v5"
     """A gymnasium environment with discrete actions; ALE/... needs the packages ale-py and opencv-python-headless."""
-    observation: tuple[Annotated[int, Field(gt=0)], ...] = (4, 84, 84)
+    observation: Shape = (4, 84, 84)
     """Shape of its observations; Atari's are four grey pictures."""
     actions: Annotated[int, Field(gt=1, le=256)] = 4
     """Its actions."""
     network: Literal["nature", "nips", "mlp"] = "nature"
     """The convolutions of 2015 or of 2013, for pixels; or none."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (512,)
+    hidden: Counts = (512,)
     """Units of each hidden layer after them."""
-    environments: Annotated[int, Field(gt=0)] = 1
+    environments: Count = 1
     """Environments played side by side, shared out over the workers."""
-    rollout_steps: Annotated[int, Field(gt=0)] = 4
+    rollout_steps: Count = 4
     """Actions in each environment per training step."""
-    max_episode_steps: Annotated[int, Field(gt=0)] = 27_000
+    max_episode_steps: Count = 27_000
     """Actions after which an episode is cut off, unless the environment does so earlier."""
-    capacity: Annotated[int, Field(gt=0)] = 1_000_000
+    capacity: Count = 1_000_000
     """Transitions in the replay buffer, with both states each: a million of Atari's take 56 GB, on every worker."""
-    learning_starts: Annotated[int, Field(ge=0)] = 50_000
+    learning_starts: CountOrZero = 50_000
     """Actions, over all environments, before the first training step."""
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    epsilon: Share = 0.1
     """Share of random actions in the end; it begins at 1."""
-    epsilon_steps: Annotated[int, Field(gt=0)] = 1_000_000
+    epsilon_steps: Count = 1_000_000
     """Actions, over all environments, over which that share falls in a straight line."""
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
+    gamma: Share = 0.99
     """Discount of the next state's value."""
-    target_sync_steps: Annotated[int, Field(gt=0)] = 10_000
+    target_sync_steps: Count = 10_000
     """Training steps between two copies of Q to the target."""
     double: bool = False
     """Choose the next action by Q and value it by the target."""
@@ -73,7 +74,7 @@ class Config:
     """Two streams after the convolutions, the value of the state and the advantage of each action; needs `hidden`."""
     clip_reward: bool = True
     """Learn from rewards clipped to -1..1; evaluations count them as they are."""
-    reward_scale: Annotated[float, Field(gt=0)] = 1.0
+    reward_scale: Amount = 1.0
     """What a reward is multiplied by after that, to bring errors to the size of 1, where the loss is square."""
 
     def __post_init__(self) -> None:

@@ -20,15 +20,15 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from distdl.columns import NO_LABEL, sentences
+from distdl.config.fields import Count, CountOrZero, StrictShare
 from distdl.families.huggingface import hub
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
@@ -47,21 +47,21 @@ class Config:
     """Where `name` is empty: a model type of transformers, such as gpt2, llama, bert, t5."""
     overrides: dict[str, Any] | None = None
     """Keys of the model's own config.json that differ: dropouts, or sizes where the weights are fresh."""
-    context: Annotated[int, Field(gt=0)] = 1024
+    context: Count = 1024
     """Tokens of a row that the model reads; a row of the task causal holds one more, the last target."""
-    target_length: Annotated[int, Field(gt=0)] = 128
+    target_length: Count = 128
     """seq2seq: tokens that are predicted for a sentence; a row holds one more, the token it begins with."""
     labels: bool = False
     """The column `labels`, as long as the one that is predicted, says which token each place has, and -100: none counts."""
-    pad: Literal["model", "none"] | Annotated[int, Field(ge=0)] = "model"
+    pad: Literal["model", "none"] | CountOrZero = "model"
     """The token of padding at a row's begin or end; model: that of its config or tokenizer, none where they have none."""
     segments: bool = False
     """masked: the model is told of the column `segments`, as BERT is."""
-    mask: Annotated[int, Field(ge=0)] | None = None
+    mask: CountOrZero | None = None
     """masked: the token that stands for a hidden one; null: as the model's tokenizer says."""
-    marks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    marks: tuple[CountOrZero, ...] | None = None
     """masked: tokens that are never hidden; null: the special tokens of the model's tokenizer or config."""
-    hide: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    hide: StrictShare = 0.15
     """masked: share of a row's tokens that is predicted; of these 80 % are hidden and 10 % replaced."""
 
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 
-from distdl.config.family import is_file
 from distdl.config.launch import Kubernetes
 from distdl.config.schema import Config
 from distdl.errors import InputError, Problem
@@ -48,8 +47,8 @@ def refuse(package: Package) -> None:
         problems.append(
             Problem(what, fix=f"put them into the image, or below {runs_folder(package.config)} on the claim")
         )
-    if is_file(package.config.model["family"]):
-        what = f"model.family: {package.config.model['family']}: on Kubernetes the code comes with the image"
+    if package.config.family_name.file:
+        what = f"model.family: {package.config.family_name.text}: on Kubernetes the code comes with the image"
         problems.append(Problem(what, fix="install it in the image as a module, and write family: package.module"))
     for name in launch.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

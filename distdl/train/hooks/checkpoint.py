@@ -9,6 +9,7 @@ import torch
 
 from distdl.checkpoint.prune import prune, ranked
 from distdl.checkpoint.save import save
+from distdl.checkpoint.state import RunState
 from distdl.metrics import Metrics
 from distdl.train.hooks.hook import Hook, Run
 
@@ -26,14 +27,8 @@ class CheckpointHook(Hook):
         self.run.event("phase", name="checkpoint", text=f"step {step}")
         self.run.engine.pulse.at("checkpoint")
         plan, config = self.run.plan, self.run.engine.config.checkpoint
-        state = {
-            "step": step,
-            "stopped": self.run.stopping,
-            "data": self.run.source.state_dict(),
-            "optimizer_steps": self.run.engine.optimizer_steps,
-            "hooks": {name: hook.state_dict() for name, hook in self.hooks.items()},
-            "primary": self._primary(step),
-        }
+        run, primary = self.run, self._primary(step)
+        state = RunState.of(run.engine, run.source, self.hooks, step, run.stopping, primary)
         if self.run.spool is not None:
             self.run.spool.flush()  # who continues from here must find what was told until here, however we end
         path, size = save(self.folder, self.run.engine, state, self.run.attempt)

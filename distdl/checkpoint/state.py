@@ -1,0 +1,100 @@
+"""The state of a run beside its tensors, state.json: what a checkpoint puts together and a worker takes apart again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, get_origin, get_type_hints
+
+from torch import Tensor
+
+from distdl.checkpoint.layout import STATE, not_of_type
+from distdl.engine.base import Engine
+from distdl.errors import DataCorrupt
+from distdl.files import read_json
+
+
+class Stateful(Protocol):
+    """What goes on where it was: the training source, a hook."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is. Its fields are the keys of state.json."""
+
+    step: int
+    """Optimizer steps that are done."""
+    stopped: bool
+    """A hook has ended the run with this step."""
+    data: dict[str, Any]
+    """The training source's own: its place in the stream of samples."""
+    optimizer_steps: dict[str, int]
+    """Player -> steps that its optimizer took."""
+    hooks: dict[str, dict[str, Any]]
+    """Name -> what the hook keeps."""
+    primary: float | None = None
+    """The metric that decides, where this step was evaluated."""
+
+    @staticmethod
+    def of(
+        engine: Engine, source: Stateful, hooks: Mapping[str, Stateful], step: int, stopped: bool, primary: float | None
+    ) -> RunState:
+        """The state after `step` steps."""
+        kept = {name: hook.state_dict() for name, hook in hooks.items()}
+        return RunState(step, stopped, source.state_dict(), dict(engine.optimizer_steps), kept, primary)
+
+    def restore(
+        self,
+        engine: Engine,
+        source: Stateful,
+        hooks: Mapping[str, Stateful],
+        read: Callable[[str], Tensor],
+        names: Collection[str],
+    ) -> None:
+        """Puts the optimizer, whose tensors `read` gives by their `names`, the data and the hooks where they were. A hook
+        that the run did not have then begins anew."""
+        engine.load_optimizer(read, set(names), self.optimizer_steps)
+        source.load_state_dict(self.data)
+        for name, hook in hooks.items():
+            if name in self.hooks:
+                hook.load_state_dict(self.hooks[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for state.json."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> RunState:
+        """The state of a checked state.json. What an older one lacks has its default."""
+        return RunState(**{name: values[name] for name in _FIELDS if name in values})
+
+
+_FIELDS = [field.name for field in dataclasses.fields(RunState)]
+_KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(RunState).items() if name != "primary"}
+"""What every state.json has, and of what type."""
+
+
+def glance(path: Path) -> tuple[Any, Any]:
+    """(step, primary) as the state.json of a checkpoint says them, whatever else is in it; None for what it does not say.
+    Raises DataCorrupt where it cannot be read."""
+    state = read_json(path / STATE) or {}
+    return state.get("step"), state.get("primary")
+
+
+def read_state(path: Path) -> RunState:
+    """The state.json of a checkpoint. Raises DataCorrupt."""
+    try:
+        state = read_json(path / STATE)
+    except DataCorrupt as error:
+        raise DataCorrupt(f"the checkpoint {path} is damaged: {error}") from None
+    if state is None:
+        raise DataCorrupt(f"the checkpoint {path} is not whole: {STATE} is missing")
+    if wrong := not_of_type(state, _KINDS):
+        raise DataCorrupt(f"the checkpoint {path} is damaged: in {STATE}, {wrong}")
+    return RunState.from_dict(state)
