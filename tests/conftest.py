@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.forks import REPOSITORY, SERVERS
+
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: small tensors, and other tests beside this one
 
 HOME = tempfile.TemporaryDirectory(prefix="distdl-home-")
 os.environ["DISTDL_HOME"] = HOME.name  # what tests launch, train and trust is not this user's own
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 class Result(NamedTuple):
@@ -31,16 +31,29 @@ class Result(NamedTuple):
 
 
 def distdl(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
-    """`python -m distdl ARGS`, as a user would run it in the folder `cwd`."""
-    return python("-m", "distdl", *args, cwd=cwd, timeout_s=timeout_s)
+    """`python -m distdl ARGS`, as a user would run it in the folder `cwd`, in a process that is forked (`tests.forks`)."""
+    if any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):  # the forks have a CPU's DeepSpeed
+        return python("-m", "distdl", *args, cwd=cwd, timeout_s=timeout_s)
+    with tempfile.TemporaryDirectory() as folder:
+        out, error = Path(folder) / "out", Path(folder) / "error"
+        process = SERVERS[0].fork("distdl", [*map(str, args)], variables(), Path(cwd).absolute(), out, error)
+        try:
+            code = process.wait(timeout_s)
+        finally:
+            process.kill()
+        return Result(code, out.read_text(), error.read_text())
 
 
 def python(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
     """A fresh interpreter that finds this checkout."""
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
     command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(command, cwd=cwd, env=variables(), capture_output=True, text=True, timeout=timeout_s)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def variables() -> dict[str, str]:
+    """The environment of a command."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
 
 
 @pytest.fixture
