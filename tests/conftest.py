@@ -56,6 +56,24 @@ def variables() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
 
 
+FIRST = (
+    *("test_parity", "test_end_to_end", "test_resume", "test_memory", "test_pipeline", "test_sequence"),
+    *("test_moe", "test_ways", "test_readme"),
+)
+"""Files that take minutes. Where several are run side by side, nothing is left that starts one when all others are done."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For a worker of pytest-xdist: tests of one file stay together, with their fixtures; the long files come first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The same command line inside this process: without the seconds of importing torch once more."""
