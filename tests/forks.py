@@ -35,7 +35,7 @@ PRELOADED = (
     *("torch", "torch.distributed", "torch.multiprocessing", "numpy", "pytest", "yaml", "rich.console", "rich.table"),
     *("deepspeed", "deepspeed.ops", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2"),
     *("deepspeed.pipe", "deepspeed.moe.layer", "deepspeed.sequence.layer", "sklearn.datasets", "mlflow"),
-    *("distdl.worker", "distdl.survey", "distdl.parity.curve", "distdl.cli.main", "tests.small"),
+    *("distdl.train.worker", "distdl.train.survey", "distdl.parity.curve", "distdl.cli.main", "tests.small"),
 )
 FIXED = {
     "OMP_NUM_THREADS": "1",
