@@ -35,6 +35,7 @@ PRELOADED = (
     *("torch", "torch.distributed", "torch.multiprocessing", "numpy", "pytest", "yaml", "rich.console", "rich.table"),
     *("deepspeed", "deepspeed.ops", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2"),
     *("deepspeed.pipe", "deepspeed.moe.layer", "deepspeed.sequence.layer", "sklearn.datasets", "mlflow"),
+    *("torch._dynamo", "torch._inductor.compile_fx", "functorch.compile", "setuptools"),  # what a first step loads
     *("distdl.train.worker", "distdl.train.survey", "distdl.parity.curve", "distdl.cli.main", "tests.small"),
 )
 FIXED = {
