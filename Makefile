@@ -8,6 +8,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $
 RUN := $(VENV)/.installed-run
 READY := $(VENV)/.installed
 DOCS := $(VENV)/.installed-docs
+# Test files side by side; and where a folder of REPORTS is given, the slowest tests and a junit file for each part.
+WORKERS ?= 2
+REPORTS ?=
+report = $(if $(REPORTS),--durations=40 --junitxml=$(REPORTS)/$(1).xml)
+# Two parts, the second of what must have the machine to itself. Both are run, and both must pass.
+pytest = $(BIN)/python -m pytest tests -m "$(1) and not alone" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
+	$(2) $(call report,beside); first=$$?; \
+	$(BIN)/python -m pytest tests -m "$(1) and alone" $(2) $(call report,alone) && exit $$first
 
 .PHONY: help install quickstart test style check chaos acceptance parity docs format lock bench clean
 
@@ -37,8 +45,8 @@ quickstart: $(RUN)  ## train LeNet-5 on real digits with two Ray workers under D
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
-	@echo "running all tests: about 50 minutes on two cores; 'make check' is the two-minute inner loop"
-	$(BIN)/python -m pytest tests -m "not chaos"
+	@echo "running all tests, two files at a time: tens of minutes on two cores; 'make check' is the two-minute inner loop"
+	$(call pytest,not chaos)
 
 style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/ruff check .
@@ -46,7 +54,7 @@ style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/mypy
 
 check: style  ## the inner loop, under two minutes: style, types, architecture, fast tests
-	$(BIN)/python -m pytest tests -m "not slow and not chaos" -x
+	$(call pytest,not slow and not chaos,-x)
 
 docs: $(DOCS)  ## the documentation site, into dist/site; a warning is an error
 	$(BIN)/python docs/site/build.py dist/site

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.forks import REPOSITORY, SERVERS
+
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: small tensors, and other tests beside this one
 
 HOME = tempfile.TemporaryDirectory(prefix="distdl-home-")
 os.environ["DISTDL_HOME"] = HOME.name  # what tests launch, train and trust is not this user's own
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 class Result(NamedTuple):
@@ -31,16 +31,47 @@ class Result(NamedTuple):
 
 
 def distdl(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
-    """`python -m distdl ARGS`, as a user would run it in the folder `cwd`."""
-    return python("-m", "distdl", *args, cwd=cwd, timeout_s=timeout_s)
+    """`python -m distdl ARGS`, as a user would run it in the folder `cwd`, in a process that is forked (`tests.forks`)."""
+    if any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):  # the forks have a CPU's DeepSpeed
+        return python("-m", "distdl", *args, cwd=cwd, timeout_s=timeout_s)
+    with tempfile.TemporaryDirectory() as folder:
+        out, error = Path(folder) / "out", Path(folder) / "error"
+        process = SERVERS[0].fork("distdl", [*map(str, args)], variables(), Path(cwd).absolute(), out, error)
+        try:
+            code = process.wait(timeout_s)
+        finally:
+            process.kill()
+        return Result(code, out.read_text(), error.read_text())
 
 
 def python(*args: object, cwd: str | Path, timeout_s: float = 300) -> Result:
     """A fresh interpreter that finds this checkout."""
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
     command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(command, cwd=cwd, env=variables(), capture_output=True, text=True, timeout=timeout_s)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def variables() -> dict[str, str]:
+    """The environment of a command."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+
+
+FIRST = (
+    *("test_parity", "test_end_to_end", "test_resume", "test_memory", "test_pipeline", "test_sequence"),
+    *("test_moe", "test_ways", "test_readme"),
+)
+"""Files that take minutes. Where several are run side by side, nothing is left that starts one when all others are done."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For a worker of pytest-xdist: tests of one file stay together, with their fixtures; the long files come first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture

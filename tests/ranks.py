@@ -1,4 +1,4 @@
-"""Runs a function on 1, 2 or 4 real gloo processes and returns what each rank returned.
+"""Runs a function on 1, 2 or 4 real gloo processes and returns what each rank returned. They are forked (`tests.forks`).
 
 A process that fails ends the others at once, with its traceback in the test's message: a hung collective must never
 hang the suite.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.forks import REPOSITORY, SERVERS, Fork
+
 COLLECTIVE_TIMEOUT_S = 120
 
 
@@ -36,33 +36,30 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout_s: f
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONWARNINGS": "ignore",
         }
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.ranks", folder, str(rank)],
-                env={**variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=REPOSITORY,
-            )
-            for rank in range(world)
-        ]
+        outputs = [Path(folder) / f"output-{rank}" for rank in range(world)]
+        processes: list[Fork] = []
+        for server in SERVERS[:world]:
+            server.ready()
         try:
+            for rank, output in enumerate(outputs):
+                mine = {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+                server = SERVERS[rank % len(SERVERS)]
+                processes.append(server.fork("tests.ranks", [folder, str(rank)], mine, REPOSITORY, output, output))
             _wait(processes, timeout_s)
         finally:
             for process in processes:
                 process.kill()
-        outputs = [process.communicate()[0].decode(errors="replace") for process in processes]
         results = [Path(folder) / f"result-{rank}.json" for rank in range(world)]
         if not all(path.is_file() for path in results):
             failed = [
-                f"--- rank {r}, exit code {p.returncode}\n{o[-4000:]}"
+                f"--- rank {r}, exit code {p.returncode}\n{o.read_text(errors='replace')[-4000:]}"
                 for r, (p, o) in enumerate(zip(processes, outputs))
             ]
             raise AssertionError("a rank failed or was too slow:\n" + "\n".join(failed))
         return [json.loads(path.read_text()) for path in results]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+def _wait(processes: list[Fork], timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         codes = [process.poll() for process in processes]

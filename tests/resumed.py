@@ -4,6 +4,7 @@ began anew would end on the same bits as one that went on from a checkpoint."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ DIE_AFTER, SAVED, STEPS = 13, 10, 20
 """The power goes in this step, the last checkpoint before is of that one, and the run would have so many."""
 
 Runs = dict[str, dict[str, Any]]
-"""What `trained` takes: name -> {values, folder}."""
+"""What `trained` takes: name -> {values, folder, copied}."""
 
 
 def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
@@ -31,15 +32,24 @@ def learned(folder: Path, attempt: int, rank: int) -> list[int]:
 
 
 def train(world: int, runs: Runs, cut: Runs | None = None, timeout_s: float = 500) -> None:
-    """Trains `runs` to their end, and `cut` until the power goes: not before, with one checkpoint to go on from."""
+    """Trains `runs` to their end, and `cut` until the power goes: not before, with one checkpoint to go on from. Of those
+    that are the same run, to be continued on several layouts, one is trained, and its folder copied."""
     cut = cut or {}
     if not runs and not cut:
         return
-    dying = {name: run | {"die_after": DIE_AFTER} for name, run in cut.items()}
-    for ended in run_ranks(trained, world, runs | dying, timeout_s=timeout_s):
-        assert ended == dict.fromkeys(runs, "") | dict.fromkeys(cut, "power cut")
+    first: dict[str, str] = {}
     for name, run in cut.items():
-        folder = Path(run["folder"])
+        first.setdefault(json.dumps(run["values"], sort_keys=True), name)
+    dying = {name: cut[name] | {"die_after": DIE_AFTER} for name in first.values()}
+    for ended in run_ranks(trained, world, runs | dying, timeout_s=timeout_s):
+        assert ended == dict.fromkeys(runs, "") | dict.fromkeys(dying, "power cut")
+    for name, run in cut.items():
+        if name not in dying:
+            shutil.copytree(cut[first[json.dumps(run["values"], sort_keys=True)]]["folder"], run["folder"])
+    folders = {name: run["folder"] for name, run in cut.items()}
+    folders |= {f"{name}, copied": run["copied"][1] for name, run in runs.items() if "copied" in run}
+    for name, path in folders.items():
+        folder = Path(path)
         for rank in range(world):
             assert learned(folder, 0, rank) == list(range(1, DIE_AFTER)), f"{name}, rank {rank}"
         assert checkpoints(folder / "checkpoints")[-1][0] == SAVED, name

@@ -124,7 +124,12 @@ def measured(world: int, cases: dict[str, dict[str, Any]], timeout_s: float = 50
 
 
 def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """`worker.run` for several runs: name -> {values, folder, die_after}. Returns what ended each run ('' = its end)."""
+    """`worker.run` for several runs: name -> {values, folder, die_after, copied}. -> what ended each run ('' = its end).
+
+    `copied`: (a step, a folder that does not exist yet): the run's folder is copied to it before anything is told of this
+    step, as it would be found if the power had gone then.
+    """
+    import shutil
     from pathlib import Path
 
     import torch
@@ -163,11 +168,18 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
             step: int,
             metrics: Any,
             die_after: int = run.get("die_after", 0),
+            copied: tuple[int, str] = run.get("copied", (0, "")),
+            path: Path = folder.path,
             seen: Path = seen,
             attempt: int = attempt,
         ) -> None:
             if step == die_after:
                 raise RuntimeError("power cut")
+            if step == copied[0]:
+                torch.distributed.barrier()  # nobody writes meanwhile
+                if rank == 0:
+                    shutil.copytree(path, copied[1])
+                torch.distributed.barrier()
             with seen.open("a") as file:
                 rows = self.run.engine.seen
                 file.write(json.dumps({"step": step, "attempt": attempt, "rows": rows}) + "\n")

@@ -37,8 +37,8 @@ def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Re
 def test_a_submission_is_checked_for_style_types_documents_and_by_all_tests(tmp_path: Path) -> None:
     result, calls = run_with_stand_ins(tmp_path, ".ci/run")
     assert result.code == 0, result.stderr
-    assert calls[:-1] == [*STYLE, DOCUMENTS]
-    assert calls[-1].startswith("python -m pytest tests -m not chaos")
+    assert calls[:-2] == [*STYLE, DOCUMENTS]
+    assert all(call.startswith("python -m pytest tests -m not chaos and ") for call in calls[-2:])
 
 
 @pytest.mark.parametrize("fails", [*STYLE, DOCUMENTS])
@@ -47,11 +47,20 @@ def test_a_submission_fails_where_a_check_does(tmp_path: Path, fails: str) -> No
     assert result.code != 0 and calls[-1] == fails
 
 
+@pytest.mark.parametrize("part", [-2, -1])
+def test_both_parts_of_the_tests_are_run_and_must_pass(tmp_path: Path, part: int) -> None:
+    for name in ("sound", "fails"):
+        (tmp_path / name).mkdir()
+    calls = run_with_stand_ins(tmp_path / "sound", "make", "test")[1]
+    result, found = run_with_stand_ins(tmp_path / "fails", "make", "test", fails=calls[part])
+    assert result.code != 0 and found == calls and len(calls) == 2
+
+
 def test_make_check_begins_with_what_a_submission_is_checked_for(tmp_path: Path) -> None:
     result, calls = run_with_stand_ins(tmp_path, "make", "check")
     assert result.code == 0, result.stderr
-    assert calls[:-1] == STYLE
-    assert calls[-1].startswith("python -m pytest tests -m not slow and not chaos")
+    assert calls[:-2] == STYLE
+    assert all(call.startswith("python -m pytest tests -m not slow and not chaos and ") for call in calls[-2:])
 
 
 def test_the_hooks_of_pre_commit_are_the_style_of_a_submission() -> None:

@@ -22,7 +22,7 @@ from distdl.checkpoint.load import Checkpoint
 from tests.conftest import REPOSITORY, distdl
 from tests.small import shipped
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster on the machine at a time
 CONFIGS = REPOSITORY / "configs"
 LOCAL = ("runtime.kind=local", "track.system_metrics_interval_s=0")
 

@@ -98,6 +98,7 @@ def test_every_config_can_be_planned_as_it_stands(path: Path, small_data: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(1500)
 def test_every_readme_command_is_executed(tmp_path: Path) -> None:
     """In the order of the README, in a folder that has what a clone has."""
@@ -174,6 +175,7 @@ def serve(words: list[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_make_quickstart(tmp_path: Path) -> None:
     """The very command, in a copy of the checkout, with the environment that is running this."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -257,6 +259,21 @@ def test_make_test_and_check_run_the_tests() -> None:
         assert plan.returncode == 0 and all(word in plan.stdout for word in words)
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert "make test" in ci and "make docs" in ci
+
+
+@pytest.mark.parametrize("target", ["test", "check"])
+def test_every_test_is_in_one_of_two_parts_that_report_what_takes_long(target: str) -> None:
+    """Side by side, and alone; the second is run where the first has failed, too, and then the target fails."""
+    command = ["make", "-n", target, "REPORTS=folder", "-o", ".venv/.installed"]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in said.splitlines() if "pytest tests" in line)
+    beside, alone = (part.split() for part in line.split("; first=$?; "))
+    assert "-n" in beside and "-n" not in alone and alone[-3:] == ["&&", "exit", "$first"]
+    for words, name in ((beside, "beside"), (alone, "alone")):
+        assert {"--durations=40", f"--junitxml=folder/{name}.xml"} <= set(words)
+    told = [re.findall('-m "(.*?)"', " ".join(words))[0] for words in (beside, alone)]
+    assert told[0].removesuffix(" and not alone") == told[1].removesuffix(" and alone") != told[0]
+    assert "make test REPORTS=" in (REPOSITORY / ".ci" / "run").read_text()
 
 
 def test_what_the_readme_names_is_there() -> None:

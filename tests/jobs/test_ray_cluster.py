@@ -19,7 +19,7 @@ from distdl.checkpoint.layout import checkpoints
 from tests.conftest import REPOSITORY, distdl
 from tests.runtime.cluster import TOKEN, command_line, ray_cluster, started, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 4000, 50
 MARK = "\nimport pathlib as _p, os as _o\n(_p.Path({folder!r}) / f'{{_o.getpid()}}').write_text(__file__)\n"

@@ -43,6 +43,8 @@ from tests.conftest import REPOSITORY, Result
 from tests.ranks import run_ranks
 from tests.small import contract_config, layout, small_config
 
+pytestmark = pytest.mark.alone
+
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,8 @@ from distdl.train.survey import survey
 from tests.conftest import REPOSITORY
 from tests.small import small_config
 
+pytestmark = pytest.mark.alone
+
 # -- who keeps the others waiting --------------------------------------------------------------------------------------
 
 

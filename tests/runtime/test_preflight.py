@@ -234,6 +234,7 @@ def test_the_tracker(config: Config, server: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("on", ["local", "embedded"])
 def test_the_command(on: str, tmp_path: Path, digits: str) -> None:
     """Through the starts that training has: torch's launcher, and Ray Train."""
