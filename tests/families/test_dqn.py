@@ -276,7 +276,7 @@ def test_an_environment_that_fails_is_told_to_the_user(small_data: Path, monkeyp
 LEAVES = """
 import sys, time, torch, gymnasium
 from distdl.families import build
-from distdl.families import dqn
+from distdl.families.dqn import dqn
 
 class Engine:
     def share(self, n): return range(n)
