@@ -4,6 +4,7 @@ What DeepSpeed 0.19 makes necessary here:
 - `init_distributed` on a CPU compiles a shared-memory operator for over a minute and sums over the wrong ranks with it;
   it is switched off.
 - ZeRO-3 replaces torch's linear function, and leaves it so: "this will persist unless manually reset".
+- Importing it imports MLflow, where that is installed.
 - An engine that is given no model-parallel unit takes the one that an earlier engine of the process was given, and asks
   for the largest of all groups of experts that any was given; pipelines share one grid.
 """
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,14 +30,29 @@ def import_deepspeed(device: str) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\.")
-    import deepspeed
-    import deepspeed.ops
+    with _without_mlflow():
+        import deepspeed
+        import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _own_what_it_keeps()
     return deepspeed
+
+
+@contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Within it MLflow is not found where it is not loaded: DeepSpeed's autotuning, which nobody calls here, would load it
+    into every worker: four fifths of the time that importing DeepSpeed takes."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop("mlflow", None)
 
 
 def _own_what_it_keeps() -> None:

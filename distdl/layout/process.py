@@ -72,7 +72,8 @@ class ProcessState:
 
 
 def _set_deterministic(chosen: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(chosen[0], warn_only=chosen[1])
+    if chosen != _deterministic():  # setting it loads torch's compiler, which takes a second
+        torch.use_deterministic_algorithms(chosen[0], warn_only=chosen[1])
 
 
 def _deterministic() -> tuple[bool, bool]:
