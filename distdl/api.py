@@ -253,7 +253,7 @@ def _run(folder: RunFolder) -> Run:
     planned = folder.read("plan.json")
     if planned is None:
         raise InputError(f"the run in {folder.path} has not begun to train", fix="distdl.resume(run) starts it")
-    return Run(folder.path, Plan.from_dict(planned), folder.read_derived("summary.json") or {})
+    return Run(folder.path, Plan.from_dict(planned, folder.path), folder.read_derived("summary.json") or {})
 
 
 @contextlib.contextmanager

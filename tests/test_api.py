@@ -21,6 +21,7 @@ import distdl
 from distdl import api
 from distdl.checkpoint.load import Checkpoint
 from distdl.config.yaml_file import as_overrides
+from tests.config.test_custom_family import EXAMPLE
 from tests.conftest import REPOSITORY, Result, python
 
 Command = Callable[..., Result]
@@ -133,6 +134,17 @@ def test_a_trained_model_is_a_module(config: str, digits: str) -> None:
     with torch.no_grad():
         found = model.logits(batch).argmax(-1)
     assert float((found == batch["label"]).float().mean()) == pytest.approx(run.metrics["accuracy"])
+
+
+def test_a_run_of_the_users_own_family_is_opened_from_anywhere(
+    config: str, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gated.py").write_text(EXAMPLE)
+    model = {"family": "./gated.py", "hidden": 8}
+    folder = distdl.train(values(digits, model=model), overrides={"train.steps": 2}).folder
+    monkeypatch.chdir("/")
+    family = distdl.open_run(folder).plan.settings.family_name
+    assert family.source().read_text() == EXAMPLE and family.source().parent == folder.resolve()
 
 
 def test_it_continues_as_the_command_does(config: str, command: Command) -> None:
