@@ -173,7 +173,7 @@ class SshTarget:
     def _module(self, *arguments: str) -> str:
         python = self.launch.ssh.python
         quoted = python if python.startswith("~/") else shlex.quote(python)  # the shell there knows its home
-        former = "distdl.jobs.ssh_node"  # the name that packages of the last release know, too
+        former = "distdl.runtime.ssh_node"  # the name that packages of the last release know, too
         return f"{quoted} -m {former} {shlex.join(arguments)}"
 
     def _node(self, id: str, verb: str, *more: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -272,6 +273,8 @@ def test_without_the_package_it_says_how_to_get_it(
     monkeypatch.setattr(builtins, "__import__", without)
     assert "pip install 'distdl[huggingface]'" in refusal()
     monkeypatch.setattr("distdl.cli.families.family_names", lambda: ["huggingface", "mlp"])
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))
     told = command("families")
     assert told.code == 0 and "needs the package transformers" in told.stdout and "669,706 trainable" in told.stdout
 

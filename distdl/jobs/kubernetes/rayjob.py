@@ -153,7 +153,7 @@ def _ray_job(package: Package, shape: Shape, config_name: str) -> Object:
     config, launch = package.config, package.config.launch
     arguments = package.train_arguments(f"{CONFIG_FOLDER}/config.yaml", runs_folder(config))
     kept = log_path(runs_folder(config), package.id)
-    former = "distdl.jobs.kubernetes.rayjob_driver"  # the name that images of the last release know, too
+    former = "distdl.runtime.rayjob_driver"  # the name that images of the last release know, too
     driver = ["bash", "-c", DRIVER, kept, "python", "-m", former, *arguments]
     metadata = _metadata(package, package.id)
     metadata["labels"] |= _queue_labels(package)
