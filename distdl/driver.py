@@ -284,7 +284,8 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
         return
     from distdl.data.prepare import parse_options, prepare_dataset
 
-    options = {key: value if isinstance(value, str | list) else str(value) for key, value in recipe.options.items()}
+    kept = (str, list, type(None))  # null is an option's default, not its name
+    options = {key: value if isinstance(value, kept) else str(value) for key, value in recipe.options.items()}
     parse_options(recipe.source, options)  # a wrong option is an error even while the data set is there
     if "://" in path or Path(path).exists():
         return

@@ -307,3 +307,10 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     text = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     assert "accuracy on the test images" in text and (tmp_path / "runs" / "notebook").is_dir()
+
+
+def test_a_source_is_told_of_null_as_null(config: str, tmp_path: Path) -> None:
+    """Not as a text: `None` is no number of rows."""
+    prepare = {"source": "digits", "options": {"train_rows": None}}
+    plan = distdl.plan(values(str(tmp_path / "all"), data={"path": str(tmp_path / "all"), "prepare": prepare}))
+    assert plan.data.train_rows == 1438

@@ -72,7 +72,7 @@ class Bench:
         return self.data(name, "idx", path=self.raw("mnist"), **options)
 
     def train(self, config: str, *overrides: str) -> Trained:
-        """`distdl train configs/CONFIG.yaml OVERRIDES`, one process of plain PyTorch on two threads, untracked.
+        """`distdl train CONFIG.yaml OVERRIDES`, one process of plain PyTorch on two threads, untracked.
 
         Other layouts give the same numbers (tests/parity/test_parity.py)."""
         plain = ["runtime.kind=local", "runtime.workers=1", "parallel.engine=torch", "track.enabled=false"]

@@ -68,4 +68,4 @@ Init = Literal[
 ]
 """How fresh weights are drawn, by `nn/blocks.py`."""
 SequenceTask = Literal["rows", "tokens", "values"]
-"""What is learned of a sequence, by `nn/sequence.py`."""
+"""What is learned of a sequence, by `learner/sequence.py`."""

@@ -21,7 +21,8 @@ class Prepare(Section):
     """How the data set is written if `data.path` does not exist yet: `distdl data prepare SOURCE PATH key=value ...`."""
 
     source: str
-    """Name of a raw format (a file in data/prepare): digits, stdlib, text, csv, parquet, idx, npz, images, jsonl, ..."""
+    """Name of a source (a file in data/formats/, data/corpora/ or data/generators/): digits, stdlib, text, csv, parquet,
+    idx, npz, images, jsonl, ..."""
     options: dict[str, Any] = {}
     """Options of that source, as on the command line of `distdl data prepare`."""
 

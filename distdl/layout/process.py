@@ -64,7 +64,8 @@ class ProcessState:
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert _entered.pop() is self, "states are left in the order opposite to that in which they were entered"
+        left = _entered.pop()
+        assert left is self, "states are left in the order opposite to that in which they were entered"
         self._own = {key: thing.get() for key, thing in _things.items()}
         for key, value in self._before.items():
             _things[key].put(value)

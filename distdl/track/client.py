@@ -104,6 +104,7 @@ class Tracker:
             return f"not tracked in MLflow; the events are in {self.run_dir / SPOOL_NAME}"
         code = 1
         if self._process is not None:
+            uploader.wake(self._process)
             # The uploader stops by itself at the deadline; the second is for it to notice the event.
             code = uploader.wait_or_kill(self._process, drain_timeout_s + 1.0)
             self._process = None

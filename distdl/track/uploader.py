@@ -180,7 +180,7 @@ class Uploader:
             if self._deadline_s is not None and time.monotonic() > self._deadline_s:
                 log("time is up; what was not sent stays in the spool")
                 return 1
-            time.sleep(POLL_INTERVAL_S if self._deadline_s is None else 0.2)
+            pause(POLL_INTERVAL_S if self._deadline_s is None else 0.2)
 
     def _taken_over(self) -> bool:
         with contextlib.suppress(OSError):
@@ -298,6 +298,20 @@ class _SystemMetrics:
             self._monitor = None
 
 
+def pause(seconds: float) -> bool:
+    """Waits so long, or until the driver has written the end and says so (`wake`): True then. A signal that comes while
+    this process is at work waits for it."""
+    if not hasattr(signal, "sigtimedwait"):
+        time.sleep(seconds)
+        return False
+    return signal.sigtimedwait([signal.SIGCONT], seconds) is not None
+
+
+def wake(process: subprocess.Popen[bytes]) -> None:
+    """Ends an uploader's pause. By SIGCONT, which does nothing to a process that is not ready for it."""
+    process.send_signal(signal.SIGCONT)
+
+
 def log(text: str) -> None:
     """One line in tracking.log, which is where this process's output goes."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
@@ -327,6 +341,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])  # kept for the next pause
     if hasattr(os, "nice"):
         os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
     store.set_environment()

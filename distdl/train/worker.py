@@ -90,6 +90,7 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, 
                 return _train_from_checkpoint(plan, folder, rank, spool, pulse, back)
         except Rollback as spike:
             back.append(spike.with_traceback(None))  # whose frames hold the engine
+        pulse.at(f"going back ({len(back)})")  # its first time: checkpoint and engine may take as long as at the start
         gc.collect()
         if plan.device == "cuda":
             torch.cuda.empty_cache()

@@ -30,7 +30,7 @@ WAYS: dict[str, type[Way]] = {
     "distill": Distill,
     "pseudo_label": PseudoLabel,
 }
-"""The names of config_ways."""
+"""The names of config/ways.py."""
 
 
 def learner_class(config: Config) -> type[Learner]:

@@ -15,7 +15,7 @@ import fields
 import yaml
 
 import distdl
-from distdl.config import family as family_schema
+from distdl.config import family
 
 PACKAGE = Path(distdl.__file__).parent
 LEARNER = PACKAGE / "learner" / "learner.py"
@@ -30,8 +30,7 @@ def pages(repository: Path) -> dict[str, str]:
         configs.setdefault(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["family"], []).append(path)
     results = (repository / "benchmarks" / "results" / "acceptance.md").read_text(encoding="utf-8").splitlines()
     return {
-        f"families/{name}.md": page(name, configs.get(name, []), results, repository)
-        for name in family_schema.family_names()
+        f"families/{name}.md": page(name, configs.get(name, []), results, repository) for name in family.family_names()
     }
 
 
@@ -66,8 +65,8 @@ def page(name: str, configs: list[Path], results: list[str], repository: Path) -
 
 def source_files(name: str) -> list[Path]:
     """The files that a family is written in, that of its learner first."""
-    first = family_schema.FamilyName(name).source()
-    beside = sorted(first.parent.glob("[!_]*.py")) if first.parent != family_schema.FOLDER else []
+    first = family.FamilyName(name).source()
+    beside = sorted(first.parent.glob("[!_]*.py")) if first.parent != family.FOLDER else []
     return [first, *(path for path in beside if path != first)]
 
 
@@ -117,7 +116,7 @@ def _fact(item: ast.stmt) -> tuple[str, Any] | None:
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of the family's `model:` section, with the sentence under each field."""
-    told = family_schema.family_schema(name)
+    told = family.family_schema(name)
     shape = told.adapter.json_schema()
     for key, text in told.docs.items():
         shape["properties"][key]["description"] = text

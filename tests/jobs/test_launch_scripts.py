@@ -65,6 +65,12 @@ def test_help(script: Path, flag: str) -> None:
     assert options == set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.M)), "the help and the options differ"
 
 
+def test_the_batch_script_reads_a_file_that_is_there() -> None:
+    code = (LAUNCH / "slurm.sbatch").read_text(encoding="utf-8")
+    (named,) = re.findall(r'distdl\.__path__\[0\] \+ "/([\w/.]+)"', code)
+    assert (REPOSITORY / "distdl" / named).is_file() and f"distdl/{named}" in code
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [

@@ -8,13 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distdl.errors import InputError
-from distdl.track import provenance
+from distdl.track import provenance, uploader
 from distdl.track.client import Tracker
 from distdl.track.run import load, update
 from distdl.track.spool import SpoolReader, SpoolWriter
@@ -252,3 +254,21 @@ def test_secrets_are_taken_out_and_ordinary_words_stay() -> None:
     text = 'a:\n  password: p1\n  "api_key": p2,\n  tokens: 5\n  uri: http://me:p3@host/x\n'
     safe = provenance.redact(text)
     assert not any(secret in safe for secret in ("p1", "p2", "p3")) and "tokens: 5" in safe and "@host/x" in safe
+
+
+def test_an_uploader_is_woken_for_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal that it does not lose while it is at work, and that does nothing to one that has not got so far."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])
+    try:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCONT)
+        assert uploader.pause(60.0) and not uploader.pause(0.01)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    woken: list[Any] = []
+    monkeypatch.setattr(uploader, "wake", woken.append)
+    monkeypatch.setattr(uploader, "wait_or_kill", lambda process, timeout_s: 0 if woken == [process] else 1)
+    monkeypatch.setattr(uploader, "upload_pending", lambda *_: pytest.fail("it was not woken"))
+    tracker = Tracker(tmp_path, f"sqlite:///{tmp_path / 'm.db'}", "e", "r", enabled=True)
+    tracker._process = object()  # type: ignore[assignment]
+    tracker.finish("FINISHED")
+    assert len(woken) == 1

@@ -17,8 +17,9 @@ from distdl.config.schema import Spike
 from distdl.data.prepare import prepare_dataset
 from distdl.errors import InputError, TrainingFailed
 from distdl.run.folder import RunFolder
+from distdl.run.heartbeat import Pulse
 from distdl.train import worker
-from distdl.train.hooks.spike import SKIPPED, Median, SpikeGuard
+from distdl.train.hooks.spike import SKIPPED, Median, Rollback, SpikeGuard
 from distdl.train.survey import survey
 from tests.checkpoint.test_resume import differing, last
 from tests.resumed import events, go_on, train
@@ -237,3 +238,20 @@ def test_what_cannot_be_done_is_refused(family: str, changes: dict[str, Any], wo
     values = contract_config(family, small_data) | changes
     with pytest.raises(InputError, match=words):
         survey(config_from_dict(values))
+
+
+def test_who_goes_back_has_the_time_of_a_start(spiked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads and checks a checkpoint and builds its engine anew, while others may wait: that is no hang."""
+    pulse, tries = Pulse(), []
+    for step in range(1, 40):
+        pulse.at("after the step", step)
+    assert pulse.limit_s(30.0, 600.0) == 30.0
+
+    def train(*_: Any) -> None:
+        tries.append(pulse.limit_s(30.0, 600.0))
+        if len(tries) < 3:
+            raise Rollback("a jump", {}, [])
+
+    monkeypatch.setattr(worker, "_train_from_checkpoint", train)
+    worker._train(survey(config_from_dict(config(spiked, "rollback"))), RunFolder(Path("x")), 0, None, pulse)
+    assert tries == [30.0, 600.0, 600.0]

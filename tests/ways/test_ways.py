@@ -46,7 +46,7 @@ class Bench:
         self.folder, self.data = folder, data
 
     def train(self, config: str, *overrides: str, name: str = "") -> dict[str, float]:
-        """The last evaluation of `distdl train configs/CONFIG.yaml`, shortened."""
+        """The last evaluation of `distdl train CONFIG.yaml`, shortened."""
         path = shipped(config)
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["prepare"]
         name = name or config
