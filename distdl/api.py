@@ -258,17 +258,15 @@ def _run(folder: RunFolder) -> Run:
 
 @contextlib.contextmanager
 def _guest() -> Iterator[None]:
-    """Leaves the process as it was: torch's random numbers, threads and determinism are the caller's. A single local worker
-    trains in this very process, and a model is drawn before its weights are read."""
+    """Leaves the caller's random numbers as they were: a single local worker trains in this very process, and a model is
+    drawn before its weights are read. What else a worker changes it puts back itself (`layout/process.py`)."""
     import torch
 
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    state = torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
         torch.set_rng_state(state)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        if of_gpus is not None:
+            torch.cuda.set_rng_state_all(of_gpus)

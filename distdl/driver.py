@@ -98,6 +98,8 @@ def train(
     with folder.private(), folder.locked(take_over=take_over):
         folder.begin()
         folder.keep(config)
+        if source and source.is_file():
+            folder.copy("config.yaml", str(source))
         for note in notes(plan, folder):
             say(f"note: {note}")
         folder.write("launch.json", {"started": asked})

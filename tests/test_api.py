@@ -21,6 +21,7 @@ import distdl
 from distdl import api
 from distdl.checkpoint.load import Checkpoint
 from distdl.config.yaml_file import as_overrides
+from distdl.run.folder import RunFolder
 from tests.config.test_custom_family import EXAMPLE
 from tests.conftest import REPOSITORY, Result, python
 
@@ -314,3 +315,14 @@ def test_a_source_is_told_of_null_as_null(config: str, tmp_path: Path) -> None:
     prepare = {"source": "digits", "options": {"train_rows": None}}
     plan = distdl.plan(values(str(tmp_path / "all"), data={"path": str(tmp_path / "all"), "prepare": prepare}))
     assert plan.data.train_rows == 1438
+
+
+def test_a_start_that_is_refused_leaves_the_runs_config_as_it_is(config: str, tmp_path: Path) -> None:
+    run = distdl.train(config, overrides={"train.steps": 2})
+    first = (run.folder / "config.yaml").read_text()
+    (tmp_path / config).write_text(first + "# another text of the same config\n")
+    with RunFolder(run.folder).locked(), pytest.raises(distdl.InputError, match="trained by another process"):
+        distdl.train(config, overrides={"train.steps": 4})
+    assert (run.folder / "config.yaml").read_text() == first
+    distdl.train(config, overrides={"train.steps": 4})
+    assert (run.folder / "config.yaml").read_text() == (tmp_path / config).read_text()

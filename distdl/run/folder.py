@@ -176,8 +176,6 @@ def open_run(config: Config, yaml_path: str | None, *, fresh: bool = False) -> R
         before = None if fresh else existing_run(config)
         if before:
             refuse_other(before, config)
-            if yaml_path and Path(yaml_path).is_file():
-                before.copy("config.yaml", yaml_path)
             return before
         if new := _new_run(config, yaml_path, fresh=fresh):
             return new
