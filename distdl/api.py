@@ -150,23 +150,25 @@ def plan(
         return driver.planned(found)
 
 
-def evaluate(run: Run | str | os.PathLike[str], *, which: str = "latest") -> dict[str, float]:
+def evaluate(run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest") -> dict[str, float]:
     """The held-out metrics of a run's checkpoint, computed in this process, as `distdl evaluate` does.
 
     `which` is `latest`, `best`, or the folder of a checkpoint. Raises a DistdlError.
     """
     with _guest():
-        _, _, metrics = driver.evaluated(_folder(run), which)
+        _, _, metrics = driver.evaluated(_folder(run), os.fspath(which))
     return metrics
 
 
-def load(run: Run | str | os.PathLike[str], *, which: str = "latest", device: str = "cpu") -> Learner:
+def load(
+    run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest", device: str = "cpu"
+) -> Learner:
     """The trained model of a run: an nn.Module on one device, in evaluation mode, whatever layout trained it.
 
     `which` is `latest`, `best`, or the folder of a checkpoint. Raises a DistdlError.
     """
     with _guest():
-        return driver.trained_model(_folder(run), which).to(device).eval()
+        return driver.trained_model(_folder(run), os.fspath(which)).to(device).eval()
 
 
 def open_run(run: str | os.PathLike[str]) -> Run:
@@ -262,11 +264,15 @@ def _guest() -> Iterator[None]:
     drawn before its weights are read. What else a worker changes it puts back itself (`layout/process.py`)."""
     import torch
 
-    state = torch.get_rng_state()
-    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    from distdl.layout.process import alone
+
+    with alone:
+        state = torch.get_rng_state()
+        of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
-        torch.set_rng_state(state)
-        if of_gpus is not None:
-            torch.cuda.set_rng_state_all(of_gpus)
+        with alone:
+            torch.set_rng_state(state)
+            if of_gpus is not None:
+                torch.cuda.set_rng_state_all(of_gpus)

@@ -246,11 +246,13 @@ def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, flo
 
 def trained_model(folder: RunFolder, which: str) -> Learner:
     """The model of a run's latest or best checkpoint, or of a folder, on the CPU. Raises a DistdlError."""
+    from distdl.layout.process import alone
     from distdl.train.worker import build_learner, chosen_checkpoint
     from distdl.ways.start import located
 
     config = located(for_one_process(folder), learns=False)
-    learner: Learner = build_learner(config, chosen_checkpoint(folder, which))
+    with alone:  # fresh weights are drawn before the checkpoint's are read
+        learner: Learner = build_learner(config, chosen_checkpoint(folder, which))
     return learner
 
 

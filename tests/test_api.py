@@ -326,3 +326,27 @@ def test_a_start_that_is_refused_leaves_the_runs_config_as_it_is(config: str, tm
     assert (run.folder / "config.yaml").read_text() == first
     distdl.train(config, overrides={"train.steps": 4})
     assert (run.folder / "config.yaml").read_text() == (tmp_path / config).read_text()
+
+
+def test_threads_take_turns_where_a_run_is_in_the_process(config: str, digits: str) -> None:
+    """Each ends on the numbers that it has alone, while another thread loads and evaluates."""
+    want = distdl.train(values(digits, name="alone")).metrics
+    found: dict[str, Any] = {}
+
+    def one(name: str) -> None:
+        try:
+            found[name] = distdl.train(values(digits, name=name)).metrics
+        except BaseException as error:
+            found[name] = error
+
+    threads = [threading.Thread(target=one, args=(f"run{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert distdl.evaluate("alone") == want and not distdl.load("alone").training
+    assert found == {f"run{n}": want for n in range(4)}
+
+
+def test_what_the_caller_is_in_the_middle_of_does_not_matter(config: str) -> None:
+    with torch.no_grad():
+        assert distdl.train(config).finished

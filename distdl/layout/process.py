@@ -11,6 +11,7 @@ function of torch, whose sums are rounded in another order. Whoever keeps or cha
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ class _Thing(NamedTuple):
     """What it is before there is an engine."""
 
 
+alone = threading.RLock()
+"""Held by whoever uses what the whole process shares, torch's random numbers among it: threads take turns."""
 _things: dict[tuple[int, str], _Thing] = {}
 _entered: list[ProcessState] = []
 
@@ -56,6 +59,7 @@ class ProcessState:
         self._before: dict[tuple[int, str], Any] = {}
 
     def __enter__(self) -> ProcessState:
+        alone.acquire()
         assert self not in _entered, "it is entered already"
         self._before = {key: thing.get() for key, thing in _things.items()}
         for key, thing in list(_things.items()):
@@ -64,12 +68,15 @@ class ProcessState:
         return self
 
     def __exit__(self, *error: object) -> None:
-        left = _entered.pop()
-        assert left is self, "states are left in the order opposite to that in which they were entered"
-        self._own = {key: thing.get() for key, thing in _things.items()}
-        for key, value in self._before.items():
-            _things[key].put(value)
-        self._before = {}
+        try:
+            left = _entered.pop()
+            assert left is self, "states are left in the order opposite to that in which they were entered"
+            self._own = {key: thing.get() for key, thing in _things.items()}
+            for key, value in self._before.items():
+                _things[key].put(value)
+            self._before = {}
+        finally:
+            alone.release()
 
 
 def _set_deterministic(chosen: tuple[bool, bool]) -> None:

@@ -154,19 +154,20 @@ def _placed(rank: int, place: dict[str, str], process: Callable[..., None], argu
 
 def in_process(plan: Plan, folder: RunFolder) -> None:
     """The single worker, here. It reads the plan as others do, beside the run's own copy of a family's file."""
+    import torch
     import torch.distributed as dist
 
+    from distdl.layout.process import alone
     from distdl.train import worker
 
     if not faulthandler.is_enabled():
         with suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
             faulthandler.enable()  # a fault in native code ends this process: its stack is all that is left to say
-    if (
-        not dist.is_initialized()
-    ):  # DeepSpeed remembers its first group: a second run in this process must find the same
-        worker.init_process_group(plan, 0, 60.0)
-        atexit.register(dist.destroy_process_group)
-    worker.run(Plan.from_dict(plan.to_dict(), folder.path), folder, 0)
+    with alone, torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in the middle of
+        if not dist.is_initialized():  # DeepSpeed remembers its first group: a second run must find the same
+            worker.init_process_group(plan, 0, 60.0)
+            atexit.register(dist.destroy_process_group)
+        worker.run(Plan.from_dict(plan.to_dict(), folder.path), folder, 0)
 
 
 def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], timeout_s: float) -> None:

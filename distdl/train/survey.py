@@ -50,12 +50,13 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
     """
     import torch
 
+    from distdl.layout.process import alone
     from distdl.learner import Learner
     from distdl.learner.kinds import decays, mark
     from distdl.parallel.tensor import cut_parameters, to_cut
     from distdl.ways import assemble, start
 
-    with torch.device("meta"):
+    with alone, torch.device("meta"):  # some constructors draw numbers all the same
         learner = assemble(config)
     if look:
         start.check(learner, config)
