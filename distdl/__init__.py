@@ -29,7 +29,20 @@ class _RoomAndVerb(ModuleType):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self._verb(*args, **kwargs)
+
+    @property
+    def _verb(self) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return str(self._verb.__doc__)
+
+    @property
+    def __signature__(self) -> Any:
+        """What help() and an editor show."""
+        return importlib.import_module("inspect").signature(self._verb)
 
 
 for _room in ("plan", "train"):

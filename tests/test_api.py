@@ -350,3 +350,17 @@ def test_threads_take_turns_where_a_run_is_in_the_process(config: str, digits: s
 def test_what_the_caller_is_in_the_middle_of_does_not_matter(config: str) -> None:
     with torch.no_grad():
         assert distdl.train(config).finished
+
+
+def test_help_shows_what_a_verb_takes(config: str) -> None:
+    """`distdl.train` and `distdl.plan` are packages, too."""
+    for verb, function in ((distdl.train, api.train), (distdl.plan, api.plan)):
+        assert verb.__doc__ == function.__doc__ and inspect.signature(verb) == inspect.signature(function)
+
+
+def test_arrays_and_empty_sections_are_overrides_and_other_things_are_not() -> None:
+    given = {"model": {"hidden": np.array([3, 4])}, "train": {}, "optimizer": {"lr": torch.tensor(0.5)}}
+    assert as_overrides(given) == ["model.hidden=[3, 4]", "optimizer.lr=0.5"]
+    for wrong in (None, [3], "train.epochs=3"):
+        with pytest.raises(distdl.InputError, match="a mapping or a list of key=value texts"):
+            as_overrides(wrong)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +168,14 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
 def as_overrides(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """`key=value` arguments of a mapping of dotted keys, nested ones or both; a list of such arguments is left as it is.
     Raises InputError for a value that no YAML file could hold."""
-    if isinstance(values, str):
-        raise InputError(f"overrides are a mapping or a list, not the text {values!r}", fix='{"train.epochs": 3}')
-    if not isinstance(values, Mapping):
-        return list(values)
-    return [f"{'.'.join(path)}={_as_text(value)}" for path, value in flatten(plain(values))]
+    if isinstance(values, Mapping):  # a section that is named and left empty changes none of its keys
+        told = {key: value for key, value in plain(values).items() if value != {}}
+        return [f"{'.'.join(path)}={_as_text(value)}" for path, value in flatten(told)]
+    texts = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if isinstance(values, str) or not isinstance(values, Iterable) or not all(isinstance(text, str) for text in texts):
+        what = f"overrides are a mapping or a list of key=value texts, not {values!r}"
+        raise InputError(what, fix='{"train.epochs": 3}')
+    return texts
 
 
 def _as_text(value: Any) -> str:
@@ -194,8 +197,10 @@ def plain(value: Any, at: KeyPath = ()) -> Any:
         return [plain(inner, at) for inner in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "item") and not isinstance(value, str | bool | int | float):  # a number of numpy's or torch's
-        value = value.item()
+    if hasattr(value, "tolist"):  # numpy's or torch's: a number, or an array of them
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(inner, at) for inner in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     what = f"{'.'.join(at)} is a {type(value).__name__}"

@@ -323,9 +323,11 @@ def chosen_checkpoint(folder: RunFolder, which: str) -> Checkpoint:
     if which == "best":
         return Checkpoint(checkpoint_of(folder, which))
     if which != "latest":
+        if not Path(which).exists():
+            raise InputError(f"there is no checkpoint {which!r}", allowed="latest, best, or the folder of a checkpoint")
         return Checkpoint(Path(which))
     if (found := latest_sound(folder.checkpoints)) is None:
-        raise TrainingFailed(f"the run in {folder.path} has no checkpoint yet; train it first")
+        raise InputError(f"the run in {folder.path} has no checkpoint yet", fix="train it first")
     return found
 
 
