@@ -342,8 +342,11 @@ def test_threads_take_turns_where_a_run_is_in_the_process(config: str, digits: s
     threads = [threading.Thread(target=one, args=(f"run{n}",)) for n in range(4)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
+    for _ in range(5):
         assert distdl.evaluate("alone") == want and not distdl.load("alone").training
+        time.sleep(0.1)  # who waits for a turn gets it
+    for thread in threads:
+        thread.join(timeout=120)
     assert found == {f"run{n}": want for n in range(4)}
 
 
