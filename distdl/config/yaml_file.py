@@ -171,11 +171,10 @@ def as_overrides(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
     if isinstance(values, Mapping):  # a section that is named and left empty changes none of its keys
         told = {key: value for key, value in plain(values).items() if value != {}}
         return [f"{'.'.join(path)}={_as_text(value)}" for path, value in flatten(told)]
-    texts = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
-    if isinstance(values, str) or not isinstance(values, Iterable) or not all(isinstance(text, str) for text in texts):
-        what = f"overrides are a mapping or a list of key=value texts, not {values!r}"
-        raise InputError(what, fix='{"train.epochs": 3}')
-    return texts
+    texts = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [None]
+    if all(isinstance(text, str) for text in texts):
+        return texts  # type: ignore[return-value]
+    raise InputError(f"overrides are a mapping or a list of key=value texts, not {values!r}", fix='{"train.epochs": 3}')
 
 
 def _as_text(value: Any) -> str:
@@ -193,13 +192,11 @@ def plain(value: Any, at: KeyPath = ()) -> Any:
     """A copy of what a Python caller gives, of the kinds that a YAML file holds. Raises InputError for any other."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner, (*at, str(key))) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner, at) for inner in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # numpy's or torch's: a number, or an array of them
         value = value.tolist()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain(inner, at) for inner in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
