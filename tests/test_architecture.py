@@ -144,7 +144,17 @@ def within(name: str, places: tuple[str, ...]) -> bool:
 
 
 def check(house: House) -> list[Violation]:
-    rules = (unknown_rooms, upward, family_to_family, cycles, third_parties, heavy_when_imported, loop_rules, sizes)
+    rules = (
+        unknown_rooms,
+        upward,
+        family_to_family,
+        cycles,
+        third_parties,
+        heavy_when_imported,
+        loop_rules,
+        one_order,
+        sizes,
+    )
     return [violation for rule in rules for violation in rule(house)]
 
 
@@ -247,6 +257,20 @@ def loop_rules(house: House) -> Iterator[Violation]:
         yield Violation("loop length", "train.loop", f"train() and evaluate() have {lines} lines together")
 
 
+def one_order(house: House) -> Iterator[Violation]:
+    """Options that two places allow stand in one order: Python holds `Literal["a", "b"]` and `Literal["b", "a"]` for
+    equal, and `Annotated` then gives whichever it was shown first, so a message would depend on what was imported."""
+    orders: dict[frozenset[str], tuple[list[str], str]] = {}
+    for name, tree in house.trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value).split(".")[-1] == "Literal":
+                parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                options = [ast.unparse(part) for part in parts]
+                first, where = orders.setdefault(frozenset(options), (options, f"{name}:{node.lineno}"))
+                if options != first:
+                    yield Violation("two orders", name, f"line {node.lineno} has {options}, {where} has {first}")
+
+
 def sizes(house: House) -> Iterator[Violation]:
     for kind, place, size, guide in measure(house):
         allowed, _ = SIZE_EXCEPTIONS.get((kind, place), (guide, ""))
@@ -328,8 +352,8 @@ ONE_OF_EACH = {
     "plan/plan": "from distdl.learner.learner import Learner\n",
     "learner/learner": "import torch\n",
     "nn/noise": "import torch\n",
-    "families/one": "from distdl.families.two import Two\n",
-    "families/two": "x = 1\n" * 251,
+    "families/one": "from distdl.families.two import Two\nx: typing.Literal['a', 'b']\n",
+    "families/two": "x = 1\n" * 251 + "y: Literal['b', 'a']\n",
     "families/both/both": "from distdl.families.both import parts\nfrom distdl.families import two\n",
     "families/both/parts": "",
     "data/read": "import pyarrow\nfrom ..track import spool\n",
@@ -382,6 +406,7 @@ def test_the_checker_finds_one_of_each(tmp_path: Path) -> None:
         ("heavy import", "cli.train"),
         ("loop asks", "train.loop"),
         ("loop length", "train.loop"),
+        ("two orders", "families.two"),
     }
     texts = {text for _, _, text in found}
     assert "importing it imports torch: plan.plan -> learner.learner" in texts

@@ -42,7 +42,7 @@ class Config:
     """Hidden units of a layer."""
     layers: Count = 1
     """Recurrent layers on top of each other; one in the paper."""
-    activation: Annotated[Literal["tanh", "sigmoid", "relu"], INVISIBLE] = "tanh"
+    activation: Annotated[Literal["relu", "tanh", "sigmoid"], INVISIBLE] = "tanh"
     """f: the paper has sigmoid, the logistic function."""
 
     def __post_init__(self) -> None:

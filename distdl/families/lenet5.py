@@ -51,8 +51,8 @@ class Config:
     """The form in common use, or the paper's with trainable sub-sampling, a sparse C3 and RBF units."""
     activation: Annotated[Literal["tanh", "relu"], INVISIBLE] = "tanh"
     """Non-linearity of the modern form: tanh, or ReLU."""
-    pool: Literal["mean", "max"] = "mean"
-    """Sub-sampling of the modern form: the mean (the paper's without its trainable coefficient), or the maximum."""
+    pool: Literal["max", "mean"] = "mean"
+    """Sub-sampling of the modern form: the maximum, or the mean (the paper's without its trainable coefficient)."""
     margin: AmountOrZero = 1.0
     """J of equation 9: the squared distance beyond which the drawings of other classes are left alone."""
 
