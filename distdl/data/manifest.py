@@ -129,6 +129,10 @@ class Manifest:
     """Anything worth knowing that is not data, such as the names of the classes."""
     values: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
     """Split -> column -> what its values are; {} in data sets of older versions. No part of the fingerprint."""
+    preparation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Column -> how its values came from the raw ones, as the source wrote it: fitted numbers, names of classes, sizes,
+    vocabularies. It says of itself what it is (`kind`) and in which `version`; {} where there is nothing to say. What is
+    fitted is fitted on the training split, so it is no part of the fingerprint: the values themselves are."""
 
     def split(self, name: str) -> Split:
         """The split of that name; InputError that names the splits there are."""
@@ -164,6 +168,8 @@ def to_json(manifest: Manifest) -> str:
     record = {"format": FORMAT, "version": VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
     record["columns"] = [{"name": name, **asdict(column)} for name, column in manifest.columns.items()]
     del record["values"]
+    if not manifest.preparation:
+        del record["preparation"]
     if manifest.values:
         splits = values_record(manifest.values)
         record["values"] = {"checksum": _checksum(splits), "splits": splits}
@@ -217,7 +223,7 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         raw,
         "the manifest",
         {"format", "version", "fingerprint", "source", "options", "columns", "rows_per_batch", "splits", "info"},
-        optional={"values"},
+        optional={"values", "preparation"},
     )
     rows_per_batch = read.count(raw["rows_per_batch"], "rows_per_batch")
     read.need(
@@ -233,6 +239,7 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         splits={name: read.split(name, value, rows_per_batch) for name, value in splits.items()},
         info=read.typed(raw["info"], dict, "info"),
         values=read.values(raw["values"]) if "values" in raw else {},
+        preparation=read.preparation(raw["preparation"]) if "preparation" in raw else {},
     )
     read.need(
         raw["fingerprint"] == manifest.fingerprint, "the fingerprint does not match the rest: it was edited by hand"
@@ -330,6 +337,13 @@ class _Reader:
             raw["checksum"] == _checksum(splits), "the checksum of the values does not match: they were edited by hand"
         )
         return {split: self.of_columns(columns) for split, columns in splits.items()}
+
+    def preparation(self, raw: Any) -> dict[str, dict[str, Any]]:
+        for name, record in self.typed(raw, dict, "the preparation").items():
+            self.typed(record, dict, f"the preparation of '{name}'")
+            self.typed(record.get("kind"), str, f"the kind of the preparation of '{name}'")
+            self.count(record.get("version"), f"the version of the preparation of '{name}'")
+        return dict(raw)
 
     def of_columns(self, raw: Any) -> dict[str, Values]:
         """What the values of each column of a split are."""

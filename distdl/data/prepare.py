@@ -79,8 +79,9 @@ def prepare_dataset(
     check_target(os.fspath(target), overwrite)  # before hours of reading
     try:
         prepared = source_module(source_name).prepare(parsed)
+        about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
-            target, prepared.columns, source_name, asdict(parsed), info=prepared.info, overwrite=overwrite
+            target, prepared.columns, source_name, asdict(parsed), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in prepared.chunks:
                 writer.write(split, rows)

@@ -66,8 +66,8 @@ class DatasetWriter:
 
     `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
     the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard
-    begins. `info`: goes into the manifest. After the block, `manifest` is what was published. InputError: the target
-    exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
+    begins. `about`: the manifest's `info` and `preparation`. After the block, `manifest` is what was published.
+    InputError: the target exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DatasetWriter:
         rows_per_batch: int | None = None,
         shard_bytes: int = 128 << 20,
         *,
-        info: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ):
         check_columns(columns)
@@ -88,8 +88,8 @@ class DatasetWriter:
         self.target, self.columns, self.overwrite = os.fspath(target), dict(columns), overwrite
         self.shard_bytes, self.rows_per_batch = shard_bytes, rows_per_batch or choose_rows_per_batch(columns)
         self.manifest: Manifest | None = None
-        about = {"source": source, "options": dict(options), "info": dict(info or {})}
-        self._about: dict[str, Any] = json.loads(json.dumps(about))  # as the manifest will be read again
+        facts = {"source": source, "options": dict(options), **(about or {})}
+        self._about: dict[str, Any] = json.loads(json.dumps(facts))  # as the manifest will be read again
         self._splits: dict[str, _SplitWriter] = {}
         check_target(self.target, overwrite)
 

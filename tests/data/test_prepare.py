@@ -14,8 +14,8 @@ from PIL import Image
 
 from distdl.data.manifest import read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module, source_names
-from distdl.data.raw import hold_out
 from distdl.data.read import Dataset
+from distdl.data.splits import hold_out
 from distdl.errors import InputError
 
 

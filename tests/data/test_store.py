@@ -58,6 +58,14 @@ def test_every_dtype_and_variable_bytes(tmp_path: Path) -> None:
     assert verify_dataset(tmp_path / "d") == []
 
 
+def test_how_values_were_prepared_travels_with_them(tmp_path: Path) -> None:
+    preparation = {"label": {"kind": "class", "version": 1, "classes": ["cat", "dog"]}}
+    written = write_dataset(tmp_path / "a", 20, about={"preparation": preparation})
+    assert read_manifest(tmp_path / "a").preparation == written.preparation == preparation
+    plain = write_dataset(tmp_path / "b", 20)
+    assert plain.fingerprint == written.fingerprint and "preparation" not in (tmp_path / "b/manifest.json").read_text()
+
+
 def test_fingerprint_depends_on_the_samples_only(tmp_path: Path) -> None:
     first = write_dataset(tmp_path / "a", 100, chunk=100)
     assert write_dataset(tmp_path / "b", 100, chunk=7).fingerprint == first.fingerprint
@@ -91,6 +99,9 @@ def test_manifest_round_trip_needs_neither_pyarrow_nor_torch(dataset_path: Path)
         ({"rows_per_batch": 12}, "power of two"),
         ({"rows_per_batch": "16"}, "not a count"),
         ({"info": {}, "source": 3}, "not a str"),
+        ({"preparation": {"label": ["a", "b"]}}, "the preparation of 'label' is"),
+        ({"preparation": {"label": {"version": 1}}}, "the kind of the preparation of 'label' is None"),
+        ({"preparation": {"label": {"kind": "class", "version": "one"}}}, "the version of the preparation of 'label'"),
         ({"fingerprint": "0"}, "edited by hand"),
     ],
 )

@@ -17,6 +17,7 @@ from distdl.data.corpora import stdlib
 from distdl.data.formats import text
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import SplitOptions
 from distdl.errors import InputError
 
 CLS, SEP, MASK, FIRST_BYTE = 1, 2, 3, 4
@@ -28,15 +29,13 @@ Document = list[bytes]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `sentence_pairs`."""
 
     path: tuple[str, ...] = ()
     """The file or files of text; none: the Python standard library of this machine."""
     test_path: tuple[str, ...] = ()
     """Files that become the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the text held out as the split `test` where there is no test_path."""
     context: int = 128
     """Tokens of a row, the three marks included."""
     max_bytes: int = 0
@@ -54,9 +53,9 @@ def prepare(options: Options) -> Prepared:
             raise InputError(f"{name} is {value}", allowed=f"at least {least}")
     size = max(DOCUMENT_BYTES, DOCUMENT_ROWS * options.context)
     if options.path:
-        raw = text.prepare(text.Options(options.path, size, options.test_path, options.test_fraction))
+        raw = text.prepare(text.Options(options.path, size, options.test_path, test_fraction=options.test_fraction))
     else:
-        raw = stdlib.prepare(stdlib.Options(size, options.max_bytes, options.test_fraction))
+        raw = stdlib.prepare(stdlib.Options(size, options.max_bytes, test_fraction=options.test_fraction))
     row = (options.context,)
     columns = {"tokens": Column("uint16", row), "segments": Column("uint8", row), "label": Column("int64")}
     info = {"vocabulary": 256 + FIRST_BYTE, "cls": CLS, "sep": SEP, "mask": MASK, "classes": ["follows", "does not"]}

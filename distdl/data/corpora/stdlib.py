@@ -7,29 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distdl.data.raw import (
-    BYTE_INFO,
-    Prepared,
-    Rows,
-    check_fraction,
-    held_out_files,
-    pack_bytes,
-    token_columns,
-)
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
+from distdl.data.splits import SplitOptions, check_fraction, held_out_files
 
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}  # not the library itself
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `stdlib`."""
 
     context: int = 128
     """Bytes that a row predicts; a row holds one more."""
     max_bytes: int = 0
     """Stop after this many bytes of source files, in the order of their paths; 0 takes all."""
-    test_fraction: float = 0.1
-    """Part of the files held out as the split `test`."""
 
 
 def prepare(options: Options) -> Prepared:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out, read_blocks
+from distdl.data.raw import Prepared, Rows, read_blocks
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unknown>", "<begin>", "<end>"
@@ -28,7 +29,7 @@ Sentences = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `translation`."""
 
     path: str = ""
@@ -39,8 +40,6 @@ class Options:
     """File of held-out sentences; then nothing is held out of `path`."""
     test_target_path: str = ""
     """File of the held-out translations."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test` where there is no test_path."""
     source_vocabulary: int = 8000
     """Words of the language that is read, the four marks included."""
     target_vocabulary: int = 6000

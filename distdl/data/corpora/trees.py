@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out, read_blocks
+from distdl.data.raw import Prepared, Rows, read_blocks
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 UNKNOWN, OTHER, NONE = "<unknown>", "other", 255
@@ -38,15 +39,13 @@ Tree = tuple[str, "str | tuple[Tree, Tree]"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `trees`."""
 
     path: str = ""
     """File of bracketed trees; empty: trees of a small grammar."""
     test_path: str = ""
     """A file of trees that becomes the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the trees held out as the split `test` where there is no test_path."""
     longest: int = 0
     """Words of the longest tree that is kept; longer ones are left out. 0: all are kept."""
     vocabulary: int = 0

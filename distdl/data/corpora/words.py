@@ -16,7 +16,8 @@ import numpy as np
 
 from distdl.data.corpora import stdlib
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out, open_raw, read_blocks
+from distdl.data.raw import Prepared, Rows, open_raw, read_blocks
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 PIECE_BYTES = 1 << 14
@@ -24,7 +25,7 @@ CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `words`."""
 
     path: tuple[str, ...] = ()
@@ -37,8 +38,6 @@ class Options:
     """Keep so many of the most frequent words; 0: all."""
     max_bytes: int = 0
     """Stop after this many bytes of the standard library; 0 takes all."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test`."""
 
 
 def prepare(options: Options) -> Prepared:
@@ -70,7 +69,7 @@ def _words(options: Options) -> Iterator[str]:
     if options.path:
         blocks = itertools.chain.from_iterable(itertools.chain(read_blocks(path), [b"\n"]) for path in options.path)
     else:
-        pieces = stdlib.prepare(stdlib.Options(PIECE_BYTES, options.max_bytes, 0.0)).chunks
+        pieces = stdlib.prepare(stdlib.Options(PIECE_BYTES, options.max_bytes, test_fraction=0.0)).chunks
         blocks = (piece[:-1].tobytes() for _, rows in pieces for piece in rows["tokens"])
     rest = b""
     for block in blocks:

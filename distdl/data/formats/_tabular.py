@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import check_fraction, hold_out
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label

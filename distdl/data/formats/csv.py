@@ -11,11 +11,12 @@ import pyarrow.csv
 
 from distdl.data.formats._tabular import prepare_table
 from distdl.data.raw import Prepared, open_raw
+from distdl.data.splits import SplitOptions
 from distdl.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `csv`."""
 
     path: str
@@ -32,8 +33,6 @@ class Options:
     """The character between two values; `tab` for a tabulator."""
     test_path: str = ""
     """A file of the same columns that becomes the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test` where there is no test_path."""
 
 
 def prepare(options: Options) -> Prepared:

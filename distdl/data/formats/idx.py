@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out, open_raw
+from distdl.data.raw import Prepared, Rows, open_raw
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
@@ -19,12 +20,12 @@ KINDS = {"images": (b"\x00\x00\x08\x03", 3), "labels": (b"\x00\x00\x08\x01", 1)}
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `idx`."""
 
     path: str
     """Folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and, if there are any, the t10k- files."""
-    test_fraction: float = 0.0
+    test_fraction: float = field(default=0.0, kw_only=True)
     """Part of the training images held out as the split `test`; only where there are no t10k- files."""
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -18,7 +19,7 @@ CHUNK_PICTURES = 64
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `images`."""
 
     path: str
@@ -29,8 +30,6 @@ class Options:
     """3 for colour, 1 for grey."""
     test_path: str = ""
     """A folder of the same classes that becomes the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the pictures held out as the split `test` where there is no test_path."""
 
 
 def prepare(options: Options) -> Prepared:

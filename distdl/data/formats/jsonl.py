@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import (
-    BYTE_INFO,
-    Prepared,
-    Rows,
-    check_fraction,
-    hold_out,
-    open_raw,
-    pack_bytes,
-    token_columns,
-)
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `jsonl`."""
 
     path: str
@@ -37,8 +29,6 @@ class Options:
     """With text: bytes that a row predicts; a row holds one more."""
     test_path: str = ""
     """A file of the same fields that becomes the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test` where there is no test_path."""
 
 
 def prepare(options: Options) -> Prepared:

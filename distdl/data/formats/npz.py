@@ -6,14 +6,15 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distdl.data.manifest import ITEM_BYTES, Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError, did_you_mean
 
 CHUNK_ROWS = 4096
@@ -21,7 +22,7 @@ DAMAGED = (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.Bad
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `npz`."""
 
     path: str
@@ -38,7 +39,7 @@ class Options:
     """The samples are multiplied by this; with it or an offset they become float32."""
     offset: float = 0.0
     """Added to the samples after scaling: scale 2 and offset -1 take 0..1 to -1..1."""
-    test_fraction: float = 0.0
+    test_fraction: float = field(default=0.0, kw_only=True)
     """Part of the rows held out as the split `test` where the archive has no test arrays."""
 
 

@@ -13,14 +13,15 @@ import pyarrow.parquet
 
 from distdl.data.formats._tabular import prepare_table
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
-from distdl.data.raw import Prepared, Rows, check_fraction, hold_out
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `parquet`. Without label, target and features all columns are taken as they are."""
 
     path: str
@@ -33,8 +34,6 @@ class Options:
     """Numeric columns that make up `x`, in this order; without it all columns but the label or target."""
     test_path: str = ""
     """A file of the same columns that becomes the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test` where there is no test_path."""
 
 
 def prepare(options: Options) -> Prepared:

@@ -6,21 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from distdl.data.raw import (
-    BYTE_INFO,
-    Prepared,
-    Rows,
-    check_fraction,
-    hold_out,
-    open_raw,
-    pack_bytes,
-    read_blocks,
-    token_columns,
-)
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, read_blocks, token_columns
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `text`."""
 
     path: tuple[str, ...]
@@ -29,8 +20,6 @@ class Options:
     """Bytes that a row predicts; a row holds one more."""
     test_path: tuple[str, ...] = ()
     """Files that become the split `test`; then nothing is held out of `path`."""
-    test_fraction: float = 0.1
-    """Part of the rows held out as the split `test` where there is no test_path."""
 
 
 def prepare(options: Options) -> Prepared:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, hold_out
+from distdl.data.raw import Prepared
+from distdl.data.splits import hold_out
 from distdl.errors import InputError
 
 MISSING = 255

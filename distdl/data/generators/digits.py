@@ -8,7 +8,8 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.order import keyed_hash
-from distdl.data.raw import SPLIT_KEY, Prepared, check_fraction
+from distdl.data.raw import Prepared
+from distdl.data.splits import SPLIT_KEY, check_fraction
 from distdl.errors import InputError
 
 CLASSES = [str(digit) for digit in range(10)]
