@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import check_fraction, hold_out
@@ -102,7 +103,7 @@ def _choose_features(options: TableOptions, table: Table) -> list[str]:
 
 
 def _classes(table: Table, label: str) -> list[str]:
-    """The distinct values of the label column, in numeric order where all are whole numbers."""
+    """The distinct values of the label column, in their order."""
     found: set[str] = set()
     for batch in table.batches([label]):
         found.update(value for value in pc.unique(_texts(batch.column(0))).to_pylist() if value)
@@ -111,10 +112,7 @@ def _classes(table: Table, label: str) -> list[str]:
                 f"the column '{label}' of {table.path} has more than {MAX_CLASSES:,} different values",
                 fix=f"predict it as a number: target={label}",
             )
-    try:
-        return sorted(found, key=int)
-    except ValueError:
-        return sorted(found)
+    return in_order(found)
 
 
 def _rows(table: Table, options: TableOptions, features: list[str], classes: list[str]) -> Iterator[Rows]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
@@ -33,7 +34,7 @@ class Options(SplitOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """`image` uint8 (C, H, W) and `label` int64; the classes are the folder names in sorted order."""
+    """`image` uint8 (C, H, W) and `label` int64; the classes are the folder names in their order (classes.py)."""
     if importlib.util.find_spec("PIL") is None:
         raise InputError("the source images needs Pillow, which is not installed", fix="pip install 'distdl[images]'")
     check_fraction(options.test_fraction)
@@ -70,7 +71,7 @@ def _find(folder: str) -> tuple[list[tuple[Path, int]], list[str]]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder {folder}", fix="check the path")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = in_order(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     pictures = [
         (path, label)
         for label, name in enumerate(classes)
