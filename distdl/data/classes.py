@@ -21,7 +21,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def same_numbers(names: Iterable[str]) -> list[list[str]]:
-    """The groups of distinct names that are one number, written in several ways: most likely one class that was torn apart."""
+    """The groups of distinct names that are one number in several writings: most likely one class that was torn apart."""
     groups: dict[float, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
         try:
