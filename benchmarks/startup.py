@@ -1,6 +1,6 @@
 """How long a run takes before it trains, and after. See README.md.
 
-    python benchmarks/startup.py [--base COMMIT] [--rounds R] [--output benchmarks/results/startup.md]
+    python benchmarks/startup.py [--base COMMIT] [--rounds R] [--only WORD ...] [--output benchmarks/results/startup.md]
 
 Every contender is a command in a process of its own, timed from outside: to the end of its first step, and to its own end.
 They take turns, round by round, and the order turns too. `--base` adds the same commands of another commit of this
@@ -25,15 +25,18 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 ONE_STEP = ["train.epochs=null", "train.steps=1", "track.every_steps=1", "--fresh", "--plain"]
+TRAINER_NAME = "bare TorchTrainer, two workers"
 LOCAL = ["runtime.kind=local", "runtime.workers=1"]
 BARE = """
-import sys, time
-import deepspeed, torch, torch.distributed as dist
+import sys
 
 CONFIG = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 16, "zero_optimization": {"stage": 1},
           "zero_allow_untested_optimizer": True}
 
 def loop(settings):
+    import time
+    import deepspeed, torch, torch.distributed as dist
+
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -62,6 +65,8 @@ ray.train.torch.TorchTrainer(
 TORCHRUN = (
     BARE
     + """
+import torch.distributed as dist
+
 dist.init_process_group("gloo")
 loop({"told": sys.argv[1]})
 dist.destroy_process_group()
@@ -102,9 +107,7 @@ def peers(folder: Path) -> Iterator[Contender]:
     for name, text in (("trainer", TRAINER), ("launched", TORCHRUN)):
         (folder / f"{name}.py").write_text(text)
     told = str(folder / "told")
-    yield Contender(
-        "bare TorchTrainer, two workers", [sys.executable, str(folder / "trainer.py"), told, str(folder / "ray")]
-    )
+    yield Contender(TRAINER_NAME, [sys.executable, str(folder / "trainer.py"), told, str(folder / "ray")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     yield Contender("bare torchrun, two workers", [*launch, str(folder / "launched.py"), told])
 
@@ -163,8 +166,11 @@ def table(found: list[Contender]) -> str:
                 f"- {what}: {whole / before[1]:.2f} of before in all"
                 + (f", {first / before[0]:.2f} to the first step" if first else "")
             )
-    trainer, ours = median["bare TorchTrainer, two workers"][0], median["now: quickstart, two workers on Ray"][0]
-    ratios.append(f"- quickstart on Ray to the first step: {ours / trainer:.2f} of the bare TorchTrainer's")
+    (trainer, _), (ours, _) = (
+        median.get(name, (None, None)) for name in (TRAINER_NAME, "now: quickstart, two workers on Ray")
+    )
+    if trainer and ours:
+        ratios.append(f"- quickstart on Ray to the first step: {ours / trainer:.2f} of the bare TorchTrainer's")
     return "\n".join([*lines, "", *ratios])
 
 
@@ -172,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="a commit to compare with")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[""], help="contenders whose name has one of these words")
     parser.add_argument("--output", default="benchmarks/results/startup.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="distdl-startup-") as name:
@@ -182,6 +189,7 @@ def main() -> None:
         with checkout(args.base or "HEAD", folder / "base") as base:
             found = [*contenders(REPOSITORY, "now", data), *peers(folder)]
             found += contenders(base, "before", data) if args.base else ()
+            found = [c for c in found if any(word in c.name for word in args.only)]
             for turn in range(args.rounds + 1):
                 for at in range(len(found)):
                     measure(found[(at + turn) % len(found)], folder)

@@ -344,7 +344,9 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])  # kept for the next pause
     if hasattr(os, "nice"):
-        os.nice(5)  # importing mlflow alone takes seconds of a core: training goes first
+        # Importing mlflow alone takes seconds of a core, and training goes first: that of Ray's workers, too, whose own
+        # niceness is 15.
+        os.nice(19)
     store.set_environment()
     # The store lies in the runs folder and is as open as that one, whatever the driver has set for the run's own folder.
     os.umask(~options.run_dir.resolve().parent.stat().st_mode & 0o777 | 0o002)
