@@ -319,6 +319,13 @@ def test_the_house_is_in_order(house: House) -> None:
     assert [f"{v.kind}: {v.place}: {v.text}" for v in check(house)] == []
 
 
+def test_every_room_says_what_it_is_for(house: House) -> None:
+    """But the folder of a family, whose file does."""
+    rooms = [name for name in house.packages if name and not name.startswith("families.")]
+    assert len(rooms) > 20
+    assert [name for name in rooms if not ast.get_docstring(house.trees[name])] == []
+
+
 def test_the_import_graph_is_really_read(house: House) -> None:
     """A checker that sees no imports would pass everything."""
     edges = {(i.source, i.target, i.top) for i in house.imports}

@@ -1,0 +1,1 @@
+"""The commands, one file each; `main.py` finds them. What they do lies in the rooms below."""

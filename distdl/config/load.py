@@ -1,9 +1,9 @@
 """Loads a config: defaults < YAML < key=value, and finds every mistake at once.
 
-1. The YAML is read into plain values and, beside them, the line of every key (`origins`).
-2. `key=value` arguments are put on top.
-3. The schema checks the whole: each mistake becomes a Problem with file:line, the value, what is allowed and the
-   nearest valid key. All of them are raised together, before torch, ray or mlflow is imported.
+1. The YAML is read into plain values and, beside them, the line of every key (`origins`; `yaml_file.py`).
+2. `key=value` arguments are put on top (`yaml_file.py`, too).
+3. The schema checks the whole (`check.py`): each mistake becomes a Problem with file:line, the value, what is allowed and
+   the nearest valid key. All of them are raised together, before torch, ray or mlflow is imported.
 """
 
 from __future__ import annotations

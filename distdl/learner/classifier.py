@@ -1,4 +1,4 @@
-"""Classes from anything: what every classifier does with its logits."""
+"""The learner of a family with logits: which loss and which metrics it has. What those are is in `labels.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Losses and metrics where some labels are missing: a negative class number, -100 by custom, means "no label".
+"""What a classifier's loss and metrics are made of, where some labels may be missing: a negative class number, -100 by
+custom, means "no label".
 
 Nothing is divided by what a micro-batch or a rank happens to hold. A batch of a data set with missing labels has beside the
 column `label` one more, `label.share`: the part of the labels of the whole global batch that are there (data/source.py). So

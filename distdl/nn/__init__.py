@@ -1,0 +1,1 @@
+"""Blocks that three families or more share, and nothing else."""

@@ -1,0 +1,1 @@
+"""What lies in runs/NAME, and who may write there."""

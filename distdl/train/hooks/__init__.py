@@ -1,0 +1,1 @@
+"""Side effects with a cadence, one file each: log, evaluate, checkpoint, guards."""
