@@ -19,6 +19,7 @@ from distdl.parity.movement import gaps
 from distdl.parity.passes import (
     LONG,
     OWN,
+    SUMMED,
     Runs,
     first_step,
     kind,
@@ -99,7 +100,7 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
     """
     told = dict(curves(1, {"first": {OWN: first_step(values)}}, CASE_TIMEOUT_S))["first"]
     runs = passes(values, facts, _told(told)[OWN])
-    wanted = of_reference(runs, data_ranks)
+    wanted = of_reference(runs, data_ranks, facts)
     in_parts = on_layout({OWN: runs[OWN]}, "torch", 1, facts)[OWN]
     if in_parts != wanted[OWN]:
         wanted[IN_PARTS] = in_parts
@@ -111,8 +112,17 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
         else:
             found |= _told(result)
     if IN_PARTS in found:
-        found[OWN]["noise"] = {gap.name: gap.error for gap in gaps(found[OWN], found.pop(IN_PARTS))}
+        found[OWN] = _noisy(found[OWN], found.pop(IN_PARTS))
+    for name in [name for name in found if name.endswith(SUMMED)]:
+        other, whole = found.pop(name), name.removesuffix(SUMMED)
+        if whole in found:
+            found[whole] = _noisy(found[whole], other)
     return runs, found
+
+
+def _noisy(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A curve, and how far each tensor's movement is in another that differs from it in nothing but rounding."""
+    return one | {"noise": {gap.name: gap.error for gap in gaps(one, other)}}
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

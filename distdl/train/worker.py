@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -99,6 +100,8 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, 
 def _train_from_checkpoint(
     plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse, back: list[Rollback]
 ) -> None:
+    tell = functools.partial(spool.write, "start-up") if spool else lambda **_: None
+    tell(text="the workers to agree on where to begin" if plan.world > 1 else "the last checkpoint to be looked for")
     set_up_torch(plan)
     checkpoint, warnings = _agreed(plan, folder, rank)
     if back:
@@ -107,7 +110,9 @@ def _train_from_checkpoint(
             what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
+    tell(text="the model to be made")
     learner = build_learner(plan.settings, checkpoint)
+    tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
     source = make_source(plan, rank)

@@ -20,6 +20,7 @@ from distdl.parity import matrix, processes
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
 from distdl.parity.passes import on_layout, passes
+from distdl.parity.rounded import summed_in_parts
 from distdl.train.survey import model_facts, survey
 from tests.conftest import REPOSITORY, Result
 from tests.small import shipped, small_config
@@ -317,6 +318,40 @@ def test_a_move_of_rounding_noise_may_differ_as_the_reference_does_from_itself()
     noisy = {"own": CURVE | {"noise": {"ln.weight": 0.01}}}
     assert compare("zero1", 2, noisy, {"own": moved(0.04 * SIZE, 0, 0, 0)}, "fp32").status == "equal"
     assert compare("zero1", 2, noisy, {"own": moved(0.06 * SIZE, 0, 0, 0)}, "fp32").status == "differs"
+
+
+def test_sums_of_16_bits_along_the_tensor_axis_may_differ_as_the_reference_does_that_sums_alike() -> None:
+    noisy = {"long 128": CURVE | {"noise": {"ln.weight": 0.01}}, "long 128 rounded": CURVE}
+    for layout, by, status in [
+        ("zero1+tensor2", 0.04, "equal"),
+        ("zero1+tensor2", 0.06, "differs"),
+        ("zero0+tensor2", 0.04, "equal"),
+        ("zero1", 0.04, "differs"),
+    ]:
+        assert compare(layout, 2, noisy, {"long 128": moved(by * SIZE, 0, 0, 0)}, "fp32").status == status, layout
+
+
+def test_a_layer_that_adds_up_parts_is_the_same_but_for_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(64, 32)
+    x = torch.randn(8, 64, generator=generator)
+
+    def both(dtype: torch.dtype) -> list[torch.Tensor]:
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = layer(inputs)
+        y.float().square().sum().backward()
+        assert inputs.grad is not None and layer.weight.grad is not None and layer.bias.grad is not None
+        return [y.detach().float(), inputs.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
+
+    whole, halved = both(torch.float32), both(torch.bfloat16)
+    with summed_in_parts():
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(whole, both(torch.float32), strict=True))
+        parted = both(torch.bfloat16)
+    apart = [float((a - b).norm() / a.norm()) for a, b in zip(halved, parted, strict=True)]
+    assert all(1e-4 < gap < 1e-2 for gap in apart), apart
+    assert torch.equal(both(torch.float32)[0], whole[0]), "torch's own function is put back"
 
 
 def test_a_weight_that_hardly_moves_may_differ_by_its_rounding() -> None:
