@@ -19,7 +19,7 @@ from distdl.errors import TrainingFailed
 from distdl.parity import matrix, processes
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
-from distdl.parity.passes import on_layout, passes
+from distdl.parity.passes import nudged, on_layout, passes
 from distdl.parity.rounded import summed_in_parts
 from distdl.train.survey import model_facts, survey
 from tests.conftest import REPOSITORY, Result
@@ -318,6 +318,25 @@ def test_a_move_of_rounding_noise_may_differ_as_the_reference_does_from_itself()
     noisy = {"own": CURVE | {"noise": {"ln.weight": 0.01}}}
     assert compare("zero1", 2, noisy, {"own": moved(0.04 * SIZE, 0, 0, 0)}, "fp32").status == "equal"
     assert compare("zero1", 2, noisy, {"own": moved(0.06 * SIZE, 0, 0, 0)}, "fp32").status == "differs"
+
+
+def test_a_choice_on_the_edge_of_a_knife_is_compared_with_starts_a_rounding_away() -> None:
+    """Of each pass alone, or of both: what one of them leads to says nothing of the other."""
+    far, farther = moved(0.1 * SIZE, 0, 0, 0), moved(0.2 * SIZE, 0, 0, 0)
+    reference = {"own": CURVE, "sgd": CURVE}
+    reference |= {nudged(run, n): far | {"loss": [2.0, 1.0 + 1e-6]} for run in reference for n in matrix.NUDGES[:1]}
+    reference |= {nudged(run, n): CURVE for run in ("own", "sgd") for n in matrix.NUDGES[1:]}
+    for result, equal in [
+        ({"own": CURVE, "sgd": far}, True),
+        ({"own": far, "sgd": CURVE}, True),
+        ({"own": far, "sgd": far}, True),
+        ({"own": CURVE, "sgd": farther}, False),
+    ]:
+        cell = compare("zero1", 2, reference, result, "fp32")
+        assert cell.status == "differs"
+        found = matrix.nearest_start(cell, 2, reference, result, "fp32")
+        assert (found.status == "equal") is equal and (found.start_loss is None) is not equal
+        assert found.start_loss is None or 0 < found.start_loss < 1e-5
 
 
 def test_sums_of_16_bits_along_the_tensor_axis_may_differ_as_the_reference_does_that_sums_alike() -> None:
