@@ -105,6 +105,10 @@ def _convert(value: Any, kind: Any) -> Any:
         if arguments[-1] is not Ellipsis and len(converted) != len(arguments):
             raise ValueError(value)
         return converted
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(value)
+        return value
     if kind is bool:
         if str(value).lower() not in ("true", "false", "yes", "no", "1", "0"):
             raise ValueError(value)
@@ -115,6 +119,8 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind) or str(kind).replace(
         "typing.", ""
     )

@@ -9,24 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from distdl.data.formats._tabular import prepare_table
 from distdl.data.raw import Prepared, open_raw
-from distdl.data.splits import SplitOptions
+from distdl.data.table.options import TableOptions
+from distdl.data.table.prepare import prepare_table
+from distdl.data.table.reader import Table
 from distdl.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
+class Options(TableOptions):
     """Options of the source `csv`."""
 
     path: str
     """The file."""
-    label: str = ""
-    """Column that holds the class: text or whole numbers."""
-    target: str = ""
-    """Column that holds the number to predict, instead of a label."""
-    features: tuple[str, ...] = ()
-    """Numeric columns that make up `x`, in this order; without it all columns but the label or target."""
     names: tuple[str, ...] = ()
     """Names of the columns where the file has no header line."""
     delimiter: str = ","
@@ -37,7 +32,8 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), and `label` int64 or `y` float32."""
-    return prepare_table(options, lambda path: CsvTable(path, options))
+    others: dict[str, Table] = {"test": CsvTable(options.test_path, options)} if options.test_path else {}
+    return prepare_table(options, CsvTable(options.path, options), others)
 
 
 class CsvTable:
@@ -50,6 +46,8 @@ class CsvTable:
         self.names = [name.strip() for name in options.names or header]
         if len(set(self.names)) < len(self.names):
             raise InputError(f"{path} has two columns of the same name: {', '.join(self.names)}")
+        self.schema = pa.schema(dict.fromkeys(self.names, pa.string()))
+        self.classes: dict[str, list[str]] = {}
 
     def _open(self, names: list[str] | None) -> Any:
         delimiter = "\t" if self._options.delimiter == "tab" else self._options.delimiter

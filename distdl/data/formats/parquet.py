@@ -11,27 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from distdl.data.formats._tabular import prepare_table
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import check_fraction, hold_out
+from distdl.data.table.options import TableOptions
+from distdl.data.table.prepare import prepare_table
+from distdl.data.table.reader import Table
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
+class Options(TableOptions):
     """Options of the source `parquet`. Without label, target and features all columns are taken as they are."""
 
     path: str
     """The file."""
-    label: str = ""
-    """Column that holds the class: text or whole numbers."""
-    target: str = ""
-    """Column that holds the number to predict, instead of a label."""
-    features: tuple[str, ...] = ()
-    """Numeric columns that make up `x`, in this order; without it all columns but the label or target."""
     test_path: str = ""
     """A file of the same columns that becomes the split `test`; then nothing is held out of `path`."""
 
@@ -39,7 +35,8 @@ class Options(SplitOptions):
 def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
     if options.label or options.target or options.features:
-        return prepare_table(options, ParquetTable)
+        others: dict[str, Table] = {"test": ParquetTable(options.test_path)} if options.test_path else {}
+        return prepare_table(options, ParquetTable(options.path), others)
     check_fraction(options.test_fraction)
     table = ParquetTable(options.path)
     first = next(table.batches(table.names), None)
@@ -65,7 +62,9 @@ class ParquetTable:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} is not a Parquet file that can be read: {error}") from error
-        self.names: list[str] = self._file.schema_arrow.names
+        self.schema: pa.Schema = self._file.schema_arrow
+        self.names: list[str] = self.schema.names
+        self.classes: dict[str, list[str]] = {}
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, in the order of `names`."""

@@ -1,9 +1,9 @@
-"""Tables -> `x`, `label` or `y`: what the CSV and the Parquet source share."""
+"""Tables -> `x`, `label` or `y`: what all sources of tables share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,48 +13,19 @@ from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import check_fraction, hold_out
+from distdl.data.table.options import TableOptions
+from distdl.data.table.reader import Table
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label
 
 
-class Table(Protocol):
-    """A file of rows that can be read again and again without holding it."""
-
-    path: str
-    names: list[str]
-
-    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of these columns, in order."""
-        ...
-
-    def place(self, row: int) -> str:
-        """Where a row is, for a person: `file:line`."""
-        ...
-
-
-class TableOptions(Protocol):
-    """The options that choose columns."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def test_path(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def features(self) -> tuple[str, ...]: ...
-    @property
-    def test_fraction(self) -> float: ...
-
-
-def prepare_table(options: TableOptions, open_table: Callable[[str], Table]) -> Prepared:
+def prepare_table(options: TableOptions, table: Table, others: Mapping[str, Table] | None = None) -> Prepared:
     """`x` float32 (F,), and `label` int64 with its class names in the info, or `y` float32. The table is read twice:
-    for the classes, then for the rows. InputErrors name the file, the line, the column and the value."""
+    for the classes, then for the rows. InputErrors name the file, the line, the column and the value.
+
+    `others`: split -> a table of the same columns that is that split; then nothing is held out of `table`."""
     check_fraction(options.test_fraction)
-    table = open_table(options.path)
     features = _choose_features(options, table)
     classes = _classes(table, options.label) if options.label else []
     columns = {"x": Column("float32", (len(features),))}
@@ -69,10 +40,10 @@ def prepare_table(options: TableOptions, open_table: Callable[[str], Table]) -> 
     }
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(_rows(table, options, features, classes), 0 if options.test_path else options.test_fraction)
-        if options.test_path:
-            for rows in _rows(open_table(options.test_path), options, features, classes):
-                yield "test", rows
+        yield from hold_out(_rows(table, options, features, classes), 0 if others else options.test_fraction)
+        for split, other in (others or {}).items():
+            for rows in _rows(other, options, features, classes):
+                yield split, rows
 
     return Prepared(columns, chunks(), info)
 
@@ -128,7 +99,7 @@ def _rows(table: Table, options: TableOptions, features: list[str], classes: lis
                 if value not in numbers:
                     raise InputError(
                         f"the column '{options.label}' has the value {value!r}, which is not one of the classes "
-                        f"of {options.path}",
+                        "of the table",
                         where=table.place(row + i),
                         allowed=", ".join(classes[:20]),
                     )
