@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distdl.data.splits import SplitOptions
+from distdl.data.table.values import NA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,5 +38,9 @@ class TableOptions(SplitOptions):
     """A category as one column of `x` for each of its values, or as one column with its rank from 1; 0 is unknown."""
     max_categories: int = 64
     """Values of a category that are told apart, the most frequent ones; all others are one more, `other`."""
+    date_format: str = ""
+    """Pattern of the dates, as of strptime: `%d.%m.%Y`; without it the usual ones are tried."""
+    na: tuple[str, ...] = NA
+    """Words that stand for an empty value, beside no word at all."""
     unlabelled: Literal["drop", "keep", "refuse"] = "drop"
     """Rows whose label or target is empty: left out, kept (with the class number -100, which counts nowhere) or refused."""
