@@ -22,6 +22,7 @@ from distdl.checkpoint.save import remove_drafts
 from distdl.config.schema import Config
 from distdl.data.fit import conversions
 from distdl.data.manifest import read_manifest
+from distdl.data.preparation import recorded
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine import nonfinite
@@ -29,6 +30,7 @@ from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.layout.process import ProcessState
 from distdl.learner import Batch
+from distdl.learner.file_units import Units
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
@@ -107,11 +109,13 @@ def _train_from_checkpoint(
             what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
+    preparation = recorded(plan.data.path)
     learner = build_learner(plan.settings, checkpoint)
+    learner.file_units = Units.of(preparation)
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
     source = make_source(plan, rank)
-    run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
+    run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, folder)
@@ -311,6 +315,7 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
     if not config.data.eval_split:
         raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
     learner = build_learner(config, checkpoint)
+    learner.file_units = Units.of(recorded(plan.data.path))
     from distdl.engine.torch import TorchEngine
 
     engine = TorchEngine(learner, plan, 0)

@@ -260,10 +260,10 @@ class Opened:
     def _chunks(self, preparation: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
         names = needed_columns(preparation)
         for part in shared_out(self.table, names, self.splitter):
-            yield part.split, encoded(preparation, part, names, self.table)
+            yield part.split, encoded(preparation, part, self.table)
         for split, other in self.others.items():
             for part in whole_split(other, names, split):
-                yield split, encoded(preparation, part, names, other)
+                yield split, encoded(preparation, part, other)
 
 
 def needed_columns(preparation: Mapping[str, Any]) -> list[str]:
@@ -272,9 +272,9 @@ def needed_columns(preparation: Mapping[str, Any]) -> list[str]:
     return [*(feature["name"] for feature in preparation["x"]["features"]), *answers]
 
 
-def encoded(preparation: Mapping[str, Any], part: Part, names: list[str], table: Table) -> Rows:
+def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
     """The rows of a part, as a preparation says. InputError names the first value that does not fit."""
-    columns = {name: part.batch.column(i) for i, name in enumerate(names)}
+    columns = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
     record, na = preparation["x"], preparation["x"]["na"]
     rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)}
     if label := preparation.get("label"):
