@@ -30,7 +30,7 @@ from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.layout.process import ProcessState
 from distdl.learner import Batch
-from distdl.learner.file_units import Units
+from distdl.learner.units import Units
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder

@@ -38,7 +38,7 @@ STRANGE = 0.05
 """Part of a column's values that may be no numbers before it is one of words."""
 FEW_LEVELS = 20
 """So many words are a category even where each stands but once or twice."""
-_ID = re.compile(r"|unnamed: \d+|index|idx|row_?names?|uuid|guid|(.*[_ .-])?(id|ids|row|key)|[a-z0-9]*(Id|ID)")
+_ID = re.compile(r"|unnamed: \d+|index|idx|row_?names?|uuid|guid|(.*[_ .-])?(id|ids|row|key)|[A-Za-z0-9]*(Id|ID)")
 _TRUE_FALSE = {("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on")}
 
 
@@ -90,6 +90,8 @@ def kind_of(found: Profile, name: str, table: Table, options: TableOptions, aske
         return _as_asked(found, look, table, options, asked)
     if is_vector(look.type):
         return _vector(look, table)
+    if (is_date(look.type) or _is_dated(look)) and look.dates and look.dates.constant(0) and not look.missing:
+        return ColumnKind(name, "constant", 0, "always the same date")
     if is_date(look.type):
         return ColumnKind(name, "date", look.missing, details={"pattern": ""})
     if not is_text(look.type) and not is_number(look.type):
@@ -99,6 +101,11 @@ def kind_of(found: Profile, name: str, table: Table, options: TableOptions, aske
     if look.strange <= STRANGE * (look.numbers + look.strange) and look.numbers:
         return _number(found, look, table, options)
     return _of_words(look, options)
+
+
+def _is_dated(look: Look) -> bool:
+    """Whether all words of a column are dates."""
+    return look.words is not None and bool(look.words.formats) and look.words.rows > 0 and not look.numbers
 
 
 def _number(found: Profile, look: Look, table: Table, options: TableOptions) -> ColumnKind:
@@ -137,7 +144,7 @@ def _of_words(look: Look, options: TableOptions) -> ColumnKind:
     assert words is not None
     if words.pictures and words.rows:
         return ColumnKind(name, "image path", look.missing, "names of pictures: see the source images")
-    if words.formats and words.rows:
+    if _is_dated(look):
         return ColumnKind(name, "date", look.missing, _ambiguous(words.formats), {"pattern": words.formats[0]})
     levels, seen = len(words.counts), sum(words.counts.values()) + words.other
     if levels == 1 and not look.missing and not words.too_many:
@@ -172,7 +179,8 @@ def _ambiguous(formats: Sequence[str]) -> str:
 
 def _vector(look: Look, table: Table) -> ColumnKind:
     if look.strange or look.vector is None:
-        return ColumnKind(look.name, "nested", look.missing, "its lists are not of one length, or hold empty values")
+        told = f"its lists are not of one length, or hold empty values (the first: {table.place(look.first_strange)})"
+        return ColumnKind(look.name, "nested", look.missing, told)
     return ColumnKind(look.name, "vector", look.missing, details={"length": look.length})
 
 
@@ -197,10 +205,10 @@ def _as_asked(found: Profile, look: Look, table: Table, options: TableOptions, a
             raise InputError(what, where=table.place(look.first_strange), fix=fix)
         return ColumnKind(name, "number", look.missing)
     if asked == "vector":
-        kind = _vector(look, table)
-        if kind.kind == "nested":
-            raise InputError(f"the column '{name}' of {table.path} is no vector: {kind.told}")
-        return kind
+        if look.strange:
+            what = f"the column '{name}' has no list here, or one of another length than before, or with empty values"
+            raise InputError(what, where=table.place(look.first_strange), fix="make all vectors of one length")
+        return _vector(look, table)
     if asked == "date":
         return _asked_date(look, table, options)
     assert look.words is not None
@@ -232,7 +240,8 @@ def _asked_date(look: Look, table: Table, options: TableOptions) -> ColumnKind:
         return ColumnKind(look.name, "date", look.missing, details={"pattern": ""})
     assert look.words is not None
     if options.date_format:
-        return ColumnKind(look.name, "date", look.missing, details={"pattern": options.date_format})
+        told = f"read as {options.date_format}"
+        return ColumnKind(look.name, "date", look.missing, told, {"pattern": options.date_format})
     if not look.words.formats:
         shown = ", ".join(list(look.words.counts)[:3])
         what = f"the column '{look.name}' of {table.path} is of no pattern of dates that is known: {shown}"

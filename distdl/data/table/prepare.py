@@ -21,11 +21,11 @@ from distdl.data.table.encode import Encoder, encode_label, encode_target, not_a
 from distdl.data.table.fit import fitted, scaled
 from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
 from distdl.data.table.options import TableOptions
-from distdl.data.table.profile import Profile
+from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
-from distdl.data.table.values import is_date, is_number, is_text
+from distdl.data.table.values import dates, is_date, is_number, is_text
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label
@@ -163,7 +163,7 @@ class Opened:
             why = f"has no rows with a '{self.answer}'" if self.gaps and self.gaps[0].left_out else "has no rows"
             raise InputError(f"{table.path} {why}")
         self._look_again(told)
-        self._dates()
+        self._dates({name for name, kind in given.items() if kind == "date"})
         self.kinds = [kind_of(self.found, name, table, options, given.get(name)) for name in names]
         if options.features:
             self.kinds = [self._as_listed(kind) for kind in self.kinds]
@@ -177,20 +177,21 @@ class Opened:
             for name in late:
                 self.found.looks[name].words = again.looks[name].words
 
-    def _dates(self) -> None:
+    def _dates(self, asked: set[str]) -> None:
         """The range of the columns that hold dates as words."""
-        from distdl.data.table.profile import Numbers
-        from distdl.data.table.values import dates
-
-        looks = [look for look in self.found.looks.values() if look.words and look.words.formats and look.words.rows]
-        looks = [look for look in looks if look.name != self.answer]
+        pattern = {
+            name: self.options.date_format if name in asked and self.options.date_format else look.words.formats[0]
+            for name, look in self.found.looks.items()
+            if look.words and look.words.rows and name != self.answer
+            if look.words.formats or (name in asked and self.options.date_format)
+        }
+        looks = [self.found.looks[name] for name in pattern]
         if not looks:
             return
         for part in shared_out(self.table, [look.name for look in looks], self.splitter):
             for i, look in enumerate(looks):
-                assert look.words is not None
                 look.dates = look.dates or Numbers(1)
-                seconds, _ = dates(part.batch.column(i), look.words.formats[0], self.na)
+                seconds, _ = dates(part.batch.column(i), pattern[look.name], self.na)
                 look.dates.add(seconds[None], part.rows, part.split == "train")
 
     def _as_listed(self, kind: ColumnKind) -> ColumnKind:
@@ -214,11 +215,6 @@ class Opened:
         """The columns of the data set, and the rows as they will be read."""
         options, found = self.options, self.found
         used = [kind for kind in self.kinds if kind.used]
-        if not used:
-            told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
-            raise InputError(
-                f"{self.table.path} has no columns left as features: {told}", fix="kinds=name:category, ..."
-            )
         for kind in used:
             if kind.kind == "number":
                 check_range(found, kind.name, self.table)
@@ -234,7 +230,11 @@ class Opened:
                 "rename": parse_renamed(options),
             }
         }
-        width = len(preparation["x"]["columns"])
+        if not (width := len(preparation["x"]["columns"])):
+            told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
+            raise InputError(
+                f"{self.table.path} has no columns left as features: {told}", fix="kinds=name:category, ..."
+            )
         columns = {"x": Column("float32", (width,))}
         info: dict[str, Any] = {"features": preparation["x"]["columns"]}
         notes = [note for gap in self.gaps[:1] if gap.left_out for note in [unlabelled_note(gap, self.answer)]]

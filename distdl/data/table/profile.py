@@ -319,10 +319,19 @@ def _vector(look: Look, column: pa.Array, part: Part, train: bool) -> None:
     if not look.length and values is not None:
         look.length = values.shape[1]
     if values is None:
+        first = int(part.rows[_odd(column, look.length)])
+        look.first_strange = first if not look.strange else min(first, look.first_strange)
         look.strange += 1
         return
     look.vector = look.vector or Numbers(look.length)
     look.vector.add(values.T, part.rows, train)
+
+
+def _odd(column: pa.Array, length: int) -> int:
+    """The first row of a batch that is no list of this length (0: of the first one's), or holds nothing somewhere."""
+    values = column.to_pylist()
+    length = length or next((len(value) for value in values if value), 1)
+    return next(i for i, value in enumerate(values) if value is None or len(value) != length or None in value)
 
 
 def vectors(column: pa.Array, length: int) -> np.ndarray | None:

@@ -46,7 +46,8 @@ class Renamed:
         if problems:
             raise InputError(*problems)
         self.table, self.path, self.names = table, table.path, list(self._old)
-        self.schema = table.schema.rename_columns([renamed.get(name, name) for name in table.schema.names])
+        fields = [table.schema.field(name) for name in table.names]
+        self.schema = pa.schema([of_one.with_name(renamed.get(of_one.name, of_one.name)) for of_one in fields])
         self.classes = {renamed.get(name, name): of_column for name, of_column in table.classes.items()}
         self.place = table.place
 
