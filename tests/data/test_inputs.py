@@ -91,8 +91,7 @@ def test_damaged_packed_files_are_named(tmp_path: Path, kind: str) -> None:
     whole = (tmp_path / "whole").read_bytes()
     (tmp_path / f"t.{kind}").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=rf"t\.{kind} is a damaged (gzip|bzip2|xz|zstandard|zip) file") as error:
-        with open_raw(tmp_path / f"t.{kind}") as file:
-            file.read()
+        open_raw(tmp_path / f"t.{kind}").read()
     assert "download it again" in str(error.value)
     (tmp_path / f"text.{kind}").write_bytes(TEXT)
     with pytest.raises(InputError, match="it begins with the bytes 61 2c 62 2c"):
@@ -135,7 +134,7 @@ def test_http(tmp_path: Path, site: str) -> None:
     local = prepare_dataset("csv", tmp_path / "a", {"path": f"{tmp_path}/t.csv", "label": "y"})
     remote = prepare_dataset("csv", tmp_path / "b", {"path": f"{site}/t.csv.gz", "label": "y"})
     assert local.splits == remote.splits
-    with pytest.raises(InputError, match="there is no file http.*none.csv"):
+    with pytest.raises(InputError, match=r"there is no file http.*none\.csv"):
         open_raw(f"{site}/none.csv")
 
 
@@ -145,16 +144,16 @@ def test_a_secret_in_a_uri_is_neither_printed_nor_kept(tmp_path: Path, site: str
     manifest = prepare_dataset("csv", tmp_path / "a", {"path": place, "label": "y"})
     assert "right" not in (tmp_path / "a" / "manifest.json").read_text()
     assert manifest.options["path"] == f"{site}/secret.csv?…"
-    for place in (
+    for bad in (
         place.replace("right", "hidden"),
         f"http://me:hidden@127.0.0.1:1/{'x' * 5}.csv",
         "no://me:hidden@x/y",
     ):
         with pytest.raises(InputError) as error:
-            open_bytes(place)
+            open_bytes(bad)
         assert "hidden" not in str(error.value) and "://" in str(error.value)
     (tmp_path / "secret.csv").write_bytes(TEXT + b"a,b,c\n")
-    with pytest.raises(InputError, match="secret.csv") as error:
+    with pytest.raises(InputError, match=r"secret\.csv") as error:
         prepare_dataset("csv", tmp_path / "c", {"path": f"{site}/secret.csv?sig=right", "label": "y"})
     assert "right" not in str(error.value)
     assert shown("s3://key:a/b+c@bucket/x.csv?region=r: broken") == "s3://bucket/x.csv?… broken"
@@ -177,11 +176,11 @@ def test_s3(tmp_path: Path) -> None:
             aws_access_key_id="key",
             aws_secret_access_key="hidden",
         )
-        store.create_bucket(Bucket="b")
+        store.create_bucket(Bucket="tables")
         for name, content in (("t/1.csv.gz", gzip.compress(TEXT)), ("t/2.csv", TEXT), ("t/_SUCCESS", b"")):
-            store.put_object(Bucket="b", Key=name, Body=content)
+            store.put_object(Bucket="tables", Key=name, Body=content)
         end = f"?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
-        root = "s3://key:hidden@b"
+        root = "s3://key:hidden@tables"
         assert find_files(f"{root}/t{end}", (".csv", ".csv.gz")) == [
             f"{root}/t/{name}{end}" for name in ("1.csv.gz", "2.csv")
         ]
@@ -190,6 +189,6 @@ def test_s3(tmp_path: Path) -> None:
             assert file.read() == TEXT
         with pytest.raises(InputError) as error:
             open_raw(f"{root}/t/none.csv{end}")
-        assert "there is no file s3://b/t/none.csv" in str(error.value) and "hidden" not in str(error.value)
+        assert "there is no file s3://tables/t/none.csv" in str(error.value) and "hidden" not in str(error.value)
     finally:
         server.stop()

@@ -134,7 +134,7 @@ def test_csv_with_a_label_or_a_target(tmp_path: Path) -> None:
         (CSV + "7,,odd\n", {"label": "kind", "missing": "refuse"}, r"t\.csv:202: the column 'weight' has the value ''"),
         (CSV + "7,1e99,odd\n", {"label": "kind"}, r"t\.csv:202: .*1e99"),
         (CSV + "7,1,\n", {"label": "kind", "unlabelled": "refuse"}, r"t\.csv:202: the column 'kind' has the value ''"),
-        (CSV + "7,1\n", {"label": "kind"}, "Row #202"),
+        (CSV + "7,1\n", {"label": "kind"}, r"t\.csv:202: the row has 2 values where the table has 3 columns"),
         (CSV, {"label": "kin"}, "did you mean 'kind'"),
         (CSV, {}, "neither label="),
         (CSV, {"label": "kind", "target": "size"}, "both label="),

@@ -9,8 +9,8 @@ from distdl.data.table.csv_table import CSV_ENDINGS, CsvTable
 from distdl.data.table.dialect import Told
 from distdl.data.table.files import open_files
 from distdl.data.table.options import TableOptions
-from distdl.data.table.prepare import prepare_tables
 from distdl.data.table.reader import Table
+from distdl.data.table.sources import prepare_tables
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Options(TableOptions):
     expects; what is told here goes before."""
 
     path: str
-    """The file, a folder of files, or a pattern with *; or the URI of one. Packed files (.gz, .bz2, .xz, .zst, .zip) too."""
+    """The file, a folder of files, a pattern with *, or a URI; packed files too (.gz, .bz2, .xz, .zst, .zip)."""
     names: tuple[str, ...] = ()
     """Names of the columns where the file has no header line; with header=yes, names instead of those in it."""
     header: bool | None = None
@@ -43,7 +43,5 @@ def prepare(options: Options) -> Prepared:
 
 def open_table(path: str, options: Options) -> Table:
     """The table of a file, or of several."""
-    told = Told(
-        options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands
-    )
+    told = Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
     return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target))

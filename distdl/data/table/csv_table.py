@@ -24,7 +24,7 @@ SURE = 0.9
 
 
 class CsvTable:
-    """A file of values between delimiters, as strings; an empty value is null.
+    """A file of values between delimiters, as strings; an empty value is an empty string.
 
     `label`: the column that will be predicted, which tells a first line without names. InputError: a file that is no
     such table, or that begins without names while nobody said which.
@@ -72,9 +72,11 @@ class CsvTable:
             )
 
     def _check_names(self, every: list[str]) -> None:
-        double = sorted({name for name in self.names if self.names.count(name) > 1}) if len(
-            set(self.names)
-        ) < len(self.names) else []
+        double = (
+            sorted({name for name in self.names if self.names.count(name) > 1})
+            if len(set(self.names)) < len(self.names)
+            else []
+        )
         if double:
             raise InputError(f"{self.path} has two columns of the same name: {', '.join(double)}", fix="names=...")
         if not self.names:
@@ -82,7 +84,9 @@ class CsvTable:
         for i, name in enumerate(every):
             if not name:
                 some = ", ".join(row[i] or "nothing" for row in self.dialect.sample[:3] if len(row) > i)
-                self.notes.append(f"{self.path}: column {i + 1} has no name and is left out ({some}, …); names= keeps it")
+                self.notes.append(
+                    f"{self.path}: column {i + 1} has no name and is left out ({some}, …); names= keeps it"
+                )
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, about a megabyte at a time; more where rows are long."""
@@ -123,8 +127,6 @@ class CsvTable:
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
                 include_columns=names,
-                strings_can_be_null=True,
-                null_values=[""],
             ),
         )
 
@@ -172,19 +174,19 @@ class CsvTable:
                             fix="say the file's encoding=, such as cp1252",
                         )
         try:
-            for line, _, record in self._records():
+            for begin, _, record in self._records():
                 if len(record) != len(self._every):
-                    return self._ragged(line, record)
+                    return self._ragged(begin, record)
         except ValueError as ours:
             error = ours
         return InputError(
-            f"{self.path} is not a table in text that can be read: {shown(error)}",
+            f"{self.path} is not a CSV file that can be read: {shown(error)}",
             fix="check delimiter= and the row that is named",
         )
 
     def _ragged(self, line: int, record: list[str]) -> InputError:
         values, names = len(record), len(self._every)
-        what = f"the row has {values} value{'s' if values != 1 else ''}, the table {names} column{'s' if names != 1 else ''}"
+        what = f"the row has {values} values where the table has {names} columns"
         fix = "correct the row; a value with a delimiter in it stands in double quotes"
         if values == names + 1 and not record[-1].strip():
             fix = "take the delimiter at the end of the rows away, or put one behind the names, too"
@@ -229,4 +231,6 @@ def _decodes(line: bytes, encoding: str) -> bool:
         return False
 
 
-CSV_ENDINGS = tuple(ending + packed for ending in (".csv", ".tsv", ".tab", ".txt", ".data") for packed in ("", *ENDINGS))
+CSV_ENDINGS = tuple(
+    ending + packed for ending in (".csv", ".tsv", ".tab", ".txt", ".data") for packed in ("", *ENDINGS)
+)

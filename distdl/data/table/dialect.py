@@ -29,13 +29,14 @@ BLANKS = "blanks"
 """The delimiter of columns that are lined up by any number of blanks."""
 WORDS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 LONGEST_VALUE = 1 << 28
-BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")) + (
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+BOMS = (
+    *((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_POINTS_AND_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}")
-_COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_WHOLE = r"[+-]?\d+"
+_DECIMAL_COMMA = re.compile(rf"{_WHOLE}(,\d+)?|[+-]?\d{{1,3}}(\.\d{{3}})+,\d+|[+-]?\d{{1,3}}(\.\d{{3}}){{2,}}")
+_COMMAS = re.compile(rf"{_WHOLE}|[+-]?\d{{1,3}}(,\d{{3}})+")
+_COMMAS_AND_POINT = re.compile(rf"{_COMMAS.pattern}|[+-]?(\d{{1,3}}(,\d{{3}})+|\d*)\.\d+")
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,16 @@ def sniff(path: str | os.PathLike[str], told: Told | None = None) -> Dialect:
     delimiter = delimiter or _delimiter(text, whole)
     records, end = _records(text, delimiter, whole)
     if not records:
-        raise InputError(f"{shown(path)} holds no rows", fix="check the file")
+        raise InputError(f"{shown(path)} is not a CSV file that can be read: it holds no rows")
     if delimiter != "," and not told.delimiter:
         why.append(f"its values are divided by {_name(delimiter)} (delimiter= says otherwise)")
     header, confidence, because = has_header(records) if told.header is None else (told.header, 1.0, "")
     rows = records[1:] if header else records
     decimal, thousands, about = _numbers(rows, delimiter, told)
     if told.header is None and confidence < 0.8:
-        why.append(f"its first line is taken {'as names' if header else 'for a row'}: {because} (header= says otherwise)")
+        why.append(
+            f"its first line is taken {'as names' if header else 'for a row'}: {because} (header= says otherwise)"
+        )
     names = tuple(name.strip() for name in records[0]) if header else tuple(f"c{i}" for i in range(len(records[0])))
     longest = max(sum(map(len, record)) + len(record) for record in records)
     return Dialect(
@@ -157,7 +160,7 @@ def _encoding(sample: bytes, told: str, path: str) -> tuple[str, list[str]]:
     for block in (sample[i : i + 1024] for i in range(0, len(sample), 1024)):
         if 0 in block:
             raise InputError(
-                f"{shown(path)} is no table in text: it begins with the bytes {sample[:8].hex(' ')}",
+                f"{shown(path)} is not a CSV file that can be read: it begins with the bytes {sample[:8].hex(' ')}",
                 fix=_other_source(sample) or "check the path, or say its encoding=",
             )
     try:
@@ -229,38 +232,44 @@ def _name(delimiter: str) -> str:
 
 
 def _numbers(rows: list[list[str]], delimiter: str, told: Told) -> tuple[str, str, list[str]]:
-    """Decimal and thousands signs, where every number of a column says the same; what is to be said of them."""
+    """Decimal and thousands signs, where all columns that have commas in their numbers say the same; what is to be said."""
     if told.decimal or told.thousands:
-        decimal, thousands = told.decimal or ("," if told.thousands == "." else "."), WORDS.get(told.thousands, told.thousands)
-        if decimal not in (".", ",") or len(thousands) > 1 or thousands == decimal or thousands.isdigit():
-            raise InputError(
-                f"decimal is '{told.decimal}', thousands '{told.thousands}'",
-                allowed="decimal: . or ,; thousands: another character, or space",
-            )
-        return decimal, thousands, []
-    comma, points, commas, doubtful = False, False, False, ""
-    for cells in zip(*(row for row in rows if rows and len(row) == len(rows[0])), strict=True):
+        return *_told_signs(told), []
+    found: Counter[str] = Counter()
+    doubtful = ""
+    for cells in zip(*(row for row in rows if len(row) == len(rows[0])), strict=True):
         values = [cell.strip() for cell in cells if cell.strip().lower() not in EMPTY]
-        if not any("," in value or value.count(".") > 1 for value in values):
-            continue
-        whole = [bool(re.fullmatch(r"[+-]?\d+", value)) for value in values]
-        if all(w or _DECIMAL_COMMA.fullmatch(v) or _POINTS_AND_COMMA.fullmatch(v) for w, v in zip(whole, values, strict=True)):
-            if all(w or _COMMAS.fullmatch(v) for w, v in zip(whole, values, strict=True)):
-                if any(v.count(",") > 1 for v in values):
-                    commas = True
-                else:
-                    doubtful = doubtful or next(v for v in values if "," in v)
-            else:
-                comma = True
-                points |= any(_POINTS_AND_COMMA.fullmatch(v) for v in values)
-        elif all(w or _COMMAS.fullmatch(v) or re.fullmatch(r"[+-]?\d*\.\d+", v) for w, v in zip(whole, values, strict=True)):
-            commas = True
-    if comma and not commas:
-        thousands = "." if points else ""
-        return ",", thousands, [f"its numbers have a decimal comma{' and points between thousands' if points else ''} (decimal=)"]
-    if commas and not comma:
-        return ".", ",", ["its numbers have commas between thousands (thousands=)"]
+        if any("," in value or value.count(".") > 1 for value in values):
+            signs = _signs(values)
+            found[signs] += 1
+            doubtful = doubtful or (next(value for value in values if "," in value) if signs == "?" else "")
+    if found["1.234,5"] + found["1,5"] and not found["1,234.5"]:
+        points = found["1.234,5"] > 0
+        also = " and points between thousands" if points else ""
+        return ",", "." if points else "", [f"its numbers have a decimal comma{also} (decimal= says otherwise)"]
+    if found["1,234.5"] and not found["1.234,5"] + found["1,5"]:
+        return ".", ",", ["its numbers have commas between thousands (thousands= says otherwise)"]
     if doubtful:
-        what = f"'{doubtful}' may have a decimal comma or one between thousands: decimal=, or thousands=, says which"
+        what = f"'{doubtful}' may have a decimal comma or one between thousands: decimal= or thousands= says which"
         return ".", "", [what]
     return ".", "", []
+
+
+def _signs(values: list[str]) -> str:
+    """How the numbers of a column are written, by an example: ? commas may be either, '' it holds other things."""
+    if all(_COMMAS.fullmatch(value) for value in values):
+        return "1,234.5" if any(value.count(",") > 1 for value in values) else "?"
+    if all(_DECIMAL_COMMA.fullmatch(value) for value in values):
+        return "1.234,5" if any("." in value for value in values) else "1,5"
+    return "1,234.5" if all(_COMMAS_AND_POINT.fullmatch(value) for value in values) else ""
+
+
+def _told_signs(told: Told) -> tuple[str, str]:
+    thousands = WORDS.get(told.thousands, told.thousands)
+    decimal = WORDS.get(told.decimal, told.decimal) or ("," if thousands == "." else ".")
+    if decimal not in (".", ",") or len(thousands) > 1 or thousands == decimal or thousands.isdigit():
+        raise InputError(
+            f"decimal is '{told.decimal}', thousands '{told.thousands}'",
+            allowed="decimal: . or ,; thousands: another character, or space",
+        )
+    return decimal, thousands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -28,7 +29,10 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, float, str]:
     numbers = [is_number(value) for value in first]
     if not rest:
         return (False, 0.8, "it has one line, all of numbers") if all(numbers) else (True, 0.6, "it has one line")
-    words_above_numbers, numbers_above_numbers, known, new = [], [], [], []
+    words_above_numbers: list[str] = []
+    numbers_above_numbers: list[str] = []
+    known: list[str] = []
+    new: list[str] = []
     for i, value in enumerate(first):
         below = [row[i].strip() for row in rest if row[i].strip().lower() not in EMPTY]
         if not below or value.lower() in EMPTY:
@@ -59,7 +63,7 @@ def _counts_up(values: list[str], all_numbers: bool, rest: Sequence[Sequence[str
     if len(values) < 2 or not all(value.isdigit() for value in values):
         return False
     found = [int(value) for value in values]
-    if len({b - a for a, b in zip(found, found[1:])}) != 1 or found[0] == found[1]:
+    if len({b - a for a, b in itertools.pairwise(found)}) != 1 or found[0] == found[1]:
         return False
     if all_numbers and found[0] in (0, 1) and found[1] == found[0] + 1 and len(found) > 3:
         return True
