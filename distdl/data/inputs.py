@@ -13,12 +13,14 @@ import io
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from distdl.data.store import is_remote, shown
 from distdl.errors import InputError
 
 BUFFER_BYTES = 1 << 20
+OF_PYARROW = ("s3", "gs", "gcs", "hdfs", "viewfs", "file", "abfs", "abfss")
+"""Schemes whose URIs have %20 for a blank."""
 NO_DATA = ("_", ".")
 """How the names of files begin that stand beside data: _SUCCESS, _metadata, .crc."""
 
@@ -98,7 +100,7 @@ def file_system(location: str) -> tuple[Any, str]:
 
     scheme = urlsplit(location).scheme
     try:
-        if scheme in ("s3", "gs", "gcs", "hdfs", "viewfs", "file", "abfs", "abfss"):
+        if scheme in OF_PYARROW:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(location)
             return filesystem, str(path)
         import fsspec
@@ -159,7 +161,18 @@ def _remote_files(uri: str, endings: tuple[str, ...], pattern: bool) -> list[str
         names = [name for name in names if _is_data(Path(name), "", endings)]
     if not names and info.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"there is no file {shown(uri)}", fix="check the location")
+    if urlsplit(uri).scheme in OF_PYARROW:
+        names = [quote(name, safe="/=:,+") for name in names]
     return [f"{root.rstrip('/')}/{name}{question}{query}" for name in names]
+
+
+def plain_path(location: str) -> str:
+    """A location without its query, and with the names of files as they are."""
+    if not is_remote(location):
+        return location
+    return (
+        unquote(location.partition("?")[0]) if urlsplit(location).scheme in OF_PYARROW else location.partition("?")[0]
+    )
 
 
 def _is_data(file: Path, root: str, endings: tuple[str, ...]) -> bool:

@@ -27,7 +27,7 @@ def whole(path: Path, split: str = "train") -> dict:
 def test_the_folder_is_the_registry() -> None:
     known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
     known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
-    known += ["assays", "customers", "scenes", "sinusoids", "speech", "trees", "words"]
+    known += ["arrow", "assays", "customers", "scenes", "sinusoids", "speech", "trees", "words"]
     assert source_names() == sorted(known)
     for name in source_names():
         module = source_module(name)
@@ -196,7 +196,7 @@ def test_parquet_as_it_is_and_as_a_table(tmp_path: Path) -> None:
     [
         ([[1, 2], [3]], "row 1: the column 'c' has a list of 1 values"),
         ([1, None], "row 1: the column 'c' has an empty value"),
-        ([{"a": 1}, {"a": 2}], "has the type struct"),
+        ([[{"a": 1}], [{"a": 2}]], "has the type struct"),
     ],
 )
 def test_parquet_errors(tmp_path: Path, column: list, message: str) -> None:

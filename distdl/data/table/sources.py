@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distdl.data.raw import Prepared
 from distdl.data.store import shown
+from distdl.data.table.as_is import prepare_as_is
 from distdl.data.table.options import TableOptions
 from distdl.data.table.prepare import prepare_table
 from distdl.data.table.reader import Table
@@ -22,6 +23,14 @@ def prepare_tables(options: TableOptions, path: str, test_path: str, open_table:
     table = open_table(path)
     others = {"test": open_table(test_path)} if test_path else {}
     return with_notes(prepare_table(options, table, others), [table, *others.values()])
+
+
+def prepare_typed(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
+    """The same of files whose columns have types: without a label, target or features all columns as they are."""
+    if options.label or options.target or options.features:
+        return prepare_tables(options, path, test_path, open_table)
+    check_not_the_same(path, test_path)
+    return prepare_as_is(options, path, test_path, open_table)
 
 
 def check_not_the_same(path: str, test_path: str) -> None:
