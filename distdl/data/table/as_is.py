@@ -21,7 +21,7 @@ from distdl.errors import InputError, Problem, did_you_mean
 def prepare_as_is(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
     """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
     table = open_table(path)
-    kept = _chosen(options, table)
+    kept = new_names(options, table.path, table.names)
     first = next(table.batches(list(kept.values())), None)
     if first is None:
         raise InputError(f"{table.path} has no rows")
@@ -44,7 +44,7 @@ def prepare_as_is(options: TableOptions, path: str, test_path: str, open_table: 
     return Prepared(columns, chunks(), info, preparation)
 
 
-def _chosen(options: TableOptions, table: Table) -> dict[str, str]:
+def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:
     """New name -> name in the file, of the columns that are kept."""
     new: dict[str, str] = {}
     problems = []
@@ -55,13 +55,13 @@ def _chosen(options: TableOptions, table: Table) -> dict[str, str]:
         new[old] = name
     for key, wanted in (("rename", new), ("drop", [n for n in options.drop if n not in new.values()])):
         problems += [
-            Problem(f"{table.path} has no column '{name}', which {key}= names", fix=did_you_mean(name, table.names))
+            Problem(f"{path} has no column '{name}', which {key}= names", fix=did_you_mean(name, names))
             for name in wanted
-            if name and name not in table.names
+            if name and name not in names
         ]
-    kept = {new.get(name, name.replace(".", "_")): name for name in table.names}
-    if len(kept) < len(table.names):
-        problems.append(Problem(f"two columns of {table.path} would have one name", fix="rename=old:new"))
+    kept = {new.get(name, name.replace(".", "_")): name for name in names}
+    if len(kept) < len(names):
+        problems.append(Problem(f"two columns of {path} would have one name", fix="rename=old:new"))
     if problems:
         raise InputError(*problems)
     return {name: old for name, old in kept.items() if name not in options.drop}
