@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,25 +18,24 @@ from distdl.data.table.reader import Table
 from distdl.errors import InputError, Problem, did_you_mean
 
 
-def prepare_as_is(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
+def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
     """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
-    table = open_table(path)
     kept = new_names(options, table.path, table.names)
     first = next(table.batches(list(kept.values())), None)
     if first is None:
         raise InputError(f"{table.path} has no rows")
     columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
     splitter = Splitter(
-        options, names=list(kept), label="label", where=table.path, place=table.place, tested=bool(test_path)
+        options, names=list(kept), label="label", where=table.path, place=table.place, tested="test" in others
     )
     if splitter.looks:
         splitter.look(_rows(table, columns, kept))
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         yield from splitter.share(_rows(table, columns, kept))
-        if test_path:
-            for rows in _rows(open_table(test_path), columns, kept):
-                yield "test", rows
+        for split, other in others.items():
+            for rows in _rows(other, columns, kept):
+                yield split, rows
 
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}

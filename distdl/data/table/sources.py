@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distdl.data.raw import Prepared
@@ -27,10 +27,15 @@ def prepare_tables(options: TableOptions, path: str, test_path: str, open_table:
 
 def prepare_typed(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
     """The same of files whose columns have types: without a label, target or features all columns as they are."""
-    if options.label or options.target or options.features:
-        return prepare_tables(options, path, test_path, open_table)
     check_not_the_same(path, test_path)
-    return prepare_as_is(options, path, test_path, open_table)
+    return prepare_splits(options, open_table(path), {"test": open_table(test_path)} if test_path else {})
+
+
+def prepare_splits(options: TableOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
+    """The same of tables that are open; `others`: split -> the table that is that split."""
+    chosen = options.label or options.target or options.features
+    prepared = (prepare_table if chosen else prepare_as_is)(options, table, others)
+    return with_notes(prepared, [table, *others.values()])
 
 
 def check_not_the_same(path: str, test_path: str) -> None:
