@@ -92,7 +92,7 @@ def write_parquet(path: Path, tables: Iterator[Any]) -> None:
     import pyarrow.parquet as pq
 
     first = next(tables)
-    with pq.ParquetWriter(path, first.schema, write_page_checksum=True) as writer:
+    with pq.ParquetWriter(path, first.schema) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table)
 

@@ -47,6 +47,7 @@ class ArrowTable(TypedTable):
                 fix="whoever wrote it may have been stopped before its end: write it again",
             ) from error
         super().__init__(location, schema)
+        self._fields = {name: i for i, name in enumerate(schema.names)}
         if not ended:
             self.notes.append(f"{self.path}: the stream has no end mark: rows may be missing if its writer was stopped")
 
@@ -85,8 +86,7 @@ class ArrowTable(TypedTable):
             return bool(source.read() == STREAM_END)
 
     def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with self._source() as source, self._reader(source, None) as reader:
-            fields = sorted(reader.schema.get_field_index(name) for name in columns)
+        fields = sorted(self._fields[name] for name in columns)
         for batch in self._file_batches(fields) if self._is_file else self._stream_batches(fields):
             batch.validate(full=True)  # offsets that lead out of a damaged buffer
             yield from pieces(batch)

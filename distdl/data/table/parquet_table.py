@@ -52,6 +52,7 @@ class ParquetTable(TypedTable):
     def __init__(self, location: str, keys: Mapping[str, str] | None = None, key_type: pa.DataType | None = None):
         self._location, self._keys = location, dict(keys or {})
         self._key_type = key_type or pa.string()
+        self._sound: set[str] = set()  # columns whose checksums have been compared: once is enough
         with self._open() as file:
             schema, metadata = file.schema_arrow, file.metadata
             self.rows: int = metadata.num_rows
@@ -63,7 +64,7 @@ class ParquetTable(TypedTable):
             schema = schema.append(pa.field(key, self._key_type))
         super().__init__(location, schema)
 
-    def _open(self) -> Any:
+    def _open(self, verify: bool = True) -> Any:
         path, source = shown(self._location), self._location
         try:
             if is_remote(self._location):
@@ -73,7 +74,7 @@ class ParquetTable(TypedTable):
                 source,
                 pre_buffer=False,  # it would hold all that is still to be read
                 buffer_size=REMOTE_BUFFER if is_remote(self._location) else LOCAL_BUFFER,
-                page_checksum_verification=True,
+                page_checksum_verification=verify,
             )
         except FileNotFoundError as error:
             raise unreachable(self._location, error) from None
@@ -82,9 +83,10 @@ class ParquetTable(TypedTable):
 
     def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name not in self._keys]
-        with self._open() as file:
+        with self._open(verify=not self._sound.issuperset(wanted)) as file:
             for batch in file.iter_batches(self._batch_rows, columns=wanted, use_threads=False):
                 yield self._with_keys(batch, columns)
+        self._sound.update(wanted)
 
     def _with_keys(self, batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
         for name in columns:

@@ -52,6 +52,11 @@ class TypedTable:
         self.schema = pa.schema(fields)
         named = class_names(schema.metadata or {})
         self.classes: Mapping[str, list[str]] = {key: value for key, value in named.items() if key in self._ways}
+        self._as_stored = {
+            name
+            for name, (stored, way) in self._ways.items()
+            if not way and name not in self.classes and self.schema.field(name).type == schema.field(stored).type
+        }
 
     def _leaves(self, name: str, kind: pa.DataType, stored: str, way: tuple[int, ...]) -> Iterator[pa.Field]:
         if pa.types.is_struct(kind) and not is_media(kind):
@@ -70,11 +75,14 @@ class TypedTable:
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, in the order of `names`, a few megabytes at a time."""
         schema = pa.schema([self.schema.field(name) for name in names])
-        row = 0
+        as_stored, row = self._as_stored.issuperset(names), 0
         try:
             for batch in self._stored_batches(self.stored(names)):
-                place = lambda i, first=row: self.place(first + i)  # noqa: E731
-                yield pa.record_batch([self._column(batch, name, place) for name in names], schema=schema)
+                if as_stored:
+                    yield batch.select(names)
+                else:
+                    place = lambda i, first=row: self.place(first + i)  # noqa: E731
+                    yield pa.record_batch([self._column(batch, name, place) for name in names], schema=schema)
                 row += batch.num_rows
         except (pa.ArrowException, OSError, KeyError) as error:
             raise InputError(
@@ -91,6 +99,8 @@ class TypedTable:
     def _column(self, batch: pa.RecordBatch, name: str, place: Callable[[int], str]) -> pa.Array:
         stored, way = self._ways[name]
         values = batch.column(stored)
+        if name in self._as_stored:
+            return values
         for i in way:
             values = pc.struct_field(values, [i])
         if name in self.media:
