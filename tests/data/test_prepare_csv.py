@@ -199,6 +199,22 @@ def test_lines_are_counted_through_quotes_and_blank_lines(tmp_path: Path) -> Non
         rows(CsvTable(path, Told(header=True)))
 
 
+def test_remarks_before_the_first_row_are_left_out_and_said(tmp_path: Path) -> None:
+    for text, first in (("a,y\n1,x\n2,#z\n", 4), ("1,x\n2,#z\n3,x\n4,x\n", 3)):
+        table = CsvTable(write(tmp_path / "t.csv", "# of somebody\n#\n" + text), Told(header=text[0] == "a"))
+        assert rows(table)[:2] == [["1", "x"], ["2", "#z"]]
+        assert table.place(1).endswith(f":{first + 1}") and "2 lines of remarks" in table.notes[0]
+
+
+def test_names_behind_a_remark_sign_are_names(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "t.csv", np.arange(6.0).reshape(3, 2), "%g", ",", header="made by a program\nu,v")
+    table = CsvTable(str(tmp_path / "t.csv"))
+    assert table.names == ["u", "v"] and rows(table) == [["0", "1"], ["2", "3"], ["4", "5"]]
+    assert table.place(0).endswith(":3")
+    np.savetxt(tmp_path / "t.txt", np.arange(6.0).reshape(3, 2), header="u v")
+    assert CsvTable(str(tmp_path / "t.txt")).names == ["u", "v"]
+
+
 def test_a_row_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distdl.data.table.csv_table.BLOCK_BYTES", 1000)
     monkeypatch.setattr("distdl.data.table.csv_table.RECORDS_A_BLOCK", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -157,10 +158,11 @@ class CsvTable:
 
     def _records(self) -> Iterator[tuple[int, int, list[str]]]:
         with io.TextIOWrapper(open_unpacked(self._location), self.dialect.encoding, "replace", newline="") as lines:
-            records = read_records(lines, self.dialect.delimiter)
-            if self.dialect.header:
-                next(records, None)
-            yield from records
+            remarks = self.dialect.remarks
+            records = read_records(itertools.islice(lines, remarks, None), self.dialect.delimiter)
+            for first, last, record in records:
+                if remarks + first > self.dialect.lines:
+                    yield remarks + first, remarks + last, record
 
     def _bad(self, error: Exception) -> InputError:
         """The first row that is wrong, by its line, where it can be found."""

@@ -71,6 +71,8 @@ class Dialect:
     """The names in the first line, or c0, c1, …"""
     lines: int = 0
     """Lines of the file before the first row."""
+    remarks: int = 0
+    """Those of them that are remarks."""
     record_bytes: int = 0
     """The longest row seen."""
     sample: tuple[tuple[str, ...], ...] = ()
@@ -84,7 +86,7 @@ def sniff(path: str | os.PathLike[str], told: Told | None = None) -> Dialect:
         sample = _read(file, SAMPLE_BYTES)
     whole = len(sample) < SAMPLE_BYTES
     encoding, why = _encoding(sample, told.encoding, os.fspath(path))
-    text = _decode(sample, encoding, whole, os.fspath(path))
+    text, remarks, last_remark = _without_remarks(_decode(sample, encoding, whole, os.fspath(path)))
     delimiter = WORDS.get(told.delimiter, told.delimiter)
     if len(delimiter) != 1 and delimiter not in ("", BLANKS):
         raise InputError(f"delimiter is {told.delimiter!r}", allowed=f"one character, {', '.join(WORDS)}, {BLANKS}")
@@ -92,6 +94,11 @@ def sniff(path: str | os.PathLike[str], told: Told | None = None) -> Dialect:
     records, end = _records(text, delimiter, whole)
     if not records:
         raise InputError(f"{shown(path)} is not a CSV file that can be read: it holds no rows")
+    named = next(csv.reader([last_remark], delimiter=delimiter), []) if delimiter != BLANKS else last_remark.split()
+    if len(named) == len(records[0]) > 1 and told.header is not False:  # as NumPy writes names
+        records, end = [named, *records], 0
+    elif remarks:
+        why.append(f"{remarks} lines of remarks before its first row, each with a # before it, are left out")
     if delimiter != "," and not told.delimiter:
         why.append(f"its values are divided by {_name(delimiter)} (delimiter= says otherwise)")
     header, confidence, because = has_header(records) if told.header is None else (told.header, 1.0, "")
@@ -112,7 +119,8 @@ def sniff(path: str | os.PathLike[str], told: Told | None = None) -> Dialect:
         confidence,
         (*why, *about, *([] if header or told.header is False else [because])),
         names,
-        end if header else 0,
+        remarks + (end if header else 0),
+        remarks,
         4 * longest if encoding.startswith("utf-") and encoding != "utf-8" else longest,
         tuple(map(tuple, rows)),
     )
@@ -192,6 +200,13 @@ def _decode(sample: bytes, encoding: str, whole: bool, path: str) -> str:
         return codecs.getincrementaldecoder(encoding)().decode(sample, whole).removeprefix("\ufeff")
     except UnicodeError as error:
         raise InputError(f"{shown(path)} is not written in {encoding}: {error}", fix="another encoding=") from error
+
+
+def _without_remarks(text: str) -> tuple[str, int, str]:
+    """Without the lines at the beginning that have a # before them, how many these are, and what the last one says."""
+    lines = text.splitlines(keepends=True)
+    count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    return "".join(lines[count:]), count, lines[count - 1].lstrip("#").strip() if count else ""
 
 
 def _delimiter(text: str, whole: bool) -> str:

@@ -28,7 +28,8 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, float, str]:
     rest = [record for record in records[1:] if len(record) == len(first)]
     numbers = [is_number(value) for value in first]
     if not rest:
-        return (False, 0.8, "it has one line, all of numbers") if all(numbers) else (True, 0.6, "it has one line")
+        alone = "no other line has as many values"
+        return (False, 0.8, f"it is all numbers, and {alone}") if all(numbers) else (True, 0.6, alone)
     words_above_numbers: list[str] = []
     numbers_above_numbers: list[str] = []
     known: list[str] = []
