@@ -35,7 +35,7 @@ def test_any_delimiter_is_recognised_and_said(tmp_path: Path, delimiter: str) ->
     lines = [delimiter.join(row) for row in [("a", "b", "y"), *FLOWERS]]
     table = CsvTable(write(tmp_path / "t.csv", "\n".join(lines)))
     assert table.names == ["a", "b", "y"] and rows(table) == [list(row) for row in FLOWERS]
-    assert [("divided by" in note) for note in table.notes] == [] if delimiter == "," else [True]
+    assert ["divided by" in note for note in table.notes] == ([] if delimiter == "," else [True])
     other = "," if delimiter != "," else ";"
     assert CsvTable(table.path, Told(delimiter=other)).names == [delimiter.join("aby")]
 
@@ -197,6 +197,13 @@ def test_lines_are_counted_through_quotes_and_blank_lines(tmp_path: Path) -> Non
     path = write(tmp_path / "t.csv", text + "5,e,z,z\n")
     with pytest.raises(InputError, match=r"t\.csv:12: the row has 4 values where the table has 3"):
         rows(CsvTable(path, Told(header=True)))
+
+
+def test_line_feeds_in_quotes_may_stand_where_a_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distdl.data.table.csv_table.BLOCK_BYTES", 100)
+    monkeypatch.setattr("distdl.data.table.csv_table.RECORDS_A_BLOCK", 0)
+    text = "a,y\n" + "".join(f'{i},"one\ntwo, {i}"\n' for i in range(200))
+    assert rows(CsvTable(write(tmp_path / "t.csv", text))) == [[str(i), f"one\ntwo, {i}"] for i in range(200)]
 
 
 def test_remarks_before_the_first_row_are_left_out_and_said(tmp_path: Path) -> None:
