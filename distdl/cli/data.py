@@ -41,6 +41,8 @@ def run_prepare(args: argparse.Namespace) -> int:
             raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
         options[key] = value
     manifest = prepare_dataset(args.source, args.target, options, args.overwrite)
+    for note in manifest.info.get("notes", []):
+        print(f"note: {note}")
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0
