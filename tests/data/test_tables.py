@@ -357,3 +357,10 @@ def test_many_columns_are_told_in_few_lines(tmp_path: Path) -> None:
     manifest, _ = made(tmp_path, table({**columns, "y": list("aba")}))
     lines = render(manifest.info)
     assert len(lines) == 3 and lines[1].startswith("c0 to c99 (100)")
+
+
+def test_empty_cells_are_counted_once(tmp_path: Path) -> None:
+    """A column of many words is no longer read as numbers after some thousand rows: its gaps are counted by one of both."""
+    values = ["" if i % 4 == 0 else "uvw"[i % 3] for i in range(4000)]
+    manifest, x = made(tmp_path, table({"v": values, "y": ["a", "b"] * 2000}))
+    assert manifest.info["kinds"][0]["missing"] == 1000 and x[:, 3].sum() == 1000

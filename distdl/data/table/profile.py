@@ -245,6 +245,7 @@ class Profile:
         train, n = part.split == "train", part.batch.num_rows
         values = np.full((len(self.names), n), np.nan)
         columns = {name: part.batch.column(i) for i, name in enumerate(self.names)}
+        wordy = set(self._wordy)  # whose empty cells are not counted among the numbers
         numeric = [
             i for i, name in enumerate(self.names) if name not in self._wordy and not _apart(self.looks[name].type)
         ]
@@ -257,7 +258,7 @@ class Profile:
         for name, look in self.looks.items():
             look.rows += n
             if look.words is not None:
-                self._words(look, columns[name], part, train)
+                self._words(look, columns[name], part, train, name in wordy)
             elif is_vector(look.type):
                 _vector(look, columns[name], part, train)
             elif is_date(look.type):
@@ -301,11 +302,11 @@ class Profile:
                 first = int(rows[nothing[place].argmax()])
                 look.first_missing = first if look.first_missing < 0 else min(first, look.first_missing)
 
-    def _words(self, look: Look, column: pa.Array, part: Part, train: bool) -> None:
+    def _words(self, look: Look, column: pa.Array, part: Part, train: bool, wordy: bool) -> None:
         assert look.words is not None
         words = texts(column, self.na)
         look.words.add(words.drop_null(), train or look.name == self.label)
-        if look.name in self._wordy:
+        if wordy:
             self._missing([look.name], words.is_null().to_numpy(zero_copy_only=False)[None], {}, part.rows)
 
 
