@@ -22,6 +22,7 @@ REPOSITORY = SITE.parents[1]
 
 FIRST = ("first_run", "own_data", "python", "command_line")
 THEN = (
+    "tables",
     "columns",
     "custom_family",
     "huggingface",
