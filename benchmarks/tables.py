@@ -147,7 +147,7 @@ def rows_named(folder: Path, rng: np.random.Generator) -> Case:
     columns = {
         "record_id": np.arange(10_000, 10_000 + ROWS),
         "version": np.full(ROWS, 7),
-        "remark": np.array([f"seen at {i * 37 % 991}, then {i}" for i in range(ROWS)]),
+        "remark": np.array([f"seen at {i * 37 % 991} and then {i}" for i in range(ROWS)]),
         "rare": np.where(rng.random(ROWS) < 0.01, "1.5", ""),
         **{f"x{i}": x[:, i] for i in range(3)},
         "score": y,

@@ -13,6 +13,7 @@ import pytest
 from distdl.data.manifest import Manifest, read_manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
+from distdl.data.table import profile, stream
 from distdl.data.table.report import render
 from distdl.errors import InputError
 
@@ -66,8 +67,12 @@ COLUMNS: dict[str, tuple[list[Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("rows", [1 << 16, 7], ids=["whole", "pieces"])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_what_a_column_is_taken_for(tmp_path: Path, name: str) -> None:
+def test_what_a_column_is_taken_for(tmp_path: Path, name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its first rows look like, and however many of them are read at a time."""
+    monkeypatch.setattr(stream, "PIECE_ROWS", rows)
+    monkeypatch.setattr(profile, "SURE_ROWS", 2 * rows)
     values, kind = COLUMNS[name]
     manifest, _ = made(tmp_path, table({"other": [0.5 * i for i in range(N)], name: values, "y": Y}))
     assert kinds(manifest) == {"other": "number", name: kind, "y": "target"}
