@@ -22,6 +22,7 @@ REPOSITORY = SITE.parents[1]
 
 FIRST = ("first_run", "own_data", "table_files", "python", "command_line")
 THEN = (
+    "tables",
     "columns",
     "custom_family",
     "huggingface",

@@ -13,6 +13,7 @@ import pytest
 from distdl.data.manifest import Manifest, read_manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
+from distdl.data.table import profile, stream
 from distdl.data.table.report import render
 from distdl.errors import InputError
 
@@ -66,8 +67,12 @@ COLUMNS: dict[str, tuple[list[Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("rows", [1 << 16, 7], ids=["whole", "pieces"])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_what_a_column_is_taken_for(tmp_path: Path, name: str) -> None:
+def test_what_a_column_is_taken_for(tmp_path: Path, name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its first rows look like, and however many of them are read at a time."""
+    monkeypatch.setattr(stream, "PIECE_ROWS", rows)
+    monkeypatch.setattr(profile, "SURE_ROWS", 2 * rows)
     values, kind = COLUMNS[name]
     manifest, _ = made(tmp_path, table({"other": [0.5 * i for i in range(N)], name: values, "y": Y}))
     assert kinds(manifest) == {"other": "number", name: kind, "y": "target"}
@@ -357,3 +362,10 @@ def test_many_columns_are_told_in_few_lines(tmp_path: Path) -> None:
     manifest, _ = made(tmp_path, table({**columns, "y": list("aba")}))
     lines = render(manifest.info)
     assert len(lines) == 3 and lines[1].startswith("c0 to c99 (100)")
+
+
+def test_empty_cells_are_counted_once(tmp_path: Path) -> None:
+    """A column of many words is no longer read as numbers after some thousand rows: its gaps are counted by one of both."""
+    values = ["" if i % 4 == 0 else "uvw"[i % 3] for i in range(4000)]
+    manifest, x = made(tmp_path, table({"v": values, "y": ["a", "b"] * 2000}))
+    assert manifest.info["kinds"][0]["missing"] == 1000 and x[:, 3].sum() == 1000

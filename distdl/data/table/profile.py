@@ -25,6 +25,8 @@ LONG_WORDS = 200
 """Characters beyond which a word is a text."""
 SAMPLE_VALUES, SAMPLE_ROWS, FEW_ROWS = 2_000_000, 8_192, 256
 SAMPLE_KEY = 0x64697374646C0005
+SURE_ROWS = 1_000
+"""After so many words a column is read as numbers no more."""
 NAMED_STRANGE = 5
 """Values that are no numbers, of a column of numbers, that are told apart."""
 
@@ -245,6 +247,7 @@ class Profile:
         train, n = part.split == "train", part.batch.num_rows
         values = np.full((len(self.names), n), np.nan)
         columns = {name: part.batch.column(i) for i, name in enumerate(self.names)}
+        wordy = set(self._wordy)  # whose empty cells are not counted among the numbers
         numeric = [
             i for i, name in enumerate(self.names) if name not in self._wordy and not _apart(self.looks[name].type)
         ]
@@ -252,12 +255,15 @@ class Profile:
             values[numeric], bad = numbers([columns[self.names[i]] for i in numeric], self.na)
             for place, strange in bad.items():
                 self._strange(self.names[numeric[place]], columns[self.names[numeric[place]]], strange, part)
+            there = (~np.isnan(values[numeric])).sum(1)
+            for i, count in zip(numeric, there.tolist(), strict=True):
+                self.looks[self.names[i]].numbers += count
             self._missing([self.names[i] for i in numeric], np.isnan(values[numeric]), bad, part.rows)
         self.numbers.add(values, part.rows, train)
         for name, look in self.looks.items():
             look.rows += n
             if look.words is not None:
-                self._words(look, columns[name], part, train)
+                self._words(look, columns[name], part, train, name in wordy)
             elif is_vector(look.type):
                 _vector(look, columns[name], part, train)
             elif is_date(look.type):
@@ -285,7 +291,7 @@ class Profile:
                 look.strange_words.add(str(value).strip())
         if is_text(look.type) and look.words is None:
             look.words, look.counted_from = Words(formats=self.formats), look.rows
-        if look.strange > 1000 and look.strange > look.numbers:
+        if look.strange > SURE_ROWS and look.strange > look.numbers:
             self._wordy.add(name)
 
     def _missing(self, names: list[str], nothing: np.ndarray, bad: dict[int, np.ndarray], rows: np.ndarray) -> None:
@@ -294,18 +300,17 @@ class Profile:
         counts = nothing.sum(1)
         for place, name in enumerate(names):
             look = self.looks[name]
-            others = int(bad[place].sum()) if place in bad else 0
-            look.numbers += nothing.shape[1] - int(counts[place]) - others
             if counts[place]:
                 look.missing += int(counts[place])
                 first = int(rows[nothing[place].argmax()])
                 look.first_missing = first if look.first_missing < 0 else min(first, look.first_missing)
 
-    def _words(self, look: Look, column: pa.Array, part: Part, train: bool) -> None:
+    def _words(self, look: Look, column: pa.Array, part: Part, train: bool, wordy: bool) -> None:
         assert look.words is not None
         words = texts(column, self.na)
         look.words.add(words.drop_null(), train or look.name == self.label)
-        if look.name in self._wordy:
+        if wordy:
+            look.strange += len(words) - words.null_count
             self._missing([look.name], words.is_null().to_numpy(zero_copy_only=False)[None], {}, part.rows)
 
 

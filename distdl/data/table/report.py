@@ -131,10 +131,10 @@ def notes_of_numbers(found: Profile, records: Sequence[Mapping[str, Any]], table
 
 
 def render(info: Mapping[str, Any]) -> list[str]:
-    """The table of kinds and the notes of a manifest's info, as lines for a person; [] where there are none."""
+    """The table of kinds in a manifest's info, as lines for a person; [] where there is none."""
     rows = list(_grouped(info.get("kinds", ())))
     if not rows:
-        return list(info.get("notes", ()))
+        return []
     head = ("column", "kind", "becomes", "empty", "")
     cells = [
         (
@@ -147,11 +147,11 @@ def render(info: Mapping[str, Any]) -> list[str]:
         for row in rows
     ]
     widths = [max(len(line[i]) for line in (head, *cells)) for i in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[4]]).rstrip()
-        for line in (head, *cells)
-    ]
-    return [*lines, *info.get("notes", ())]
+    lines = []
+    for line in (head, *cells):
+        padded = [cell.ljust(width) for cell, width in zip(line, widths)]
+        lines.append("  ".join([*padded, line[4]]).rstrip())
+    return lines
 
 
 def _grouped(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

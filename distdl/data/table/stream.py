@@ -95,10 +95,11 @@ def is_empty(column: pa.Array, na: Sequence[str]) -> np.ndarray:
 
 
 def pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Small batches put together: those of a wide table may hold a few rows each, and every column costs something."""
+    """Small batches put together, as those of a wide table hold a few rows each, and every column costs something; large
+    ones cut."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
-    for batch in batches:
+    for batch in (whole.slice(i, PIECE_ROWS) for whole in batches for i in range(0, whole.num_rows, PIECE_ROWS)):
         waiting.append(batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows >= PIECE_ROWS or size >= PIECE_BYTES:
