@@ -15,6 +15,7 @@ from distdl.data.formats._tabular import prepare_table
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.values import numbered
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
@@ -48,12 +49,15 @@ def prepare(options: Options) -> Prepared:
     columns = {name: _column(table, name, first.column(i)) for i, name in enumerate(table.names)}
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(_as_they_are(table, columns), 0 if options.test_path else options.test_fraction)
+        yield from hold_out(numbered(_as_they_are(table, columns)), 0 if options.test_path else options.test_fraction)
         if options.test_path:
-            for rows in _as_they_are(ParquetTable(options.test_path), columns):
+            for rows in numbered(_as_they_are(ParquetTable(options.test_path), columns)):
                 yield "test", rows
 
-    return Prepared(columns, chunks())
+    def place(split: str, column: str, row: int) -> str:
+        return f"{options.test_path if options.test_path and split == 'test' else options.path}, row {row}"
+
+    return Prepared(columns, chunks(), place=place)
 
 
 class ParquetTable:
