@@ -21,6 +21,8 @@ LABEL = "label"
 """The column whose numbers are those of classes; its array may hold their names."""
 CHUNK_ROWS, CHUNK_BYTES = 4096, 8 << 20
 MOST_CLASSES = 10_000
+MOST_LISTED = 50
+"""Names of arrays in a message."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,15 @@ class ArrayFile(Protocol):
     """A file of named arrays."""
 
     path: str
+    matrices: bool
+    """Whether a vector of its is an array of more axes, all but one of length 1."""
 
     def names(self) -> dict[str, str]:
         """Name of each array -> what it is, for a person."""
         ...
 
-    def array(self, name: str) -> Array:
-        """InputError: it holds something else than numbers or text."""
+    def array(self, name: str) -> Array | None:
+        """None: there is none of that name. InputError: it holds something else than numbers or text."""
         ...
 
 
@@ -117,14 +121,33 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
 
 def find(file: ArrayFile, name: str) -> Array:
     """The array of that name. InputError that lists what the file has."""
-    have = file.names()
-    if name not in have:
-        listed = [f"{key} {what}".strip() for key, what in have.items()]
-        more = [f"and {len(listed) - 30} more"] if len(listed) > 30 else []
-        raise InputError(
-            f"{file.path} has no array '{name}'", allowed=", ".join(listed[:30] + more), fix=did_you_mean(name, have)
-        )
-    return file.array(name)
+    if (found := file.array(name)) is None:
+        have = file.names()
+        near = did_you_mean(name, have) if len(have) <= MOST_LISTED else ""
+        raise InputError(f"{file.path} has no array '{name}'", allowed=_listed(have), fix=near)
+    return found
+
+
+def _listed(have: Mapping[str, str]) -> str:
+    told = [f"{name} {what}".strip() for name, what in list(have.items())[:MOST_LISTED]]
+    return (
+        ", ".join(told + ([f"and {len(have) - MOST_LISTED} more"] if len(have) > MOST_LISTED else [])) or "it has none"
+    )
+
+
+def _as_vector(array: Array) -> Array:
+    """Without the axes of length 1, where no more than one other is left."""
+    longer = [axis for axis, size in enumerate(array.shape) if size != 1]
+    return _Vector(array, longer[0] if longer else 0) if len(array.shape) > 1 and len(longer) < 2 else array
+
+
+class _Vector:
+    def __init__(self, array: Array, axis: int) -> None:
+        self._array, self._axis, self.names = array, axis, array.names
+        self.shape, self.dtype = (array.shape[axis],), array.dtype
+
+    def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
+        return (block.reshape(-1) for block in self._array.blocks(self._axis, rows))
 
 
 class _Part:
@@ -132,16 +155,17 @@ class _Part:
 
     def __init__(self, options: ArrayOptions, file: ArrayFile, names: tuple[str, ...]) -> None:
         if len(names) != len(options.columns):
-            have = ", ".join(f"{name} {what}".strip() for name, what in list(file.names().items())[:30])
             raise InputError(
                 f"{len(names)} arrays ({', '.join(names)}) for {len(options.columns)} columns "
                 f"({', '.join(options.columns)})",
-                fix=f"name one array for each column, in the same order: {file.path} has {have}",
+                fix=f"name one array for each column, in the same order: {file.path} has {_listed(file.names())}",
             )
         self.options, self.file = options, file
         self.array_of = dict(zip(options.columns, names))
         self.arrays = {column: find(file, name) for column, name in self.array_of.items()}
         self.samples = options.columns[0]
+        if file.matrices:
+            self.arrays = {c: a if c == self.samples else _as_vector(a) for c, a in self.arrays.items()}
         for column, array in self.arrays.items():
             if not array.shape:
                 raise InputError(f"{file.path}: '{self.array_of[column]}' is one number, not an array of rows")
@@ -280,7 +304,7 @@ def _class_names(options: ArrayOptions, file: ArrayFile, train: _Part) -> list[s
         if len(set(names)) < len(names):
             raise InputError(f"{file.path}: '{options.classes}' names a class twice: {', '.join(names[:20])}")
         return names
-    if label is None or label.dtype.kind != "U":
+    if label is None or label.names or label.dtype.kind != "U":
         return list(label.names) if label is not None else []
     found: set[str] = set()
     row = 0

@@ -52,6 +52,8 @@ def prepare(options: Options) -> Prepared:
 class NpzFile:
     """An archive, whose arrays are unpacked as they are read."""
 
+    matrices = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         if not Path(path).is_file():
@@ -68,8 +70,10 @@ class NpzFile:
     def names(self) -> dict[str, str]:
         return {member.removesuffix(".npy"): "" for member in self._zip.namelist()}
 
-    def array(self, name: str) -> Array:
-        member = next(m for m in self._zip.namelist() if m.removesuffix(".npy") == name)
+    def array(self, name: str) -> Array | None:
+        member = next((m for m in self._zip.namelist() if m.removesuffix(".npy") == name), "")
+        if not member:
+            return None
         try:
             size_bytes = self._zip.getinfo(member).file_size
             return _Stream(self, name, lambda: self._zip.open(member), size_bytes)
@@ -80,6 +84,8 @@ class NpzFile:
 class NpyFolder:
     """A folder of .npy files, which are mapped into memory."""
 
+    matrices = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         if not Path(path).is_dir():
@@ -88,7 +94,9 @@ class NpyFolder:
     def names(self) -> dict[str, str]:
         return {path.stem: "" for path in sorted(Path(self.path).glob("*.npy"))}
 
-    def array(self, name: str) -> Array:
+    def array(self, name: str) -> Array | None:
+        if name not in self.names():  # no path out of the folder
+            return None
         file = Path(self.path) / f"{name}.npy"
         try:
             return _Mapped(f"{file}", np.load(file, mmap_mode="r", allow_pickle=False))
