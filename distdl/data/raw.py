@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from distdl.errors import InputError
 Rows = dict[str, Any]  # column -> array (n, *shape), or list of bytes
 
 READ_BYTES = 4 << 20
+GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a damaged .gz file raises."""
 
 
 @dataclass(frozen=True)
@@ -76,5 +79,5 @@ def read_blocks(path: str | Path) -> Iterator[bytes]:
         try:
             while block := file.read(READ_BYTES):
                 yield block
-        except (EOFError, gzip.BadGzipFile) as error:
+        except GZIP_DAMAGE as error:
             raise InputError(f"{path} is a damaged gzip file: {error}", fix="download it again") from error
