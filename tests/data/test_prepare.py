@@ -27,7 +27,7 @@ def whole(path: Path, split: str = "train") -> dict:
 def test_the_folder_is_the_registry() -> None:
     known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
     known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
-    known += ["hdf5", "mat", "svmlight"]
+    known += ["hdf5", "mat", "pde_file", "svmlight"]
     known += ["assays", "customers", "scenes", "sinusoids", "speech", "trees", "words"]
     assert source_names() == sorted(known)
     for name in source_names():

@@ -422,6 +422,6 @@ def test_sparse_logical_and_what_is_no_array(tmp_path: Path) -> None:
         got = rows(tmp_path / name)
         assert (got["x"] == sparse.toarray().astype(np.float32)).all() and (got["label"] == flags).all()
     refused("'cells' is a MATLAB cell array of other things than text", tmp_path / "5.mat", train="x,cells")
-    refused("'z' holds complex numbers", tmp_path / "5.mat", train="z,y")
+    refused("'z' holds complex128", tmp_path / "5.mat", train="z,y")
     refused("'object' is a MATLAB object of the class table", tmp_path / "73.mat", train="object,y")
     refused("'z' is a MATLAB struct", tmp_path / "73.mat", train="z,y")

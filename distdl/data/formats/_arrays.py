@@ -61,7 +61,7 @@ class Array(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Numbers, or text (kind U)."""
+        """Numbers (complex ones, too), or text (kind U)."""
         ...
 
     names: list[str]
@@ -169,7 +169,8 @@ class _Part:
         for column, array in self.arrays.items():
             if not array.shape:
                 raise InputError(f"{file.path}: '{self.array_of[column]}' is one number, not an array of rows")
-            if array.dtype.kind == "U" and (column != LABEL or column == self.samples):
+            texts = array.dtype.kind == "U" and column == LABEL and column != self.samples
+            if array.dtype.kind not in "biuf" and not texts:
                 raise InputError(
                     f"{file.path}: '{self.array_of[column]}' holds {array.dtype}", allowed="whole or real numbers"
                 )

@@ -115,7 +115,7 @@ class Hdf5Array:
         self.names = [self._named[value] for value in sorted(self._named)]
         if dataset.shape is None:
             raise InputError(f"{file.path}: '{name}' is empty")
-        if not self._text and (dataset.dtype.kind not in "biuf" or dataset.dtype.subdtype):
+        if not self._text and (dataset.dtype.kind not in "biufc" or dataset.dtype.subdtype):
             fields = f" with the fields {', '.join(dataset.dtype.names)}" if dataset.dtype.names else ""
             raise InputError(
                 f"{file.path}: '{name}' holds {h5py_word(dataset.dtype)}{fields}",

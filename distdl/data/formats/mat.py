@@ -121,7 +121,7 @@ class MatFile:
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # which it would make real
                 value = loadmat(self.path, variable_names=[name], mat_dtype=True, chars_as_strings=True)[name]
         except np.exceptions.ComplexWarning:
-            raise InputError(f"{self.path}: '{name}' holds complex numbers", allowed=CLASSES) from None
+            value = loadmat(self.path, variable_names=[name], chars_as_strings=True)[name]
         except Exception as error:  # a damaged file fails inside SciPy in many ways
             raise _bad(self.path, f"'{name}': {error}") from error
         if kind == "struct":
@@ -140,7 +140,7 @@ class MatFile:
             ):
                 raise _refused(self.path, name, "cell array of other things than text")
             value = np.array([str(c.item()) if c.size else "" for c in cells])
-        if value.dtype.kind not in "biufU":
+        if value.dtype.kind not in "biufcU":
             raise InputError(f"{self.path}: '{name}' holds {value.dtype}", allowed=CLASSES)
         return _Held(value)
 
@@ -216,6 +216,9 @@ class Mat73File:
             return _Held(np.array(self._text(name, found)))
         if kind == "cell":
             return _Held(np.array(list(self._cells(name, found))))
+        if found.dtype.names == ("real", "imag"):
+            pairs = self._whole(name, found)
+            return _Held((pairs["real"] + 1j * pairs["imag"]).T)
         return _Reversed(Hdf5Array(self._file, name, found))
 
     def _other(self, name: str, kind: str) -> Array:
@@ -223,7 +226,7 @@ class Mat73File:
 
     def _cells(self, name: str, dataset: Any) -> Iterator[str]:
         """The texts of a cell array, column by column as MATLAB counts them; each lies elsewhere in the file."""
-        for reference in dataset[...].reshape(-1):
+        for reference in self._whole(name, dataset).reshape(-1):
             cell = self._file.root[reference]
             if _class(cell) != "char" and not cell.attrs.get("MATLAB_empty"):
                 raise _refused(self.path, name, "cell array of other things than text")
@@ -234,11 +237,14 @@ class Mat73File:
 
     def _text(self, name: str, dataset: Any) -> list[str]:
         """The rows of a character array, which are columns here, in UTF-16."""
+        rows = np.atleast_2d(self._whole(name, dataset).astype("<u2").T)
+        return [row.tobytes().decode("utf-16-le", "replace") for row in rows]
+
+    def _whole(self, name: str, dataset: Any) -> Any:
         try:
-            rows = np.atleast_2d(dataset[...].astype("<u2").T)
+            return dataset[...]
         except (OSError, RuntimeError) as error:
             raise self._file.bad(name, error) from error
-        return [row.tobytes().decode("utf-16-le", "replace") for row in rows]
 
     def _sparse(self, name: str, group: Any) -> Array:
         from scipy.sparse import csc_matrix

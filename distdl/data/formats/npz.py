@@ -105,7 +105,7 @@ class NpyFolder:
 
 
 def _check(where: str, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind not in "biufUS":
+    if dtype.kind not in "biufcUS":
         raise InputError(
             f"{where}: '{name}' holds {dtype}", allowed="whole or real numbers, or names of classes as text"
         )
