@@ -13,6 +13,8 @@ from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
+ENDINGS = (".h5", ".hdf5", ".he5")
+
 
 @dataclass(frozen=True)
 class Options(ArrayOptions):

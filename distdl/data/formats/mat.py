@@ -22,6 +22,7 @@ from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
+ENDINGS = (".mat",)
 LARGE_BYTES = 256 << 20
 """A variable that is held whole is said from this size on."""
 CLASSES = "whole or real numbers, text, or a cell array of text"

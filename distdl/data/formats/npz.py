@@ -16,6 +16,7 @@ from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
+ENDINGS = (".npz",)
 WHOLE_BYTES = 1 << 30
 """The largest array of an archive that is held, where its rows do not lie one after the other."""
 DAMAGED = (

@@ -17,6 +17,7 @@ from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.data.values import numbered
 from distdl.errors import InputError
 
+ENDINGS = (".svmlight", ".libsvm", ".svm")
 MOST_FEATURES = 1 << 16
 """A row of more, made dense, would be 256 KiB of almost nothing but zeros."""
 MOST_CLASSES = 10_000
