@@ -23,6 +23,8 @@ MOST_FEATURES = 1 << 16
 MOST_CLASSES = 10_000
 CHUNK_ROWS, CHUNK_BYTES = 4096, 8 << 20
 BLOCK_BYTES = 1 << 20
+MOST_DIGITS = 18
+"""Of the number of a feature."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ def _width(options: Options, found: _Found, zero_based: bool) -> int:
         raise InputError(f"{found.low_path} has a feature 0", fix="zero_based=true, or leave it out")
     needed = max(1, found.high + zero_based)
     if options.features and options.features < needed:
-        what = f"features is {options.features:,}, and {found.high_path} has a feature {found.high:,}"
-        raise InputError(what, allowed=f"{needed:,} or more")
+        what = f"features is {options.features:,}, and a line has a feature {found.high:,}"
+        raise InputError(what, where=_File(found.high_path).place_of(found.high), allowed=f"{needed:,} or more")
     if (width := options.features or needed) > MOST_FEATURES:
         raise InputError(
-            f"{found.high_path} has {width:,} features, and a row would hold all of them, nearly all 0",
+            f"a feature has the number {found.high:,}: a row would hold {width:,} values, nearly all 0",
+            where=_File(found.high_path).place_of(found.high),
             allowed=f"up to {MOST_FEATURES:,}",
             fix="make fewer of them first, for example by sklearn's TruncatedSVD, SelectKBest or by hashing",
         )
@@ -93,64 +96,93 @@ def _width(options: Options, found: _Found, zero_based: bool) -> int:
 
 
 class _File:
-    """A file that can be parsed again and again, about a megabyte at a time, by scikit-learn."""
+    """A file that can be read again and again, about a megabyte of whole lines at a time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         open_raw(path).close()
-        first = next((line for _, line in self._lines() if _content(line)), b"")
+        first = next((line for block in self._blocks() for line in block.split(b"\n") if _content(line)), b"")
         self.queries = b" qid:" in first.replace(b"\t", b" ")
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        rest, number = b"", 0
+    def _blocks(self) -> Iterator[bytes]:
+        rest = b""
         for block in read_blocks(self.path):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                number += 1
-                yield number, line
+            rest += block
+            at = 0
+            while (end := rest.find(b"\n", at + BLOCK_BYTES)) >= 0:
+                yield rest[at : end + 1]
+                at = end + 1
+            rest = rest[at:]
         if rest:
-            yield number + 1, rest
+            yield rest
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """(number from 1, content) of the lines that are rows."""
+        number = 0
+        for block in self._blocks():
+            for line in block.removesuffix(b"\n").split(b"\n"):
+                number += 1
+                if content := _content(line):
+                    yield number, content
 
     def place(self, row: int) -> str:
         """`file:line`"""
-        numbers = (number for number, line in self._lines() if _content(line))
-        return f"{self.path}:{next((number for i, number in enumerate(numbers) if i == row), row)}"
+        return f"{self.path}:{next((n for i, (n, _) in enumerate(self.numbered()) if i == row), row)}"
 
-    def parsed(self, width: int | None = None) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
-        """(features, labels, queries) of a block of lines: a sparse matrix, float64, int64. InputError: a line is none."""
-        pending: list[tuple[int, bytes]] = []
-        size = 0
-        for number, line in self._lines():
-            pending.append((number, line))
-            size += len(line) + 1
-            if size >= BLOCK_BYTES:
-                yield self._parse(pending, width)
-                pending, size = [], 0
-        yield self._parse(pending, width)
+    def place_of(self, feature: int) -> str:
+        """The first line that has a feature."""
+        lines = (number for number, line in self.numbered() if (_features(line) == feature).any())
+        return f"{self.path}:{next(lines, 0)}"
 
-    def _parse(self, lines: list[tuple[int, bytes]], width: int | None) -> tuple[Any, np.ndarray, np.ndarray]:
-        try:
-            return self._of(b"\n".join(line for _, line in lines), width)
-        except (ValueError, OverflowError):
-            for number, line in lines:
-                try:
-                    self._of(line, width)
-                except (ValueError, OverflowError) as error:
-                    raise InputError(
-                        f"{line.decode('utf-8', 'replace')!r:.80} cannot be read: {error}",
-                        where=f"{self.path}:{number}",
-                        allowed="LABEL [qid:QUERY] FEATURE:VALUE ..., with the features in rising order",
-                    ) from error
-            raise
+    def scanned(self) -> Iterator[tuple[np.ndarray, set[bytes]]]:
+        """(numbers of features, different labels as text) of a block. What a line means is seen when it is parsed."""
+        for block in self._blocks():
+            if b"#" in block:
+                block = b"\n".join(map(_content, block.split(b"\n")))
+            yield _features(block), {words[0] for line in block.split(b"\n") if (words := line.split(None, 1))}
 
-    def _of(self, text: bytes, width: int | None) -> tuple[Any, np.ndarray, np.ndarray]:
+    def parsed(self, width: int, zero_based: bool) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+        """(features, labels, queries) of a block: a sparse matrix, float64, int64. InputError names a line that is none."""
+        for block in self._blocks():
+            try:
+                found = self._parse(block, width, zero_based)
+            except (ValueError, OverflowError):
+                for number, line in self.numbered():
+                    try:
+                        self._parse(line, width, zero_based)
+                    except (ValueError, OverflowError) as error:
+                        raise InputError(
+                            f"{line.decode('utf-8', 'replace')!r:.80} cannot be read: {error}",
+                            where=f"{self.path}:{number}",
+                            allowed="LABEL [qid:QUERY] FEATURE:VALUE ..., with the features in rising order",
+                        ) from error
+                raise
+            yield found
+
+    def _parse(self, text: bytes, width: int, zero_based: bool) -> tuple[Any, np.ndarray, np.ndarray]:
         from sklearn.datasets import load_svmlight_file
 
-        content = BytesIO(text)
-        x, labels, queries = load_svmlight_file(content, n_features=width, zero_based=True, query_id=True)
+        x, labels, queries = load_svmlight_file(BytesIO(text), n_features=width, zero_based=zero_based, query_id=True)
         if len(queries) != self.queries * len(labels):  # it gives only those of the lines that have one
             raise ValueError("some lines have qid:, and some have none")
         return x, labels, queries
+
+
+def _features(text: bytes) -> np.ndarray:
+    """The whole numbers that stand before a colon: (n,) int64."""
+    letters = np.frombuffer(text, np.uint8)
+    colons = np.flatnonzero(letters == ord(":"))
+    numbers, power, going = np.zeros(len(colons), np.int64), 1, np.ones(len(colons), bool)
+    for back in range(1, MOST_DIGITS + 1):
+        letter = letters[np.maximum(colons - back, 0)]
+        going &= (colons >= back) & (letter >= ord("0")) & (letter <= ord("9"))
+        if not going.any():
+            break
+        if back == 1:
+            colons, letter, numbers, going = colons[going], letter[going], numbers[going], going[going]
+        numbers += np.where(going, letter.astype(np.int64) - ord("0"), 0) * power
+        power *= 10
+    return numbers if power > 1 else numbers[:0]
 
 
 def _content(line: bytes) -> bytes:
@@ -172,23 +204,17 @@ class _Found:
     def of(files: list[_File], options: Options) -> _Found:
         found = _Found()
         for file in files:
-            row = 0
-            for x, labels, _ in file.parsed():
-                if x.nnz and x.indices.min() < found.low:
-                    found.low, found.low_path = int(x.indices.min()), file.path
-                if x.nnz and x.indices.max() > found.high:
-                    found.high, found.high_path = int(x.indices.max()), file.path
+            rows = False
+            for features, labels in file.scanned():
+                rows = rows or bool(labels)
+                if features.size and features.min() < found.low:
+                    found.low, found.low_path = int(features.min()), file.path
+                if features.size and features.max() > found.high:
+                    found.high, found.high_path = int(features.max()), file.path
                 if not options.target:
-                    odd = np.flatnonzero(~(labels == np.floor(labels)))
-                    if odd.size:
-                        what = f"the label is {labels[odd[0]]:g}, which is no whole number"
-                        raise InputError(
-                            what, where=file.place(row + int(odd[0])), fix="target=true for numbers to predict"
-                        )
-                    if file is files[0]:
-                        found.labels.update(np.unique(labels).tolist())
-                row += len(labels)
-            if not row:
+                    numbers = _whole(file, labels)
+                    found.labels |= numbers if file is files[0] else set()
+            if not rows:
                 raise InputError(f"{file.path} holds no rows")
         if len(found.labels) > MOST_CLASSES:
             what = f"{options.path} has more than {MOST_CLASSES:,} different labels"
@@ -196,10 +222,28 @@ class _Found:
         return found
 
 
+def _whole(file: _File, labels: set[bytes]) -> set[float]:
+    """The numbers of labels. InputError: one is no whole number."""
+    numbers = set()
+    for label in labels:
+        try:
+            number = float(label)
+            whole = number == int(number)
+        except (ValueError, OverflowError):
+            whole = False
+        if not whole:
+            line = next((n for n, content in file.numbered() if content.split(None, 1)[0] == label), 0)
+            what = f"the label is {label.decode('utf-8', 'replace')[:40]}, which is no whole number"
+            fix = "target=true for numbers to predict; lines of several labels are not read"
+            raise InputError(what, where=f"{file.path}:{line}", fix=fix)
+        numbers.add(number)
+    return numbers
+
+
 def _rows(file: _File, width: int, zero_based: bool, classes: list[str]) -> Iterator[Rows]:
     numbers = np.array([float(name) for name in classes])  # rising, as classes stand
     row, rows = 0, max(1, min(CHUNK_ROWS, CHUNK_BYTES // (8 * width)))
-    for x, labels, queries in file.parsed(width + (not zero_based)):
+    for x, labels, queries in file.parsed(width, zero_based):
         if classes:
             places = np.searchsorted(numbers, labels).clip(max=len(numbers) - 1)
             odd = np.flatnonzero(numbers[places] != labels)
@@ -212,6 +256,6 @@ def _rows(file: _File, width: int, zero_based: bool, classes: list[str]) -> Iter
         row += len(labels)
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
-            found: Rows = {"x": x[part].toarray()[:, 0 if zero_based else 1 :]}
+            found: Rows = {"x": (x[part] if len(labels) > rows else x).toarray()}
             found |= {"label": places[part]} if classes else {"y": labels[part]}
             yield found | ({"qid": queries[part]} if file.queries else {})
