@@ -425,3 +425,26 @@ def test_sparse_logical_and_what_is_no_array(tmp_path: Path) -> None:
     refused("'z' holds complex128", tmp_path / "5.mat", train="z,y")
     refused("'object' is a MATLAB object of the class table", tmp_path / "73.mat", train="object,y")
     refused("'z' is a MATLAB struct", tmp_path / "73.mat", train="z,y")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_mat_file_that_contradicts_itself(tmp_path: Path, compressed: bool) -> None:
+    """It is told before SciPy, which trusts the file's sizes, reads it; the checksum of what is compressed counts, too."""
+    path = tmp_path / "a.mat"
+    flat = X.reshape(N, 6)[:40]
+    scipy.io.savemat(path, {"x": flat, "y": NUMBERS[:40], "c": {"a": np.arange(3)}}, do_compression=compressed)
+    whole = path.read_bytes()
+    if compressed:
+        changes = {whole.index(b"\x78\x9c") + 30: 0x55, len(whole) - 2: whole[-2] ^ 1}
+    else:
+        changes = {whole.index(np.array([40, 6], "<i4").tobytes()): 41, 128 + 4: 0}
+    for place, value in changes.items():
+        damaged = bytearray(whole)
+        damaged[place] = value
+        path.write_bytes(damaged)
+        refused(
+            f"{path} is not a .mat file that can be read: the (variable|element) at byte [0-9]+ (is damaged|has)", path
+        )
+    path.write_bytes(whole)
+    prepare_dataset("mat", tmp_path / "d", {"path": path, "columns": "x,label", "train": "x,y", "test_fraction": 0})
+    assert (rows(tmp_path)["x"] == flat.astype(np.float32)).all()

@@ -124,8 +124,11 @@ class Hdf5Array:
             )
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype = np.dtype("U") if self._text or self._named else dataset.dtype
-        self._within_the_file()
-        self._written()
+        try:
+            self._within_the_file()
+            self._written()
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise file.bad(name, error) from error
 
     def _within_the_file(self) -> None:
         outside = [entry[0] for entry in self._dataset.external or ()]

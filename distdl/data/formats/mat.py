@@ -19,6 +19,7 @@ import numpy as np
 
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
+from distdl.data.formats._mat5 import check
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
@@ -56,6 +57,8 @@ def open_mat(path: str) -> MatFile | Mat73File:
         raise InputError(f"there is no file {path}", fix="check the path")
     try:
         major, _ = matfile_version(path)
+        if major == 1:
+            check(path)
     except Exception as error:  # SciPy has no word for "this is no such file"
         raise _bad(path, error) from error
     return Mat73File(path) if major == 2 else MatFile(path)
@@ -131,7 +134,7 @@ class MatFile:
 
     def _read(self, name: str, value: Any) -> Array:
         if hasattr(value, "tocsr"):
-            return _Sparse(value)
+            return _Sparse(_sound(value, self.path, name))
         if not isinstance(value, np.ndarray) or value.dtype.names or type(value).__name__ == "MatlabOpaque":
             raise _refused(self.path, name, "structure" if isinstance(value, np.ndarray) else "object")
         if value.dtype.kind == "O":
@@ -184,6 +187,15 @@ class _Sparse:
             yield (matrix[:, start : start + rows] if axis else matrix[start : start + rows]).toarray()
 
 
+def _sound(matrix: Any, path: str, name: str) -> Any:
+    """A sparse matrix whose indices lie within it: SciPy does not look when it makes it dense."""
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise _bad(path, f"'{name}': {error}") from error
+    return matrix
+
+
 class Mat73File:
     """A file of version 7.3."""
 
@@ -228,7 +240,10 @@ class Mat73File:
     def _cells(self, name: str, dataset: Any) -> Iterator[str]:
         """The texts of a cell array, column by column as MATLAB counts them; each lies elsewhere in the file."""
         for reference in self._whole(name, dataset).reshape(-1):
-            cell = self._file.root[reference]
+            try:
+                cell = self._file.root[reference]
+            except (KeyError, OSError, RuntimeError, ValueError) as error:
+                raise self._file.bad(name, error) from error
             if _class(cell) != "char" and not cell.attrs.get("MATLAB_empty"):
                 raise _refused(self.path, name, "cell array of other things than text")
             texts = [""] if cell.attrs.get("MATLAB_empty") else self._text(name, cell)
@@ -253,7 +268,7 @@ class Mat73File:
         try:
             rows, starts = int(group.attrs["MATLAB_sparse"]), group["jc"][...]
             inside = (group["data"][...], group["ir"][...]) if "data" in group else ([], [])
-            return _Sparse(csc_matrix((*inside, starts), shape=(rows, len(starts) - 1)))
+            return _Sparse(_sound(csc_matrix((*inside, starts), shape=(rows, len(starts) - 1)), self.path, name))
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise self._file.bad(name, error) from error
 
