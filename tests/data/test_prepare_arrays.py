@@ -216,10 +216,13 @@ def test_memory_is_bounded(tmp_path: Path, kind: str, axes: str) -> None:
             file.create_dataset("x", data=x, chunks=(100, 100))
     del x
     parsed = parse_options(source, options | {"test_fraction": 0})
+    count = 0
     tracemalloc.start()
     try:
         for _, piece in source_module(source).prepare(parsed).chunks:
             assert piece["x"].shape[1] == 4000 and (piece["x"] == 0.5).all()
+            count += len(piece["x"])
+        assert count == 2000
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
