@@ -3,7 +3,8 @@
 A source hands out numbers in the type that its file has, and they are cast here, where all rows pass on their way into a
 data set. A value that the type does not hold is refused with its row, its column and what it is; so is NaN, but for one
 meaning: in a column of 0 and 1 it is an answer that nobody has (`Column.answers`), and that is said. A whole number that
-float32 rounds is refused where the file has an integer, which may be an id or a time, and said where it has a real number.
+float32 rounds is refused where the file has an integer, which may be an id or a time, and said where it has a real number;
+real numbers of which most become the same are refused, too.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class _Checked:
         if found.dtype.kind == "f":
             self._finite(values, found, place)
             if values.dtype == np.float64 and found.dtype != np.float64:
-                self._say_rounded(values, found, place)
+                self._rounding(values, found, place)
         return found
 
     def _finite(self, values: np.ndarray, found: np.ndarray, place: Place) -> None:
@@ -117,12 +118,21 @@ class _Checked:
     def _only_answers(values: np.ndarray) -> bool:
         return bool(((values == 0) | (values == 1)).all())
 
-    def _say_rounded(self, values: np.ndarray, found: np.ndarray, place: Place) -> None:
-        """Count whole numbers that were rounded to others."""
+    def _rounding(self, values: np.ndarray, found: np.ndarray, place: Place) -> None:
+        """Count whole numbers that were rounded to others. InputError: most of what was rounded became the same."""
         exact = _exact(found.dtype)
         if max(found.max(), -found.min()) < exact:
             return
-        lost = (np.abs(values) > exact) & (values == np.floor(values)) & (found.astype(values.dtype) != values)
+        lost = (np.abs(values) > exact) & (found.astype(values.dtype) != values)
+        if not (bad := _first(lost)):
+            return
+        before, after = np.unique(values[lost]), np.unique(found[lost])
+        if 2 * len(after) < len(before):
+            such = f"such as {before[0]:.10g} and {before[1]:.10g}"
+            told = f"{len(before):,} different numbers, {such}, become {len(after):,}"
+            fix = "subtract a start or divide, so that they become small"
+            raise InputError(f"in the column '{self.name}' {told} as {found.dtype}", where=place(bad[0]), fix=fix)
+        lost &= values == np.floor(values)
         if bad := _first(lost):
             self.first_rounded = self.first_rounded or f"{place(bad[0])}: {values[bad]:.0f} becomes {found[bad]:.0f}"
             self.rounded += int(np.count_nonzero(lost))

@@ -113,6 +113,23 @@ def test_whole_numbers_that_are_rounded(capsys: pytest.CaptureFixture[str]) -> N
     assert "a.npz, row 1 (split 'train'): 20123457 becomes 20123456" in said
 
 
+def test_numbers_that_would_become_the_same() -> None:
+    """Seconds since 1970 lie on steps of 128 in float32; what differs by more than that stays."""
+    columns = {"x": Column("float32")}
+    times = 1.7e9 + np.arange(0, 500, 25.5)
+    pieces = numbered([{"x": times - 1.7e9}, {"x": times}])
+    prepared = Prepared(
+        columns, (("train", rows) for rows in pieces), place=lambda split, name, row: f"a.mat, row {row}"
+    )
+    with pytest.raises(
+        InputError, match=r"a.mat, row 2. .*: in the column 'x' 19 different numbers.*become [3-6] as float32"
+    ):
+        list(in_range(prepared))
+    apart = 1.7e9 + 1000 * np.arange(20)
+    ((_, rows),) = in_range(Prepared(columns, iter([("train", {"x": apart})])))
+    assert len(set(rows["x"].tolist())) == 20
+
+
 def test_real_numbers_do_not_become_whole_ones() -> None:
     columns = {"label": Column("int64")}
     assert [

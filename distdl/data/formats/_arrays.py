@@ -123,7 +123,7 @@ def find(file: ArrayFile, name: str) -> Array:
     """The array of that name. InputError that lists what the file has."""
     if (found := file.array(name)) is None:
         have = file.names()
-        near = did_you_mean(name, have) if len(have) <= MOST_LISTED else ""
+        near = did_you_mean(name, have) if 0 < len(have) <= MOST_LISTED else ""
         raise InputError(f"{file.path} has no array '{name}'", allowed=_listed(have), fix=near)
     return found
 
@@ -171,8 +171,9 @@ class _Part:
                 raise InputError(f"{file.path}: '{self.array_of[column]}' is one number, not an array of rows")
             texts = array.dtype.kind == "U" and column == LABEL and column != self.samples
             if array.dtype.kind not in "biuf" and not texts:
+                held = "text" if array.dtype == "U" else array.dtype
                 raise InputError(
-                    f"{file.path}: '{self.array_of[column]}' holds {array.dtype}", allowed="whole or real numbers"
+                    f"{file.path}: '{self.array_of[column]}' holds {held}", allowed="whole or real numbers"
                 )
         self.axes = options.axes or tuple(range(len(self.arrays[self.samples].shape)))
         if sorted(self.axes) != list(range(len(self.arrays[self.samples].shape))):

@@ -189,4 +189,7 @@ class Hdf5Array:
 
 def h5py_word(dtype: np.dtype[Any]) -> str:
     """A type for a person."""
+    metadata: Any = dtype.metadata or {}
+    if dtype.kind == "S" or metadata.get("vlen") in (str, bytes):
+        return "text"
     return "records" if dtype.names else "references or lists of unequal length" if dtype.kind == "O" else str(dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
-from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
+from distdl.data.formats._hdf5 import Hdf5, Hdf5Array, h5py_word
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
@@ -43,7 +43,9 @@ class Hdf5File:
     def names(self) -> dict[str, str]:
         found = {}
         for name, dataset in self._file.datasets():
-            found[name] = f"{dataset.dtype} {list(dataset.shape or ())}" if dataset is not None else "(a link)"
+            found[name] = (
+                f"{h5py_word(dataset.dtype)} {list(dataset.shape or ())}" if dataset is not None else "(a link)"
+            )
             for attribute in dataset.attrs if dataset is not None else ():
                 if (size := dataset.attrs.get_id(attribute).shape) and len(size) == 1:
                     found[f"{name}@{attribute}"] = f"[{size[0]}]"
