@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from distdl.data.manifest import Column
+from distdl.data.store import is_remote, remote_file
 from distdl.errors import InputError
 
 Rows = dict[str, Any]  # column -> array (n, *shape), or list of bytes
@@ -71,6 +72,21 @@ def open_raw(path: str | Path) -> BinaryIO:
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}", fix="check the path")
     return gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def open_anywhere(path: str) -> BinaryIO:
+    """A file of this machine or of a store (s3://...), as it is, to be read from any place in it.
+    InputError: there is none."""
+    if not is_remote(path):
+        if not Path(path).is_file():
+            raise InputError(f"there is no file {path}", fix="check the path")
+        return open(path, "rb")
+    folder, _, name = path.rpartition("/")
+    filesystem, inside = remote_file(folder, name)
+    try:
+        return filesystem.open_input_file(inside)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}", fix="check the path") from None
 
 
 def read_blocks(path: str | Path) -> Iterator[bytes]:

@@ -228,6 +228,18 @@ def test_memory_is_bounded(tmp_path: Path, kind: str, axes: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "mat5", "mat73"])
+def test_a_file_of_a_store(tmp_path: Path, kind: str) -> None:
+    """A URI, which is read through pyarrow's file systems; one that is not there is told."""
+    source, write = KINDS[kind]
+    path = write(tmp_path / "a", x=X, y=NUMBERS)
+    options = {"path": path.as_uri(), "columns": "x,label", "train": "x,y", "test_fraction": 0}
+    prepare_dataset(source, tmp_path / "d", options)
+    assert (rows(tmp_path)["x"] == X.astype(np.float32)).all() and (rows(tmp_path)["label"] == NUMBERS).all()
+    with pytest.raises(InputError, match=r"there is no file file:.*none"):
+        prepare_dataset(source, tmp_path / "e", options | {"path": (tmp_path / "none").as_uri()})
+
+
 # -- npz ---------------------------------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distdl.data.raw import open_anywhere
+from distdl.data.store import is_remote
 from distdl.errors import InputError
 
 HELD_BYTES = 256 << 20
@@ -33,10 +34,9 @@ class Hdf5:
 
     def __init__(self, path: str, source: str, what: str = "an HDF5 file") -> None:
         self.path, self.h5py, self._what = path, library(source), what
-        if not Path(path).is_file():
-            raise InputError(f"there is no file {path}", fix="check the path")
-        try:
-            self.root = self.h5py.File(path, "r", locking="best-effort")
+        file = open_anywhere(path)
+        try:  # by its path where it has one, which is faster
+            self.root = self.h5py.File(file if is_remote(path) else path, "r", locking="best-effort")
         except OSError as error:
             raise InputError(f"{path} is not {what} that can be read: {error}", fix="copy it again") from error
 

@@ -23,33 +23,30 @@ NUMBERS = range(6, 16)
 MOST_LEVELS = 50
 
 
-def check(path: str) -> None:
+def check(file: BinaryIO) -> None:
     """ValueError or zlib.error: the file is damaged, and where."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        order = {b"IM": "<", b"MI": ">"}.get(file.read(HEADER_BYTES)[126:])
-        if order is None:
-            raise ValueError("its header says no order of bytes")
-        while (at := file.tell()) < size:
-            tag = file.read(8)
-            if len(tag) < 8:
-                raise ValueError(f"it ends within the element at byte {at}")
-            kind, count = struct.unpack(f"{order}II", tag)
-            if kind not in (MATRIX, COMPRESSED) or at + 8 + count > size:
-                raise ValueError(
-                    f"the element at byte {at} has the type {kind} and {count:,} bytes, of {size - at - 8:,}"
-                )
-            try:
-                if kind == MATRIX:
-                    _Elements(_Plain(file), order).matrix(count)
-                else:
-                    unpacked = _Unpacked(file, count)
-                    elements = _Elements(unpacked, order)
-                    elements.inner_matrix()
-                    unpacked.end()
-            except (ValueError, zlib.error) as error:
-                raise ValueError(f"the variable at byte {at} is damaged: {error}") from error
-            file.seek(at + 8 + count)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    order = {b"IM": "<", b"MI": ">"}.get(file.read(HEADER_BYTES)[126:])
+    if order is None:
+        raise ValueError("its header says no order of bytes")
+    while (at := file.tell()) < size:
+        tag = file.read(8)
+        if len(tag) < 8:
+            raise ValueError(f"it ends within the element at byte {at}")
+        kind, count = struct.unpack(f"{order}II", tag)
+        if kind not in (MATRIX, COMPRESSED) or at + 8 + count > size:
+            raise ValueError(f"the element at byte {at} has the type {kind} and {count:,} bytes, of {size - at - 8:,}")
+        try:
+            if kind == MATRIX:
+                _Elements(_Plain(file), order).matrix(count)
+            else:
+                unpacked = _Unpacked(file, count)
+                _Elements(unpacked, order).inner_matrix()
+                unpacked.end()
+        except (ValueError, zlib.error) as error:
+            raise ValueError(f"the variable at byte {at} is damaged: {error}") from error
+        file.seek(at + 8 + count)
 
 
 class _Plain:

@@ -12,15 +12,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
 from distdl.data.formats._mat5 import check
-from distdl.data.raw import Prepared
+from distdl.data.raw import Prepared, open_anywhere
 from distdl.errors import InputError
 
 ENDINGS = (".mat",)
@@ -53,15 +52,14 @@ def open_mat(path: str) -> MatFile | Mat73File:
         from scipy.io.matlab import matfile_version
     except ImportError as error:
         raise InputError(f"the source mat needs SciPy: {error}", fix="pip install 'distdl[mat]'") from error
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}", fix="check the path")
+    file = open_anywhere(path)
     try:
-        major, _ = matfile_version(path)
+        major, _ = matfile_version(file)
         if major == 1:
-            check(path)
+            check(file)
     except Exception as error:  # SciPy has no word for "this is no such file"
         raise _bad(path, error) from error
-    return Mat73File(path) if major == 2 else MatFile(path)
+    return Mat73File(path) if major == 2 else MatFile(path, file)
 
 
 def _bad(path: str, error: object) -> InputError:
@@ -77,12 +75,12 @@ class MatFile:
 
     matrices = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, file: BinaryIO) -> None:
         from scipy.io import whosmat
 
-        self.path = path
+        self.path, self._file = path, file
         try:
-            self._have = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+            self._have = {name: (shape, kind) for name, shape, kind in whosmat(file)}
         except Exception as error:  # a damaged file fails inside SciPy in many ways
             raise _bad(path, error) from error
         self._structures: dict[str, Any] = {}
@@ -123,9 +121,9 @@ class MatFile:
         try:  # mat_dtype: MATLAB stores whole numbers of any type in as few bytes as hold them
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # which it would make real
-                value = loadmat(self.path, variable_names=[name], mat_dtype=True, chars_as_strings=True)[name]
+                value = loadmat(self._file, variable_names=[name], mat_dtype=True, chars_as_strings=True)[name]
         except np.exceptions.ComplexWarning:
-            value = loadmat(self.path, variable_names=[name], chars_as_strings=True)[name]
+            value = loadmat(self._file, variable_names=[name], chars_as_strings=True)[name]
         except Exception as error:  # a damaged file fails inside SciPy in many ways
             raise _bad(self.path, f"'{name}': {error}") from error
         if kind == "struct":

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
-from distdl.data.raw import Prepared
+from distdl.data.raw import Prepared, open_anywhere
 from distdl.errors import InputError
 
 ENDINGS = (".npz",)
@@ -57,10 +57,9 @@ class NpzFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        if not Path(path).is_file():
-            raise InputError(f"there is no file {path}", fix="check the path")
+        file = open_anywhere(path)
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file)
         except DAMAGED as error:
             raise self.bad(error) from error
 
