@@ -150,6 +150,10 @@ def test_a_split_of_its_own(tmp_path: Path, kind: str) -> None:
     other = write(tmp_path / "third", x=tx, y=np.array(["2"] * 5 + ["new", "2"]))
     with pytest.raises(InputError, match=r"third.*'y', row 5: the label is 'new', which is none of the 3 classes"):
         prepared(kind, tmp_path, {"test_path": other}, x=X[:50], y=WORDS[:50])
+    for y, test in ((NUMBERS, WORDS), (WORDS, NUMBERS)):
+        other = write(tmp_path / f"{y[0]}", x=tx, y=test[:7])
+        with pytest.raises(InputError, match=r"labels of the training rows \('y'\) are .*, those of the test rows"):
+            prepared(kind, tmp_path, {"test_path": other}, x=X[:50], y=y[:50])
 
 
 @each_kind

@@ -98,6 +98,7 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
     if options.test or options.test_path:
         other = open_file(options.test_path) if options.test_path else file
         test = _Part(options, other, options.test or options.train)
+        _same_kind_of_labels(train, test)
     names = _class_names(options, file, train)
     columns = train.columns(names)
     for name, column in (test.columns(names) if test else {}).items():
@@ -117,6 +118,18 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
 
     record = {LABEL: {"kind": "class", "version": 1, "classes": names}} if names else {}
     return Prepared(columns, chunks(), {"classes": names} if names else {}, record, place)
+
+
+def _same_kind_of_labels(train: _Part, test: _Part) -> None:
+    """InputError: one split has names of classes, the other numbers, and which is which nobody says."""
+    kinds = [part.arrays[LABEL].dtype.kind == "U" for part in (train, test) if LABEL in part.arrays]
+    if len(set(kinds)) > 1:
+        held = ["names of classes" if texts else "numbers" for texts in kinds]
+        raise InputError(
+            f"the labels of the training rows ('{train.array_of[LABEL]}') are {held[0]}, those of the test rows "
+            f"('{test.array_of[LABEL]}' of {test.file.path}) {held[1]}",
+            fix="store both in one way",
+        )
 
 
 def find(file: ArrayFile, name: str) -> Array:
