@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -87,6 +88,14 @@ def open_anywhere(path: str) -> BinaryIO:
         return filesystem.open_input_file(inside)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}", fix="check the path") from None
+
+
+def check_other_file(path: str, test_path: str) -> None:
+    """InputError: the test split would be the training rows once more."""
+    if test_path and os.path.realpath(path) == os.path.realpath(test_path):
+        raise InputError(
+            f"test_path is the same file as path, {path}", fix="leave it out, and hold out a test_fraction"
+        )
 
 
 def read_blocks(path: str | Path) -> Iterator[bytes]:

@@ -185,6 +185,9 @@ def test_what_there_is_is_told(tmp_path: Path, kind: str) -> None:
         ({"train": "x,label"}, r"has no array 'label'\n.*labels.*\n.*did you mean 'labels'"),
         ({"train": ""}, r"arrays .* for 2 columns.*\n.*has .*labels"),
         ({"path": tmp_path / "none"}, "there is no file"),
+        ({"train": "x,x"}, "the array 'x' is the label and another column"),
+        ({"train": "x,labels", "test_path": path}, "test_path is the same file as path"),
+        ({"train": "x,labels", "test": "x,labels"}, "test=x,labels has arrays of train=x,labels"),
         ({"train": "x,labels", "classes": "x"}, "'x' holds float.*\n.*names of classes"),
     ):
         with pytest.raises(InputError, match=words):

@@ -101,6 +101,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     refused("1 qid:1 1:2\n0 1:3\n", r"a:2: .*some lines have qid")
     refused("0 1:2\n1 qid:1 1:3\n1 1:2\n", r"a:2: .*some lines have qid")
     refused("# nothing\n\n", "a holds no rows")
+    refused(fine, "test_path is the same file as path", test_path=tmp_path / "a")
     (tmp_path / "b").write_text("7 1:3\n")
     refused(fine, r"b:1: the label is 7, which is none of the 1 classes.*\n.*allowed: 1", test_path=tmp_path / "b")
     (tmp_path / "b").write_text("1 qid:2 1:3\n")

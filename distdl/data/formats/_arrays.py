@@ -12,7 +12,7 @@ import numpy as np
 from distdl.columns import NO_LABEL
 from distdl.data.classes import in_order
 from distdl.data.manifest import ITEM_BYTES, Column
-from distdl.data.raw import Prepared, Rows
+from distdl.data.raw import Prepared, Rows, check_other_file
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.data.values import numbered
 from distdl.errors import InputError, did_you_mean
@@ -95,10 +95,18 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
     file = open_file(options.path)
     train = _Part(options, file, options.train)
     test = None
+    if not options.test:
+        check_other_file(options.path, options.test_path)
+    elif set(options.test) & set(options.train) and options.test_path in ("", options.path):
+        what = f"test={','.join(options.test)} has arrays of train={','.join(options.train)}"
+        raise InputError(what, fix="leave it out, and hold out a test_fraction")
     if options.test or options.test_path:
         other = open_file(options.test_path) if options.test_path else file
         test = _Part(options, other, options.test or options.train)
         _same_kind_of_labels(train, test)
+    if LABEL in train.array_of and options.train.count(train.array_of[LABEL]) > 1:
+        what = f"the array '{train.array_of[LABEL]}' is the label and another column: {', '.join(options.train)}"
+        raise InputError(what, fix="what is to be learned is no part of the samples")
     names = _class_names(options, file, train)
     columns = train.columns(names)
     for name, column in (test.columns(names) if test else {}).items():

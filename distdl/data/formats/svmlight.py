@@ -12,7 +12,7 @@ import numpy as np
 
 from distdl.data.classes import in_order
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows, open_raw, read_blocks
+from distdl.data.raw import Prepared, Rows, check_other_file, open_raw, read_blocks
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.data.values import numbered
 from distdl.errors import InputError
@@ -47,6 +47,7 @@ def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), dense; `label` int64 or `y` float32; `qid` int64, the query of a row, where the lines have one. The
     files are read twice: for what there is, then for the rows."""
     check_fraction(options.test_fraction)
+    check_other_file(options.path, options.test_path)
     files = [_File(path) for path in (options.path, options.test_path) if path]
     if len({file.queries for file in files}) > 1:
         raise InputError(f"only one of {options.path} and {options.test_path} has qid: in its lines")
