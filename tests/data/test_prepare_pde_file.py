@@ -145,3 +145,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     refused(
         r"'w' is \[11, 5, 5\], in which the axes a 5, b 5, t 11 are not told apart", square, axes="a,b,t", values="w"
     )
+
+
+def test_the_real_burgers(tmp_path: Path, data_folder: Path) -> None:
+    """The file that MATLAB wrote for Raissi et al. has Cole and Hopf's solution."""
+    path = data_folder / "burgers" / "burgers_shock.mat"
+    if not path.is_file():
+        pytest.skip("no burgers in DISTDL_DATA")
+    manifest = prepare_dataset("pde_file", tmp_path / "d", {"path": path})
+    assert {name: split.rows for name, split in manifest.splits.items()} == {"test": 25_600, "train": 10_100}
+    got = rows(tmp_path / "d", "test")
+    assert abs(got["u"][:, 0] - pde.burgers_solution(got["x"])).max() < 1e-9
