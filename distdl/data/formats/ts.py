@@ -11,7 +11,6 @@ With time stamps a value is a pair, (time,value). `Name_TRAIN.ts` takes the `Nam
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,10 +21,10 @@ from typing import Literal
 import numpy as np
 
 from distdl.data.raw import Prepared, open_raw
-from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, number, prepare_series, tell
+from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series, tell
+from distdl.data.series.lines import flag, lines_of, number, numbers, whole
 from distdl.errors import InputError, did_you_mean
 
-MISSING = ("?", "nan")
 PAIR = re.compile(r"\(([^()]*),([^(),]*)\)")
 FLAGS = ("timestamps", "missing", "univariate", "equallength", "targetlabel")
 COUNTS = ("dimension", "dimensions", "serieslength")
@@ -81,20 +80,6 @@ def open_series(path: str, options: Options) -> SeriesFile:
     return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options))
 
 
-def lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank."""
-    with open_raw(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-        n = 0
-        try:
-            for n, line in enumerate(text, 1):
-                if stripped := line.strip():
-                    yield n, stripped
-        except UnicodeDecodeError as error:
-            raise InputError(f"the text is not UTF-8: {error}", where=f"{path}:{n + 1}", fix="convert it") from error
-        except (EOFError, OSError) as error:
-            raise InputError(f"{path} cannot be read to its end: {error}", fix="download it again") from error
-
-
 class _Header:
     """What stands before @data."""
 
@@ -126,18 +111,14 @@ class _Header:
         if low not in KEYS:
             raise InputError(f"there is no header line @{key}", where=where, fix=did_you_mean(low, KEYS))
         if low in FLAGS or low == "classlabel":
-            if not rest or rest[0].lower() not in ("true", "false") or (low in FLAGS and len(rest) > 1):
-                raise InputError(f"@{key} is {' '.join(rest)!r}", where=where, allowed="true, false")
-            self.flags[low] = rest[0].lower() == "true"
+            self.flags[low] = flag(f"@{key}", rest if low in FLAGS else rest[:1], where)
         if low == "classlabel" and self.flags[low]:
             self.classes = tuple(rest[1:])
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 what = "one class twice" if self.classes else "no classes"
                 raise InputError(f"@{key} true names {what}", where=where, allowed="@classLabel true left right")
         if low in COUNTS:
-            if len(rest) != 1 or not rest[0].isdecimal() or int(rest[0]) < 1:
-                raise InputError(f"@{key} is {' '.join(rest)!r}", where=where, allowed="a number of at least 1")
-            self.counts["dimension" if low == "dimensions" else low] = int(rest[0])
+            self.counts["dimension" if low == "dimensions" else low] = whole(f"@{key}", rest, where)
 
 
 def _of_ts(header: _Header, options: Options) -> Iterator[Series]:
@@ -178,7 +159,7 @@ def _as_promised(header: _Header, values: np.ndarray, first: int, where: str) ->
 
 def _dimensions(body: str, where: str) -> np.ndarray:
     """`1,2:3,4` -> (T, D)."""
-    return _stacked([_numbers(part.split(","), where) for part in body.split(":")], where)
+    return _stacked([numbers(part.split(","), where) for part in body.split(":")], where)
 
 
 def _stacked(columns: list[np.ndarray], where: str) -> np.ndarray:
@@ -189,25 +170,6 @@ def _stacked(columns: list[np.ndarray], where: str) -> np.ndarray:
             f"dimension {odd + 1} has {lengths[odd]:,} time points, dimension 1 {lengths[0]:,}", where=where
         )
     return np.stack(columns, axis=1)
-
-
-def _numbers(texts: list[str], where: str) -> np.ndarray:
-    """(T,) float64; NaN is missing."""
-    try:
-        found = np.array([float(text) for text in texts])
-        if np.isfinite(found).all() and not any("_" in text for text in texts):
-            return found
-    except ValueError:
-        pass
-    found = np.array([number(text) for text in texts])
-    for i in np.flatnonzero(~np.isfinite(found)).tolist():
-        if texts[i].strip().lower() not in MISSING:
-            raise InputError(
-                f"value {i + 1} is {texts[i].strip()!r:.60}, which is not a finite number",
-                where=where,
-                allowed="numbers, and ? for a missing one",
-            )
-    return found
 
 
 def _pairs(body: str, where: str, how: str) -> np.ndarray:
@@ -223,7 +185,7 @@ def _pairs(body: str, where: str, how: str) -> np.ndarray:
                 where=where,
                 allowed="(time,value),(time,value)",
             )
-        columns.append(_numbers([value for _, value in pairs], where))
+        columns.append(numbers([value for _, value in pairs], where))
         here = [time.strip() for time, _ in pairs]
         if d and here != times:
             raise InputError(
@@ -278,7 +240,7 @@ def _of_tsv(path: str) -> Iterator[Series]:
                 where=where,
                 fix="complete the line; unequal lengths are padded with NaN at the end",
             )
-        values = _numbers(texts, where)
+        values = numbers(texts, where)
         there = np.flatnonzero(~np.isnan(values))
         if not len(there):
             raise InputError("the series has no values", where=where, fix="remove the line")

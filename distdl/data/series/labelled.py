@@ -8,7 +8,6 @@ A row is `x` (T, D) with `frames`, of which the rest is padding; or, as `layout=
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from distdl.data.classes import in_order, same_numbers
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.series.lines import number
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
@@ -180,14 +180,6 @@ def _target(series: Series) -> float:
     if not abs(value) <= float(np.finfo(np.float32).max):
         raise InputError(f"the target {series.answer!r} is not a finite number", where=series.where)
     return value
-
-
-def number(text: str) -> float:
-    """A number as files write it; NaN for anything else."""
-    try:
-        return float(text) if "_" not in text else math.nan  # Python reads 1_000 as a number
-    except ValueError:
-        return math.nan
 
 
 def _classes(file: SeriesFile, facts: _Facts) -> list[str]:
