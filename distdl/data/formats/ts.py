@@ -1,4 +1,4 @@
-"""Labelled series of the UCR and UEA archives: `.ts`, and `.tsv` (label first).
+"""Labelled series of the UCR and UEA archives: `.ts`, `.tsv` (label first), and `.arff` (`series/arff_series.py`).
 
     @problemName Gestures                    1 <tab> 0.5 <tab> 0.25 <tab> NaN
     @timeStamps false                        the class, then the values; NaN at the end is padding
@@ -15,14 +15,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from distdl.data.raw import Prepared, open_raw
-from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series, tell
+from distdl.data.series.arff_series import of_arff
+from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
 from distdl.data.series.lines import flag, lines_of, number, numbers, whole
+from distdl.data.series.pairs import find_pair
 from distdl.errors import InputError, did_you_mean
 
 PAIR = re.compile(r"\(([^()]*),([^(),]*)\)")
@@ -46,28 +47,8 @@ class Options(SeriesOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (T, D), of which `frames` count (other shapes by `layout`); `label` int64 or `y` float32."""
-    train, test = find_pair(options.path, options.test_path, (".ts", ".tsv"))
+    train, test = find_pair(options.path, options.test_path, (".ts", ".tsv", ".arff"))
     return prepare_series(options, open_series(train, options), open_series(test, options) if test else None)
-
-
-def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str, str]:
-    """The training file and the test file, which is "" where there is none."""
-    named = Path(path)
-    if named.is_dir():
-        found = sorted(
-            p for p in named.iterdir() if p.name.removesuffix(".gz").endswith(tuple(f"_TRAIN{e}" for e in endings))
-        )
-        if len(found) != 1:
-            raise InputError(
-                f"{path} holds {len(found)} files that end in {' or '.join(f'_TRAIN{e}' for e in endings)}",
-                fix="name the file: path=" + (str(found[0]) if found else f"{path}/..."),
-            )
-        named, path = found[0], str(found[0])
-    beside = named.with_name(named.name.replace("_TRAIN.", "_TEST."))
-    if not test_path and beside != named and beside.is_file():
-        tell(f"{beside} is the split test of {named}")
-        test_path = str(beside)
-    return path, test_path
 
 
 def open_series(path: str, options: Options) -> SeriesFile:
@@ -75,6 +56,8 @@ def open_series(path: str, options: Options) -> SeriesFile:
     open_raw(path).close()
     if path.removesuffix(".gz").endswith(".tsv"):
         return SeriesFile(path, "class", (), lambda: _of_tsv(path))
+    if path.removesuffix(".gz").endswith(".arff"):
+        return of_arff(path)
     header = _Header(path)
     answers: Literal["class", "number", "none"] = "class" if header.classes else "number" if header.target else "none"
     return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options))

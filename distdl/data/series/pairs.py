@@ -1,0 +1,28 @@
+"""`Name_TRAIN.ts` and `Name_TEST.ts` belong together, as the archives name their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distdl.data.series.labelled import tell
+from distdl.errors import InputError
+
+
+def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str, str]:
+    """The training file and the test file, which is "" where there is none."""
+    named = Path(path)
+    if named.is_dir():
+        found = sorted(
+            p for p in named.iterdir() if p.name.removesuffix(".gz").endswith(tuple(f"_TRAIN{e}" for e in endings))
+        )
+        if len(found) != 1:
+            raise InputError(
+                f"{path} holds {len(found)} files that end in {' or '.join(f'_TRAIN{e}' for e in endings)}",
+                fix="name the file: path=" + (str(found[0]) if found else f"{path}/..."),
+            )
+        named, path = found[0], str(found[0])
+    beside = named.with_name(named.name.replace("_TRAIN.", "_TEST."))
+    if not test_path and beside != named and beside.is_file():
+        tell(f"{beside} is the split test of {named}")
+        test_path = str(beside)
+    return path, test_path
