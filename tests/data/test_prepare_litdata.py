@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import types
 from pathlib import Path
 from typing import Any
 
@@ -201,20 +202,31 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
         made(tmp_path)
 
 
+@pytest.fixture
+def library() -> Any:
+    """litdata's own writer."""
+    pytest.importorskip("zstd", reason="zstd, which litdata packs with, is not installed")
+    pytest.importorskip("litdata.streaming.item_loader", reason="litdata is not installed")
+    import litdata.streaming
+    import torch
+
+    return types.SimpleNamespace(Cache=litdata.streaming.Cache, item_loader=litdata.streaming.item_loader, torch=torch)
+
+
+def finish(cache: Any) -> None:
+    cache.done()
+    cache.merge()
+
+
 @pytest.mark.parametrize("config", [{}, {"compression": "zstd"}, {"compression": "zstd", "compression_level": "chunk"}])
-def test_chunks_that_the_library_wrote(tmp_path: Path, config: dict[str, str]) -> None:
-    streaming = pytest.importorskip("litdata.streaming", reason="litdata is not installed")
-    torch = pytest.importorskip("torch")
-    if config:
-        pytest.importorskip("zstd", reason="zstd, which litdata packs with, is not installed")
-    cache = streaming.Cache(str(tmp_path / "l"), chunk_size=2, **config)
+def test_chunks_that_the_library_wrote(tmp_path: Path, library: Any, config: dict[str, str]) -> None:
+    cache, torch = library.Cache(str(tmp_path / "l"), chunk_size=2, **config), library.torch
     for i in range(5):
         arrays = {"a": np.full((2, 2), i, np.int16), "v": np.arange(3.0) + i, "t": torch.full((1, 2), float(i))}
         pictures = {"raw": Image.new("L", (3, 2), i)}
         numbers = {"n": i, "f": i / 3, "ok": i > 2, "label": "ab"[i % 2], "blob": bytes(i)}
         cache[i] = {**arrays, **pictures, **numbers, "deep": {"w": torch.tensor([i])}}
-    cache.done()
-    cache.merge()
+    finish(cache)
     rows, _ = made(tmp_path)
     assert rows["n"].tolist() == [0, 1, 2, 3, 4] and rows["f"].tolist() == [i / 3 for i in range(5)]
     assert rows["label"].tolist() == [0, 1, 0, 1, 0] and rows["ok"].tolist() == [0, 0, 0, 1, 1]
@@ -224,26 +236,20 @@ def test_chunks_that_the_library_wrote(tmp_path: Path, config: dict[str, str]) -
 
 
 @pytest.mark.parametrize("config", [{}, {"compression": "zstd"}])
-def test_plain_rows_and_tokens_that_the_library_wrote(tmp_path: Path, config: dict[str, str]) -> None:
-    streaming = pytest.importorskip("litdata.streaming", reason="litdata is not installed")
-    torch = pytest.importorskip("torch")
-    if config:
-        pytest.importorskip("zstd", reason="zstd, which litdata packs with, is not installed")
-    cache = streaming.Cache(str(tmp_path / "l"), chunk_size=2, **config)
+def test_plain_rows_and_tokens_that_the_library_wrote(tmp_path: Path, library: Any, config: dict[str, str]) -> None:
+    cache, torch = library.Cache(str(tmp_path / "l"), chunk_size=2, **config), library.torch
     for i in range(5):
         cache[i] = {"label": i % 3, "text": f"t{i}", "deep": {"x": i / 2}}
-    cache.done()
-    cache.merge()
+    finish(cache)
     rows, manifest = made(tmp_path, fields="label,text,deep.x")
     assert rows["label"].tolist() == [0, 1, 2, 0, 1] and manifest.info["classes"] == ["0", "1", "2"]
     assert rows["text"] == [f"t{i}".encode() for i in range(5)] and rows["deep_x"].tolist() == [0, 0.5, 1, 1.5, 2]
     if config:
         return
-    loader = pytest.importorskip("litdata.streaming.item_loader").TokensLoader(block_size=4)
-    cache = streaming.Cache(str(tmp_path / "tokens"), chunk_size=2, item_loader=loader)
+    loader = library.item_loader.TokensLoader(block_size=4)
+    cache = library.Cache(str(tmp_path / "tokens"), chunk_size=2, item_loader=loader)
     for i in range(4):
         cache[i] = torch.arange(5 * i, 5 * i + 5, dtype=torch.int32)
-    cache.done()
-    cache.merge()
+    finish(cache)
     rows, _ = made(tmp_path, path=tmp_path / "tokens", context=4)
     assert rows["tokens"].tolist() == [list(range(i, i + 5)) for i in (0, 4, 8, 12)]
