@@ -97,7 +97,7 @@ def test_series_of_several_dimensions_and_of_one(tmp_path: Path) -> None:
     assert rows["x"].tolist() == [[[1, -4], [2, 0.5], [3, 6]], [[7, 9], [8, 10], [0, 0]]]
     assert rows["frames"].tolist() == [3, 2] and rows["label"].tolist() == [1, 0]
     flat = "@relation t\n@attribute a numeric\n@attribute b numeric\n@attribute y numeric\n@data\n1,2,0.5\n3,?,-1\n"
-    rows = series(tmp_path, flat)
+    rows = series(tmp_path, flat, target_scale="none")
     assert rows["x"][..., 0].tolist() == [[1, 2], [3, 0]] and rows["frames"].tolist() == [2, 1]
     assert rows["y"].tolist() == [0.5, -1]
     with pytest.raises(InputError, match=r"s.arff:9: dimension 2 has 2 values, there are 3 attributes"):

@@ -74,7 +74,7 @@ def test_dimensions_regression_and_missing_values(tmp_path: Path, capsys: pytest
     text = "@timeStamps false\n@univariate false\n@dimensions 2\n@targetLabel true\n@data\n?,2,?,4:0,0,1,NaN:-1.5\n"
     text += "1,1,1,1:2,4,2,4:1e3\n"
     assert "s.ts:6: 3 of the series' 8 values are missing" in refused(tmp_path, text)
-    rows, manifest = ts(tmp_path, text, missing="interpolate")
+    rows, manifest = ts(tmp_path, text, missing="interpolate", target_scale="none")
     assert rows["x"][0].tolist() == [[2, 0], [2, 0], [3, 1], [4, 1]] and rows["y"].tolist() == [-1.5, 1000]
     assert manifest.info["missing_values"] == 3 and "3 missing values become: interpolate" in capsys.readouterr().err
     assert ts(tmp_path, text, missing="zero")[0]["x"][0].tolist() == [[0, 0], [2, 0], [0, 1], [4, 0]]
@@ -82,6 +82,16 @@ def test_dimensions_regression_and_missing_values(tmp_path: Path, capsys: pytest
     rows, _ = ts(tmp_path, text, missing="interpolate", normalise="series")
     assert rows["x"][1].tolist() == [[0, -1], [0, 1], [0, -1], [0, 1]]  # a series that does not change becomes 0
     assert rows["x"][0].mean(0) == pytest.approx([0, 0], abs=1e-6) and rows["x"][0].std(0) == pytest.approx([1, 1])
+
+
+def test_targets_are_standardised_over_the_training_rows(tmp_path: Path) -> None:
+    lines = "".join(f"{i},{i}:{i}\n" for i in range(40))
+    rows, manifest = ts(tmp_path, "@targetLabel true\n@data\n" + lines, test_fraction=0.5)
+    scale = manifest.preparation["y"]["scale"]
+    x, y = rows["x"][:, 0, 0], rows["y"]  # a series holds its own target
+    assert 5 < len(y) < 35 and manifest.preparation["y"]["center"] == pytest.approx(x.mean())
+    assert y.mean() == pytest.approx(0, abs=1e-6) and y.std() == pytest.approx(1)
+    assert scale["method"] == "standard" and y * scale["divide"] + scale["shift"] == pytest.approx(x)
 
 
 def test_time_stamps(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ A row is `x` (T, D) with `frames`, of which the rest is padding; or, as `layout=
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -42,6 +43,8 @@ class SeriesOptions(SplitOptions):
     families and the convolutional ones read; flat: `x` (T * D,), for mlp and its kin."""
     normalise: Literal["none", "series"] = "none"
     """series: each dimension of each series to mean 0 and deviation 1 over the time points of its own that are kept."""
+    target_scale: Literal["standard", "none"] = "standard"
+    """What the numbers to predict become: mean 0 and deviation 1 over the training rows, or as they are."""
     missing: Literal["refuse", "interpolate", "mean", "zero"] = "refuse"
     """What a missing value becomes: a straight line between its neighbours, the mean of its series, or 0."""
 
@@ -81,6 +84,7 @@ class _Facts:
     missing: int = 0
     found: set[str] = field(default_factory=set)
     """Labels that occur."""
+    targets: array[float] = field(default_factory=lambda: array("d"))
 
 
 def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile | None) -> Prepared:
@@ -109,16 +113,23 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
     }
     info: dict[str, Any] = {"series_lengths": [facts.shortest, facts.longest], "missing_values": facts.missing}
     preparation: dict[str, Any] = {next(iter(columns)): record}
+    scale: dict[str, Any] = {}
     if train.answers == "class":
         info["classes"] = classes
         preparation["label"] = {"kind": "class", "version": 1, "classes": classes}
     if train.answers == "number":
-        preparation["y"] = {"kind": "number", "version": 1, "name": "target", "scale": {"kind": "none"}}
+        scale, mean = _target_scale(facts, options, bool(test))
+        preparation["y"] = {"kind": "number", "version": 1, "name": "target", "scale": scale, "center": mean}
+
+    numbers = {name: float(i) for i, name in enumerate(classes)}
+
+    def answer(text: str) -> float:
+        return numbers[text] if classes else (number(text) - scale["shift"]) / scale["divide"]
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         cut = _Cut(length)
-        yield from hold_out(_rows(train, options, columns, classes, cut), 0 if test else options.test_fraction)
-        for rows in _rows(test, options, columns, classes, cut) if test else ():
+        yield from hold_out(_rows(train, options, columns, answer, cut), 0 if test else options.test_fraction)
+        for rows in _rows(test, options, columns, answer, cut) if test else ():
             yield "test", rows
         cut.tell(train.path)
 
@@ -155,7 +166,7 @@ def _scan(file: SeriesFile, options: SeriesOptions, dimensions: int | None) -> _
         if file.answers == "class":
             facts.found.add(_label(series, file))
         elif file.answers == "number":
-            _target(series)
+            facts.targets.append(_target(series))
     if not facts.series:
         raise InputError(f"{file.path} holds no series")
     if facts.missing:
@@ -180,6 +191,17 @@ def _target(series: Series) -> float:
     if not abs(value) <= float(np.finfo(np.float32).max):
         raise InputError(f"the target {series.answer!r} is not a finite number", where=series.where)
     return value
+
+
+def _target_scale(facts: _Facts, options: SeriesOptions, tested: bool) -> tuple[dict[str, Any], float]:
+    """The numbers that targets are shifted and divided by, of the training rows alone; and their mean."""
+    every = np.frombuffer(facts.targets)
+    shared = hold_out([{"y": every}], 0 if tested else options.test_fraction)
+    train = np.concatenate([rows["y"] for split, rows in shared if split == "train"])
+    mean, deviation = float(train.mean()), float(train.std())
+    if options.target_scale == "none":
+        return {"method": "none", "shift": 0.0, "divide": 1.0}, mean
+    return {"method": "standard", "shift": mean, "divide": deviation or 1.0}, mean
 
 
 def _classes(file: SeriesFile, facts: _Facts) -> list[str]:
@@ -234,9 +256,8 @@ class _Cut:
 
 
 def _rows(
-    file: SeriesFile, options: SeriesOptions, columns: dict[str, Column], classes: list[str], cut: _Cut
+    file: SeriesFile, options: SeriesOptions, columns: dict[str, Column], answer: Callable[[str], float], cut: _Cut
 ) -> Iterator[Rows]:
-    numbers = {name: i for i, name in enumerate(classes)}
     first = next(iter(columns))
     at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // columns[first].row_bytes))
     pending: list[np.ndarray] = []
@@ -249,7 +270,7 @@ def _rows(
             rows["frames"] = np.array(frames, np.int64)
         if file.answers != "none":
             name = "label" if file.answers == "class" else "y"
-            rows[name] = np.array(answers, columns[name].dtype)
+            rows[name] = np.array(answers).astype(columns[name].dtype)
         for kept in (pending, frames, answers):
             kept.clear()
         return rows
@@ -258,10 +279,8 @@ def _rows(
         row = _row(series, options, cut)
         frames.append(min(len(series.values), cut.length))
         pending.append(row)
-        if file.answers == "class":
-            answers.append(numbers[series.answer])
-        elif file.answers == "number":
-            answers.append(_target(series))
+        if file.answers != "none":
+            answers.append(answer(series.answer))
         if len(pending) == at_once:
             yield stacked()
     if pending:
