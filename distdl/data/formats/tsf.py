@@ -56,6 +56,7 @@ class _Told:
     series: int = 0
     short: int = 0
     missing: int = 0
+    test_values: int = 0
 
 
 def prepare(options: Options) -> Prepared:
@@ -162,7 +163,8 @@ def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
     told = _Told()
     pending: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for where, values in _series(header, told):
-        parts = _parts(where, values, header, options)
+        told.test_values = options.test_values or header.horizon or -(-len(values) // 10)
+        parts = _parts(where, values, told.test_values, options)
         told.short += parts is None
         for split, part in (parts or {}).items():
             rows = windows(part, options)
@@ -178,7 +180,8 @@ def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
         raise InputError(
             f"none of the {told.series:,} series of {header.path} fills a window of {options.steps + 1} values and its "
             "test part",
-            fix="fewer steps, or other test_values",
+            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} of its values, and the last series has "
+            f"{told.test_values} for the test part: more lookback, or other test_values",
         )
     if told.short:
         tell(f"{header.path}: {told.short:,} of {told.series:,} series are too short for a window, and were left out")
@@ -186,9 +189,8 @@ def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
         tell(f"{header.path}: {told.missing:,} missing values became: {options.missing}")
 
 
-def _parts(where: str, values: np.ndarray, header: _Header, options: Options) -> dict[str, np.ndarray] | None:
+def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dict[str, np.ndarray] | None:
     """The training part, and the test part with the `lookback` values before it; None: too short for a window of each."""
-    n_test = options.test_values or header.horizon or -(-len(values) // 10)
     n_train = len(values) - n_test
     if n_train < options.steps + 1 or n_test < options.steps + 1 - options.lookback:
         return None

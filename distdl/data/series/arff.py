@@ -53,9 +53,12 @@ class Attribute:
     """The attributes of a relational one."""
 
 
-Value = tuple[str, bool]
-"""Text, and whether it stood in quotes: '?' in quotes is a text, without them a missing value."""
-MISSING: Value = ("?", False)
+class Quoted(str):
+    """A value that stood in quotes: '?' in them is a text, without them a missing value."""
+
+
+def is_missing(value: str) -> bool:
+    return value == "?" and not isinstance(value, Quoted)
 
 
 @dataclass
@@ -103,7 +106,7 @@ class ArffFile:
         if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
             raise InputError(f"{self.path} has two attributes of the same name: {', '.join(twice)}")
 
-    def rows(self) -> Iterator[tuple[int, list[Value]]]:
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line and values of each row, one for each attribute; sparse rows are filled up."""
         wanted = len(self.attributes)
         for n, line in lines_of(self.path):
@@ -111,7 +114,7 @@ class ArffFile:
                 continue
             where = f"{self.path}:{n}"
             values = self._sparse(line, where) if line.startswith("{") else split_values(line, where)
-            if len(values) == wanted + 1 and re.fullmatch(r"\{[^}]*\}", values[-1][0]) and not values[-1][1]:
+            if len(values) == wanted + 1 and re.fullmatch(r"\{[^}]*\}", values[-1]):
                 raise InputError(
                     "the row has a weight, which no column holds", where=where, fix="remove it, or make it an attribute"
                 )
@@ -123,11 +126,11 @@ class ArffFile:
                 )
             yield n, values
 
-    def _sparse(self, line: str, where: str) -> list[Value]:
+    def _sparse(self, line: str, where: str) -> list[str]:
         inside = line[1:].rstrip()
         if not inside.endswith("}"):
             raise InputError("the sparse row does not end in '}'", where=where)
-        values: list[Value | None] = [None] * len(self.attributes)
+        values: list[str | None] = [None] * len(self.attributes)
         inside = inside[:-1].strip()
         for item in _sparse_items(inside, where) if inside else ():
             place, _, text = item.partition(" ")
@@ -138,14 +141,14 @@ class ArffFile:
                     allowed=f"NUMBER VALUE, each number from 0 to {len(values) - 1} once at most",
                 )
             (values[int(place)],) = split_values(text, where)
-        return [value or self._left_out(attribute, where) for value, attribute in zip(values, self.attributes)]
+        return [self._left_out(a, where) if value is None else value for value, a in zip(values, self.attributes)]
 
-    def _left_out(self, attribute: Attribute, where: str) -> Value:
+    def _left_out(self, attribute: Attribute, where: str) -> str:
         """What a sparse row does not name is 0: of a nominal attribute, the first value."""
         if attribute.kind == "numeric":
-            return "0", False
+            return "0"
         if attribute.kind == "nominal":
-            return attribute.values[0], True
+            return Quoted(attribute.values[0])
         raise InputError(f"the sparse row has no {attribute.name}, and a {attribute.kind} has no 0", where=where)
 
 
@@ -161,11 +164,11 @@ def _sparse_items(text: str, where: str) -> Iterator[str]:
         at = found.end()
 
 
-def split_values(line: str, where: str) -> list[Value]:
+def split_values(line: str, where: str) -> list[str]:
     """The values of a dense row, which commas (or tabulators) part."""
     if "'" not in line and '"' not in line:
-        return [(part.strip(), False) for part in line.replace("\t", ",").split(",")]
-    values: list[Value] = []
+        return [part.strip() for part in (line.replace("\t", ",") if "\t" in line else line).split(",")]
+    values: list[str] = []
     at, more = 0, True
     while more:
         found = VALUE.match(line, at)
@@ -177,7 +180,7 @@ def split_values(line: str, where: str) -> list[Value]:
             )
         single, double, bare, comma = found.groups()
         quoted = single if single is not None else double
-        values.append((_unescaped(quoted), True) if quoted is not None else (bare, False))
+        values.append(Quoted(_unescaped(quoted)) if quoted is not None else bare)
         at, more = found.end(), comma is not None
     return values
 
@@ -203,7 +206,7 @@ def _attribute(text: str, where: str) -> Attribute:
     if kind.startswith("{"):
         if not kind.rstrip().endswith("}"):
             raise InputError(f"the values of {name} do not end in '}}'", where=where)
-        values = tuple(value for value, _ in split_values(kind.strip()[1:-1], where))
+        values = tuple(map(str, split_values(kind.strip()[1:-1], where)))
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise InputError(f"the attribute {name} has the value {twice!r} twice", where=where)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from distdl.data.series.arff import ArffFile, Value, split_values
+from distdl.data.series.arff import ArffFile, split_values
 from distdl.data.series.labelled import Series, SeriesFile
 from distdl.data.series.lines import numbers
 from distdl.errors import InputError
@@ -37,7 +37,7 @@ def of_arff(path: str) -> SeriesFile:
 def _series(file: ArffFile, points: int, several: bool) -> Iterator[Series]:
     for n, row in file.rows():
         where = f"{file.path}:{n}"
-        lines = row[0][0].split("\n") if several else []
+        lines = row[0].split("\n") if several else []
         dimensions = [split_values(line, where) for line in lines if line.strip()] if several else [row[:-1]]
         if not dimensions:
             raise InputError("the series has no values", where=where, fix="remove the row")
@@ -45,10 +45,10 @@ def _series(file: ArffFile, points: int, several: bool) -> Iterator[Series]:
         there = np.flatnonzero(~np.isnan(values).all(1))
         if not len(there):
             raise InputError("the series has no values", where=where, fix="remove the row")
-        yield Series(where, values[: there[-1] + 1], row[-1][0])
+        yield Series(where, values[: there[-1] + 1], row[-1])
 
 
-def _dimension(d: int, values: list[Value], points: int, where: str) -> np.ndarray:
+def _dimension(d: int, values: list[str], points: int, where: str) -> np.ndarray:
     if len(values) != points:
         raise InputError(f"dimension {d} has {len(values):,} values, there are {points:,} attributes", where=where)
-    return numbers([text for text, _ in values], where)
+    return numbers(values, where)
