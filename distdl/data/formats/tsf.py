@@ -180,8 +180,8 @@ def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
         raise InputError(
             f"none of the {told.series:,} series of {header.path} fills a window of {options.steps + 1} values and its "
             "test part",
-            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} of its values, and the last series has "
-            f"{told.test_values} for the test part: more lookback, or other test_values",
+            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} values of the test part, which has "
+            f"{told.test_values} in the last series: more lookback, or other test_values",
         )
     if told.short:
         tell(f"{header.path}: {told.short:,} of {told.series:,} series are too short for a window, and were left out")
