@@ -121,6 +121,7 @@ HEAD = "@relation t\n@attribute a numeric\n@attribute b {x, y}\n@attribute d dat
         (HEAD + "1,x,31.12.2024\n", "t.arff:6: the date attribute d is '31.12.2024'"),
         (HEAD + "\n%\n1,x\n", "t.arff:8: the row has 2 values, there are 3 attributes"),
         (HEAD + "1,x,?,{5}\n", "t.arff:6: the row has a weight"),
+        (HEAD + "1,x,?,5\n", "t.arff:6: the row has 4 values, there are 3 attributes"),
         (HEAD + "1,'x,?\n", 't.arff:6: the row cannot be read from "\'x,?"'),
         (HEAD + "{0 1, 0 2}\n", "t.arff:6: the sparse row has the item '0 2'"),
         (HEAD + "{0 1, 3 2}\n", "t.arff:6: the sparse row has the item '3 2'"),

@@ -159,6 +159,11 @@ def test_a_chunk_that_was_cut_or_damaged(tmp_path: Path, pack: str) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"c\d(\.zstd)?.bin is damaged"):
             made(tmp_path)
+    path.write_bytes(whole)
+    index = tmp_path / "l" / "index.json"
+    index.write_text(index.read_text().replace(f'"chunk_size": {chunks[-1][2]}', '"chunk_size": 7'))
+    with pytest.raises(InputError, match=r"bin is damaged: .*index.json"):
+        made(tmp_path)
     path.unlink()
     with pytest.raises(InputError, match=r"there is no file .*bin, which index.json names"):
         made(tmp_path)
