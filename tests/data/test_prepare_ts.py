@@ -193,3 +193,13 @@ def test_text_that_is_not_utf8_and_a_torn_gzip_file(tmp_path: Path) -> None:
     (tmp_path / "t.ts.gz").write_bytes(gzip.compress(UNIVARIATE.encode())[:-9])
     with pytest.raises(InputError, match=r"t.ts.gz cannot be read to its end"):
         made(tmp_path, path=tmp_path / "t.ts.gz")
+
+
+def test_classes_are_held_out_alike_and_a_validation_split_is_made(tmp_path: Path) -> None:
+    lines = "".join(f"{i}:{'ab'[i % 10 == 0]}\n" for i in range(100))
+    head = "@classLabel true a b\n@data\n"
+    options = {"stratify": True, "test_fraction": 0.2, "validation_fraction": 0.1}
+    _, manifest = ts(tmp_path, head + lines, **options)
+    assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 70, "test": 20, "validation": 10}
+    test = Dataset(tmp_path / "d", "test").gather(np.arange(20))
+    assert test["label"].sum() == 2 and manifest.info["split"]["by"] == "label"

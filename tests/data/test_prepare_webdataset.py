@@ -213,3 +213,16 @@ def test_shards_that_the_library_wrote(tmp_path: Path) -> None:
     assert rows["image"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] and rows["label"].tolist() == [0, 1, 0, 1, 0]
     assert manifest.info["classes"] == ["1", "2"] and rows["npy"][4].tolist() == [4, 5, 6]
     assert rows["json_a"].tolist() == [0, 1, 2, 3, 4] and rows["txt"][1].decode() == "é1"
+
+
+def test_samples_are_shared_out_by_a_field(tmp_path: Path) -> None:
+    told = [{"x": i, "who": f"p{i % 5}", "part": "test" if i < 3 else "train"} for i in range(20)]
+    samples = [(f"{i}.json", json.dumps(one).encode()) for i, one in enumerate(told)]
+    tar(tmp_path / "s.tar", samples)
+    options = {"path": tmp_path / "s.tar", "test_fraction": 0.4}
+    _, manifest = made(tmp_path, fields="json.x,json.who", split_group="json_who", **options)
+    assert list(manifest.columns) == ["json_x"]
+    held_out = Dataset(tmp_path / "d", "test").gather(np.arange(manifest.splits["test"].rows))["json_x"]
+    assert len({*held_out % 5}) == len(held_out) / 4 > 0
+    _, manifest = made(tmp_path, fields="json.x,json.part", split_column="json_part", **options)
+    assert Dataset(tmp_path / "d", "test").gather(np.arange(3))["json_x"].tolist() == [0, 1, 2]

@@ -27,7 +27,7 @@ from distdl.data.samples.index import item, plain_name, read_index
 from distdl.data.samples.litdata_chunk import Chunk, open_chunk
 from distdl.data.samples.raw_picture import raw_picture
 from distdl.data.series.labelled import tell
-from distdl.data.splits import check_fraction, hold_out
+from distdl.data.splits import Splitter
 from distdl.errors import InputError
 
 TENSORS = ["float32"] * 2 + ["float64"] * 2 + [""] * 4 + ["float16"] * 2 + ["", "uint8", "int8"] + ["int16"] * 2
@@ -196,7 +196,6 @@ def _decoded(content: bytes, form: str) -> Any:
 
 def _tokens(train: _Folder, test: _Folder | None, options: Options) -> Prepared:
     """Chunks of tokens alone -> rows `tokens` (context + 1,), each beginning with the last token of the one before it."""
-    check_fraction(options.test_fraction)
     kind, _, number = train.formats[0].partition(":")
     dtype = _dtype(TENSORS if kind == HEADLESS[1] else ARRAYS, number) if kind in HEADLESS else ""
     if np.dtype(dtype or "f4").kind not in "iu" or (test and test.formats != train.formats):
@@ -204,6 +203,7 @@ def _tokens(train: _Folder, test: _Folder | None, options: Options) -> Prepared:
     if options.context < 1:
         raise InputError(f"{train.path} holds tokens alone", fix="say how many a model sees at once: context=1024")
     width = options.context + 1
+    splitter = Splitter(options, where=str(train.path), tested=test is not None)
 
     def rows(folder: _Folder) -> Iterator[Rows]:
         rest = np.empty(0, dtype)
@@ -216,9 +216,9 @@ def _tokens(train: _Folder, test: _Folder | None, options: Options) -> Prepared:
                     rest = rest[count * options.context :]
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(rows(train), 0 if test else options.test_fraction)
+        yield from splitter.share(rows(train))
         for some in rows(test) if test else ():
             yield "test", some
 
     record = {"kind": "tokens", "version": 1, "tokenizer": None, "context": options.context}
-    return Prepared({"tokens": Column(dtype, (width,))}, chunks(), {}, {"tokens": record})
+    return Prepared({"tokens": Column(dtype, (width,))}, chunks(), {"split": splitter.record()}, {"tokens": record})

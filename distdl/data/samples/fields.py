@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from distdl.data.classes import in_order
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError, did_you_mean
 
 CHUNK_BYTES = 8 << 20
@@ -112,7 +113,6 @@ def prepare_samples(
     source: str, options: SampleOptions, train: Read, test: Read | None, info: dict[str, Any]
 ) -> Prepared:
     """Columns as the fields are. Both readers are gone through twice."""
-    check_fraction(options.test_fraction)
     if options.names and len(options.names) != len(options.fields):
         raise InputError(
             f"names= has {len(options.names)} names for {len(options.fields)} fields",
@@ -137,15 +137,26 @@ def prepare_samples(
     if facts.label:
         info = {**info, "classes": classes}
         preparation[columns[facts.label]] = {"kind": "class", "version": 1, "classes": classes}
-    made = {columns[name]: _column(kind, name == facts.label) for name, kind in facts.kinds.items()}
     stack = _Stack(facts, columns, {c: i for i, c in enumerate(classes)}, look)
+    splitter = Splitter(
+        options,
+        names=[columns[name] for name, kind in facts.kinds.items() if kind.what in ("whole", "real", "text")],
+        label=columns[facts.label] if facts.label else "",
+        where=source,
+        tested=test is not None,
+    )
+    if splitter.looks:
+        splitter.look(stack.of(train, splitter.columns))
+    made = {columns[name]: _column(kind, name == facts.label) for name, kind in facts.kinds.items()}
+    made = {name: column for name, column in made.items() if name not in splitter.apart}
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(stack.rows(train, options), 0 if test else options.test_fraction)
+        for split, rows in splitter.share(stack.rows(train, options)):
+            yield split, {name: rows[name] for name in made}
         for rows in stack.rows(test, options) if test else ():
-            yield "test", rows
+            yield "test", {name: rows[name] for name in made}
 
-    return Prepared(made, chunks(), info, preparation)
+    return Prepared(made, chunks(), {**info, "split": splitter.record()}, preparation)
 
 
 def _asked(options: SampleOptions) -> tuple[str, ...]:
@@ -329,6 +340,13 @@ class _Stack:
                 pending, waiting_bytes = [], 0
         if pending:
             yield self._stacked(pending)
+
+    def of(self, read: Read, columns: Sequence[str]) -> Iterator[Rows]:
+        """The rows of some columns alone, without the others' being decoded."""
+        fields = [name for name, column in self.names.items() if column in columns]
+        samples = read(fields)
+        while some := list(islice(samples, CHUNK_ROWS)):
+            yield {self.names[name]: np.array([self._value(sample, name) for sample in some]) for name in fields}
 
     def _stacked(self, pending: list[dict[str, Any]]) -> Rows:
         rows: Rows = {}

@@ -20,7 +20,7 @@ from distdl.data.classes import in_order, same_numbers
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.series.lines import number
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 CHUNK_BYTES = 8 << 20
@@ -82,14 +82,14 @@ class _Facts:
     dimensions: int = 0
     series: int = 0
     missing: int = 0
-    found: set[str] = field(default_factory=set)
-    """Labels that occur."""
-    targets: array[float] = field(default_factory=lambda: array("d"))
+    found: dict[str, int] = field(default_factory=dict)
+    """Labels that occur, in the order of their first series."""
+    answers: array[float] = field(default_factory=lambda: array("d"))
+    """Of each series its target, or the place of its label in `found`."""
 
 
 def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile | None) -> Prepared:
     """The columns that `layout` names, and `label` int64 with its class names or `y` float32. The files are read twice."""
-    check_fraction(options.test_fraction)
     if options.length < 0:
         raise InputError(f"length is {options.length}", allowed="0 (of the longest series) or more")
     facts = _scan(train, options, None)
@@ -113,14 +113,18 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
     }
     info: dict[str, Any] = {"series_lengths": [facts.shortest, facts.longest], "missing_values": facts.missing}
     preparation: dict[str, Any] = {next(iter(columns)): record}
+    answers = _answers(train, facts, classes)
+    splitter = Splitter(options, label="label" if classes else "", where=train.path, tested=test is not None)
+    if splitter.looks:
+        splitter.look([answers])
     scale: dict[str, Any] = {}
     if train.answers == "class":
         info["classes"] = classes
         preparation["label"] = {"kind": "class", "version": 1, "classes": classes}
-    if train.answers == "number":
-        scale, mean = _target_scale(facts, options, bool(test))
+    elif train.answers == "number":
+        scale, mean = _target_scale(splitter, answers, options)
         preparation["y"] = {"kind": "number", "version": 1, "name": "target", "scale": scale, "center": mean}
-
+    info["split"] = splitter.record()
     numbers = {name: float(i) for i, name in enumerate(classes)}
 
     def answer(text: str) -> float:
@@ -128,7 +132,7 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         cut = _Cut(length)
-        yield from hold_out(_rows(train, options, columns, answer, cut), 0 if test else options.test_fraction)
+        yield from splitter.share(_rows(train, options, columns, answer, cut))
         for rows in _rows(test, options, columns, answer, cut) if test else ():
             yield "test", rows
         cut.tell(train.path)
@@ -164,9 +168,9 @@ def _scan(file: SeriesFile, options: SeriesOptions, dimensions: int | None) -> _
         facts.longest = max(facts.longest, steps)
         facts.series += 1
         if file.answers == "class":
-            facts.found.add(_label(series, file))
+            facts.answers.append(facts.found.setdefault(_label(series, file), len(facts.found)))
         elif file.answers == "number":
-            facts.targets.append(_target(series))
+            facts.answers.append(_target(series))
     if not facts.series:
         raise InputError(f"{file.path} holds no series")
     if facts.missing:
@@ -193,11 +197,18 @@ def _target(series: Series) -> float:
     return value
 
 
-def _target_scale(facts: _Facts, options: SeriesOptions, tested: bool) -> tuple[dict[str, Any], float]:
+def _answers(file: SeriesFile, facts: _Facts, classes: list[str]) -> Rows:
+    """Of each series of a file its class number or its target, to share the series out by."""
+    values = np.frombuffer(facts.answers)
+    if file.answers == "class":
+        place = {name: i for i, name in enumerate(classes)}
+        return {"label": np.array([place[name] for name in facts.found], np.int64)[values.astype(np.int64)]}
+    return {"y": values} if file.answers == "number" else {"row": np.arange(facts.series)}
+
+
+def _target_scale(splitter: Splitter, answers: Rows, options: SeriesOptions) -> tuple[dict[str, Any], float]:
     """The numbers that targets are shifted and divided by, of the training rows alone; and their mean."""
-    every = np.frombuffer(facts.targets)
-    shared = hold_out([{"y": every}], 0 if tested else options.test_fraction)
-    train = np.concatenate([rows["y"] for split, rows in shared if split == "train"])
+    train = np.concatenate([rows["y"] for split, rows in splitter.share([answers]) if split == "train"])
     mean, deviation = float(train.mean()), float(train.std())
     if options.target_scale == "none":
         return {"method": "none", "shift": 0.0, "divide": 1.0}, mean
