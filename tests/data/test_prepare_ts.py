@@ -14,12 +14,13 @@ from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 
-UNIVARIATE = """# a comment
+UNIVARIATE = """%# a comment
 @problemName Toy
 @timeStamps false
 @missing false
 @univariate true
 @equalLength false
+@Weather sunny
 @CLASSLABEL true b a
 @data
 1,2,3:a
@@ -47,12 +48,13 @@ def refused(folder: Path, text: str, name: str = "s.ts", **options: Any) -> str:
     return str(caught.value)
 
 
-def test_unequal_lengths_are_padded_and_counted(tmp_path: Path) -> None:
+def test_unequal_lengths_are_padded_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, manifest = ts(tmp_path, UNIVARIATE)
     assert rows["x"].dtype == np.float32 and rows["x"][..., 0].tolist() == [[1, 2, 3], [-4.5, 100, 0]]
     assert rows["frames"].tolist() == [3, 2] and rows["label"].tolist() == [0, 1]
     assert manifest.info["classes"] == ["a", "b"] and manifest.info["series_lengths"] == [2, 3]
     assert manifest.preparation["label"] == {"kind": "class", "version": 1, "classes": ["a", "b"]}
+    assert "the header lines @Weather are not known" in capsys.readouterr().err
     assert manifest.preparation["x"]["kind"] == "series" and manifest.preparation["x"]["length"] == 3
 
 
@@ -126,9 +128,11 @@ def test_a_pair_of_files_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(InputError, match=r"Toy_TEST.ts are not those of .*: it has also c"):
         made(tmp_path, path=train)
     test.write_text(UNIVARIATE.replace("1,2,3", "1,2,3,4"))
-    with pytest.raises(InputError, match=r"a series of 4 time points, the longest of .* has 3"):
-        made(tmp_path, path=train)
-    assert made(tmp_path, path=train, length=4)[0]["x"].shape == (2, 4, 1)
+    rows, manifest = made(tmp_path, path=train)
+    assert rows["x"].shape == (2, 4, 1) and manifest.info["series_lengths"] == [
+        2,
+        3,
+    ]  # padded, as the longest is a test one
     test.write_text("@targetLabel true\n@data\n1,2:3\n")
     with pytest.raises(InputError, match=r"has labels, .* has numbers as targets"):
         made(tmp_path, path=train)

@@ -21,10 +21,10 @@ import numpy as np
 
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.series.arff_series import of_arff
-from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
-from distdl.data.series.lines import flag, lines_of, number, numbers, whole
+from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series, tell
+from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.pairs import find_pair
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import InputError, did_you_mean, nearest
 
 PAIR = re.compile(r"\(([^()]*),([^(),]*)\)")
 FLAGS = ("timestamps", "missing", "univariate", "equallength", "targetlabel")
@@ -71,10 +71,11 @@ class _Header:
         self.flags: dict[str, bool] = {}
         self.counts: dict[str, int] = {}
         self.classes: tuple[str, ...] = ()
+        self.unknown: list[str] = []
         self.last = 0
         """The line of @data."""
         for n, line in lines_of(path):
-            if line.startswith("#"):
+            if line.startswith(COMMENT):
                 continue
             key, *rest = line.split()
             if not key.startswith("@"):
@@ -85,6 +86,8 @@ class _Header:
             self._take(key[1:], rest, f"{path}:{n}")
         if not self.last:
             raise InputError(f"{path} has no line @data", fix="is this a .ts file, and complete?")
+        if self.unknown:
+            tell(f"{path}: the header lines {', '.join(self.unknown)} are not known, and were left out")
         self.target = self.flags.get("targetlabel", False)
         if self.target and self.classes:
             raise InputError(f"{path} has both @classLabel true and @targetLabel true", fix="make one of them false")
@@ -92,7 +95,9 @@ class _Header:
     def _take(self, key: str, rest: list[str], where: str) -> None:
         low = key.lower()
         if low not in KEYS:
-            raise InputError(f"there is no header line @{key}", where=where, fix=did_you_mean(low, KEYS))
+            if nearest(low, KEYS):
+                raise InputError(f"there is no header line @{key}", where=where, fix=did_you_mean(low, KEYS))
+            self.unknown.append(f"@{key}")
         if low in FLAGS or low == "classlabel":
             self.flags[low] = flag(f"@{key}", rest if low in FLAGS else rest[:1], where)
         if low == "classlabel" and self.flags[low]:
@@ -109,7 +114,7 @@ def _of_ts(header: _Header, options: Options) -> Iterator[Series]:
     stamped = header.flags.get("timestamps", False)
     first = 0
     for n, line in lines_of(header.path):
-        if n <= header.last or line.startswith("#"):
+        if n <= header.last or line.startswith(COMMENT):
             continue
         where = f"{header.path}:{n}"
         body, answer = line, ""

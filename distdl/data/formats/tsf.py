@@ -24,7 +24,7 @@ import numpy as np
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.series.labelled import filled, tell
-from distdl.data.series.lines import flag, lines_of, number, numbers, whole
+from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.windows import WindowOptions, check_windows, windows
 from distdl.errors import InputError, did_you_mean
 
@@ -87,7 +87,7 @@ class _Header:
         self.flags: dict[str, bool] = {}
         for n, line in lines_of(path):
             where = f"{path}:{n}"
-            if line.startswith("#"):
+            if line.startswith(COMMENT):
                 continue
             key, *rest = line.split()
             key = key.lower()
@@ -120,7 +120,7 @@ def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
     first = 0
     for n, line in lines_of(header.path):
         where = f"{header.path}:{n}"
-        if n <= header.last or line.startswith("#"):
+        if n <= header.last or line.startswith(COMMENT):
             continue
         parts = line.split(":")
         if len(parts) != len(header.attributes) + 1:

@@ -34,7 +34,8 @@ class SeriesOptions(SplitOptions):
     test_path: str = ""
     """A file of the same classes that becomes the split `test`; then nothing is held out of `path`."""
     length: int = 0
-    """Time points of a row: shorter series are padded with zeros, longer ones are cut, which is told; 0: the longest's."""
+    """Time points of a row: shorter series are padded with zeros, longer ones are cut, which is told; 0: as the longest
+    of all files has."""
     pad: Literal["end", "front"] = "end"
     """Where a series shorter than `length` is padded: families that read the state after the last step (lstm, gru, elman
     and others, task rows) want the front."""
@@ -98,11 +99,7 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
     if test:
         of_test = _scan(test, options, facts.dimensions)
         _same_classes(train, classes, test, of_test)
-        if not options.length and of_test.longest > length:
-            raise InputError(
-                f"{test.path} has a series of {of_test.longest:,} time points, the longest of {train.path} has {length:,}",
-                fix=f"length={of_test.longest} pads all of them, length={length} cuts the longer ones",
-            )
+        length = options.length or max(length, of_test.longest)
     columns = _columns(options, length, facts.dimensions, train.answers)
     record = {
         "kind": "series",

@@ -12,6 +12,8 @@ from distdl.data.raw import open_raw
 from distdl.errors import InputError
 
 MISSING = ("?", "nan")
+COMMENT = ("#", "%")
+"""What a line of .ts and .tsf that is a comment begins with."""
 
 
 def lines_of(path: str) -> Iterator[tuple[int, str]]:
