@@ -48,13 +48,13 @@ def refused(folder: Path, text: str, name: str = "s.ts", **options: Any) -> str:
     return str(caught.value)
 
 
-def test_unequal_lengths_are_padded_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unequal_lengths_are_padded_and_counted(tmp_path: Path) -> None:
     rows, manifest = ts(tmp_path, UNIVARIATE)
     assert rows["x"].dtype == np.float32 and rows["x"][..., 0].tolist() == [[1, 2, 3], [-4.5, 100, 0]]
     assert rows["frames"].tolist() == [3, 2] and rows["label"].tolist() == [0, 1]
     assert manifest.info["classes"] == ["a", "b"] and manifest.info["series_lengths"] == [2, 3]
     assert manifest.preparation["label"] == {"kind": "class", "version": 1, "classes": ["a", "b"]}
-    assert "the header lines @Weather are not known" in capsys.readouterr().err
+    assert "s.ts:7: the header line @Weather is not known" in "\n".join(manifest.info["notes"])
     assert manifest.preparation["x"]["kind"] == "series" and manifest.preparation["x"]["length"] == 3
 
 
@@ -66,19 +66,21 @@ def test_layouts_for_recurrent_and_dense_families(tmp_path: Path) -> None:
     assert flat["x"].tolist() == [[1, 2, 3], [-4.5, 100, 0]]
 
 
-def test_a_cut_is_asked_for_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows, _ = ts(tmp_path, UNIVARIATE, length=2)
+def test_a_cut_is_asked_for_and_told(tmp_path: Path) -> None:
+    rows, manifest = ts(tmp_path, UNIVARIATE, length=2)
     assert rows["x"][..., 0].tolist() == [[1, 2], [-4.5, 100]] and rows["frames"].tolist() == [2, 2]
-    assert "1 series were cut to length=2, 1 time points left out" in capsys.readouterr().err
+    assert "1 series were cut to length=2, 1 time points left out" in "\n".join(manifest.info["notes"])
 
 
-def test_dimensions_regression_and_missing_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dimensions_regression_and_missing_values(tmp_path: Path) -> None:
     text = "@timeStamps false\n@univariate false\n@dimensions 2\n@targetLabel true\n@data\n?,2,?,4:0,0,1,NaN:-1.5\n"
     text += "1,1,1,1:2,4,2,4:1e3\n"
     assert "s.ts:6: 3 of the series' 8 values are missing" in refused(tmp_path, text)
     rows, manifest = ts(tmp_path, text, missing="interpolate", target_scale="none")
     assert rows["x"][0].tolist() == [[2, 0], [2, 0], [3, 1], [4, 1]] and rows["y"].tolist() == [-1.5, 1000]
-    assert manifest.info["missing_values"] == 3 and "3 missing values become: interpolate" in capsys.readouterr().err
+    assert manifest.info["missing_values"] == 3 and "3 missing values become: interpolate" in "\n".join(
+        manifest.info["notes"]
+    )
     assert ts(tmp_path, text, missing="zero")[0]["x"][0].tolist() == [[0, 0], [2, 0], [0, 1], [4, 0]]
     assert ts(tmp_path, text, missing="mean")[0]["x"][0, :, 0].tolist() == [3, 2, 3, 4]
     rows, _ = ts(tmp_path, text, missing="interpolate", normalise="series")
@@ -113,7 +115,7 @@ def test_time_stamps(tmp_path: Path) -> None:
     assert "not a list of pairs" in refused(tmp_path, head + "(0,1) 5,(1,2):1\n")
 
 
-def test_a_pair_of_files_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_of_files_is_found(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     train, test = (tmp_path / "archive" / f"Toy_{part}.ts" for part in ("TRAIN", "TEST"))
     train.write_text(UNIVARIATE)
@@ -123,7 +125,7 @@ def test_a_pair_of_files_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 2, "test": 2}
         rows = Dataset(tmp_path / "d", "test").gather(np.arange(2))
         assert rows["x"][:, :, 0].tolist() == [[7, 8, 0], [-4.5, 100, 0]] and rows["label"].tolist() == [1, 1]
-    assert "Toy_TEST.ts is the split test of" in capsys.readouterr().err
+    assert "Toy_TEST.ts is the split test of" in "\n".join(manifest.info["notes"])
     test.write_text(UNIVARIATE.replace("b a", "a b c"))
     with pytest.raises(InputError, match=r"Toy_TEST.ts are not those of .*: it has also c"):
         made(tmp_path, path=train)
@@ -185,9 +187,9 @@ def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:
     assert told in refused(tmp_path, text)
 
 
-def test_one_number_in_several_writings_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ts(tmp_path, "1\t1\n1.0\t2\n", "s.tsv")
-    assert "the classes 1, 1.0 are one number in several writings" in capsys.readouterr().err
+def test_one_number_in_several_writings_is_told(tmp_path: Path) -> None:
+    _, manifest = ts(tmp_path, "1\t1\n1.0\t2\n", "s.tsv")
+    assert "the classes 1, 1.0 are one number in several writings" in "\n".join(manifest.info["notes"])
 
 
 def test_text_that_is_not_utf8_and_a_torn_gzip_file(tmp_path: Path) -> None:

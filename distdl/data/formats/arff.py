@@ -6,7 +6,7 @@ Series in ARFF (a relational attribute, as the UEA archive has them) are read by
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,9 +38,11 @@ class Options(TableOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), and `label` int64 or `y` float32."""
-    train, test = find_pair(options.path, options.test_path, (".arff",))
+    train, test, notes = find_pair(options.path, options.test_path, (".arff",))
     others: dict[str, Table] = {"test": ArffTable(test)} if test else {}
-    return prepare_table(options, ArffTable(train), others)
+    prepared = prepare_table(options, ArffTable(train), others)
+    notes += prepared.info.get("notes", [])
+    return replace(prepared, info={**prepared.info, "notes": notes})
 
 
 class ArffTable:

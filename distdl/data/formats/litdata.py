@@ -26,7 +26,6 @@ from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_s
 from distdl.data.samples.index import item, plain_name, read_index
 from distdl.data.samples.litdata_chunk import Chunk, open_chunk
 from distdl.data.samples.raw_picture import raw_picture
-from distdl.data.series.labelled import tell
 from distdl.data.splits import Splitter
 from distdl.errors import InputError
 
@@ -36,6 +35,7 @@ TENSORS += ["int32"] * 2 + ["int64"] * 2 + ["bool", "uint16"]
 ARRAYS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 ARRAYS += ["", "", "bool"]
 """The same of NumPy types; "": complex."""
+NO_HASHES = "litdata records no hashes, so only sizes and places are compared"
 PICTURES = ("jpeg", "image", "tifffile", "tiff")
 PLAIN = ("int", "float", "bool", "str", "text", "bytes", "pil", "numpy", "tensor", *PICTURES)
 HEADLESS = ("no_header_numpy", "no_header_tensor")
@@ -61,7 +61,7 @@ def prepare(options: Options) -> Prepared:
         return _tokens(train, test, options)
     if options.context:
         raise InputError(f"{options.path} holds samples, not tokens alone", fix="leave context= out")
-    return prepare_samples("litdata", options, train.read, test.read if test else None, {})
+    return prepare_samples("litdata", options, train.read, test.read if test else None, {}, [NO_HASHES])
 
 
 class _Folder:
@@ -84,7 +84,6 @@ class _Folder:
         self.chunks = [self._chunk(record, packing) for record in item(index, "chunks", list, self.where)]
         if not self.chunks:
             raise InputError(f"{self.where} names no chunks")
-        tell(f"{path}: litdata records no hashes, so only sizes and places are compared")
 
     def _chunk(self, record: Any, packing: tuple[str, str]) -> Chunk:
         name = plain_name(item(record, "filename", str, self.where), self.where)
@@ -221,4 +220,9 @@ def _tokens(train: _Folder, test: _Folder | None, options: Options) -> Prepared:
             yield "test", some
 
     record = {"kind": "tokens", "version": 1, "tokenizer": None, "context": options.context}
-    return Prepared({"tokens": Column(dtype, (width,))}, chunks(), {"split": splitter.record()}, {"tokens": record})
+    return Prepared(
+        {"tokens": Column(dtype, (width,))},
+        chunks(),
+        {"split": splitter.record(), "notes": [NO_HASHES]},
+        {"tokens": record},
+    )

@@ -28,7 +28,6 @@ from distdl.data.raw import READ_BYTES, Prepared
 from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_samples
 from distdl.data.samples.index import item, plain_name, read_index
 from distdl.data.samples.raw_picture import raw_picture
-from distdl.data.series.labelled import tell
 from distdl.errors import InputError
 
 IN_MEMORY_BYTES = 64 << 20
@@ -54,8 +53,10 @@ class Options(SampleOptions):
 
 def prepare(options: Options) -> Prepared:
     """Pictures uint8 (C, H, W), `label` int64, numbers and arrays as they are, other text and bytes as bytes."""
-    test = _Folder(options.test_path).read if options.test_path else None
-    return prepare_samples("mds", options, _Folder(options.path).read, test, {})
+    train = _Folder(options.path)
+    test = _Folder(options.test_path) if options.test_path else None
+    notes = [*train.notes, *(test.notes if test else [])]
+    return prepare_samples("mds", options, train.read, test.read if test else None, {}, notes)
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ class _Folder:
         )
         self.compared: set[Path] = set()
         """Shards whose bytes were found to be as recorded: the second pass does not ask again."""
+        self.notes: list[str] = []
         unchecked = sum(not (shard.packed or shard.raw).hashes for shard in self.shards)
         if unchecked:
             of_all = f"{unchecked:,} of {len(self.shards):,}"
-            tell(f"{self.where} has no hashes of {of_all} shards: only their sizes are compared")
+            self.notes = [f"{self.where} has no hashes of {of_all} shards: only their sizes are compared"]
 
     def _shard(self, record: Any) -> _Shard:
         if item(record, "format", str, self.where) != "mds" or item(record, "version", int, self.where) != 2:

@@ -21,7 +21,7 @@ import numpy as np
 
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.series.arff_series import of_arff
-from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series, tell
+from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
 from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.pairs import find_pair
 from distdl.errors import InputError, did_you_mean, nearest
@@ -47,8 +47,8 @@ class Options(SeriesOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (T, D), of which `frames` count (other shapes by `layout`); `label` int64 or `y` float32."""
-    train, test = find_pair(options.path, options.test_path, (".ts", ".tsv", ".arff"))
-    return prepare_series(options, open_series(train, options), open_series(test, options) if test else None)
+    train, test, notes = find_pair(options.path, options.test_path, (".ts", ".tsv", ".arff"))
+    return prepare_series(options, open_series(train, options), open_series(test, options) if test else None, notes)
 
 
 def open_series(path: str, options: Options) -> SeriesFile:
@@ -60,7 +60,7 @@ def open_series(path: str, options: Options) -> SeriesFile:
         return of_arff(path)
     header = _Header(path)
     answers: Literal["class", "number", "none"] = "class" if header.classes else "number" if header.target else "none"
-    return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options))
+    return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options), header.notes)
 
 
 class _Header:
@@ -71,7 +71,7 @@ class _Header:
         self.flags: dict[str, bool] = {}
         self.counts: dict[str, int] = {}
         self.classes: tuple[str, ...] = ()
-        self.unknown: list[str] = []
+        self.notes: tuple[str, ...] = ()
         self.last = 0
         """The line of @data."""
         for n, line in lines_of(path):
@@ -86,8 +86,6 @@ class _Header:
             self._take(key[1:], rest, f"{path}:{n}")
         if not self.last:
             raise InputError(f"{path} has no line @data", fix="is this a .ts file, and complete?")
-        if self.unknown:
-            tell(f"{path}: the header lines {', '.join(self.unknown)} are not known, and were left out")
         self.target = self.flags.get("targetlabel", False)
         if self.target and self.classes:
             raise InputError(f"{path} has both @classLabel true and @targetLabel true", fix="make one of them false")
@@ -97,7 +95,7 @@ class _Header:
         if low not in KEYS:
             if nearest(low, KEYS):
                 raise InputError(f"there is no header line @{key}", where=where, fix=did_you_mean(low, KEYS))
-            self.unknown.append(f"@{key}")
+            self.notes += (f"{where}: the header line @{key} is not known, and was left out",)
         if low in FLAGS or low == "classlabel":
             self.flags[low] = flag(f"@{key}", rest if low in FLAGS else rest[:1], where)
         if low == "classlabel" and self.flags[low]:

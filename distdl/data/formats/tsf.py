@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.series.labelled import filled, tell
+from distdl.data.series.labelled import filled
 from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.windows import WindowOptions, check_windows, windows
 from distdl.errors import InputError, did_you_mean
@@ -51,7 +51,7 @@ class Options(WindowOptions):
 
 @dataclass
 class _Told:
-    """What is said once all is read."""
+    """What all series have told."""
 
     series: int = 0
     short: int = 0
@@ -73,7 +73,10 @@ def prepare(options: Options) -> Prepared:
         "normalise": options.normalise,
         "missing": options.missing,
     }
-    info = {"frequency": header.frequency, "horizon": header.horizon}
+    told = _scan(header, options)
+    info: dict[str, Any] = {"frequency": header.frequency, "horizon": header.horizon, "series": told.series}
+    if notes := _notes(header, told, options):
+        info["notes"] = notes
     columns = {"x": Column("float32", (options.steps + 1, 1))}
     return Prepared(columns, _chunks(header, options), info, {"x": record})
 
@@ -159,13 +162,37 @@ def _check_attribute(name: str, kind: str, text: str, where: str) -> None:
         ) from None
 
 
-def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
+def _scan(header: _Header, options: Options) -> _Told:
+    """A pass over all series, by which what does not fit is refused before anything is written."""
     told = _Told()
-    pending: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for where, values in _series(header, told):
-        told.test_values = options.test_values or header.horizon or -(-len(values) // 10)
+        told.test_values = _test_values(values, header, options)
         parts = _parts(where, values, told.test_values, options)
         told.short += parts is None
+    if told.short == told.series:
+        raise InputError(
+            f"none of the {told.series:,} series of {header.path} fills a window of {options.steps + 1} values and its "
+            "test part",
+            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} values of the test part, which has "
+            f"{told.test_values} in the last series: more lookback, or other test_values",
+        )
+    return told
+
+
+def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
+    notes = []
+    if told.short:
+        of_all = f"{told.short:,} of {told.series:,}"
+        notes.append(f"{header.path}: {of_all} series are too short for a window, and were left out")
+    if told.missing:
+        notes.append(f"{header.path}: {told.missing:,} missing values become: {options.missing}")
+    return notes
+
+
+def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
+    pending: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for where, values in _series(header, _Told()):
+        parts = _parts(where, values, _test_values(values, header, options), options)
         for split, part in (parts or {}).items():
             rows = windows(part, options)
             for start in range(0, len(rows), CHUNK_ROWS):
@@ -176,17 +203,10 @@ def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
     for split, some in pending.items():
         if some:
             yield split, {"x": np.concatenate(some)}
-    if told.short == told.series:
-        raise InputError(
-            f"none of the {told.series:,} series of {header.path} fills a window of {options.steps + 1} values and its "
-            "test part",
-            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} values of the test part, which has "
-            f"{told.test_values} in the last series: more lookback, or other test_values",
-        )
-    if told.short:
-        tell(f"{header.path}: {told.short:,} of {told.series:,} series are too short for a window, and were left out")
-    if told.missing:
-        tell(f"{header.path}: {told.missing:,} missing values became: {options.missing}")
+
+
+def _test_values(values: np.ndarray, header: _Header, options: Options) -> int:
+    return options.test_values or header.horizon or -(-len(values) // 10)
 
 
 def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dict[str, np.ndarray] | None:

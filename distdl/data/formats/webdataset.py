@@ -27,7 +27,6 @@ import numpy as np
 
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.samples.fields import PICTURES, Picture, Sample, SampleOptions, prepare_samples
-from distdl.data.series.labelled import tell
 from distdl.errors import InputError
 
 LARGEST_BYTES = 1 << 30
@@ -54,10 +53,11 @@ class Options(SampleOptions):
 
 def prepare(options: Options) -> Prepared:
     """Pictures uint8 (C, H, W), `label` int64, numbers and arrays as they are, other text and bytes as bytes."""
-    train = _Shards(options.path, options.key)
-    test = _Shards(options.test_path, options.key).read if options.test_path else None
+    notes: list[str] = []
+    train = _Shards(options.path, options.key, notes)
+    test = _Shards(options.test_path, options.key, notes).read if options.test_path else None
     info = {"key": f"the {options.key} dot behind the last slash parts key and field"}
-    return prepare_samples("webdataset", options, train.read, test, info)
+    return prepare_samples("webdataset", options, train.read, test, info, notes)
 
 
 def expand(pattern: str) -> list[str]:
@@ -84,8 +84,8 @@ def _choices(inside: str) -> list[str]:
 class _Shards:
     """Tars that can be read again and again."""
 
-    def __init__(self, pattern: str, key: str) -> None:
-        self.paths, self.key = expand(pattern), key
+    def __init__(self, pattern: str, key: str, notes: list[str]) -> None:
+        self.paths, self.key, self.notes = expand(pattern), key, notes
         self.told = self.dotted = False  # what was left out, and how a name with several dots is parted, is said once
         for path in self.paths:
             open_raw(path).close()  # a missing shard is refused before the first is read
@@ -96,7 +96,8 @@ class _Shards:
         for path in self.paths:
             yield from self._samples(path, wanted, left_out)
         if left_out and not self.told:
-            tell(f"{len(left_out):,} files that have no key and field were left out, the first is {left_out[0]}")
+            first = left_out[0]
+            self.notes.append(f"{len(left_out):,} files that have no key and field were left out, the first is {first}")
         self.told = True
 
     def _samples(self, path: str, wanted: Sequence[str], left_out: list[str]) -> Iterator[Sample]:
@@ -121,7 +122,8 @@ class _Shards:
                 current, fields = key, {}
             if "." in field and not self.dotted:
                 self.dotted = True
-                tell(f"{where}: the key is {key}, the field {field} (key=last parts them at the last dot)")
+                told = f"{where}: the key is {key}, the field {field} (key=last parts them at the last dot)"
+                self.notes.append(told)
             if field in fields:
                 raise InputError(f"the sample has the field {field} twice", where=f"{path}, sample {key}")
             if not wanted or any(name == field or name.startswith(f"{field}.") for name in wanted):

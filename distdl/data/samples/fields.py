@@ -110,9 +110,10 @@ Read = Callable[[Sequence[str]], Iterator[Sample]]
 
 
 def prepare_samples(
-    source: str, options: SampleOptions, train: Read, test: Read | None, info: dict[str, Any]
+    source: str, options: SampleOptions, train: Read, test: Read | None, info: dict[str, Any], notes: list[str]
 ) -> Prepared:
-    """Columns as the fields are. Both readers are gone through twice."""
+    """Columns as the fields are. Both readers are gone through twice; what they have to tell is in `notes` after the first
+    time."""
     if options.names and len(options.names) != len(options.fields):
         raise InputError(
             f"names= has {len(options.names)} names for {len(options.fields)} fields",
@@ -156,7 +157,9 @@ def prepare_samples(
         for rows in stack.rows(test, options) if test else ():
             yield "test", {name: rows[name] for name in made}
 
-    return Prepared(made, chunks(), {**info, "split": splitter.record()}, preparation)
+    return Prepared(
+        made, chunks(), {**info, **({"notes": notes} if notes else {}), "split": splitter.record()}, preparation
+    )
 
 
 def _asked(options: SampleOptions) -> tuple[str, ...]:

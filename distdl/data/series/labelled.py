@@ -8,9 +8,8 @@ A row is `x` (T, D) with `frames`, of which the rest is padding; or, as `layout=
 
 from __future__ import annotations
 
-import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,6 +71,8 @@ class SeriesFile:
     declared: tuple[str, ...]
     """The classes that its header names; () where it names none."""
     read: Callable[[], Iterator[Series]]
+    notes: tuple[str, ...] = ()
+    """What its header leaves open, for a person."""
 
 
 @dataclass
@@ -83,22 +84,28 @@ class _Facts:
     dimensions: int = 0
     series: int = 0
     missing: int = 0
+    cut_series: int = 0
+    cut_points: int = 0
     found: dict[str, int] = field(default_factory=dict)
     """Labels that occur, in the order of their first series."""
     answers: array[float] = field(default_factory=lambda: array("d"))
     """Of each series its target, or the place of its label in `found`."""
 
 
-def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile | None) -> Prepared:
+def prepare_series(
+    options: SeriesOptions, train: SeriesFile, test: SeriesFile | None, notes: Sequence[str] = ()
+) -> Prepared:
     """The columns that `layout` names, and `label` int64 with its class names or `y` float32. The files are read twice."""
     if options.length < 0:
         raise InputError(f"length is {options.length}", allowed="0 (of the longest series) or more")
     facts = _scan(train, options, None)
-    classes = _classes(train, facts)
+    classes, told = _classes(train, facts)
+    notes = [*notes, *train.notes, *_notes(train, facts, options), *told]
     length = options.length or facts.longest
     if test:
         of_test = _scan(test, options, facts.dimensions)
         _same_classes(train, classes, test, of_test)
+        notes += [*test.notes, *_notes(test, of_test, options)]
         length = options.length or max(length, of_test.longest)
     columns = _columns(options, length, facts.dimensions, train.answers)
     record = {
@@ -109,6 +116,7 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
         **{name: getattr(options, name) for name in ("pad", "layout", "normalise", "missing")},
     }
     info: dict[str, Any] = {"series_lengths": [facts.shortest, facts.longest], "missing_values": facts.missing}
+    info |= {"notes": notes} if notes else {}
     preparation: dict[str, Any] = {next(iter(columns)): record}
     answers = _answers(train, facts, classes)
     splitter = Splitter(options, label="label" if classes else "", where=train.path, tested=test is not None)
@@ -128,18 +136,11 @@ def prepare_series(options: SeriesOptions, train: SeriesFile, test: SeriesFile |
         return numbers[text] if classes else (number(text) - scale["shift"]) / scale["divide"]
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        cut = _Cut(length)
-        yield from splitter.share(_rows(train, options, columns, answer, cut))
-        for rows in _rows(test, options, columns, answer, cut) if test else ():
+        yield from splitter.share(_rows(train, options, columns, answer, length))
+        for rows in _rows(test, options, columns, answer, length) if test else ():
             yield "test", rows
-        cut.tell(train.path)
 
     return Prepared(columns, chunks(), info, preparation)
-
-
-def tell(message: str) -> None:
-    """Say what was left out, merged or guessed, to whoever prepares the data."""
-    print(f"note: {message}", file=sys.stderr)
 
 
 def _scan(file: SeriesFile, options: SeriesOptions, dimensions: int | None) -> _Facts:
@@ -164,15 +165,26 @@ def _scan(file: SeriesFile, options: SeriesOptions, dimensions: int | None) -> _
         facts.shortest = min(facts.shortest or steps, steps)
         facts.longest = max(facts.longest, steps)
         facts.series += 1
+        facts.cut_series += 0 < options.length < steps
+        facts.cut_points += max(0, steps - (options.length or steps))
         if file.answers == "class":
             facts.answers.append(facts.found.setdefault(_label(series, file), len(facts.found)))
         elif file.answers == "number":
             facts.answers.append(_target(series))
     if not facts.series:
         raise InputError(f"{file.path} holds no series")
-    if facts.missing:
-        tell(f"{file.path}: {facts.missing:,} missing values become: {options.missing}")
     return facts
+
+
+def _notes(file: SeriesFile, facts: _Facts, options: SeriesOptions) -> list[str]:
+    """What becomes of its series that nobody sees in the rows."""
+    notes = []
+    if facts.missing:
+        notes.append(f"{file.path}: {facts.missing:,} missing values become: {options.missing}")
+    if facts.cut_series:
+        told = f"{facts.cut_series:,} series were cut to length={options.length}"
+        notes.append(f"{file.path}: {told}, {facts.cut_points:,} time points left out")
+    return notes
 
 
 def _label(series: Series, file: SeriesFile) -> str:
@@ -212,13 +224,16 @@ def _target_scale(splitter: Splitter, answers: Rows, options: SeriesOptions) -> 
     return {"method": "standard", "shift": mean, "divide": deviation or 1.0}, mean
 
 
-def _classes(file: SeriesFile, facts: _Facts) -> list[str]:
+def _classes(file: SeriesFile, facts: _Facts) -> tuple[list[str], list[str]]:
+    """The classes in their order, and what is odd about them."""
     classes = in_order(file.declared or facts.found)
-    for names in same_numbers(classes):
-        tell(f"{file.path}: the classes {', '.join(names)} are one number in several writings, and stay apart")
+    notes = [
+        f"{file.path}: the classes {', '.join(names)} are one number in several writings, and stay apart"
+        for names in same_numbers(classes)
+    ]
     if absent := [name for name in classes if name not in facts.found] if file.declared else []:
-        tell(f"{file.path}: no series has the class {', '.join(absent[:20])}, which the header names")
-    return classes
+        notes.append(f"{file.path}: no series has the class {', '.join(absent[:20])}, which the header names")
+    return classes, notes
 
 
 def _same_classes(train: SeriesFile, classes: list[str], test: SeriesFile, of_test: _Facts) -> None:
@@ -248,23 +263,8 @@ def _columns(options: SeriesOptions, length: int, dimensions: int, answers: str)
     return columns
 
 
-@dataclass
-class _Cut:
-    """Series that were longer than a row."""
-
-    length: int
-    series: int = 0
-    values: int = 0
-
-    def tell(self, path: str) -> None:
-        if self.series:
-            tell(
-                f"{path}: {self.series:,} series were cut to length={self.length}, {self.values:,} time points left out"
-            )
-
-
 def _rows(
-    file: SeriesFile, options: SeriesOptions, columns: dict[str, Column], answer: Callable[[str], float], cut: _Cut
+    file: SeriesFile, options: SeriesOptions, columns: dict[str, Column], answer: Callable[[str], float], length: int
 ) -> Iterator[Rows]:
     first = next(iter(columns))
     at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // columns[first].row_bytes))
@@ -284,8 +284,8 @@ def _rows(
         return rows
 
     for series in file.read():
-        row = _row(series, options, cut)
-        frames.append(min(len(series.values), cut.length))
+        row = _row(series, options, length)
+        frames.append(min(len(series.values), length))
         pending.append(row)
         if file.answers != "none":
             answers.append(answer(series.answer))
@@ -295,19 +295,15 @@ def _rows(
         yield stacked()
 
 
-def _row(series: Series, options: SeriesOptions, cut: _Cut) -> np.ndarray:
+def _row(series: Series, options: SeriesOptions, length: int) -> np.ndarray:
     """(length, D) float32."""
-    values = series.values
-    if len(values) > cut.length:
-        cut.series += 1
-        cut.values += len(values) - cut.length
-        values = values[: cut.length]
+    values = series.values[:length]
     values = filled(values, options.missing, series.where)
     if options.normalise == "series":
         deviation = values.std(0)
         values = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
-    row = np.zeros((cut.length, values.shape[1]), np.float32)
-    start = cut.length - len(values) if options.pad == "front" else 0
+    row = np.zeros((length, values.shape[1]), np.float32)
+    start = length - len(values) if options.pad == "front" else 0
     with np.errstate(over="ignore"):  # what does not fit float32 becomes inf and is refused here
         row[start : start + len(values)] = values
     if not np.isfinite(row).all():

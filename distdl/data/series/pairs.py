@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distdl.data.series.labelled import tell
 from distdl.errors import InputError
 
 
-def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str, str]:
-    """The training file and the test file, which is "" where there is none."""
+def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str, str, list[str]]:
+    """The training file; the test file, which is "" where there is none; and what was guessed."""
     named = Path(path)
     if named.is_dir():
         found = sorted(
@@ -23,6 +22,5 @@ def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str,
         named, path = found[0], str(found[0])
     beside = named.with_name(named.name.replace("_TRAIN.", "_TEST."))
     if not test_path and beside != named and beside.is_file():
-        tell(f"{beside} is the split test of {named}")
-        test_path = str(beside)
-    return path, test_path
+        return path, str(beside), [f"{beside} is the split test of {named}"]
+    return path, test_path, []
