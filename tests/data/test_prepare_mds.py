@@ -175,6 +175,8 @@ def edit(folder: Path, change: Any) -> None:
     [
         (lambda s: s["raw_data"].update(basename="../m/shard.00000.mds"), "is not the plain name of a file"),
         (lambda s: s["raw_data"]["hashes"].update(sha99=""), "the hash 'sha99' is not known"),
+        (lambda s: s.update(samples=1 << 60), "does not hold the"),
+        (lambda s: s.update(samples=-3), "does not hold the -3 samples"),
         (lambda s: s.update(samples=2), "does not hold the 2 samples"),
         (lambda s: s.update(format="json"), "a shard of the format 'json'"),
         (lambda s: s["column_encodings"].__setitem__(8, "pkl"), "the column number is pickled"),
@@ -203,6 +205,9 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
         made(tmp_path)
     write(tmp_path / "m", {"x": ("pil", None)}, [[{"x": struct.pack("<3I", 1, 1, 1) + b"P\0"}]])
     with pytest.raises(InputError, match=r"a picture with a palette was stored without it"):
+        made(tmp_path)
+    write(tmp_path / "m", {"x": ("pil", None)}, [[{"x": struct.pack("<3I", 1 << 31, 1 << 31, 4) + b"RGBA1234"}]])
+    with pytest.raises(InputError, match=r"4 bytes for 2147483648 x 2147483648 pixels of the mode RGBA"):
         made(tmp_path)
     (tmp_path / "m" / "index.json").unlink()
     with pytest.raises(InputError, match=r"is not an MDS folder: it has no index.json"):

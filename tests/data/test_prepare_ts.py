@@ -12,6 +12,7 @@ import pytest
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
+from distdl.data.series import lines
 from distdl.errors import InputError
 
 UNIVARIATE = """%# a comment
@@ -190,6 +191,13 @@ def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:
 def test_one_number_in_several_writings_is_told(tmp_path: Path) -> None:
     _, manifest = ts(tmp_path, "1\t1\n1.0\t2\n", "s.tsv")
     assert "the classes 1, 1.0 are one number in several writings" in "\n".join(manifest.info["notes"])
+
+
+def test_a_line_that_memory_would_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LARGEST_LINE", 30)
+    assert "s.ts:10: the line has more than 30 characters" in refused(
+        tmp_path, UNIVARIATE.replace("1,2,3", "1,2,3" * 7)
+    )
 
 
 def test_text_that_is_not_utf8_and_a_torn_gzip_file(tmp_path: Path) -> None:

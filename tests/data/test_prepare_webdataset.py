@@ -34,6 +34,17 @@ def npy(array: np.ndarray) -> bytes:
         return out.getvalue()
 
 
+def npz(**arrays: np.ndarray) -> bytes:
+    with io.BytesIO() as out:
+        np.savez(out, **arrays)
+        return out.getvalue()
+
+
+def huge_npy() -> bytes:
+    """A header that promises more than there is."""
+    return npy(np.zeros(3)).replace(b"(3,)", b"(9000000000000,)").replace(b" " * 15 + b"\n", b"   \n")
+
+
 def tar(path: Path, files: Files) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, content in files:
@@ -171,6 +182,13 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
     assert "1.pkl: a .pkl may run code" in refused(tmp_path, [one, ("1.pkl", b"")])
     assert "1.cbor: distdl does not read .cbor" in refused(tmp_path, [one, ("1.cbor", b"")])
     assert "1.json: the field is not what .json says" in refused(tmp_path, [one, ("1.json", b"{")])
+    for name, content in (("1.npz", b"PK"), ("1.txt.gz", b"no"), ("1.npy", huge_npy())):
+        assert f"s.tar, {name}: the field" in refused(tmp_path, [(name, content)]), name
+    packed = gzip.compress(b"7")
+    files = [("1.cls.gz", packed), ("1.npz", npz(a=np.arange(2))), ("2.cls.gz", packed), ("2.npz", npz(a=np.arange(2)))]
+    tar(tmp_path / "p.tar", files)
+    rows, _ = made(tmp_path, path=tmp_path / "p.tar", fields="cls.gz,npz.a")
+    assert rows["cls_gz"] == [b"7", b"7"] and rows["npz_a"].tolist() == [[0, 1], [0, 1]]
     assert "json: the field holds several parts" in refused(tmp_path, [("1.json", b'{"a": 1}')])
     pickled = io.BytesIO()
     np.save(pickled, np.array([None]), allow_pickle=True)

@@ -151,8 +151,9 @@ class _Folder:
 
     def _samples(self, shard: _Shard, file: BinaryIO, chosen: set[str]) -> Iterator[Sample]:
         name, n = shard.raw.path.name, shard.samples
-        head = file.read(4 * (n + 2))
-        if len(head) < 4 * (n + 2) or struct.unpack_from("<I", head)[0] != n:
+        fits = n > 0 and 4 * (n + 2) <= shard.raw.size_bytes  # before so many bytes are asked for
+        head = file.read(4 * (n + 2)) if fits else b""
+        if not head or struct.unpack_from("<I", head)[0] != n:
             raise InputError(f"{shard.raw.path} does not hold the {n:,} samples that index.json promises")
         places = np.frombuffer(head, "<u4", offset=4).astype(np.int64)
         if (np.diff(places) < 0).any() or places[0] < len(head) or places[-1] != shard.raw.size_bytes:

@@ -17,6 +17,7 @@ import io
 import json
 import re
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -194,10 +195,7 @@ def decoded(content: bytes, field: str, where: str) -> Any:
     """A field as its ending says."""
     ending = field.rpartition(".")[2]
     if ending == "gz" and "." in field:
-        try:
-            return decoded(gzip.decompress(content), field[:-3], where)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"the field cannot be unpacked: {error}", where=where) from error
+        return decoded(_gunzipped(content, where), field[:-3], where)
     if ending in CODE:
         raise InputError(f"a .{ending} may run code when it is read", where=where, fix="leave it out by fields=")
     if ending in FOREIGN:
@@ -211,7 +209,25 @@ def decoded(content: bytes, field: str, where: str) -> Any:
             return json.loads(content)
         if ending in ("npy", "npz"):
             array = np.load(io.BytesIO(content), allow_pickle=False)
-            return {name: array[name] for name in array.files} if ending == "npz" else array
-    except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
+            return _arrays(array, where) if ending == "npz" else array
+    except (MemoryError, ValueError, RecursionError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"the field is not what .{ending} says: {error}", where=where) from error
     return Picture(content) if ending in PICTURES else content
+
+
+def _gunzipped(content: bytes, where: str) -> bytes:
+    try:
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"the field cannot be unpacked: {error}", where=where) from error
+    if len(unpacked) > LARGEST_BYTES:
+        raise InputError("the field unpacks to more than is held in memory", where=where, allowed=f"{LARGEST_BYTES:,}")
+    return unpacked
+
+
+def _arrays(archive: Any, where: str) -> dict[str, np.ndarray]:
+    """Those of an .npz, which says before how large they become."""
+    size = sum(info.file_size for info in archive.zip.infolist())
+    if size > LARGEST_BYTES:
+        raise InputError(f"the arrays have {size:,} bytes", where=where, allowed=f"{LARGEST_BYTES:,}")
+    return {name: archive[name] for name in archive.files}

@@ -74,7 +74,7 @@ def _items(chunk: Chunk, file: BinaryIO) -> Iterator[bytes | dict[str, Any]]:
         yield from _framed(chunk, file)
         return
     (n,) = struct.unpack_from("<I", head)
-    if n != chunk.items:
+    if n != chunk.items or 4 * (n + 2) > chunk.size_bytes:  # before so many bytes are asked for
         raise ValueError(f"it says that it holds {n:,} items, index.json {chunk.items:,}")
     file.seek(4)
     places = np.frombuffer(file.read(4 * (n + 1)), "<u4").astype(np.int64)
@@ -98,7 +98,7 @@ def _inflated(content: bytes) -> bytes:
 
 def _framed(chunk: Chunk, file: BinaryIO) -> Iterator[bytes]:
     version, _, n, _, frames = struct.unpack("<HHIII", file.read(16))
-    if version != 1 or n != chunk.items or frames > n:
+    if version != 1 or n != chunk.items or frames > n or 4 * (n + 7) > chunk.size_bytes:
         raise ValueError(f"frames of version {version} with {n:,} items, index.json says {chunk.items:,}")
     places = np.frombuffer(file.read(4 * (n + 1)), "<u4").astype(np.int64)
     table = [struct.unpack("<IIQII", file.read(24)) for _ in range(frames)]
@@ -111,6 +111,8 @@ def _framed(chunk: Chunk, file: BinaryIO) -> Iterator[bytes]:
             or places[first + count] - places[first] != size
         ):
             raise ValueError(f"the frame of item {first} does not fit its items")
+        if at + packed_bytes > chunk.size_bytes:
+            raise ValueError(f"the frame of item {first} lies behind the end")
         file.seek(at)
         content = pa.decompress(file.read(packed_bytes), size, "zstd", asbytes=True)
         begin = int(places[first])

@@ -8,6 +8,20 @@ import struct
 from distdl.data.pictures import need_pillow
 from distdl.data.samples.fields import Picture
 
+PIXEL_BYTES = {
+    "L": 1,
+    "RGB": 3,
+    "LA": 2,
+    "RGBA": 4,
+    "CMYK": 4,
+    "YCbCr": 3,
+    "HSV": 3,
+    "LAB": 3,
+    "I": 4,
+    "F": 4,
+    "I;16": 2,
+}
+"""Of a pixel."""
 HEADERS = {"L": b"P5 %d %d 255\n", "RGB": b"P6 %d %d 255\n"}
 """Of a file whose pixels are the same bytes."""
 
@@ -17,12 +31,13 @@ def raw_picture(content: bytes) -> Picture:
     width, height, mode_bytes = struct.unpack_from("<3I", content)
     mode = content[12 : 12 + mode_bytes].decode("ascii")
     pixels = content[12 + mode_bytes :]
-    if mode in HEADERS:
-        if len(pixels) != width * height * (3 if mode == "RGB" else 1):
-            raise ValueError(f"{len(pixels):,} bytes for {width} x {height} pixels of the mode {mode}")
-        return Picture(HEADERS[mode] % (width, height) + pixels)
     if mode in ("P", "PA"):
         raise ValueError("a picture with a palette was stored without it, so its colours are lost")
+    needed = -(-width // 8) * height if mode == "1" else width * height * PIXEL_BYTES.get(mode, 0)
+    if not needed or len(pixels) != needed:
+        raise ValueError(f"{len(pixels):,} bytes for {width} x {height} pixels of the mode {mode}")
+    if mode in HEADERS:
+        return Picture(HEADERS[mode] % (width, height) + pixels)
     need_pillow("mds")
     from PIL import Image
 

@@ -12,6 +12,8 @@ from distdl.data.raw import open_raw
 from distdl.errors import InputError
 
 MISSING = ("?", "nan")
+LARGEST_LINE = 1 << 28
+"""Characters of one line, which is held in memory."""
 COMMENT = ("#", "%")
 """What a line of .ts and .tsf that is a comment begins with."""
 
@@ -21,7 +23,10 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
     with open_raw(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
         n = 0
         try:
-            for n, line in enumerate(text, 1):
+            while line := text.readline(LARGEST_LINE + 1):
+                n += 1
+                if len(line) > LARGEST_LINE:
+                    raise InputError(f"the line has more than {LARGEST_LINE:,} characters", where=f"{path}:{n}")
                 if stripped := line.strip():
                     yield n, stripped
         except UnicodeDecodeError as error:
