@@ -24,6 +24,7 @@ from distdl.data.series.arff_series import of_arff
 from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
 from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.pairs import find_pair
+from distdl.data.unpack import without_ending
 from distdl.errors import InputError, did_you_mean, nearest
 
 PAIR = re.compile(r"\(([^()]*),([^(),]*)\)")
@@ -54,9 +55,9 @@ def prepare(options: Options) -> Prepared:
 def open_series(path: str, options: Options) -> SeriesFile:
     """A file of either kind, as its ending says; its header is read."""
     open_raw(path).close()
-    if path.removesuffix(".gz").endswith(".tsv"):
+    if without_ending(path).endswith(".tsv"):
         return SeriesFile(path, "class", (), lambda: _of_tsv(path))
-    if path.removesuffix(".gz").endswith(".arff"):
+    if without_ending(path).endswith(".arff"):
         return of_arff(path)
     header = _Header(path)
     answers: Literal["class", "number", "none"] = "class" if header.classes else "number" if header.target else "none"

@@ -1,4 +1,4 @@
-"""WebDataset: tars of samples (.tar, .tar.gz), a file for each field, all files of a sample one after another.
+"""WebDataset: tars of samples (packed or not), a file for each field, all files of a sample one after another.
 
     cats/0001.jpg  cats/0001.cls  cats/0002.jpg  cats/0002.cls       samples `cats/0001`, `cats/0002`; fields jpg, cls
 
@@ -160,8 +160,7 @@ class _Torn(Exception):
 def members(path: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file of a tar, in their order, one at a time. InputError: it is damaged, or cut."""
     name = ""
-    with open_raw(path) as raw:
-        file = gzip.GzipFile(fileobj=raw) if path.endswith(".tgz") else raw
+    with open_raw(path) as file:
         try:
             with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
                 for member in tar:

@@ -31,8 +31,6 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
                     yield n, stripped
         except UnicodeDecodeError as error:
             raise InputError(f"the text is not UTF-8: {error}", where=f"{path}:{n + 1}", fix="convert it") from error
-        except (EOFError, OSError) as error:
-            raise InputError(f"{path} cannot be read to its end: {error}", fix="download it again") from error
 
 
 def flag(key: str, rest: list[str], where: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distdl.data.unpack import without_ending
 from distdl.errors import InputError
 
 
@@ -12,7 +13,7 @@ def find_pair(path: str, test_path: str, endings: tuple[str, ...]) -> tuple[str,
     named = Path(path)
     if named.is_dir():
         found = sorted(
-            p for p in named.iterdir() if p.name.removesuffix(".gz").endswith(tuple(f"_TRAIN{e}" for e in endings))
+            p for p in named.iterdir() if without_ending(p.name).endswith(tuple(f"_TRAIN{e}" for e in endings))
         )
         if len(found) != 1:
             raise InputError(
