@@ -1,0 +1,322 @@
+"""Which class and which split each file of a folder or archive belongs to: pictures and sounds alike.
+
+The class is the folder. The rules, and each is said where it was needed (`Found.notes`):
+
+- Folders that all files lie in (an archive's only folder, `images/`) name nothing.
+- `train/` beside `val/` (`valid`, `validation`, `dev`) or `test/`, and nothing else, each with folders of classes in it,
+  are splits. One such name among others is a class: a train is one, too. What lies between the two is refused, and
+  decided by `split_folders=yes` or `no`.
+- Where every file lies in a folder within a folder, the path of folders is the class (`Korean/character01`); where only
+  some do, the outer folder is, and what is within is merged into it. `class_from` decides otherwise.
+- A table of labels takes the place of the folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from distdl.data.classes import in_order, same_numbers
+from distdl.data.folders import Files, open_files
+from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.errors import InputError, did_you_mean
+
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+WAYS = {"first": "the outermost folder", "last": "the innermost folder", "path": "all folders from the outermost on"}
+TOLD = 5  # names in a sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(SplitOptions):
+    """Options of the sources that take files in folders of classes."""
+
+    test_path: str = ""
+    """A folder or archive of the same classes that becomes the split `test`; then nothing is held out of `path`."""
+    split_folders: str = ""
+    """Whether `train/` and `val/` or `test/` are splits: `yes`, or `no`: they are classes. Empty: seen from them."""
+    class_from: str = ""
+    """Of folders within folders, which is the class: `first`, `last`, or the whole `path`. Empty: seen from the folders."""
+    labels: str = ""
+    """A CSV file of labels, here or within `path`, instead of folders of classes. Files without a row are left out."""
+    label_columns: tuple[str, str] = ("file", "label")
+    """Its columns of file names (paths within `path`; the ending may be left out) and of labels."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of one split, or of all of them."""
+
+    files: Files
+    numbers: np.ndarray
+    """Of `files.names`, in the order in which they are read."""
+    labels: np.ndarray
+    """int64 class numbers."""
+    split: str = ""
+    """Empty: some of them are to be held out."""
+
+    def shares(self, fraction: float) -> list[str]:
+        """The split of each file."""
+        if self.split or not fraction:
+            return [self.split or "train"] * len(self.numbers)
+        names = np.empty(len(self.numbers), object)
+        for split, rows in hold_out([{"row": np.arange(len(names))}], fraction):
+            names[rows["row"]] = split
+        return names.tolist()
+
+
+@dataclass(frozen=True)
+class Found:
+    """All files that are taken, and what there is to say about them."""
+
+    parts: list[Part]
+    classes: list[str]
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Entries:
+    """The files of a place: number, split and class by name."""
+
+    numbers: list[int] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+
+def find(path: str, options: FolderOptions, endings: Collection[str], what: str) -> Found:
+    """The files of `path` (and `options.test_path`) with their classes and splits. `what`: pictures, recordings.
+
+    InputError: there are none, or the folders can be read in two ways.
+    """
+    check_fraction(options.test_fraction)
+    if options.class_from and options.class_from not in WAYS:
+        raise InputError(f"class_from is '{options.class_from}'", allowed=", ".join(WAYS))
+    if options.split_folders not in ("", "yes", "no"):
+        raise InputError(f"split_folders is '{options.split_folders}'", allowed="yes, no")
+    notes: list[str] = []
+    left_out: Counter[str] = Counter()
+    files = open_files(path, endings)
+    entries = _entries(files, options, what, notes, left_out)
+    classes = in_order(name for split, name in zip(entries.splits, entries.classes) if split in ("", "train"))
+    if torn := same_numbers(classes):
+        groups = "; ".join(", ".join(group) for group in torn[:TOLD])
+        notes.append(f"classes whose names are the same number stay apart: {groups}")
+    parts = _parts(files, entries, classes)
+    if options.test_path:
+        if any(entries.splits):
+            raise InputError(f"{path} has folders of splits of its own", fix="leave out test_path, or split_folders=no")
+        test_files = open_files(options.test_path, endings)
+        tested = _entries(test_files, options, what, notes, left_out)
+        parts += _parts(test_files, _Entries(tested.numbers, ["test"] * len(tested.numbers), tested.classes), classes)
+        parts[0] = Part(files, parts[0].numbers, parts[0].labels, "train")
+        notes += _absent(classes, tested.classes, "test")
+    for split in sorted(set(entries.splits) - {"", "train"}):
+        notes += _absent(classes, [name for name, s in zip(entries.classes, entries.splits) if s == split], split)
+    if left_out:
+        notes.append("left out: " + ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())))
+    return Found(parts, classes, notes, dict(sorted(left_out.items())))
+
+
+def _parts(files: Files, entries: _Entries, classes: list[str]) -> list[Part]:
+    """One part for each split, its files in the order of the classes, or of the archive where that is read forward."""
+    place = {name: number for number, name in enumerate(classes)}
+    if strange := sorted(set(entries.classes) - place.keys()):
+        what = f"{files.place}: the classes {_some(strange)} are not among those of the training split"
+        raise InputError(what, allowed=_some(classes))
+    numbers, splits = np.array(entries.numbers, np.int64), np.array(entries.splits)
+    labels = np.array([place[name] for name in entries.classes], np.int64)
+    order = np.argsort(numbers if files.forward_only else labels, kind="stable")
+    chosen = {split: order[splits[order] == split] for split in sorted(set(entries.splits))}
+    return [Part(files, numbers[some], labels[some], split) for split, some in chosen.items()]
+
+
+def _absent(classes: list[str], found: list[str], split: str) -> list[str]:
+    absent = [name for name in classes if name not in set(found)]
+    return [f"the split {split} has nothing of the classes {_some(absent)}"] if absent else []
+
+
+def _entries(files: Files, options: FolderOptions, what: str, notes: list[str], left_out: Counter[str]) -> _Entries:
+    left_out.update(files.left_out)
+    table = _labels(files, options, what) if options.labels else None
+    numbers = list(range(len(files.names)))
+    if table is not None:
+        numbers = [n for n in numbers if n in table]
+        left_out.update({f"without a row in {options.labels}": len(files.names) - len(numbers)} if table else {})
+    folders = [PurePosixPath(files.names[n]).parts[:-1] for n in numbers]
+    if table is None:
+        alone = sum(not parts for parts in folders)
+        left_out.update({"outside of the folders": alone} if alone else {})
+        numbers = [n for n, parts in zip(numbers, folders) if parts]
+        folders = [parts for parts in folders if parts]
+    if not numbers:
+        raise _nothing(files, options, what)
+    above = _shared(folders, 0 if table is not None else 1)
+    if above:
+        notes.append(f"all {what} of {files.place} lie in {'/'.join(folders[0][:above])}/, which names no class")
+    folders = [parts[above:] for parts in folders]
+    splits = _splits(files.place, folders, options, what, table is not None)
+    if any(splits):
+        folders = [parts[1:] for parts in folders]
+        told = ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(splits).items()))
+        notes.append(f"the folders of {files.place} are splits: {told} {what}")
+    if table is not None:
+        return _Entries(numbers, splits, [table[n] for n in numbers])
+    notes += _empty(files, what)
+    return _Entries(numbers, splits, _classes(files.place, folders, options.class_from, what, notes))
+
+
+def _nothing(files: Files, options: FolderOptions, what: str) -> InputError:
+    others = ", ".join(f"{count:,} {why}" for why, count in sorted(files.left_out.items()))
+    found = f"; it has {len(files.names):,} {what} outside of folders" if files.names else ""
+    return InputError(
+        f"{files.place} holds no folders with {what}" + found + (f"; left out: {others}" if others else ""),
+        allowed=f"folder/class/file with one of the endings {', '.join(sorted(files.endings))}",
+        fix="labels=labels.csv names a table of labels" if files.names else "check the path",
+    )
+
+
+def _shared(folders: list[tuple[str, ...]], kept: int) -> int:
+    """How many folders all files have above them, apart from the `kept` innermost ones."""
+    shared = min(len(parts) for parts in folders) - kept
+    first = folders[0]
+    for parts in folders:
+        while parts[:shared] != first[:shared]:
+            shared -= 1
+    return max(shared, 0)
+
+
+def _splits(
+    place: str, folders: list[tuple[str, ...]], options: FolderOptions, what: str, flat_is_right: bool
+) -> list[str]:
+    """The split of each file by its outermost folder, or empty ones."""
+    outer = {parts[0] if parts else "" for parts in folders}
+    known = sorted(name for name in outer if name.lower() in SPLITS)
+    either = f"split_folders=yes or no says whether {_some(known)} are splits or classes"
+    if options.split_folders == "yes":
+        if strange := sorted(outer - set(known)):
+            raise InputError(f"{place}: {_some(strange)} are no splits", allowed=", ".join(sorted(SPLITS)))
+    elif options.split_folders == "no" or len(known) < 2:
+        return [""] * len(folders)
+    elif len(known) < len(outer):
+        raise InputError(f"{place} has the folders {_some(known)}, and {_some(sorted(outer - set(known)))}", fix=either)
+    flat = sorted({parts[0] for parts in folders if len(parts) == 1})
+    if flat and not flat_is_right:
+        what = f"{place}: {_some(flat)} looks like a split, and holds {what} outside of folders of classes"
+        raise InputError(what, fix=f"point path at {place}/train alone; or {either}; or name a table with labels=")
+    splits = [SPLITS[parts[0].lower()] for parts in folders]
+    if "train" not in splits:
+        raise InputError(f"{place} has the folders {_some(known)}, and no train", fix=either)
+    return splits
+
+
+def _classes(place: str, folders: list[tuple[str, ...]], way: str, what: str, notes: list[str]) -> list[str]:
+    """The class of each file by the folders that are left."""
+    inner = sorted({parts for parts in folders if len(parts) > 1})
+    outer = sorted({parts[0] for parts in folders})
+    if not inner:
+        return [parts[0] for parts in folders]
+    second = {parts[1].lower() for parts in inner}
+    if not way and len(second) > 1 and second <= SPLITS.keys():
+        raise InputError(
+            f"{place}: the folders of classes hold {_some(sorted(second))}, which look like splits",
+            fix="move them outside of the classes (train/class/file), or merge them: class_from=first",
+        )
+    chosen = way or ("path" if all(len(parts) > 1 for parts in folders) else "first")
+    pick = {"first": lambda parts: parts[0], "last": lambda parts: parts[-1], "path": "/".join}[chosen]
+    names = [pick(parts) for parts in folders]
+    count = len(set(names))
+    how = {"first": "merged into", "last": "named by the innermost folder:", "path": "named by their path:"}[chosen]
+    others = ", ".join(f"class_from={name} takes {told}" for name, told in WAYS.items() if name != chosen)
+    notes.append(
+        f"{place}: {len(outer):,} folders with {len(inner):,} folders of {what} within them, {how} {count:,} classes "
+        f"({others})"
+    )
+    return names
+
+
+def _empty(files: Files, what: str) -> list[str]:
+    """Innermost folders without a file that is taken."""
+    full = {str(above) for name in files.names for above in PurePosixPath(name).parents}
+    above_others = {str(PurePosixPath(name).parent) for name in files.folders}
+    empty = sorted(files.folders - full - above_others)
+    return [f"{files.place}: no {what} in the folders {_some(empty)}, which are no classes"] if empty else []
+
+
+def _labels(files: Files, options: FolderOptions, what: str) -> dict[int, str]:
+    """Number of a file -> its label in the table."""
+    by_name = {name: n for n, name in enumerate(files.names)}
+    short: dict[str, int | None] = {}
+    for name, n in by_name.items():
+        path = PurePosixPath(name)
+        for key in {path.name, path.stem, str(path.with_suffix(""))} - {name}:
+            short[key] = None if key in short else n  # two files: the table must say which
+    found: dict[int, str] = {}
+    absent: list[str] = []
+    above = ["", _only_folder(files), str(PurePosixPath(options.labels).parent) + "/"]
+    for line, name, label in _rows_of(files, options):
+        where = f"{options.labels}:{line}"
+        name = name.removeprefix("./")
+        paths = [folder + name for folder in above]
+        number = next((n for path in paths for known in (by_name, short) if (n := known.get(path)) is not None), None)
+        if number is None and name in short:
+            raise InputError(f"{where}: '{name}' is the name of several files", fix="give their paths")
+        if not label:
+            raise InputError(f"{where}: '{name}' has no label", fix="fill it in, or remove the row")
+        if number is None:
+            absent.append(f"{name} ({where})")
+        elif found.setdefault(number, label) != label:
+            raise InputError(f"{where}: '{name}' has the labels '{found[number]}' and '{label}'", fix="keep one row")
+    if absent:
+        raise InputError(
+            f"{len(absent):,} files of {options.labels} are not in {files.place}, or no {what}: {_some(absent)}",
+            fix="remove these rows, or check the endings and the path",
+        )
+    return found
+
+
+def _only_folder(files: Files) -> str:
+    """The folder that all files lie in, with a slash, as archives have one; or nothing."""
+    outer = {name.split("/")[0] if "/" in name else "" for name in files.names}
+    return f"{outer.pop()}/" if len(outer) == 1 and outer != {""} else ""
+
+
+def _rows_of(files: Files, options: FolderOptions) -> Iterator[tuple[int, str, str]]:
+    """Line, file and label of each row."""
+    here, inside = Path(options.labels), options.labels
+    file: BinaryIO | None = here.open("rb") if here.is_file() else files.extra(inside)
+    file = file or files.extra(_only_folder(files) + inside)
+    if file is None:
+        raise InputError(f"there is no file {options.labels}, neither here nor in {files.place}", fix="check the path")
+    with file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, strict=True)
+        try:
+            header = next(rows, [])
+            for name in options.label_columns:
+                if name not in header:
+                    raise InputError(
+                        f"{options.labels} has no column '{name}'",
+                        allowed=", ".join(header),
+                        fix=did_you_mean(name, header) + "  label_columns=FILE,LABEL names the two",
+                    )
+            file_at, label_at = (header.index(name) for name in options.label_columns)
+            for row in rows:
+                if row and len(row) != len(header):
+                    what = f"{options.labels}:{rows.line_num}: {len(row)} values, the header has {len(header)}"
+                    raise InputError(what, fix="quote commas that belong to a value")
+                if row:
+                    yield rows.line_num, row[file_at].strip(), row[label_at].strip()
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{options.labels}:{rows.line_num + 1}: {error}", fix="save it as CSV in UTF-8") from error
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
+    return ", ".join(names[:TOLD]) + more
