@@ -16,22 +16,25 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from distdl.data.classes import in_order, same_numbers
 from distdl.data.folders import Files, open_files
+from distdl.data.raw import Rows
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import InputError, Problem, did_you_mean
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 WAYS = {"first": "the outermost folder", "last": "the innermost folder", "path": "all folders from the outermost on"}
 TOLD = 5  # names in a sentence
+LISTED = 100
+"""Bad files that an error names one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,14 @@ class Part:
     split: str = ""
     """Empty: some of them are to be held out."""
 
+    def called(self, i: int) -> str:
+        """The i-th file's name for a person."""
+        return self.files.called(int(self.numbers[i]))
+
+    def open(self, i: int) -> BinaryIO:
+        """The i-th file, for reading bytes."""
+        return self.files.open(int(self.numbers[i]))
+
     def shares(self, fraction: float) -> list[str]:
         """The split of each file."""
         if self.split or not fraction:
@@ -80,6 +91,52 @@ class Found:
     classes: list[str]
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+
+    def info(self, notes: list[str]) -> dict[str, Any]:
+        """What the manifest says of them, with more notes."""
+        told = self.notes + notes
+        return {"classes": self.classes, "left_out": self.left_out} | ({"notes": told} if told else {})
+
+    def label_record(self) -> dict[str, Any]:
+        """How the column `label` came from the names."""
+        return {"kind": "class", "version": 1, "classes": self.classes}
+
+
+def rows_of(
+    found: Found, fraction: float, chunk: int, make: Callable[[Part, int], Iterable[dict[str, Any]]]
+) -> Iterator[tuple[str, Rows]]:
+    """The rows of all files with their `label`, at most `chunk` at a time; `make` gives the rows of a part's i-th file.
+
+    Whole files are held out: what one file holds resembles itself. InputError names all files that `make` refuses.
+    """
+    bad: list[Problem] = []
+    for part in found.parts:
+        waiting: dict[str, list[dict[str, Any]]] = {}
+        for i, split in enumerate(part.shares(fraction)):
+            rows = waiting.setdefault(split, [])
+            try:
+                for row in make(part, i):
+                    rows.append({**row, "label": part.labels[i]})
+                    if len(rows) == chunk:
+                        yield split, _stacked(rows)
+                        rows.clear()
+            except InputError as error:
+                bad += error.problems
+            if bad:  # nothing will be written; the others are still looked at, so that one pass finds all
+                rows.clear()
+        yield from ((split, _stacked(rows)) for split, rows in waiting.items() if rows and not bad)
+    refuse_all(bad)
+
+
+def refuse_all(bad: list[Problem]) -> None:
+    """InputError that lists what is wrong with files, if anything is."""
+    more = [Problem(f"{len(bad):,} files cannot be read, {LISTED} of them are named here")]
+    if bad:
+        raise InputError(*bad[:LISTED], *(more if len(bad) > LISTED else []))
+
+
+def _stacked(rows: list[dict[str, Any]]) -> Rows:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass
@@ -252,7 +309,7 @@ def _empty(files: Files, what: str) -> list[str]:
 
 def _labels(files: Files, options: FolderOptions, what: str) -> dict[int, str]:
     """Number of a file -> its label in the table."""
-    by_name = {name: n for n, name in enumerate(files.names)}
+    by_name: dict[str, int | None] = {name: n for n, name in enumerate(files.names)}
     short: dict[str, int | None] = {}
     for name, n in by_name.items():
         path = PurePosixPath(name)
@@ -265,7 +322,8 @@ def _labels(files: Files, options: FolderOptions, what: str) -> dict[int, str]:
         where = f"{options.labels}:{line}"
         name = name.removeprefix("./")
         paths = [folder + name for folder in above]
-        number = next((n for path in paths for known in (by_name, short) if (n := known.get(path)) is not None), None)
+        known = (names.get(path) for path in paths for names in (by_name, short))
+        number = next((n for n in known if n is not None), None)
         if number is None and name in short:
             raise InputError(f"{where}: '{name}' is the name of several files", fix="give their paths")
         if not label:

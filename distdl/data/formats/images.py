@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distdl.data.class_folders import FolderOptions, Found, Part, find
+from distdl.data.class_folders import FolderOptions, Found, Part, find, refuse_all, rows_of
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
     Look,
@@ -25,13 +25,11 @@ from distdl.data.pictures import (
     read_picture,
     some_of,
 )
-from distdl.data.raw import Prepared, Rows
+from distdl.data.raw import Prepared
 from distdl.errors import InputError, Problem
 
 CHUNK_PICTURES, CHUNK_BYTES = 64, 16 << 20
 FRAMES = ("refuse", "first", "all")
-LISTED = 100
-"""Bad pictures that an error names one by one."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,13 @@ class _Facts:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     first_of_size: dict[tuple[int, int], str] = field(default_factory=dict)
     modes: Counter[str] = field(default_factory=Counter)
-    frames: list[np.ndarray] = field(default_factory=list)
-    """For each part the number of rows that each file gives."""
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each part, by its split, the number of rows that each file gives."""
     moving: list[str] = field(default_factory=list)
     deep: list[tuple[int, int]] = field(default_factory=list)
     """Part and file, by number, of pictures of 16 bits."""
     transparent: int = 0
     turned: int = 0
-    bad: list[Problem] = field(default_factory=list)
 
 
 def prepare(options: Options) -> Prepared:
@@ -80,38 +77,36 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"frames is '{options.frames}'", allowed=", ".join(FRAMES))
     found = find(options.path, options, endings(), "pictures")
     facts = _read_headers(found, options.frames)
-    if facts.bad:
-        raise InputError(*_listed(facts.bad))
     size = options.size or _common_size(facts)
     if not look.range:
-        some = ((found.parts[at], found.parts[at].numbers[i]) for at, i in some_of(facts.deep))
-        check_range_in_use((part.files.called(number), part.files.open(number)) for part, number in some)
-    notes = found.notes + _notes(facts, options)
+        some = [(found.parts[at], i) for at, i in some_of(facts.deep)]
+        check_range_in_use((part.called(i), part.open(i)) for part, i in some)
     pictures = {"modes": dict(facts.modes), "transparent": facts.transparent, "turned": facts.turned}
-    info = {"classes": found.classes, "left_out": found.left_out, "pictures": pictures}
+    chunk = max(1, min(CHUNK_PICTURES, CHUNK_BYTES // (options.channels * size[0] * size[1])))
     return Prepared(
         {"image": Column("uint8", (options.channels, *size)), "label": Column("int64")},
-        _chunks(found, facts, look, size, options.test_fraction),
-        info | ({"notes": notes} if notes else {}),
-        {
-            "image": {**picture_record(look, size), "frames": options.frames},
-            "label": {"kind": "class", "version": 1, "classes": found.classes},
-        },
+        rows_of(
+            *(found, options.test_fraction, chunk),
+            lambda part, i: _pictures(part, i, facts.frames[part.split][i], look, size),
+        ),
+        {**found.info(_notes(facts, options)), "pictures": pictures},
+        {"image": {**picture_record(look, size), "frames": options.frames}, "label": found.label_record()},
     )
 
 
 def _read_headers(found: Found, frames: str) -> _Facts:
     """Opens every picture before any is decoded, so that all that is wrong with headers is told at once."""
     facts = _Facts()
+    bad: list[Problem] = []
     for at, part in enumerate(found.parts):
-        counts = np.ones(len(part.numbers), np.int32)
-        for i, number in enumerate(part.numbers):
-            name = part.files.called(number)
+        counts = facts.frames[part.split] = np.ones(len(part.numbers), np.int32)
+        for i in range(len(part.numbers)):
+            name = part.called(i)
             try:
-                with part.files.open(number) as file:
+                with part.open(i) as file:
                     header = read_header(file, name)
             except InputError as error:
-                facts.bad += error.problems
+                bad += error.problems
                 continue
             size = (header.height, header.width)
             facts.sizes[size] += 1
@@ -124,20 +119,11 @@ def _read_headers(found: Found, frames: str) -> _Facts:
             if header.frames > 1:
                 facts.moving.append(name)
                 counts[i] = header.frames if frames == "all" else 1
-        facts.frames.append(counts)
     if facts.moving and frames == "refuse":
-        facts.bad.append(
-            Problem(
-                f"{len(facts.moving):,} files hold several pictures: {', '.join(facts.moving[:5])}",
-                fix="frames=first takes the first one, frames=all each as a picture of its own",
-            )
-        )
+        what = f"{len(facts.moving):,} files hold several pictures: {', '.join(facts.moving[:5])}"
+        bad.append(Problem(what, fix="frames=first takes the first one, frames=all each as a picture of its own"))
+    refuse_all(bad)
     return facts
-
-
-def _listed(bad: list[Problem]) -> list[Problem]:
-    more = [Problem(f"{len(bad):,} pictures cannot be read, {LISTED} of them are named here")]
-    return bad[:LISTED] + (more if len(bad) > LISTED else [])
 
 
 def _common_size(facts: _Facts) -> tuple[int, int]:
@@ -172,39 +158,12 @@ def _notes(facts: _Facts, options: Options) -> list[str]:
     return [sentence for sentence, count in told.items() if count]
 
 
-def _chunks(
-    found: Found, facts: _Facts, look: Look, size: tuple[int, int], fraction: float
-) -> Iterator[tuple[str, Rows]]:
-    rows = max(1, min(CHUNK_PICTURES, CHUNK_BYTES // (look.channels * size[0] * size[1])))
-    bad: list[Problem] = []
-    for part, frames in zip(found.parts, facts.frames):
-        waiting: dict[str, tuple[list[np.ndarray], list[int]]] = {}
-        for i, split in enumerate(part.shares(fraction)):  # of whole files: frames resemble each other
-            images, labels = waiting.setdefault(split, ([], []))
-            try:
-                for picture in _pictures(part, i, int(frames[i]), look, size):
-                    images.append(picture)
-                    labels.append(int(part.labels[i]))
-                    if len(images) == rows and not bad:
-                        yield split, {"image": np.stack(images), "label": np.array(labels, np.int64)}
-                    if len(images) == rows:
-                        images.clear()
-                        labels.clear()
-            except InputError as error:  # the others are still looked at, so that one pass finds all
-                bad += error.problems
-        for split, (images, labels) in waiting.items():
-            if images and not bad:
-                yield split, {"image": np.stack(images), "label": np.array(labels, np.int64)}
-    if bad:
-        raise InputError(*_listed(bad))
-
-
-def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    name = part.files.called(part.numbers[i])
+def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+    name = part.called(i)
     for frame in range(frames):
-        with part.files.open(part.numbers[i]) as file:
+        with part.open(i) as file:
             picture = read_picture(file, name, look, frame)
         if picture.shape[1:] != size:
             what = f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels, its header said {size[0]} x {size[1]}"
             raise InputError(what, fix="replace or remove it")
-        yield picture
+        yield {"image": picture}
