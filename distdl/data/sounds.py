@@ -27,7 +27,7 @@ KIND, VERSION = "sound", 1
 EXTENSIBLE, PCM = 0xFFFE, 1  # WAVE_FORMAT_EXTENSIBLE is a longer header before the same samples
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # written by programs that could not go back to the header
 OGG_PAGE_BYTES = 65307
-"""The longest page of an Ogg."""
+"""The longest page of an Ogg, with its header."""
 BLOCK = 1 << 16
 MOST_CHUNKS = 1000
 
@@ -251,14 +251,19 @@ def _check_length(file: BinaryIO, name: str) -> None:
         missing = struct.unpack_from(">I", head, 4)[0] + 8 - length
     elif head[:4] == b"OggS":
         file.seek(max(0, length - OGG_PAGE_BYTES))
-        tail = file.read()
-        last = tail.rfind(b"OggS")
-        if not (0 <= last < len(tail) - 5 and tail[last + 5] & 4):  # the flag of a stream's last page
-            raise InputError(f"{name} is cut off: its last page is missing", fix="replace or remove it")
+        if not _has_last_page(file.read()):
+            raise InputError(f"{name} is cut off: the end of its last page is missing", fix="replace or remove it")
     file.seek(0)
     if missing > 0:
         what = f"{name} is cut off: the last {missing:,} bytes that its header promises are missing"
         raise InputError(what, fix="replace or remove it")
+
+
+def _has_last_page(tail: bytes) -> bool:
+    """Whether the end of an Ogg has a whole page with the flag of the last one (RFC 3533, section 6)."""
+    page = tail.rfind(b"OggS")
+    lengths = tail[page + 27 : page + 27 + tail[page + 26]] if 0 <= page < len(tail) - 27 else b""
+    return bool(lengths) and bool(tail[page + 5] & 4) and page + 27 + len(lengths) + sum(lengths) <= len(tail)
 
 
 def _unreadable(name: str, error: Exception) -> InputError:

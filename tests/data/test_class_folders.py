@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distdl.data.class_folders import FolderOptions, find
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
@@ -177,6 +178,18 @@ def test_an_archive_is_read_as_its_folder(tmp_path: Path, kind: str) -> None:
     labels = [np.concatenate([of[s]["label"] for s in of]) for of in (found, expected)]
     joined = [sorted(map(tuple, np.c_[pixels, label].tolist())) for pixels, label in zip(both, labels)]
     assert joined[0] == joined[1]  # a compressed tar stands in its own order
+
+
+def test_a_compressed_tar_is_read_from_front_to_back(tmp_path: Path) -> None:
+    raw = fill(tmp_path / "raw", *(f"{'ab'[i % 2]}/{i}.png" for i in range(9)))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        for path in sorted(raw.rglob("*.png"), key=lambda path: path.name):  # classes by turns
+            tar.add(path, path.relative_to(raw))
+    options = FolderOptions(test_fraction=0.3)
+    (part,) = find(str(tmp_path / "a.tar.gz"), options, {".png"}, "pictures").parts
+    assert part.numbers.tolist() == list(range(9)) and part.labels.tolist() == [0, 1] * 4 + [0]
+    (part,) = find(str(raw), options, {".png"}, "pictures").parts
+    assert part.labels.tolist() == [0] * 5 + [1] * 4
 
 
 def test_archives_that_lead_outside_or_are_damaged_are_refused(tmp_path: Path) -> None:

@@ -296,6 +296,12 @@ def test_what_was_turned_scaled_and_composited_is_said(folder: Path) -> None:
     ]
 
 
+def test_the_notes_are_printed(folder: Path, command: Any) -> None:
+    (folder / "a" / "notes.txt").write_text("none")
+    said = command("data", "prepare", "images", folder.parent / "set", f"path={folder}", "test_fraction=0")
+    assert said.code == 0 and said.stdout.splitlines()[1:] == ["    left out: 1 .txt"]
+
+
 def test_other_endings_are_taken_or_counted(folder: Path) -> None:
     place(folder / "a" / "x.jp2", colour(1), irreversible=False)
     place(folder / "b" / "x.avif", colour(2))
@@ -349,7 +355,7 @@ def test_all_damaged_pictures_are_named_at_once(folder: Path) -> None:
 
 def test_a_postscript_file_is_not_run(folder: Path) -> None:
     (folder / "a" / "evil.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n")
-    assert "evil.png is not a picture" in refusal(folder, size="4x4")
+    assert "evil.png is not a picture that can be read: its format is not known" in refusal(folder, size="4x4")
 
 
 def test_unequal_sizes_are_counted_before_anything_is_decoded(folder: Path) -> None:
@@ -400,7 +406,7 @@ def test_a_class_is_a_colour_of_the_masks(tmp_path: Path) -> None:
     options = {"images": tmp_path / "image", "masks": tmp_path / "mask", "channels": 3}
     manifest = prepare_dataset("segmentation", tmp_path / "set", options)
     assert manifest.info["classes"] == ["0", "90", "#003600", "#ff0000"]
-    assert manifest.info["left_out"] == {"hidden": 1}
+    assert manifest.info["left_out"] == {"hidden": 1} and manifest.info["notes"] == ["left out: 1 hidden"]
     rows = whole(tmp_path / "set")
     assert rows["mask"][0, :, 0].tolist() == [3, 2, 1, 0]
     assert np.array_equal(rows["image"][0], np.asarray(colour(0)).transpose(2, 0, 1))

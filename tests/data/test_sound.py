@@ -126,6 +126,18 @@ def test_a_recording_that_was_cut_off_is_refused(kind: str, share: float) -> Non
     assert len(read_sound(io.BytesIO(content), "a", hearing())) == 16000
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_was_cut_off_anywhere_is_refused(subtype: str) -> None:
+    """libsndfile takes what is left for the whole."""
+    content = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE), "OGG", subtype).getvalue()
+    last = content.rfind(b"OggS")
+    cut_off = (last, last + 5, last + 30, len(content) - 1, content.rfind(b"OggS", 0, last))
+    for cut in cut_off:
+        with pytest.raises(InputError, match="a is cut off: the end of its last page"):
+            read_sound(io.BytesIO(content[:cut]), "a", hearing())
+    assert len(read_sound(io.BytesIO(content), "a", hearing())) == 10 * RATE
+
+
 def test_damage_behind_what_is_kept_is_found() -> None:
     content = bytearray(encoded(np.random.default_rng(0).uniform(-1, 1, 160000), "FLAC").getvalue())
     for i in range(len(content) - 9000, len(content) - 8000):
