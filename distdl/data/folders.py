@@ -43,14 +43,14 @@ class Files:
 
     def called(self, number: int) -> str:
         """The file's name for a person."""
-        return str(Path(self.place) / self.names[number])
+        return os.path.join(self.place, self.names[number])
 
     def open(self, number: int) -> BinaryIO:
         """A file, opened for reading bytes. InputError: it is damaged or too large."""
-        path = Path(self.place) / self.names[number]
+        path = self.called(number)
         try:
-            self._check_size(self.called(number), path.stat().st_size)
-            return path.open("rb")
+            self._check_size(path, os.stat(path).st_size)
+            return open(path, "rb")
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error}", fix="replace or remove it") from error
 

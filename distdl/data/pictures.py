@@ -26,26 +26,26 @@ from distdl.errors import InputError
 
 FORMATS = (
     *(
-        "AVIF",
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "TIFF",
+        "GIF",
         "BMP",
+        "AVIF",
+        "JPEG2000",
+        "PPM",
+        "TGA",
         "DDS",
         "DIB",
-        "GIF",
         "ICO",
-        "JPEG",
-        "JPEG2000",
         "PCX",
-        "PNG",
-        "PPM",
         "PSD",
         "QOI",
-        "SGI",
-        "SUN",
-        "TGA",
     ),
-    *("TIFF", "WEBP"),
+    *("SGI", "SUN"),
 )
-"""Of Pillow's. An MPO of two cameras is opened as the JPEG that it begins with."""
+"""Of Pillow's, those that are tried first in front. An MPO of two cameras is opened as the JPEG that it begins with."""
 ONE_PICTURE = ("ICO", "MPO", "PSD")
 """Formats whose frames are the same picture in other sizes, a preview, or layers: the first frame is the picture."""
 FITS = ("stretch", "crop", "pad")
