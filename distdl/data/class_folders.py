@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ WAYS = {"first": "the outermost folder", "last": "the innermost folder", "path":
 TOLD = 5  # names in a sentence
 LISTED = 100
 """Bad files that an error names one by one."""
+
+Header = TypeVar("Header")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,22 @@ class Found:
     def label_record(self) -> dict[str, Any]:
         """How the column `label` came from the names."""
         return {"kind": "class", "version": 1, "classes": self.classes}
+
+
+def headers_of(
+    found: Found, read: Callable[[BinaryIO, str], Header], bad: list[Problem]
+) -> Iterator[tuple[Part, int, str, Header]]:
+    """Part, number in it, name and header of every file that `read` accepts; why it refuses the others goes into `bad`."""
+    for part in found.parts:
+        for i in range(len(part.numbers)):
+            name = part.called(i)
+            try:
+                with part.open(i) as file:
+                    header = read(file, name)
+            except InputError as error:
+                bad += error.problems
+                continue
+            yield part, i, name, header
 
 
 def rows_of(

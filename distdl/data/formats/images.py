@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distdl.data.class_folders import FolderOptions, Found, Part, find, refuse_all, rows_of
+from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
     Look,
@@ -63,8 +63,8 @@ class _Facts:
     frames: dict[str, np.ndarray] = field(default_factory=dict)
     """For each part, by its split, the number of rows that each file gives."""
     moving: list[str] = field(default_factory=list)
-    deep: list[tuple[int, int]] = field(default_factory=list)
-    """Part and file, by number, of pictures of 16 bits."""
+    deep: list[tuple[Part, int]] = field(default_factory=list)
+    """Of pictures of 16 bits."""
     transparent: int = 0
     turned: int = 0
 
@@ -79,8 +79,7 @@ def prepare(options: Options) -> Prepared:
     facts = _read_headers(found, options.frames)
     size = options.size or _common_size(facts)
     if not look.range:
-        some = [(found.parts[at], i) for at, i in some_of(facts.deep)]
-        check_range_in_use((part.called(i), part.open(i)) for part, i in some)
+        check_range_in_use((part.called(i), part.open(i)) for part, i in some_of(facts.deep))
     pictures = {"modes": dict(facts.modes), "transparent": facts.transparent, "turned": facts.turned}
     chunk = max(1, min(CHUNK_PICTURES, CHUNK_BYTES // (options.channels * size[0] * size[1])))
     return Prepared(
@@ -96,29 +95,20 @@ def prepare(options: Options) -> Prepared:
 
 def _read_headers(found: Found, frames: str) -> _Facts:
     """Opens every picture before any is decoded, so that all that is wrong with headers is told at once."""
-    facts = _Facts()
+    facts = _Facts(frames={part.split: np.ones(len(part.numbers), np.int32) for part in found.parts})
     bad: list[Problem] = []
-    for at, part in enumerate(found.parts):
-        counts = facts.frames[part.split] = np.ones(len(part.numbers), np.int32)
-        for i in range(len(part.numbers)):
-            name = part.called(i)
-            try:
-                with part.open(i) as file:
-                    header = read_header(file, name)
-            except InputError as error:
-                bad += error.problems
-                continue
-            size = (header.height, header.width)
-            facts.sizes[size] += 1
-            facts.first_of_size.setdefault(size, name)
-            facts.modes[header.mode] += 1
-            facts.transparent += header.transparent
-            facts.turned += header.turned
-            if header.bits == 16:
-                facts.deep.append((at, i))
-            if header.frames > 1:
-                facts.moving.append(name)
-                counts[i] = header.frames if frames == "all" else 1
+    for part, i, name, header in headers_of(found, read_header, bad):
+        size = (header.height, header.width)
+        facts.sizes[size] += 1
+        facts.first_of_size.setdefault(size, name)
+        facts.modes[header.mode] += 1
+        facts.transparent += header.transparent
+        facts.turned += header.turned
+        if header.bits == 16:
+            facts.deep.append((part, i))
+        if header.frames > 1:
+            facts.moving.append(name)
+            facts.frames[part.split][i] = header.frames if frames == "all" else 1
     if facts.moving and frames == "refuse":
         what = f"{len(facts.moving):,} files hold several pictures: {', '.join(facts.moving[:5])}"
         bad.append(Problem(what, fix="frames=first takes the first one, frames=all each as a picture of its own"))

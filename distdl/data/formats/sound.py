@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distdl.data.class_folders import FolderOptions, Found, Part, find, refuse_all, rows_of
+from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared
 from distdl.data.sounds import (
@@ -106,20 +106,12 @@ def _check(options: Options) -> None:
 def _read_headers(found: Found) -> _Facts:
     facts = _Facts()
     bad: list[Problem] = []
-    for part in found.parts:
-        for i in range(len(part.numbers)):
-            name = part.called(i)
-            try:
-                with part.open(i) as file:
-                    header = read_sound_header(file, name)
-            except InputError as error:
-                bad += error.problems
-                continue
-            facts.rates[header.rate_hz] += 1
-            facts.first_of_rate.setdefault(header.rate_hz, name)
-            facts.seconds.append(header.samples / header.rate_hz)
-            facts.channels[header.channels] += 1
-            facts.subtypes[header.subtype] += 1
+    for _, _, name, header in headers_of(found, read_sound_header, bad):
+        facts.rates[header.rate_hz] += 1
+        facts.first_of_rate.setdefault(header.rate_hz, name)
+        facts.seconds.append(header.samples / header.rate_hz)
+        facts.channels[header.channels] += 1
+        facts.subtypes[header.subtype] += 1
     refuse_all(bad)
     return facts
 
