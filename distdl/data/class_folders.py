@@ -18,6 +18,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -372,8 +373,10 @@ def _rows_of(files: Files, options: FolderOptions) -> Iterator[tuple[int, str, s
     if file is None:
         raise InputError(f"there is no file {options.labels}, neither here nor in {files.place}", fix="check the path")
     with file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, strict=True)
+        rows = csv.reader(())
         try:
+            first = text.readline()
+            rows = csv.reader(chain([first], text), delimiter=max(",;\t", key=first.count), strict=True)
             header = next(rows, [])
             for name in options.label_columns:
                 if name not in header:

@@ -61,6 +61,10 @@ class Files:
 
     def _wanted(self, name: str) -> bool:
         """Whether a file is taken; counts it where it is not."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{self.place} holds a name that is no UTF-8: {name!a}", fix="rename it") from None
         parts, ending = PurePosixPath(name).parts, PurePosixPath(name).suffix.lower()
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             self.left_out["hidden"] += 1

@@ -13,6 +13,7 @@ import os
 import struct
 import wave
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,6 +31,7 @@ OGG_PAGE_BYTES = 65307
 """The longest page of an Ogg, with its header."""
 BLOCK = 1 << 16
 MOST_CHUNKS = 1000
+MOST_CHANNELS, MOST_HZ = 256, 1_000_000  # a damaged header says anything
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,10 @@ def read_sound_header(file: BinaryIO, name: str) -> SoundHeader:
 
     _check_length(file, name)
     try:
-        with soundfile.SoundFile(file) as sound:
-            header = SoundHeader(sound.samplerate, sound.frames, sound.channels, sound.subtype)
+        with soundfile.SoundFile(_Seekable(file)) as sound:
+            return _header(sound, name)
     except soundfile.SoundFileError as error:
         raise _unreadable(name, error) from error
-    if header.samples < 1:
-        raise InputError(f"{name} holds no sound", fix="replace or remove it")
-    return header
 
 
 def read_sound(file: str | Path | BinaryIO, name: str, hearing: Hearing) -> np.ndarray:
@@ -143,25 +142,27 @@ def read_sound(file: str | Path | BinaryIO, name: str, hearing: Hearing) -> np.n
             return read_sound(opened, name, hearing)
     _check_length(file, name)
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(_Seekable(file)) as sound:
+            header = _header(sound, name)
             share = math.gcd(sound.samplerate, hearing.rate_hz)
             up, down = hearing.rate_hz // share, sound.samplerate // share
             reach = 10 * max(up, down) // up + 2  # samples that the filter of scipy's resample_poly sees to a side
             wanted = -(-hearing.samples * down // up) + (reach if up != down else 0)
             start = sound.read(min(wanted, sound.frames), dtype="float32", always_2d=True)
             count = len(start)
-            while block := len(sound.read(BLOCK)):  # the rest is decoded, too: damage is damage
-                count += block
-            promised, channels = sound.frames, sound.channels
+            while block := len(sound.read(max(1, BLOCK // sound.channels), dtype="float32")):
+                count += block  # what is cut is decoded, too: damage is damage
     except soundfile.SoundFileError as error:
         raise _unreadable(name, error) from error
-    if count < promised or not count:
-        raise InputError(f"{name} is cut off or damaged: {count:,} of {promised:,} samples", fix="replace or remove it")
+    if count < header.samples:
+        raise InputError(
+            f"{name} is cut off or damaged: {count:,} of {header.samples:,} samples", fix="replace or remove it"
+        )
     if not np.isfinite(start).all():
         raise InputError(f"{name} holds NaN or infinite samples", fix="replace or remove it")
-    if hearing.channel != "mean" and int(hearing.channel) >= channels:
+    if hearing.channel != "mean" and int(hearing.channel) >= header.channels:
         raise InputError(
-            f"{name} has {channels} channels, and none of the number {hearing.channel}", fix="channel=mean"
+            f"{name} has {header.channels} channels, and none of the number {hearing.channel}", fix="channel=mean"
         )
     one = start.mean(1) if hearing.channel == "mean" else start[:, int(hearing.channel)]
     if up != down:
@@ -177,7 +178,7 @@ def read_plain_wav(content: bytes, name: str) -> tuple[np.ndarray, int]:
         with wave.open(io.BytesIO(_plain(content))) as file:
             form, rate, promised = (file.getsampwidth(), file.getnchannels()), file.getframerate(), file.getnframes()
             samples = np.frombuffer(file.readframes(promised), "<i2" if form[0] == 2 else "u1")
-    except (wave.Error, EOFError, ValueError) as error:
+    except (wave.Error, EOFError, ValueError, RuntimeError) as error:  # wave seeks where a damaged chunk says
         raise InputError(f"{name} is no WAV file: {error}") from error
     if form != (2, 1):
         what = f"{name} has {8 * form[0]} bits and {form[1]} channels"
@@ -213,10 +214,32 @@ def filters(rate: int, bins: int, mels: int) -> np.ndarray:
     return np.maximum(np.minimum((f - low) / (peak - low), (high - f) / (high - peak)), 0)
 
 
+class _Seekable:
+    """A file that stays where it is when a damaged recording sends libsndfile before its beginning."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(ValueError, OSError):
+            self._file.seek(offset, whence)
+        return self._file.tell()
+
+
+def _header(sound: Any, name: str) -> SoundHeader:
+    """What an opened recording is. InputError: nobody records so."""
+    header = SoundHeader(sound.samplerate, sound.frames, sound.channels, sound.subtype)
+    if header.samples < 1 or header.channels > MOST_CHANNELS or header.rate_hz > MOST_HZ:
+        what = f"{name} holds {header.samples:,} samples of {header.channels:,} channels at {header.rate_hz:,} Hz"
+        most = f"sound of at most {MOST_CHANNELS} channels and {MOST_HZ:,} Hz"
+        raise InputError(what, allowed=most, fix="replace or remove it")
+    return header
+
+
 def _plain(content: bytes) -> bytes:
     """A WAV with the plain header where it has the extensible one of PCM, which Python's `wave` does not know."""
     at, size = _chunk(io.BytesIO(content), b"fmt ")
-    if size >= 40 and struct.unpack_from("<H", content, at)[0] == EXTENSIBLE:
+    if size >= 40 and len(content) >= at + 40 and struct.unpack_from("<H", content, at)[0] == EXTENSIBLE:
         (kind,) = struct.unpack_from("<H", content, at + 24)  # the first two bytes of the sub-format's GUID
         if kind == PCM:
             return content[:at] + struct.pack("<H", PCM) + content[at + 2 :]
@@ -247,7 +270,7 @@ def _check_length(file: BinaryIO, name: str) -> None:
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         at, size = _chunk(file, b"data")
         missing = at + size - length if size not in UNKNOWN_LENGTHS else 0
-    elif head[:4] == b"FORM":
+    elif head[:4] == b"FORM" and len(head) == 12:
         missing = struct.unpack_from(">I", head, 4)[0] + 8 - length
     elif head[:4] == b"OggS":
         file.seek(max(0, length - OGG_PAGE_BYTES))

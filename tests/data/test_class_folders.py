@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -257,6 +258,23 @@ def test_labels_in_a_table(tmp_path: Path) -> None:
     shutil.copy(raw / "labels.csv", tmp_path / "beside.csv")
     beside = prepared(raw, labels=str(tmp_path / "beside.csv"), label_columns="id,breed")
     assert beside.fingerprint == manifest.fingerprint
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_of_other_delimiters(tmp_path: Path, delimiter: str) -> None:
+    raw = fill(tmp_path / "raw", "0.png", "1.png")
+    table = [("file", "label"), ("0.png", "a, b"), ("1.png", "c")]
+    (raw / "labels.csv").write_text("\n".join(map(delimiter.join, table)))
+    assert prepared(raw, labels="labels.csv").info["classes"] == ["a, b", "c"]
+
+
+def test_a_name_that_is_no_utf_8_is_refused_by_its_bytes(tmp_path: Path) -> None:
+    raw = fill(tmp_path / "raw", "a/0.png")
+    try:
+        os.rename(os.fsencode(raw / "a"), os.fsencode(raw) + b"/\xff\xfe")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert r"a name that is no UTF-8: '\udcff\udcfe/0.png'" in refusal(raw)
 
 
 def test_labels_and_folders_of_splits(tmp_path: Path) -> None:

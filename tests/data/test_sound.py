@@ -146,8 +146,10 @@ def test_damage_behind_what_is_kept_is_found() -> None:
         read_sound(io.BytesIO(content), "a", hearing(100))
     with pytest.raises(InputError, match="a holds NaN"):
         read_sound(encoded(np.array([0.0, np.nan]), "WAV", "FLOAT"), "a", hearing())
-    with pytest.raises(InputError, match="a holds no sound"):
+    with pytest.raises(InputError, match="a holds 0 samples of 1 channels"):
         read_sound_header(encoded(np.zeros(0)), "a")
+    with pytest.raises(InputError, match="at 2,000,000 Hz\n    allowed: sound of at most 256 channels"):
+        read_sound(encoded(tone(0.1), rate=2_000_000), "a", hearing())
     with pytest.raises(InputError, match="a is not a recording that can be read: "):
         read_sound_header(io.BytesIO(b"no sound at all"), "a")
 
@@ -166,6 +168,9 @@ def test_the_extensible_header_is_pcm_in_plain_wavs_too() -> None:
     assert np.array_equal(expected[0], found[0]) and expected[1] == found[1] == RATE
     with pytest.raises(InputError, match="unknown format: 65534"):
         read_plain_wav(encoded(tone(0.1), "WAVEX", "FLOAT").getvalue(), "a")
+    for length in (4, 11, 30, 44, 60):  # within the header
+        with pytest.raises(InputError, match=r"a is no WAV file|a is cut off"):
+            read_plain_wav(extensible[:length], "a")
     with pytest.raises(InputError, match="the last 600 bytes that its header promises are missing"):
         read_plain_wav(plain[:-600], "a")
 
@@ -281,6 +286,7 @@ def test_all_damaged_recordings_are_named_at_once(folder: Path) -> None:
         ({"channel": "left"}, "channel is 'left'"),
         ({"mels": 0}, "mels=0"),
         ({"features": "waveform", "as_image": True}, "as_image goes with"),
+        ({"seconds": 1e9}, "a row would have 8,000,000,000,000 samples"),
         ({"seconds": 0.00001}, "less than a sample"),
         ({"rate_hz": 50, "seconds": 1}, "the rate is 50 Hz"),
         ({"channel": "1"}, "has 1 channels, and none of the number 1"),

@@ -154,6 +154,8 @@ def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]
         with part.open(i) as file:
             picture = read_picture(file, name, look, frame)
         if picture.shape[1:] != size:
-            what = f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels, its header said {size[0]} x {size[1]}"
-            raise InputError(what, fix="replace or remove it")
+            what = f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels in picture {frame + 1}"
+            raise InputError(
+                what, allowed=f"{size[0]} x {size[1]}", fix=f"resize all of them: size={size[0]}x{size[1]}"
+            )
         yield {"image": picture}

@@ -31,6 +31,7 @@ from distdl.data.sounds import (
 from distdl.errors import InputError, Problem
 
 CHUNK_RECORDINGS, CHUNK_BYTES = 256, 16 << 20
+LONGEST_SAMPLES = 1 << 27
 LONGEST_BY_MEDIAN = 4
 """Recordings are padded to the longest one unasked only where it is no longer than this many times the median."""
 
@@ -134,6 +135,10 @@ def _hearing(facts: _Facts, options: Options) -> Hearing:
     samples = round((options.seconds or longest) * rate)
     if samples < 1:
         raise InputError(f"seconds is {options.seconds:g}, less than a sample at {rate} Hz", allowed="more")
+    if samples > LONGEST_SAMPLES:  # a damaged header says anything
+        raise InputError(
+            f"a row would have {samples:,} samples", allowed=f"{LONGEST_SAMPLES:,}", fix="seconds= cuts them"
+        )
     return Hearing(rate, samples, options.channel, options.features, options.mels)
 
 
