@@ -13,27 +13,24 @@ The class is the folder. The rules, and each is said where it was needed (`Found
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from distdl.data.classes import in_order, same_numbers
-from distdl.data.folders import Files, open_files
+from distdl.data.folders import Files, open_files, some_names
+from distdl.data.label_table import labels_of
 from distdl.data.raw import Rows
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
-from distdl.errors import InputError, Problem, did_you_mean
+from distdl.errors import InputError, Problem
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 WAYS = {"first": "the outermost folder", "last": "the innermost folder", "path": "all folders from the outermost on"}
-TOLD = 5  # names in a sentence
 LISTED = 100
 """Bad files that an error names one by one."""
 
@@ -183,7 +180,7 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     entries = _entries(files, options, what, notes, left_out)
     classes = in_order(name for split, name in zip(entries.splits, entries.classes) if split in ("", "train"))
     if torn := same_numbers(classes):
-        groups = "; ".join(", ".join(group) for group in torn[:TOLD])
+        groups = "; ".join(", ".join(group) for group in torn[:5])
         notes.append(f"classes whose names are the same number stay apart: {groups}")
     parts = _parts(files, entries, classes)
     if options.test_path:
@@ -205,8 +202,8 @@ def _parts(files: Files, entries: _Entries, classes: list[str]) -> list[Part]:
     """One part for each split, its files in the order of the classes, or of the archive where that is read forward."""
     place = {name: number for number, name in enumerate(classes)}
     if strange := sorted(set(entries.classes) - place.keys()):
-        what = f"{files.place}: the classes {_some(strange)} are not among those of the training split"
-        raise InputError(what, allowed=_some(classes))
+        what = f"{files.place}: the classes {some_names(strange)} are not among those of the training split"
+        raise InputError(what, allowed=some_names(classes))
     numbers, splits = np.array(entries.numbers, np.int64), np.array(entries.splits)
     labels = np.array([place[name] for name in entries.classes], np.int64)
     order = np.argsort(numbers if files.forward_only else labels, kind="stable")
@@ -216,12 +213,12 @@ def _parts(files: Files, entries: _Entries, classes: list[str]) -> list[Part]:
 
 def _absent(classes: list[str], found: list[str], split: str) -> list[str]:
     absent = [name for name in classes if name not in set(found)]
-    return [f"the split {split} has nothing of the classes {_some(absent)}"] if absent else []
+    return [f"the split {split} has nothing of the classes {some_names(absent)}"] if absent else []
 
 
 def _entries(files: Files, options: FolderOptions, what: str, notes: list[str], left_out: Counter[str]) -> _Entries:
     left_out.update(files.left_out)
-    table = _labels(files, options, what) if options.labels else None
+    table = labels_of(files, options.labels, options.label_columns, what) if options.labels else None
     numbers = list(range(len(files.names)))
     if table is not None:
         numbers = [n for n in numbers if n in table]
@@ -275,21 +272,23 @@ def _splits(
     """The split of each file by its outermost folder, or empty ones."""
     outer = {parts[0] if parts else "" for parts in folders}
     known = sorted(name for name in outer if name.lower() in SPLITS)
-    either = f"split_folders=yes or no says whether {_some(known)} are splits or classes"
+    either = f"split_folders=yes or no says whether {some_names(known)} are splits or classes"
     if options.split_folders == "yes":
         if strange := sorted(outer - set(known)):
-            raise InputError(f"{place}: {_some(strange)} are no splits", allowed=", ".join(sorted(SPLITS)))
+            raise InputError(f"{place}: {some_names(strange)} are no splits", allowed=", ".join(sorted(SPLITS)))
     elif options.split_folders == "no" or len(known) < 2:
         return [""] * len(folders)
     elif len(known) < len(outer):
-        raise InputError(f"{place} has the folders {_some(known)}, and {_some(sorted(outer - set(known)))}", fix=either)
+        raise InputError(
+            f"{place} has the folders {some_names(known)}, and {some_names(sorted(outer - set(known)))}", fix=either
+        )
     flat = sorted({parts[0] for parts in folders if len(parts) == 1})
     if flat and not flat_is_right:
-        what = f"{place}: {_some(flat)} looks like a split, and holds {what} outside of folders of classes"
+        what = f"{place}: {some_names(flat)} looks like a split, and holds {what} outside of folders of classes"
         raise InputError(what, fix=f"point path at {place}/train alone; or {either}; or name a table with labels=")
     splits = [SPLITS[parts[0].lower()] for parts in folders]
     if "train" not in splits:
-        raise InputError(f"{place} has the folders {_some(known)}, and no train", fix=either)
+        raise InputError(f"{place} has the folders {some_names(known)}, and no train", fix=either)
     return splits
 
 
@@ -302,7 +301,7 @@ def _classes(place: str, folders: list[tuple[str, ...]], way: str, what: str, no
     second = {parts[1].lower() for parts in inner}
     if not way and len(second) > 1 and second <= SPLITS.keys():
         raise InputError(
-            f"{place}: the folders of classes hold {_some(sorted(second))}, which look like splits",
+            f"{place}: the folders of classes hold {some_names(sorted(second))}, which look like splits",
             fix="move them outside of the classes (train/class/file), or merge them: class_from=first",
         )
     chosen = way or ("path" if all(len(parts) > 1 for parts in folders) else "first")
@@ -323,79 +322,4 @@ def _empty(files: Files, what: str) -> list[str]:
     full = {str(above) for name in files.names for above in PurePosixPath(name).parents}
     above_others = {str(PurePosixPath(name).parent) for name in files.folders}
     empty = sorted(files.folders - full - above_others)
-    return [f"{files.place}: no {what} in the folders {_some(empty)}, which are no classes"] if empty else []
-
-
-def _labels(files: Files, options: FolderOptions, what: str) -> dict[int, str]:
-    """Number of a file -> its label in the table."""
-    by_name: dict[str, int | None] = {name: n for n, name in enumerate(files.names)}
-    short: dict[str, int | None] = {}
-    for name, n in by_name.items():
-        path = PurePosixPath(name)
-        for key in {path.name, path.stem, str(path.with_suffix(""))} - {name}:
-            short[key] = None if key in short else n  # two files: the table must say which
-    found: dict[int, str] = {}
-    absent: list[str] = []
-    above = ["", _only_folder(files), str(PurePosixPath(options.labels).parent) + "/"]
-    for line, name, label in _rows_of(files, options):
-        where = f"{options.labels}:{line}"
-        name = name.removeprefix("./")
-        paths = [folder + name for folder in above]
-        known = (names.get(path) for path in paths for names in (by_name, short))
-        number = next((n for n in known if n is not None), None)
-        if number is None and name in short:
-            raise InputError(f"{where}: '{name}' is the name of several files", fix="give their paths")
-        if not label:
-            raise InputError(f"{where}: '{name}' has no label", fix="fill it in, or remove the row")
-        if number is None:
-            absent.append(f"{name} ({where})")
-        elif found.setdefault(number, label) != label:
-            raise InputError(f"{where}: '{name}' has the labels '{found[number]}' and '{label}'", fix="keep one row")
-    if absent:
-        raise InputError(
-            f"{len(absent):,} files of {options.labels} are not in {files.place}, or no {what}: {_some(absent)}",
-            fix="remove these rows, or check the endings and the path",
-        )
-    return found
-
-
-def _only_folder(files: Files) -> str:
-    """The folder that all files lie in, with a slash, as archives have one; or nothing."""
-    outer = {name.split("/")[0] if "/" in name else "" for name in files.names}
-    return f"{outer.pop()}/" if len(outer) == 1 and outer != {""} else ""
-
-
-def _rows_of(files: Files, options: FolderOptions) -> Iterator[tuple[int, str, str]]:
-    """Line, file and label of each row."""
-    here, inside = Path(options.labels), options.labels
-    file: BinaryIO | None = here.open("rb") if here.is_file() else files.extra(inside)
-    file = file or files.extra(_only_folder(files) + inside)
-    if file is None:
-        raise InputError(f"there is no file {options.labels}, neither here nor in {files.place}", fix="check the path")
-    with file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(())
-        try:
-            first = text.readline()
-            rows = csv.reader(chain([first], text), delimiter=max(",;\t", key=first.count), strict=True)
-            header = next(rows, [])
-            for name in options.label_columns:
-                if name not in header:
-                    raise InputError(
-                        f"{options.labels} has no column '{name}'",
-                        allowed=", ".join(header),
-                        fix=did_you_mean(name, header) + "  label_columns=FILE,LABEL names the two",
-                    )
-            file_at, label_at = (header.index(name) for name in options.label_columns)
-            for row in rows:
-                if row and len(row) != len(header):
-                    what = f"{options.labels}:{rows.line_num}: {len(row)} values, the header has {len(header)}"
-                    raise InputError(what, fix="quote commas that belong to a value")
-                if row:
-                    yield rows.line_num, row[file_at].strip(), row[label_at].strip()
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{options.labels}:{rows.line_num + 1}: {error}", fix="save it as CSV in UTF-8") from error
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    return [f"{files.place}: no {what} in the folders {some_names(empty)}, which are no classes"] if empty else []

@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -23,6 +23,7 @@ from distdl.errors import InputError
 
 LARGEST_FILE_BYTES = 1 << 30
 """A picture or a recording is held in memory, and an archive may say little and hold much."""
+TOLD = 5
 UNPACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 DAMAGE = (
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError),
@@ -77,6 +78,12 @@ class Files:
     def _check_size(self, called: str, size: int) -> None:
         if size > LARGEST_FILE_BYTES:
             raise InputError(f"{called} has {size / 2**30:.1f} GiB", allowed=f"{LARGEST_FILE_BYTES / 2**30:.0f} GiB")
+
+
+def some_names(names: Sequence[str]) -> str:
+    """A few of many names, for a sentence."""
+    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
+    return ", ".join(names[:TOLD]) + more
 
 
 def open_files(path: str, endings: Collection[str]) -> Files:
