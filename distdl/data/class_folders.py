@@ -62,8 +62,10 @@ class Part:
     """Of `files.names`, in the order in which they are read."""
     labels: np.ndarray
     """int64 class numbers."""
-    split: str = ""
-    """Empty: some of them are to be held out."""
+    split: str
+    """The one that all of them are of, or were before some were held out."""
+    shares: list[str]
+    """The split of each."""
 
     def called(self, i: int) -> str:
         """The i-th file's name for a person."""
@@ -72,15 +74,6 @@ class Part:
     def open(self, i: int) -> BinaryIO:
         """The i-th file, for reading bytes."""
         return self.files.open(int(self.numbers[i]))
-
-    def shares(self, fraction: float) -> list[str]:
-        """The split of each file."""
-        if self.split or not fraction:
-            return [self.split or "train"] * len(self.numbers)
-        names = np.empty(len(self.numbers), object)
-        for split, rows in hold_out([{"row": np.arange(len(names))}], fraction):
-            names[rows["row"]] = split
-        return names.tolist()
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def headers_of(
 
 
 def rows_of(
-    found: Found, fraction: float, chunk: int, make: Callable[[Part, int], Iterable[dict[str, Any]]]
+    found: Found, chunk: int, make: Callable[[Part, int], Iterable[dict[str, Any]]]
 ) -> Iterator[tuple[str, Rows]]:
     """The rows of all files with their `label`, at most `chunk` at a time; `make` gives the rows of a part's i-th file.
 
@@ -128,7 +121,7 @@ def rows_of(
     bad: list[Problem] = []
     for part in found.parts:
         waiting: dict[str, list[dict[str, Any]]] = {}
-        for i, split in enumerate(part.shares(fraction)):
+        for i, split in enumerate(part.shares):
             rows = waiting.setdefault(split, [])
             try:
                 for row in make(part, i):
@@ -182,14 +175,14 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     if torn := same_numbers(classes):
         groups = "; ".join(", ".join(group) for group in torn[:5])
         notes.append(f"classes whose names are the same number stay apart: {groups}")
-    parts = _parts(files, entries, classes)
+    parts = _parts(files, entries, classes, options)
     if options.test_path:
         if any(entries.splits):
             raise InputError(f"{path} has folders of splits of its own", fix="leave out test_path, or split_folders=no")
         test_files = open_files(options.test_path, endings)
         tested = _entries(test_files, options, what, notes, left_out)
-        parts += _parts(test_files, _Entries(tested.numbers, ["test"] * len(tested.numbers), tested.classes), classes)
-        parts[0] = Part(files, parts[0].numbers, parts[0].labels, "train")
+        tested = _Entries(tested.numbers, ["test"] * len(tested.numbers), tested.classes)
+        parts += _parts(test_files, tested, classes, options)
         notes += _absent(classes, tested.classes, "test")
     for split in sorted(set(entries.splits) - {"", "train"}):
         notes += _absent(classes, [name for name, s in zip(entries.classes, entries.splits) if s == split], split)
@@ -198,7 +191,7 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     return Found(parts, classes, notes, dict(sorted(left_out.items())))
 
 
-def _parts(files: Files, entries: _Entries, classes: list[str]) -> list[Part]:
+def _parts(files: Files, entries: _Entries, classes: list[str], options: FolderOptions) -> list[Part]:
     """One part for each split, its files in the order of the classes, or of the archive where that is read forward."""
     place = {name: number for number, name in enumerate(classes)}
     if strange := sorted(set(entries.classes) - place.keys()):
@@ -208,7 +201,20 @@ def _parts(files: Files, entries: _Entries, classes: list[str]) -> list[Part]:
     labels = np.array([place[name] for name in entries.classes], np.int64)
     order = np.argsort(numbers if files.forward_only else labels, kind="stable")
     chosen = {split: order[splits[order] == split] for split in sorted(set(entries.splits))}
-    return [Part(files, numbers[some], labels[some], split) for split, some in chosen.items()]
+    return [
+        Part(files, numbers[some], labels[some], split or "train", _shares(split, len(some), options))
+        for split, some in chosen.items()
+    ]
+
+
+def _shares(split: str, count: int, options: FolderOptions) -> list[str]:
+    """The split of each of a part's files; those that no folder puts into one are shared out by their number."""
+    if split or options.test_path or not options.test_fraction:
+        return [split or "train"] * count
+    names = np.empty(count, object)
+    for name, rows in hold_out([{"row": np.arange(count)}], options.test_fraction):
+        names[rows["row"]] = name
+    return names.tolist()
 
 
 def _absent(classes: list[str], found: list[str], split: str) -> list[str]:

@@ -85,7 +85,8 @@ def prepare(options: Options) -> Prepared:
     return Prepared(
         {"image": Column("uint8", (options.channels, *size)), "label": Column("int64")},
         rows_of(
-            *(found, options.test_fraction, chunk),
+            found,
+            chunk,
             lambda part, i: _pictures(part, i, facts.frames[part.split][i], look, size),
         ),
         {**found.info(_notes(facts, options)), "pictures": pictures},

@@ -75,7 +75,7 @@ def prepare(options: Options) -> Prepared:
     found = find(options.path, options, ENDINGS, "recordings")
     facts = _read_headers(found)
     hearing = _hearing(facts, options)
-    mean, std = _scale(found, hearing, options.test_fraction) if options.features == "log_mel" else (None, None)
+    mean, std = _scale(found, hearing) if options.features == "log_mel" else (None, None)
     whole = (hearing.frames, hearing.mels) if options.features == "log_mel" else (hearing.samples,)
     name = "image" if options.as_image else "x"
     shape = (1, *whole) if options.as_image else whole
@@ -85,7 +85,8 @@ def prepare(options: Options) -> Prepared:
     record = sound_record(hearing, shape, mean, std)
     chunk = max(1, min(CHUNK_RECORDINGS, CHUNK_BYTES // columns[name].row_bytes))
     chunks = rows_of(
-        *(found, options.test_fraction, chunk),
+        found,
+        chunk,
         lambda part, i: _recordings(part, i, hearing, columns, mean, std),
     )
     info = {**found.info(_notes(facts, hearing, options)), "sounds": {"stored_as": dict(facts.subtypes)}}
@@ -142,12 +143,12 @@ def _hearing(facts: _Facts, options: Options) -> Hearing:
     return Hearing(rate, samples, options.channel, options.features, options.mels)
 
 
-def _scale(found: Found, hearing: Hearing, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def _scale(found: Found, hearing: Hearing) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each filter over the training part, one recording at a time (Chan et al. 1979)."""
     count, mean, squares = 0, np.zeros(hearing.mels), np.zeros(hearing.mels)
     bad: list[Problem] = []
     for part in found.parts:
-        for i, split in enumerate(part.shares(fraction)):
+        for i, split in enumerate(part.shares):
             if split != "train":
                 continue
             try:
