@@ -48,8 +48,6 @@ def run_prepare(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
-    for note in manifest.info.get("notes", []):  # what the source decided, left out or changed
-        print(f"    {note}")
     return 0
 
 
