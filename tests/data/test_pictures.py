@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -398,6 +399,41 @@ def test_masks_keep_their_numbers(tmp_path: Path) -> None:
         read_values(saved(Image.fromarray(np.array([[0.5]], np.float32)), "TIFF"), "a")
     with pytest.raises(InputError, match="transparent"):
         read_values(saved(Image.fromarray(np.zeros((1, 1, 4), np.uint8)), "PNG"), "a")
+
+
+def test_archives_of_pictures_and_of_masks_of_16_bits(tmp_path: Path) -> None:
+    numbers = np.array([0, 300, 65535], np.uint16)[np.arange(20).reshape(4, 5) % 3]
+    for i in range(3):
+        place(tmp_path / "image" / f"{i}.png", colour(i))
+        place(tmp_path / "mask" / f"{i}.tif", Image.fromarray(np.roll(numbers, i)))
+    for name in ("image", "mask"):
+        for kind in ("zip", "tar", "gztar"):
+            shutil.make_archive(str(tmp_path / name), kind, tmp_path / name)
+    rows = []
+    for ending in ("", ".zip", ".tar"):
+        options = {name + "s": str(tmp_path / name) + ending for name in ("image", "mask")}
+        manifest = prepare_dataset("segmentation", tmp_path / "set", {**options, "channels": 3}, overwrite=True)
+        assert manifest.info["classes"] == ["0", "300", "65535"]
+        rows.append(whole(tmp_path / "set"))
+        assert np.array_equal(rows[-1]["mask"][1], np.searchsorted([0, 300, 65535], np.roll(numbers, 1)))
+        assert all(np.array_equal(rows[-1][column], rows[0][column]) for column in rows[0])
+    packed = {"images": tmp_path / "image.tar.gz", "masks": tmp_path / "mask.tar.gz"}
+    with pytest.raises(InputError, match=r"image\.tar\.gz is compressed as a whole"):
+        prepare_dataset("segmentation", tmp_path / "set", packed, overwrite=True)
+
+
+def test_all_damaged_masks_and_pictures_are_named_at_once(tmp_path: Path) -> None:
+    for i in range(4):
+        place(tmp_path / "image" / f"{i}.png", colour(i))
+        place(tmp_path / "mask" / f"{i}.gif", Image.fromarray(np.zeros((4, 5), np.uint8)))
+    frames = [Image.fromarray(np.full((4, 5), value, np.uint8)) for value in (0, 9)]
+    frames[0].save(tmp_path / "mask" / "0.gif", save_all=True, append_images=frames[1:])
+    for name in ("image/1.png", "mask/2.gif"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(InputError) as caught:
+        prepare_dataset("segmentation", tmp_path / "set", {"images": tmp_path / "image", "masks": tmp_path / "mask"})
+    words = ("0.gif holds 2 pictures", "1.png is not a picture", "2.gif is not a picture")
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_a_class_is_a_colour_of_the_masks(tmp_path: Path) -> None:
