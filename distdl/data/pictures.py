@@ -26,26 +26,26 @@ from distdl.errors import InputError
 
 FORMATS = (
     *(
-        "AVIF",
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "TIFF",
+        "GIF",
         "BMP",
+        "AVIF",
+        "JPEG2000",
+        "PPM",
+        "TGA",
         "DDS",
         "DIB",
-        "GIF",
         "ICO",
-        "JPEG",
-        "JPEG2000",
         "PCX",
-        "PNG",
-        "PPM",
         "PSD",
         "QOI",
-        "SGI",
-        "SUN",
-        "TGA",
     ),
-    *("TIFF", "WEBP"),
+    *("SGI", "SUN"),
 )
-"""Of Pillow's. An MPO of two cameras is opened as the JPEG that it begins with."""
+"""Of Pillow's, those that are tried first in front. An MPO of two cameras is opened as the JPEG that it begins with."""
 ONE_PICTURE = ("ICO", "MPO", "PSD")
 """Formats whose frames are the same picture in other sizes, a preview, or layers: the first frame is the picture."""
 FITS = ("stretch", "crop", "pad")
@@ -53,6 +53,7 @@ KIND, VERSION = "picture", 1
 LOOKED_AT = 16
 """Pictures of 16 bits whose values are looked at before the range of 16 bits is taken for theirs."""
 BITS_TOO_FEW = 14
+BLOCK_PIXELS = 1 << 20
 
 Range = tuple[float, float]
 Item = TypeVar("Item")
@@ -292,11 +293,21 @@ def _of_8_bits(picture: Any, name: str, look: Look) -> Any:
     if low == high:
         what = f"{name} has the mode {picture.mode}, whose range is not known, and values from {least:g} to {most:g}"
         raise InputError(what, fix="say which values are black and white, as range=0,4095")
-    levels = np.clip(np.round((numbers.astype(np.float64) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    levels = _levels(numbers, low, high)
     grey = Image.fromarray(255 - levels if dark_is_high else levels)
     if isinstance(hidden, int):
         grey.putalpha(Image.fromarray(np.where(numbers == hidden, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _levels(numbers: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(H, W) of any type -> uint8, `low` to 0 and `high` to 255, in float64, some rows at a time."""
+    levels = np.empty(numbers.shape, np.uint8)
+    step = max(1, BLOCK_PIXELS // max(1, numbers.shape[1]))
+    for top in range(0, len(numbers), step):
+        rows = numbers[top : top + step].astype(np.float64)
+        levels[top : top + step] = np.clip(np.round((rows - low) * (255 / (high - low))), 0, 255)
+    return levels
 
 
 def _on_background(picture: Any, colour: tuple[int, int, int]) -> Any:
