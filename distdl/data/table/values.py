@@ -72,26 +72,38 @@ def numbers(columns: Sequence[pa.Array], na: Sequence[str]) -> tuple[np.ndarray,
     """(k, n) float64, NaN where there is nothing; and of the columns that hold something else, where: (n,) bool. Infinite
     is something else. All columns of words are read in one go: of a wide table each has few rows."""
     n = len(columns[0]) if columns else 0
-    found, bad = np.empty((len(columns), n)), {}
+    found = np.empty((len(columns), n))
+    bad: dict[int, np.ndarray] = {}
     of_words = [i for i, values in enumerate(columns) if is_text(values.type)]
     for i, values in enumerate(columns):
         if not is_text(values.type):
             found[i] = _typed(values)
     if of_words:
-        empty = (*na, *NO_NUMBER)
-        joined = texts(pa.concat_arrays([pc.cast(plain(columns[i]), pa.string()) for i in of_words]), empty)
-        try:
-            found[of_words] = _floats(pc.cast(joined, pa.float64())).reshape(len(of_words), n)
-        except pa.ArrowInvalid:
-            for place, i in enumerate(of_words):
-                found[i], strange = _some_numbers(joined.slice(place * n, n))
-                if strange is not None:
-                    bad[i] = strange
+        _read_words(columns, of_words, (*na, *NO_NUMBER), found, bad)
     infinite = np.isinf(found)
     for i in np.flatnonzero(infinite.any(1)).tolist():
         bad[i] = bad.get(i, False) | infinite[i]
     found[infinite] = np.nan
     return found, bad
+
+
+def _read_words(
+    columns: Sequence[pa.Array], of_words: list[int], na: Sequence[str], found: np.ndarray, bad: dict[int, np.ndarray]
+) -> None:
+    """Columns of words as numbers: all at once where all are, else one by one, and with blanks and gaps where there are."""
+    words = [pc.cast(plain(columns[i]), pa.string()) for i in of_words]
+    try:
+        found[of_words] = _floats(pc.cast(pa.concat_arrays(words), pa.float64())).reshape(len(words), -1)
+        return
+    except pa.ArrowInvalid:
+        pass
+    for i, column in zip(of_words, words, strict=True):
+        try:
+            found[i] = _floats(pc.cast(column, pa.float64()))
+        except pa.ArrowInvalid:
+            found[i], strange = _some_numbers(texts(column, na))
+            if strange is not None:
+                bad[i] = strange
 
 
 def dates(values: pa.Array, pattern: str, na: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
