@@ -15,8 +15,8 @@ from distdl.data.table.reader import Table
 from distdl.data.table.values import texts
 from distdl.errors import InputError, Problem, did_you_mean
 
-PIECE_BYTES = 16 << 20
-PIECE_ROWS, PIECE_CELLS, FEW_ROWS = 1 << 16, 2 << 20, 256
+PIECE_BYTES = 8 << 20
+PIECE_ROWS, PIECE_CELLS, FEW_ROWS = 1 << 16, 1 << 19, 256
 """A piece has no more rows or, beyond a few rows, cells: each becomes a number of 8 bytes, and some copies of it."""
 
 
