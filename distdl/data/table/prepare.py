@@ -23,7 +23,7 @@ from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
-from distdl.data.table.values import dates, is_date, is_number, is_text
+from distdl.data.table.values import dates, is_date, is_number, is_text, label_na
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label
@@ -117,7 +117,8 @@ class Opened:
         """What the columns hold, and what they are taken for."""
         options = self.options
         if self.answer and options.unlabelled == "drop":
-            self.gaps = [Kept(table, [self.answer], self.na) for table in (self.table, *self.others.values())]
+            na = label_na(self.na) if options.label else self.na
+            self.gaps = [Kept(table, [self.answer], na) for table in (self.table, *self.others.values())]
             self.table = self.gaps[0]
             self.others = dict(zip(self.others, self.gaps[1:], strict=True))
         given = given_kinds(options, self.table.names, self.table.path)
@@ -275,7 +276,7 @@ def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
     record, na = preparation["x"], preparation["x"]["na"]
     rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)}
     if label := preparation.get("label"):
-        rows["label"] = encode_label(label, columns[label["name"]], na, part.rows, table.place)
+        rows["label"] = encode_label(label, columns[label["name"]], label_na(na), part.rows, table.place)
     if y := preparation.get("y"):
         rows["y"] = encode_target(y, columns[y["name"]], na, part.rows, table.place)
     return rows

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 NA = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NaT", "NULL", "null", "None")
 """Words that stand for an empty value, as pandas has them, and the question mark of the UCI tables."""
+SOME_CLASS = ("None",)
+"""Those that are as likely the name of a class."""
 NO_NUMBER = (".", "-", "--")
 """The same, among numbers and dates alone."""
 FLOAT32 = float(np.finfo(np.float32).max)
@@ -24,6 +26,11 @@ DATE_FORMATS = (
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZONE = r"(\.\d+)?\s?(Z|UTC|[+-]\d\d:?\d\d)?$"
 _FIELDS = {"%Y": r"\d{4}", "%y": r"\d\d", "%b": "[A-Za-z]{3}", "%B": "[A-Za-z]{3,9}"}
+
+
+def label_na(na: Sequence[str]) -> tuple[str, ...]:
+    """The words that stand for no label."""
+    return tuple(word for word in na if word not in SOME_CLASS)
 
 
 def is_text(kind: pa.DataType) -> bool:
