@@ -248,6 +248,13 @@ def test_rows_without_a_label(tmp_path: Path) -> None:
         made(tmp_path, text, unlabelled="keep", label="", target="v")
 
 
+def test_what_the_reader_and_what_the_kinds_tell_stand_beside_each_other(tmp_path: Path) -> None:
+    text = table({"v": [1, 2, 3], "w": [4, 1, 2], "y": ["a", "", "b"]}).replace(",", ";")
+    manifest, _ = made(tmp_path, text)
+    notes = manifest.info["notes"]
+    assert any("';'" in note for note in notes) and any("1 rows have no 'y'" in note for note in notes), notes
+
+
 def test_a_class_may_be_called_none(tmp_path: Path) -> None:
     """As the least of several degrees is; among features the word says that there is nothing."""
     text = table({"v": [1, 2, 3, 4], "w": ["None", "p", "q", "p"], "y": ["None", "mild", "severe", "None"]})
