@@ -148,8 +148,11 @@ class Engine(ABC):
             yield from itertools.islice(source, self.plan.accumulate)
             return
         batches = list(itertools.islice(source, self.plan.accumulate))
-        counts = [self.learner.counted(batch) for batch in batches]
-        total = torch.stack([count for count in counts if count is not None]).double().sum().to(self.device)
+        counts = [count for batch in batches if (count := self.learner.counted(batch)) is not None]
+        if not counts:
+            yield from batches
+            return
+        total = torch.stack(counts).double().sum().to(self.device)
         # Ranks that share a replica count the same samples: the mean over all ranks is that over the replicas.
         mean = self.all_sum(total).float() / (self.plan.accumulate * self.plan.world)
         for batch in batches:
