@@ -43,12 +43,12 @@ def misfits(
 
 
 def _unread(where: str, manifest: Manifest, who: str, columns: Mapping[str, Column]) -> Iterator[Problem]:
-    """Columns without which those that are read would be taken for something else: which tokens count, and of which document
-    each is. Whoever wrote the data set names them."""
+    """Columns without which those that are read would be taken for something else: which tokens count, and of which
+    document each is. Whoever wrote the data set names them."""
     for name in columns:
         for other in manifest.preparation.get(name, {}).get("beside", ()):
             if other not in columns:
-                what = f"{who} reads {name!r} without {other!r}, and would learn from rows that several documents share, or filling"
+                what = f"{who} reads {name!r} without {other!r}: rows hold several documents, and filling"
                 fix = f"model.{other}: true, where the family has that key; or prepare the data with packing=stream"
                 yield Problem(what, where, fix=fix)
 

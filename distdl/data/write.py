@@ -65,9 +65,10 @@ class DatasetWriter:
     error.
 
     `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
-    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard
-    begins. `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the block, `manifest` is what was published.
-    InputError: the target exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
+    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard begins.
+    `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the block, `manifest`
+    is what was published. InputError: the target exists (unless `overwrite`), or the rows do not fit the columns.
+    DistdlError: the disk failed.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Config:
     labels: Annotated[bool, TRAINING_ONLY] = False
     """The column `labels`, as long as `tokens`, says which token each place has, and -100: none counts there."""
     documents: Annotated[bool, TRAINING_ONLY] = False
-    """Documents that share a row, told apart by the column `documents`, do not see each other, and each begins at place 0."""
+    """Documents that share a row, told apart by the column `documents`, do not see each other and begin at place 0."""
     balance_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.01
     """Weight of the loss that spreads the tokens evenly over the experts."""
     router_z_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.001
@@ -64,9 +64,9 @@ class Config:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
         if self.documents and not self.labels:
-            raise ValueError("documents without labels: the end of one would learn the begin of the next; labels: true, too")
+            raise ValueError("documents without labels: the end of one would learn the next one's begin; set labels")
         if self.documents and self.experts:
-            raise ValueError("documents with experts: the tokens of a row compete for experts; prepare with packing=none")
+            raise ValueError("documents with experts: the tokens of a row compete for them; prepare with packing=none")
         of_experts = ("experts_top_k", "experts_every", "capacity", "balance_loss", "router_z_loss")
         if not self.experts:
             if changed := [name for name in of_experts if getattr(self, name) != getattr(Config, name)]:
@@ -117,7 +117,7 @@ class Block(nn.Module):
         x, begins = apart(x) if self.documents else (x, None)
         x = x + self.drop(self.attn(self.ln1(x), begins))
         x = x + self.drop(self.perceptron(self.ln2(x)))
-        return x if begins is None else together(x, begins)  # (B, T, D), or D + 1, which says last where a document begins
+        return x if begins is None else together(x, begins)  # (B, T, D); D + 1: where a document begins
 
     def perceptron(self, x: Tensor) -> Tensor:
         if self.moe is not None:
@@ -135,7 +135,7 @@ class GPT(Learner):
         "blocks.*.up": "column",
         "blocks.*.down": "row",
     }
-    sequence_columns: Mapping[str, int] = {"tokens": 1}
+    sequence_columns = {"tokens": 1}
     chunks_loss = True
 
     def __init__(self, config: Config) -> None:
@@ -221,7 +221,8 @@ class GPT(Learner):
         return {"loss": Mean(losses.sum(), float(counts.sum()))}
 
     def logits(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """(B, T) -> (B, T, V); where the vocabulary is cut, this rank's part of V. `documents` (B, T): where rows share such"""
+        """(B, T) -> (B, T, V); where the vocabulary is cut, this rank's part of V. `documents` (B, T), where rows have
+        several"""
         documents = torch.zeros_like(tokens) if documents is None else documents
         batch = {"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))}
         return logits(self.through(batch), self.wte.weight)

@@ -47,8 +47,9 @@ def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
 
 
 def mean_of_counted(losses: Tensor, counts: Tensor, batch: Batch) -> Tensor:
-    """The scalar loss of a micro-batch of a learner that has `counted` its places: the mean over those that count in the step's
-    whole global batch. `losses` are 0 where `counts` is False. A batch that no engine made is a global batch of its own."""
+    """The scalar loss of a micro-batch of a learner that has `counted` its places: the mean over those that count in
+    the step's whole global batch. `losses` are 0 where `counts` is False. A batch that no engine made is a global batch
+    of its own."""
     told = batch.get("mean_count")
     # A rank that holds a slice of each row has counted whole rows, as the others of its axis have.
     mean_count = counts.sum() if told is None else told[0] / here.sequence.size

@@ -27,14 +27,15 @@ class Options(TokenOptions):
     """Options of the source `text`."""
 
     path: tuple[str, ...]
-    """The files or folders, separated by commas; they are read one after the other. Of a file whose name ends in .jsonl or .json
-    each line holds a document."""
+    """The files or folders, separated by commas; they are read one after the other. Of a file whose name ends in .jsonl
+    or .json each line holds a document."""
     context: int = 128
     """Tokens (or bytes) that a row predicts; a row holds one more."""
     test_path: tuple[str, ...] = ()
     """Files or folders that become the split `test`; then nothing is held out of `path`."""
     packing: Literal["stream", "best_fit", "none"] = "stream"
-    """stream: documents follow each other, and rows are cut from that. best_fit: whole documents share a row. none: a row each."""
+    """stream: documents follow each other, and rows are cut from that. best_fit: whole documents share a row. none: a
+    row each."""
     document: Literal["file", "line", "paragraph"] = "file"
     """What one document of a text file is; a paragraph ends at an empty line."""
     separator: str = ""
@@ -48,7 +49,8 @@ class Options(TokenOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """`tokens` uint8, uint16 or uint32 (context + 1,); with packing `labels` int32 and `documents`, as text/packing.py has them."""
+    """`tokens` uint8, uint16 or uint32 (context + 1,); with packing `labels` int32 and `documents`, as text/packing.py
+    has them."""
     check_fraction(options.test_fraction)
     notes: list[str] = []
     paths, test = (files_of(given, options.files, notes.append) for given in (options.path, options.test_path))
@@ -82,7 +84,11 @@ def _marks(paths: list[str]) -> Iterator[str]:
     for path in paths:
         head = next(iter(read_blocks(path)), b"")[:4]
         if mark := next((mark for mark in MARKS if head.startswith(mark)), b""):
-            how = "is one of its bytes; encoding=utf-8 leaves it out" if MARKS[mark] == "utf-8" else "says that it is no UTF-8"
+            how = (
+                "is one of its bytes; encoding=utf-8 leaves it out"
+                if MARKS[mark] == "utf-8"
+                else "says that it is no UTF-8"
+            )
             yield f"{path} begins with a byte order mark ({MARKS[mark]}), which {how}"
 
 
@@ -97,7 +103,8 @@ class _Texts:
         return (text.text for split, text in self.shared() if split == "train")
 
     def shared(self) -> Iterator[tuple[str, Text]]:
-        """Every text with its split. A document is held out whole; where a few files are one document each, parts of them are."""
+        """Every text with its split. A document is held out whole; where a few files are one document each, parts of
+        them are."""
         options = self.options
         reader = Reader(options.encoding, options.document, options.separator, options.field, self.notes)
         fraction = 0.0 if self.test else options.test_fraction

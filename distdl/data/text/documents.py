@@ -1,7 +1,7 @@
 """Files, folders and JSON lines -> texts, one document after the other.
 
-A file is read a few megabytes at a time. A document that is a whole file comes in parts of some ten thousand letters, cut at the end of
-a line where there is one: so a file of any size needs little memory. All others are read whole.
+A file is read a few megabytes at a time. A document that is a whole file comes in parts of some ten thousand letters,
+cut at the end of a line where there is one: so a file of any size needs little memory. All others are read whole.
 """
 
 from __future__ import annotations
@@ -162,7 +162,11 @@ def _with_end(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _like_utf16(block: bytes) -> bool:
     head = block[:4096]
-    return len(head) >= 4 and any(head[i::2].count(0) > len(head[i::2]) * 0.4 for i in (0, 1)) and head.count(0) < 0.7 * len(head)
+    return (
+        len(head) >= 4
+        and any(head[i::2].count(0) > len(head[i::2]) * 0.4 for i in (0, 1))
+        and head.count(0) < 0.7 * len(head)
+    )
 
 
 def _parts(path: str, letters: Iterator[str]) -> Iterator[tuple[str, str, int, bool]]:
@@ -184,7 +188,8 @@ def _parts(path: str, letters: Iterator[str]) -> Iterator[tuple[str, str, int, b
 
 
 def files_of(paths: tuple[str, ...], patterns: tuple[str, ...], say: Callable[[str], None]) -> list[str]:
-    """The files themselves, and of folders those whose names fit a pattern, sorted. What is left out is said. Raises InputError."""
+    """The files themselves, and of folders those whose names fit a pattern, sorted. What is left out is said. Raises
+    InputError."""
     found = []
     for path in paths:
         if not Path(path).is_dir():
@@ -198,6 +203,8 @@ def files_of(paths: tuple[str, ...], patterns: tuple[str, ...], say: Callable[[s
             raise InputError(what, fix="files=PATTERN", allowed=f"{len(there):,} other files")
         if left := len(there) - len(kept):
             others = sorted({os.path.splitext(name)[1] or os.path.basename(name) for name in {*there} - {*kept}})
-            say(f"{path}: {left:,} of {len(there):,} files were left out ({', '.join(others[:5])}); files=PATTERN takes others")
+            say(
+                f"{path}: {left:,} of {len(there):,} files left out ({', '.join(others[:5])}); files=PATTERN takes others"
+            )
         found += kept
     return found

@@ -1,8 +1,9 @@
 """A tokenizer from texts: byte pairs (BPE), the unigram model, or WordPiece, by Hugging Face's tokenizers.
 
-BPE and unigram work on the bytes of a text, so that any text comes back as it was; WordPiece is BERT's, on words, and knows letters
-of the training texts only. Byte pairs and WordPiece come out the same each time. Unigram does not: the library adds up its
-probabilities in an order that it draws. The tokenizer is kept with the data set, and can be used again (`tokenizer=PATH`).
+BPE and unigram work on the bytes of a text, so that any text comes back as it was; WordPiece is BERT's, on words, and
+knows letters of the training texts only. Byte pairs and WordPiece come out the same each time. Unigram does not: the
+library adds up its probabilities in an order that it draws. The tokenizer is kept with the data set, and can be used
+again (`tokenizer=PATH`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PREFIX = "##"
 
 
 def learned(kind: str, texts: Callable[[], Iterable[str]], vocabulary: int) -> Tokenizer:
-    """A tokenizer of at most so many tokens. `texts` gives those it is learned from, and is asked once or twice. Raises InputError."""
+    """A tokenizer of at most so many tokens. `texts` gives those it is learned from, and is asked once or twice. Raises
+    InputError."""
     if vocabulary < LEAST:
         allowed = f"at least {LEAST}: 256 bytes and {len(SPECIAL)} special tokens"
         raise InputError(f"vocabulary is {vocabulary}", allowed=allowed)

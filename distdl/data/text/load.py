@@ -1,4 +1,5 @@
-"""A tokenizer that is there already: a file `tokenizer.json`, or the folder of a model of Hugging Face's transformers.
+"""A tokenizer that is there already: a file `tokenizer.json`, the folder of a model of Hugging Face's transformers, or
+another data set.
 
 Only data is read: no code that comes with a model is run, and nothing is fetched.
 """
@@ -6,11 +7,13 @@ Only data is read: no code that comes with a model is run, and nothing is fetche
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distdl.data.manifest import FILE_NAME, read_manifest
 from distdl.data.text.learn import KINDS
-from distdl.data.text.tokens import BYTES, END, Roles, Tokenizer
+from distdl.data.text.tokens import BYTES, END, Roles, Tokenizer, from_record
 from distdl.errors import InputError, did_you_mean
 
 FILE = "tokenizer.json"
@@ -28,6 +31,8 @@ def loaded(where: str, end: str = "") -> Tokenizer:
     if where == BYTES:
         return Tokenizer(BYTES, Roles((), 256, 256), names={"eos_token": END, "pad_token": END})
     path = Path(where)
+    if (path / FILE_NAME).is_file():
+        return _of_dataset(where, end)
     folder = path if path.is_dir() else path.parent
     file = folder / FILE if path.is_dir() else path
     if not file.is_file():
@@ -49,6 +54,18 @@ def loaded(where: str, end: str = "") -> Tokenizer:
     return Tokenizer(text, Roles(tuple(before), last, last if pad is None else pad), template, names)
 
 
+def _of_dataset(where: str, end: str) -> Tokenizer:
+    """The tokenizer that another data set was made with."""
+    record = read_manifest(where).preparation.get("tokens")
+    if record is None:
+        what = f"tokenizer={where}: that data set was made without a tokenizer"
+        raise InputError(what, fix="tokenizer=bytes, where it holds bytes of text")
+    found = from_record(record)
+    last = _number(found, end or None, "end")
+    roles = found.roles if last is None else replace(found.roles, end=last)
+    return Tokenizer(found.text, roles, found.template, found.names)
+
+
 def _missing(where: str, folder: Path) -> InputError:
     there = [name for name in OTHERS if (folder / name).is_file()] if Path(where).is_dir() else []
     if there:
@@ -56,8 +73,10 @@ def _missing(where: str, folder: Path) -> InputError:
         how = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         return InputError(what, fix=f"write it once with transformers: {how}")
     known = [BYTES, *KINDS]
-    allowed = f"{', '.join(known)}, a file {FILE}, or a folder that has one"
-    return InputError(f"tokenizer={where}: there is no such file or folder", allowed=allowed, fix=did_you_mean(where, known))
+    allowed = f"{', '.join(known)}, a file {FILE}, or a folder or a data set that has one"
+    return InputError(
+        f"tokenizer={where}: there is no such file or folder", allowed=allowed, fix=did_you_mean(where, known)
+    )
 
 
 def _read(file: Path) -> str:
@@ -78,9 +97,13 @@ def _check_form(text: str, where: str) -> None:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not valid JSON: {error}", where=where, allowed="a tokenizer.json of the library tokenizers") from None
+        raise InputError(
+            f"not valid JSON: {error}", where=where, allowed="a tokenizer.json of the library tokenizers"
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise InputError("no tokenizer: there is no `model`", where=where, allowed="a tokenizer.json of the library tokenizers")
+        raise InputError(
+            "no tokenizer: there is no `model`", where=where, allowed="a tokenizer.json of the library tokenizers"
+        )
 
 
 def _told(folder: Path) -> dict[str, Any]:

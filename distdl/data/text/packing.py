@@ -1,14 +1,17 @@
 """Documents -> rows of one length: one after the other, one a row, or several in a row by best fit.
 
-    stream     documents follow each other, and every `context` tokens a row begins; its last token is the next one's first, so
+    stream     documents follow each other, and every `context` tokens a row begins; its last token is the next one's
+    first, so
                that each token is predicted once
-    best_fit   whole documents share a row: of a window of documents the longest is laid first, each where it leaves the least room
+    best_fit   whole documents share a row: of a window of documents the longest is laid first, each where it leaves the
+    least room
                (best fit decreasing)
     none       a row for each document
 
-A document of more than `context` + 1 tokens becomes several pieces in the same way: the last token of one is the first of the next.
-So a row holds `context` + 1 tokens, of which all but the first of a piece are predicted; in the column `labels` those that are not,
-and what fills up a row, are -100. In the column `documents` the pieces of a row have the numbers 1, 2, ..., and 0 is filling.
+A document of more than `context` + 1 tokens becomes several pieces in the same way: the last token of one is the first
+of the next. So a row holds `context` + 1 tokens, of which all but the first of a piece are predicted; in the column
+`labels` those that are not, and what fills up a row, are -100. In the column `documents` the pieces of a row have the
+numbers 1, 2, ..., and 0 is filling.
 """
 
 from __future__ import annotations
@@ -107,8 +110,8 @@ class Packer:
     def add(
         self, ids: np.ndarray, labels: np.ndarray | None = None, *, follows: bool = False, ends: bool = True
     ) -> Iterator[Rows]:
-        """A document, or a part of one that is long; `labels` as `_Piece` has them. `follows`: it is not the first part, and begins
-        with the last token of the part before. `ends`: it is the last one."""
+        """A document, or a part of one that is long; `labels` as `_Piece` has them. `follows`: it is not the first
+        part, and begins with the last token of the part before. `ends`: it is the last one."""
         if follows and self.layout.packing == "stream":
             ids = ids[1:]
         self.counts.documents += ends
@@ -165,7 +168,11 @@ class Packer:
         """Lays the window into rows."""
         pieces, self._window, self._waiting = self._window, [], 0
         lengths = [len(piece.ids) for piece in pieces]
-        bins = [[i] for i in range(len(pieces))] if self.layout.packing == "none" else best_fit(lengths, self.layout.context + 1)
+        bins = (
+            [[i] for i in range(len(pieces))]
+            if self.layout.packing == "none"
+            else best_fit(lengths, self.layout.context + 1)
+        )
         for first in range(0, len(bins), CHUNK_ROWS):
             yield self._rows([[pieces[i] for i in chosen] for chosen in bins[first : first + CHUNK_ROWS]])
 
@@ -186,9 +193,9 @@ class Packer:
 
 
 def best_fit(lengths: list[int], room: int) -> list[list[int]]:
-    """Indices of `lengths`, each at most `room`, shared out over as few bins as best fit decreasing finds: the longest first, the
-    earlier one of two, each into the bin that it leaves the least room in, the older one of two. Bins, and what is in each, stand in
-    the order of the input."""
+    """Indices of `lengths`, each at most `room`, shared out over as few bins as best fit decreasing finds: the longest
+    first, the earlier one of two, each into the bin that it leaves the least room in, the older one of two. Bins, and
+    what is in each, stand in the order of the input."""
     bins: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (room, bin) of every bin that is not full, sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -210,11 +217,15 @@ def in_words(split: str, counts: Counts, layout: Layout) -> list[str]:
     told = []
     if layout.packing != "stream" and places:
         share = 100 * counts.filling / places
-        told = [f"{split}: {counts.rows:,} rows, {share:.2g} % of their places are filling; {counts.learned:,} tokens are learned"]
+        told = [f"{split}: {counts.rows:,} rows, {share:.2g} % of them filling; {counts.learned:,} tokens are learned"]
     if counts.cut:
-        told.append(f"{split}: {counts.cut:,} of {counts.documents:,} documents are longer than a row and were cut into pieces")
+        told.append(
+            f"{split}: {counts.cut:,} of {counts.documents:,} documents are longer than a row and were cut into pieces"
+        )
     if counts.left_out:
-        told.append(f"{split}: {counts.left_out:,} of {counts.documents:,} documents are longer than a row and were left out")
+        told.append(
+            f"{split}: {counts.left_out:,} of {counts.documents:,} documents are longer than a row and were left out"
+        )
     if counts.unpredicted:
         told.append(f"{split}: {counts.unpredicted:,} pieces with nothing to learn were left out")
     if counts.rest:

@@ -25,8 +25,8 @@ class TokenOptions(SplitOptions):
     """How texts become rows of tokens; the options of sources of text take these over."""
 
     tokenizer: str = "bytes"
-    """`bytes`; `bpe`, `unigram` or `wordpiece`, learned from the training texts; a file `tokenizer.json`; or a folder of a model of
-    transformers, of which the tokenizer's files are read and no code is run."""
+    """`bytes`; `bpe`, `unigram` or `wordpiece`, learned from the training texts; a file `tokenizer.json`; a data set made
+    with one; or a folder of a model of transformers, of which the tokenizer's files are read and no code is run."""
     vocabulary: int = 8192
     """Tokens of a tokenizer that is learned, at most."""
     end: str = ""
@@ -34,7 +34,8 @@ class TokenOptions(SplitOptions):
     special_in_text: bool = False
     """A text that spells a special token, such as `</s>`, means it; otherwise it is text like any other."""
     attention: Literal["within", "across"] = "within"
-    """Where documents share a row: whether each sees itself only (`model.documents: true`), or what stands before it, too."""
+    """Where documents share a row: whether each sees itself only (`model.documents: true`), or what stands before it,
+    too."""
     window: int = 8192
     """Documents among which best fit looks for those that fill a row together."""
 
@@ -50,11 +51,14 @@ class Encoded:
 
 
 def make_tokenizer(options: TokenOptions, texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """The tokenizer that the options ask for. `texts`: those of the training split, read once or twice where it is learned."""
+    """The tokenizer that the options ask for. `texts`: those of the training split, read once or twice where it is
+    learned."""
     check_fraction(options.test_fraction)
     if options.tokenizer in KINDS:
         if options.end:
-            raise InputError(f"end={options.end} with tokenizer={options.tokenizer}, which makes one", fix="leave end= out")
+            raise InputError(
+                f"end={options.end} with tokenizer={options.tokenizer}, which makes one", fix="leave end= out"
+            )
         return learned(options.tokenizer, texts, options.vocabulary)
     return loaded(options.tokenizer, options.end)
 
@@ -66,7 +70,11 @@ def make_layout(options: TokenOptions, tokenizer: Tokenizer, packing: str, conte
 
 
 def prepared(
-    options: TokenOptions, tokenizer: Tokenizer, layout: Layout, documents: Iterator[tuple[str, Encoded]], notes: list[str]
+    options: TokenOptions,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    documents: Iterator[tuple[str, Encoded]],
+    notes: list[str],
 ) -> Prepared:
     """Documents of the splits, in rows. `notes` grows while they are read, and is in the manifest's `info`."""
     info: dict[str, Any] = {
@@ -107,13 +115,13 @@ class RoundTrip:
         self._seen = self._tried = self._lost = 0
         self._note: int | None = None
 
-    def look(self, text: str, ids: list[int], where: str) -> None:
-        """One text in `CHECKED` is looked at, the first among them."""
+    def look(self, text: str, ids: list[int] | None, where: str) -> None:
+        """One text in `CHECKED` is looked at, the first among them. `ids`: its tokens, where they are known."""
         self._seen += 1
         if (self._seen - 1) % CHECKED:
             return
         self._tried += 1
-        back = self.tokenizer.decode(ids)
+        back = self.tokenizer.decode(self.tokenizer.encode([text])[0] if ids is None else ids)
         if back == text:
             return
         if self.ours:
@@ -122,7 +130,10 @@ class RoundTrip:
         start = max(0, at - 10)
         self._lost += 1
         if self._note is None:
-            self._note, self._example = len(self.notes), f"{where}: {text[start : at + 20]!r} becomes {back[start : at + 20]!r}"
+            self._note, self._example = (
+                len(self.notes),
+                f"{where}: {text[start : at + 20]!r} becomes {back[start : at + 20]!r}",
+            )
             self.notes.append("")
         told = f"the tokenizer does not keep every text: of {self._tried:,} that were read back {self._lost:,} differ"
         self.notes[self._note] = f"{told} ({self._example})"

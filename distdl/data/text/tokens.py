@@ -1,9 +1,9 @@
 """A text to numbers of tokens, and back: bytes, or a tokenizer of Hugging Face's tokenizers.
 
-Special tokens (the end of a document, the begin of a turn) are told from text that merely looks like them. The library does not do
-that: with `encode_special_tokens` a token that is also a piece of the vocabulary is found all the same. So a second tokenizer reads
-texts, in which each special token has another name, a character of a private plane: text that spells the old name is text. Where a
-special token is meant, that character is put in its place before the text is read.
+Special tokens (the end of a document, the begin of a turn) are told from text that merely looks like them. The library
+does not do that: with `encode_special_tokens` a token that is also a piece of the vocabulary is found all the same. So
+a second tokenizer reads texts, in which each special token has another name, a character of a private plane: text that
+spells the old name is text. Where a special token is meant, that character is put in its place before the text is read.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Tokenizer:
         return self._coder.encode(texts)
 
     def encode_marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The tokens of a text whose special tokens are meant, but for those that `marked` has marked, and each token's place
-        in it."""
+        """The tokens of a text whose special tokens are meant, but for those that `marked` has marked, and each token's
+        place in it."""
         out, places, shifts, at = [], [0], [0], 0
         for found in re.finditer(f"{MARK}|{self._named.pattern}", text):
             new = self._private.get(found[0], "")
@@ -127,7 +127,7 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"half a character, U+{ord(text[error.start]):04X}, at {error.start:,}") from None
-        if MARK <= max(text, default=""):
+        if max(text, default="") >= MARK:
             raise ValueError(f"the private character U+{ord(max(text)):X}, which stands for a special token here")
 
 
@@ -206,8 +206,8 @@ def _made(content: Mapping[str, Any]) -> Any:
 
 
 def _renamed(content: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The tokenizer with other names of its special tokens. What a file asks for beside the tokens is left out: texts are neither
-    cut nor filled up, pieces are not drawn at random, and places count the letters that were read."""
+    """The tokenizer with other names of its special tokens. What a file asks for beside the tokens is left out: texts
+    are neither cut nor filled up, pieces are not drawn at random, and places count the letters that were read."""
     model = dict(content["model"])
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
@@ -251,7 +251,9 @@ def from_record(record: Mapping[str, Any]) -> Tokenizer:
     try:
         return _of_record(json.dumps({key: record[key] for key in ("tokenizer", "template", "special")}))
     except (KeyError, TypeError) as error:
-        raise InputError(f"the record of the tokenizer is damaged: {error!r}", fix="prepare the data set again") from None
+        raise InputError(
+            f"the record of the tokenizer is damaged: {error!r}", fix="prepare the data set again"
+        ) from None
 
 
 def encode(record: Mapping[str, Any], text: str) -> list[int]:

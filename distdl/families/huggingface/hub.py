@@ -274,11 +274,12 @@ def _tokenizer(name: str) -> Any:
 
 
 def borders(model: nn.Module, theirs: Any) -> Callable[[Tensor], dict[str, Tensor]] | None:
-    """Documents (B, T) -> what the model is told so that those of one row do not see each other; None where it cannot compute yet.
+    """Documents (B, T) -> what the model is told so that those of one row do not see each other; None where it cannot
+    compute yet.
 
-    Positions that begin again are enough for most: their library sees the borders in them, and keeps the windows of a model's
-    attention. Others need a mask, which would take the place of such windows. Which it is, a row of two short documents shows:
-    either must be as if it were alone. Raises InputError where it never is, such as for a recurrence.
+    Positions that begin again are enough for most: their library sees the borders in them, and keeps the windows of a
+    model's attention. Others need a mask, which would take the place of such windows. Which it is, a row of two short
+    documents shows: either must be as if it were alone. Raises InputError where it never is, such as for a recurrence.
     """
     if next(model.parameters()).is_meta:
         return _positions
@@ -304,7 +305,9 @@ def borders(model: nn.Module, theirs: Any) -> Callable[[Tensor], dict[str, Tenso
                 model.train(was)
                 return how
     what = f"model.documents: a {theirs.model_type} cannot be told where a document in a row begins"
-    raise InputError(what, fix="prepare the data with packing=none, a row for each document, and leave model.documents out")
+    raise InputError(
+        what, fix="prepare the data with packing=none, a row for each document, and leave model.documents out"
+    )
 
 
 def _positions(documents: Tensor) -> dict[str, Tensor]:

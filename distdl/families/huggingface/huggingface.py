@@ -55,7 +55,8 @@ class Config:
     labels: bool = False
     """The column `labels`, as long as the one that is predicted, says which token each place has, and -100: none counts."""
     documents: bool = False
-    """causal: documents that share a row, told apart by the column `documents`, do not see each other, and each begins at place 0."""
+    """causal: documents that share a row, told apart by the column `documents`, do not see each other, and each begins
+    at place 0."""
     pad: Literal["model", "none"] | CountOrZero = "model"
     """The token of padding at a row's begin or end; model: that of its config or tokenizer, none where they have none."""
     segments: bool = False
@@ -71,7 +72,9 @@ class Config:
         if self.documents and self.task != "causal":
             raise ValueError(f"documents with task {self.task}, which has one in a row; leave documents out")
         if self.documents and not self.labels:
-            raise ValueError("documents without labels: the end of one would learn the begin of the next; labels: true, too")
+            raise ValueError(
+                "documents without labels: the end of one would learn the begin of the next; labels: true, too"
+            )
 
 
 class HuggingFace(Learner):
