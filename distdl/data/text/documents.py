@@ -19,6 +19,9 @@ from distdl.data.raw import open_raw, read_blocks
 from distdl.errors import InputError
 
 PART_LETTERS = 1 << 14
+FEW_LETTERS = 1 << 9
+PARTS = 64
+"""A small file has so many parts, of at least `FEW_LETTERS`: some of them can be held out."""
 MOST_LETTERS = 1 << 28
 """Of a document that is not a whole file: a separator that never comes would fill the memory."""
 MARKS = {
@@ -171,14 +174,17 @@ def _like_utf16(block: bytes) -> bool:
 
 def _parts(path: str, letters: Iterator[str]) -> Iterator[tuple[str, str, int, bool]]:
     """A file that is one document, in parts."""
-    line, part, rest = 1, 0, ""
+    line, part, rest, most = 1, 0, "", 0
     for some in letters:
         rest += some
         start = 0
-        while len(rest) - start > 2 * PART_LETTERS:
-            end = rest.rfind("\n", start, start + PART_LETTERS) + 1
-            end = end if end > start else rest.rfind(" ", start, start + PART_LETTERS)
-            end = end if end > start else start + PART_LETTERS
+        most = most or max(
+            FEW_LETTERS, min(PART_LETTERS, len(rest) // PARTS)
+        )  # by the first few megabytes: all of a small file
+        while len(rest) - start > 2 * most:
+            end = rest.rfind("\n", start, start + most) + 1
+            end = end if end > start else rest.rfind(" ", start, start + most)
+            end = end if end > start else start + most
             yield rest[start:end], f"{path}:{line}", part, False
             line += rest.count("\n", start, end)
             start, part = end, part + 1
