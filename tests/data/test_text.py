@@ -85,7 +85,7 @@ def test_what_is_learned_is_learned_from_the_training_texts(tmp_path: Path) -> N
     (tmp_path / "b.txt").write_text(test)
     options = {"path": f"{tmp_path}/a.txt", "test_path": f"{tmp_path}/b.txt", "context": 8, "tokenizer": "bpe"}
     record = made(tmp_path / "d", vocabulary=320, **options).preparation["tokens"]
-    pieces = json.loads(record["tokenizer"])["model"]["vocab"]
+    pieces = json.loads(from_record(record).text)["model"]["vocab"]
     assert any("words" in piece for piece in pieces) and not any("ZQ" in piece for piece in pieces)
 
 
@@ -198,6 +198,16 @@ def test_a_tokenizer_is_used_again_by_another_data_set(tmp_path: Path) -> None:
     assert again.preparation["tokens"]["tokenizer"] == first.preparation["tokens"]["tokenizer"]
     assert read_manifest(tmp_path / "a").preparation == first.preparation
     assert any("another unigram tokenizer" in note for note in first.info["notes"])
+
+
+def test_the_file_of_a_tokenizer_comes_back_byte_by_byte(bpe: Tokenizer) -> None:
+    record = bpe.record()
+    assert from_record(record).text == bpe.text and len(record["tokenizer"]) < len(bpe.text)
+    for damage in (record["tokenizer"][:-9], "?", "", record["tokenizer"][:400]):
+        with pytest.raises(InputError, match="damaged"):
+            from_record({**record, "tokenizer": damage})
+    with pytest.raises(InputError, match="kind 'features'"):
+        decode({"kind": "features", "version": 1}, [1])
 
 
 def test_a_private_letter_and_half_a_character_are_refused(tmp_path: Path, bpe: Tokenizer) -> None:
