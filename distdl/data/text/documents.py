@@ -124,7 +124,7 @@ def json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             except (ValueError, RecursionError) as error:
                 raise InputError(f"not valid JSON: {error}", where=where) from None
             if not isinstance(record, dict):
-                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"text": "..."}')
+                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
             yield where, record
 
 
