@@ -173,3 +173,14 @@ def test_what_does_not_go_together(model: dict[str, Any], word: str) -> None:
             build(model_of("gpt2", **model))
         with pytest.raises(ValueError, match="documents with task masked"):
             build(model_of("gpt2", task="masked", labels=True, documents=True))
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba", "gpt2"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_tokens_of_any_width_are_the_same_tokens(kind: str, dtype: type) -> None:
+    """As they are stored: 2 bytes where the vocabulary allows it, else 4."""
+    sizes = {"family": "mamba", "vocabulary": WORDS, "context": CONTEXT, "layers": 2, "width": 16, "chunk": 4}
+    learner = made(sizes if kind == "mamba" else model_of(kind))
+    tokens = np.random.default_rng(0).integers(0, WORDS, (3, CONTEXT + 1))
+    losses = [learner.loss(batch_of({"tokens": tokens.astype(each)}), 0)[0].item() for each in (np.int64, dtype)]
+    assert losses[0] == losses[1] > 1

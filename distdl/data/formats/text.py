@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from typing import Literal
 
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
@@ -19,7 +19,7 @@ from distdl.errors import InputError
 
 MANY_FILES = 20
 """From so many on a file is held out whole; of fewer, parts."""
-BATCH = 256
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,10 @@ class _Texts:
         ours = self.options.tokenizer in (BYTES, "bpe", "unigram")
         check = RoundTrip(tokenizer, ours, self.notes)
         joined = {split: _Joined(tokenizer, self.options.context) for split in ("train", "test")}
-        for split, run in groupby(self.shared(), lambda pair: pair[0]):
-            texts = (text for _, text in run)
-            for batch in _batches(texts):
-                for text, ids in zip(batch["text"], self._tokens(tokenizer, batch["text"])):
-                    check.look(text.text, ids, text.where)
-                    yield from ((split, found) for found in joined[split].add(text, ids))
+        for split, some in _by_split(self.shared()):
+            for text, ids in zip(some, self._tokens(tokenizer, some)):
+                check.look(text.text, ids, text.where)
+                yield from ((split, found) for found in joined[split].add(text, ids))
         for split, rest in joined.items():
             yield from ((split, found) for found in rest.end())
 
@@ -175,6 +173,16 @@ class _Joined:
         if self._ids:
             yield Encoded(array(self._ids, self.tokenizer), follows=self._follows)
         self._ids, self._at, self._follows = [], None, False
+
+
+def _by_split(texts: Iterator[tuple[str, Text]]) -> Iterator[tuple[str, list[Text]]]:
+    """Some texts of one split at a time, enough for the library's threads."""
+    waiting: dict[str, list[Text]] = {}
+    for split, text in texts:
+        waiting.setdefault(split, []).append(text)
+        if len(waiting[split]) == BATCH:
+            yield split, waiting.pop(split)
+    yield from waiting.items()
 
 
 def _batches(texts: Iterable[Text]) -> Iterator[Rows]:
