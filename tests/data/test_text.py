@@ -267,6 +267,46 @@ def test_a_large_file_comes_in_parts_that_are_one_document(tmp_path: Path) -> No
     assert len(rows) > 1000
 
 
+def test_parts_of_a_file_are_joined_without_a_space(tmp_path: Path) -> None:
+    """Of a tokenizer that puts one before every text."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -5.0) for letter in "\u2581\nabcdefgh")]
+    space = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+    model = tokenizers.models.Unigram(pieces, unk_id=0)
+    folder = foreign(tmp_path / "m", model, ["</s>"], decoder=tokenizers.decoders.Metaspace(prepend_scheme="always"))
+    there = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    there.pre_tokenizer = space
+    there.save(str(folder / "tokenizer.json"))
+    content = "abc defgh\n" * 400
+    (tmp_path / "t.txt").write_text(content)
+    options = {"path": f"{tmp_path}/t.txt", "tokenizer": str(folder), "packing": "none", "test_fraction": 0}
+    manifest = made(tmp_path / "d", context=5000, **options)
+    (row,) = whole(tmp_path / "d")["tokens"]
+    assert decode(manifest.preparation["tokens"], row).replace("</s>", "") == content
+
+
+def test_a_list_of_objects_is_read_as_lines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distdl.data import raw
+
+    objects = [{"text": f'[{i}] é, "{i}"]', "n": i} for i in range(50)]
+    path = tmp_path / "t.json"
+    monkeypatch.setattr(raw, "READ_BYTES", 7)
+    for indent in (None, 2):
+        path.write_text(json.dumps(objects, indent=indent, ensure_ascii=False))
+        found = list(Reader().documents([str(path)]))
+        assert [text.text for text in found] == [each["text"] for each in objects]
+        assert found[3].where == f"{path}, object 4"
+    for content, word in (
+        ('[{"text": "a"}, 3]', "object 2: the list holds 3"),
+        ('[{"text": "a"}, {"text": "b"', "object 2: not valid JSON"),
+        ('[{"text": "a"},', "does not end after object 1"),
+        ('[{"text": "a"} {"text": "b"}]', "follows it"),
+        ('[{"text": "a"}] x', "does not end after object 1"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=word):
+            list(Reader().documents([str(path)]))
+
+
 @pytest.mark.parametrize(
     ("content", "options", "told"),
     [

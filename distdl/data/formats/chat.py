@@ -1,6 +1,6 @@
 """Conversations in JSON lines, for a model that learns to answer: prompts, turns, a template, and a loss on the answers.
 
-Each line holds one of these:
+Each line, or each object of one list, holds one of these:
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}    (`tools`, too)
     {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
@@ -24,7 +24,7 @@ from distdl.columns import NO_LABEL
 from distdl.data.corpora import stdlib
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import hold_out
-from distdl.data.text.documents import files_of, json_lines
+from distdl.data.text.documents import files_of, json_records
 from distdl.data.text.rows import Encoded, RoundTrip, TokenOptions, array, make_layout, make_tokenizer, prepared
 from distdl.data.text.template import SIMPLE, Template, TemplateError, marked, of_tokenizer, tokens_of
 from distdl.data.text.tokens import Tokenizer
@@ -185,7 +185,7 @@ class _Chats:
 
 def _read(paths: list[str]) -> Iterator[_Chat]:
     for path in paths:
-        for where, record in json_lines(path):
+        for where, record in json_records(path):
             yield _checked(_chat(where, record))
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
 from distdl.data.splits import check_fraction, held_out_files, hold_out
 from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
+from distdl.data.text.learn import KINDS
 from distdl.data.text.rows import Encoded, RoundTrip, TokenOptions, array, make_layout, make_tokenizer, prepared
 from distdl.data.text.tokens import BYTES, Tokenizer
 from distdl.errors import InputError
@@ -132,6 +133,8 @@ class _Texts:
 
     def _tokens(self, tokenizer: Tokenizer, texts: list[Text]) -> list[list[int]]:
         try:
+            if any(text.part for text in texts) and self.options.tokenizer not in (BYTES, *KINDS):
+                return self._with_further(tokenizer, texts)
             return tokenizer.encode([text.text for text in texts], self.options.special_in_text)
         except ValueError:
             for text in texts:  # which of them it is
@@ -140,6 +143,17 @@ class _Texts:
                 except ValueError as error:
                     raise InputError(f"the text has {error}", where=text.where) from None
             raise
+
+    def _with_further(self, tokenizer: Tokenizer, texts: list[Text]) -> list[list[int]]:
+        """Where some of the texts are parts that go on with the one before."""
+        special = self.options.special_in_text
+        found: dict[int, list[int]] = {}
+        for encode, some in (
+            (tokenizer.encode, [text for text in texts if not text.part]),
+            (tokenizer.encode_further, [text for text in texts if text.part]),
+        ):
+            found |= dict(zip(map(id, some), encode([text.text for text in some], special)))
+        return [found[id(text)] for text in texts]
 
 
 class _Joined:

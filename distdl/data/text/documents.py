@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, AnyStr, Literal
 
 from distdl.data.raw import open_raw, read_blocks
 from distdl.errors import InputError
@@ -94,7 +94,7 @@ class Reader:
             yield rest, f"{path}:{line}", 0, True
 
     def _of_json(self, path: str) -> Iterator[tuple[str, str, int, bool]]:
-        for where, record in json_lines(path):
+        for where, record in json_records(path):
             text = record.get(self.key)
             if not isinstance(text, str):
                 what = f"the field '{self.key}' holds {text!r:.60}, not text"
@@ -128,11 +128,48 @@ def json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
 
 
+def json_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same of a file that is one list of objects, too, as collections of instructions often are."""
+    head = next((block for block in read_blocks(path) if block.strip()), b"").removeprefix(codecs.BOM_UTF8).lstrip()
+    yield from _json_list(path) if head.startswith(b"[") else json_lines(path)
+
+
+def _json_list(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file, object n`, object) of a list, without the whole of it in memory. Raises InputError."""
+    read, rest, number, begun = json.JSONDecoder().raw_decode, "", 0, False
+    for letters in _with_end(decoded(path, "", lambda _: None), ""):
+        rest = (rest + letters).lstrip()
+        if not begun and rest:
+            rest, begun = rest[1:].lstrip(), True
+        while rest and rest[0] != "]":
+            try:
+                record, end = read(rest)
+                complete = not letters or rest[end:].strip()  # else a number may go on
+            except (ValueError, RecursionError) as error:
+                if letters and not isinstance(error, RecursionError) and len(rest) < MOST_LETTERS:
+                    break  # it goes on in what is to come
+                raise InputError(f"not valid JSON: {error}", where=f"{path}, object {number + 1}") from None
+            if not complete:
+                break
+            number, where = number + 1, f"{path}, object {number + 1}"
+            if not isinstance(record, dict):
+                raise InputError(f"the list holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+            yield where, record
+            rest = rest[end:].lstrip()
+            if rest[0] not in ",]":
+                raise InputError(f"not valid JSON: {rest[:20]!r} follows it", where=where, allowed=", or ]")
+            rest = rest.removeprefix(",").lstrip()
+    if rest.strip() != "]":
+        raise InputError(
+            f"not valid JSON: the list does not end after object {number:,}", where=path, fix="copy it again"
+        )
+
+
 def decoded(path: str, encoding: str, say: Callable[[str], None]) -> Iterator[str]:
     """The letters of a file, a few megabytes at a time. Raises InputError with the line of a byte that is none."""
     decoder: Any = None
     lines, told = 1, encoding or "utf-8"
-    for block in _with_end(read_blocks(path)):
+    for block in _with_end(read_blocks(path), b""):
         if decoder is None:
             mark = next((mark for mark in MARKS if block.startswith(mark)), b"")
             if mark and not encoding:
@@ -158,9 +195,9 @@ def decoded(path: str, encoding: str, say: Callable[[str], None]) -> Iterator[st
             yield letters
 
 
-def _with_end(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def _with_end(blocks: Iterator[AnyStr], end: AnyStr) -> Iterator[AnyStr]:
     yield from blocks
-    yield b""
+    yield end
 
 
 def _like_utf16(block: bytes) -> bool:

@@ -85,6 +85,13 @@ class Tokenizer:
             texts = [self._named.sub(lambda found: self._private[found[0]], text) for text in texts]
         return self._coder.encode(texts)
 
+    def encode_further(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """The same of texts that go on with another one. Some tokenizers put a space before a text: that would stand in
+        its middle. So a line feed goes before it, and its tokens are taken off."""
+        found = self.encode(texts, special)
+        (line,), after = self.encode(["\n"]), self.encode([f"\n{text}" for text in texts], special)
+        return [new[len(line) :] if new[: len(line)] == line else ids for ids, new in zip(found, after)]
+
     def encode_marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The tokens of a text whose special tokens are meant, but for those that `marked` has marked, and each token's
         place in it."""
