@@ -123,6 +123,53 @@ def test_a_special_token_that_is_a_piece_is_told_from_text(tmp_path: Path) -> No
         assert ours.encode([f"hi {name}"], special=True)[0][-1] == number == ours.roles.end
 
 
+KINDS_OF_OTHERS = {
+    "spaces first": (None, tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")),
+    "spaces always": (tokenizers.normalizers.NFKC(), tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")),
+    "a space before": (
+        tokenizers.normalizers.Sequence(
+            [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
+        ),
+        None,
+    ),
+    "bert": (tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()),
+    "bytes": (None, tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_OTHERS)
+@pytest.mark.parametrize("model", ["BPE", "Unigram", "WordPiece"])
+def test_other_names_of_special_tokens_change_no_other_token(kind: str, model: str) -> None:
+    """Where special tokens are meant, all is as the library has it: the same tokens, at the same places."""
+    there = tokenizers.Tokenizer(getattr(tokenizers.models, model)())
+    there.normalizer, there.pre_tokenizer = KINDS_OF_OTHERS[kind]
+    names = ["<s>", "</s>", "[MASK]", "[UNK]"]
+    trainer = getattr(tokenizers.trainers, {"BPE": "Bpe"}.get(model, model) + "Trainer")
+    more = {"unk_token": "[UNK]"} if model == "Unigram" else {}
+    there.train_from_iterator(TEXTS, trainer(vocab_size=300, special_tokens=names, show_progress=False, **more))
+    if model != "Unigram":
+        there.model.unk_token = "[UNK]"
+    normalized = (
+        kind != "a space before"
+    )  # which the library puts before the token's own name, too, and finds it no more
+    mask = tokenizers.AddedToken("[MASK]", lstrip=True, normalized=normalized)
+    there.add_special_tokens([mask, tokenizers.AddedToken("<x>", normalized=normalized)])
+    ours = Tokenizer(there.to_str(), tokens_module.Roles((), 1, 1))
+    assert {*ours.special} >= {*names, "<x>"}
+    for text in (
+        "<s>The 3th</s> of  many [MASK] x<x>\n\n</s>",
+        "no special one",
+        "</s>",
+        "é</s></s> Ünïcode 日本 <s>",
+        "",
+    ):
+        expected = there.encode(text, add_special_tokens=False)
+        ids, places = ours.encode_marked(text)
+        assert ids == expected.ids == ours.encode([text], special=True)[0], text
+        assert places == expected.offsets or kind == "bytes", text
+        assert ours.decode(ids) == there.decode(ids, skip_special_tokens=False)
+
+
 def test_what_a_file_asks_for_beside_its_tokens_is_left_out(tmp_path: Path, bpe: Tokenizer) -> None:
     """Texts are not cut, filled up or drawn at random."""
     there = tokenizers.Tokenizer.from_str(bpe.text)
