@@ -25,7 +25,16 @@ from distdl.data.corpora import stdlib
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import hold_out
 from distdl.data.text.documents import files_of, json_records
-from distdl.data.text.rows import Encoded, RoundTrip, TokenOptions, array, make_layout, make_tokenizer, prepared
+from distdl.data.text.rows import (
+    Encoded,
+    RoundTrip,
+    TokenOptions,
+    array,
+    check_options,
+    make_layout,
+    make_tokenizer,
+    prepared,
+)
 from distdl.data.text.template import SIMPLE, Template, TemplateError, marked, of_tokenizer, tokens_of
 from distdl.data.text.tokens import Tokenizer
 from distdl.errors import InputError
@@ -82,6 +91,7 @@ class _Chat:
 def prepare(options: Options) -> Prepared:
     """`tokens` uint16 or uint32, `labels` int32 and, with best_fit, `documents`, (context + 1,) each: as
     text/packing.py has them."""
+    check_options(options)
     _check_date(options.date)
     notes: list[str] = []
     chats = _Chats(options, notes)

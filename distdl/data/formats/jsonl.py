@@ -6,7 +6,6 @@ field text= is packed as bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
-from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
 from distdl.data.splits import check_fraction, hold_out
 from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files

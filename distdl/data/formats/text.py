@@ -11,10 +11,19 @@ from itertools import chain
 from typing import Literal
 
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
-from distdl.data.splits import check_fraction, held_out_files, hold_out
+from distdl.data.splits import held_out_files, hold_out
 from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
 from distdl.data.text.learn import KINDS
-from distdl.data.text.rows import Encoded, RoundTrip, TokenOptions, array, make_layout, make_tokenizer, prepared
+from distdl.data.text.rows import (
+    Encoded,
+    RoundTrip,
+    TokenOptions,
+    array,
+    check_options,
+    make_layout,
+    make_tokenizer,
+    prepared,
+)
 from distdl.data.text.tokens import BYTES, Tokenizer
 from distdl.errors import InputError
 
@@ -52,7 +61,7 @@ class Options(TokenOptions):
 def prepare(options: Options) -> Prepared:
     """`tokens` uint8, uint16 or uint32 (context + 1,); with packing `labels` int32 and `documents`, as text/packing.py
     has them."""
-    check_fraction(options.test_fraction)
+    check_options(options)
     notes: list[str] = []
     paths, test = (files_of(given, options.files, notes.append) for given in (options.path, options.test_path))
     if _as_bytes(options, [*paths, *test]):

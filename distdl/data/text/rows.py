@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -50,10 +50,18 @@ class Encoded:
     ends: bool = True
 
 
+def check_options(options: TokenOptions) -> None:
+    """InputError for a way to share rows out that sources of text do not have: documents have no columns."""
+    check_fraction(options.test_fraction)
+    for field in fields(SplitOptions):
+        if field.name != "test_fraction" and getattr(options, field.name) != field.default:
+            what = f"{field.name}={getattr(options, field.name)}: texts are held out by test_fraction, or by test_path"
+            raise InputError(what, fix=f"leave {field.name}= out")
+
+
 def make_tokenizer(options: TokenOptions, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer that the options ask for. `texts`: those of the training split, read once or twice where it is
     learned."""
-    check_fraction(options.test_fraction)
     if options.tokenizer in KINDS:
         if options.end:
             raise InputError(
