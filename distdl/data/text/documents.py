@@ -10,6 +10,7 @@ import codecs
 import fnmatch
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ class Reader:
 
 def is_json(path: str) -> bool:
     """Whether a file has a JSON object in each line, as its name says."""
-    return path.removesuffix(".gz").lower().endswith(OF_JSON)
+    return re.sub(r"\.(gz|bz2|xz|zst|lz4)$", "", path.lower()).endswith(OF_JSON)
 
 
 def json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
