@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -91,8 +90,6 @@ def prepare_dataset(
     except OSError as error:
         raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error
     assert writer.manifest is not None
-    for note in prepared.info.get("notes", ()):
-        print(note, file=sys.stderr)
     return writer.manifest
 
 
