@@ -212,7 +212,7 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
     assert "minute" in said[-1], "how long the tests take"
 
 
-ONLY_WHERE_ASKED_FOR = {"datasets", "soundfile", "transformers", "torchvision", "torchao", "ale_py"}
+ONLY_WHERE_ASKED_FOR = {"datasets", "soundfile", "tokenizers", "transformers", "torchvision", "torchao", "ale_py"}
 """Imported by the one family, key or source that needs them, which says how to install them."""
 
 

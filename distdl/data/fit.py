@@ -30,6 +30,7 @@ def misfits(
             problems += found
             if not found and column.kind != "any":
                 fitting.setdefault(who, {})[name] = column
+        problems += _unread(where, manifest, who, columns)
     if not fitting:
         return problems
     for split, look in splits.items():
@@ -39,6 +40,17 @@ def misfits(
                 if name in values:
                     problems += _Check(where, manifest, split, who, name, column, values[name]).problems()
     return list(dict.fromkeys(problems))
+
+
+def _unread(where: str, manifest: Manifest, who: str, columns: Mapping[str, Column]) -> Iterator[Problem]:
+    """Columns without which those that are read would be taken for something else: which tokens count, and of which
+    document each is. Whoever wrote the data set names them."""
+    for name in columns:
+        for other in manifest.preparation.get(name, {}).get("beside", ()):
+            if other not in columns:
+                what = f"{who} reads {name!r} without {other!r}: rows hold several documents, and filling"
+                fix = f"model.{other}: true, where the family has that key; or prepare the data with packing=stream"
+                yield Problem(what, where, fix=fix)
 
 
 def _of_type(where: str, manifest: Manifest, who: str, name: str, column: Column) -> Iterator[Problem]:

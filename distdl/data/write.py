@@ -65,9 +65,10 @@ class DatasetWriter:
     error.
 
     `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
-    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard
-    begins. `about`: the manifest's `info` and `preparation`. After the block, `manifest` is what was published.
-    InputError: the target exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
+    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard begins.
+    `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the block, `manifest`
+    is what was published. InputError: the target exists (unless `overwrite`), or the rows do not fit the columns.
+    DistdlError: the disk failed.
     """
 
     def __init__(
@@ -88,8 +89,7 @@ class DatasetWriter:
         self.target, self.columns, self.overwrite = os.fspath(target), dict(columns), overwrite
         self.shard_bytes, self.rows_per_batch = shard_bytes, rows_per_batch or choose_rows_per_batch(columns)
         self.manifest: Manifest | None = None
-        facts = {"source": source, "options": dict(options), **(about or {})}
-        self._about: dict[str, Any] = json.loads(json.dumps(facts))  # as the manifest will be read again
+        self._about: dict[str, Any] = {"source": source, "options": dict(options), **(about or {})}
         self._splits: dict[str, _SplitWriter] = {}
         check_target(self.target, overwrite)
 
@@ -157,8 +157,9 @@ class DatasetWriter:
         if not splits:
             raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
         values = {name: self._splits[name].tally.values() for name in splits}
+        about = json.loads(json.dumps(self._about))  # as the manifest will be read again
         self.manifest = Manifest(
-            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **self._about
+            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **about
         )
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))

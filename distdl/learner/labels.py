@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.layout.axes import here
 from distdl.learner.learner import Batch
 from distdl.metrics import Mean, Metrics
 
@@ -43,6 +44,16 @@ def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
     told = batch.get(f"{column}.share")
     part = known(batch[column]).to(losses.dtype).mean() if told is None else told[0].to(losses.dtype)
     return part.where(part > 0, torch.ones_like(part))
+
+
+def mean_of_counted(losses: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+    """The scalar loss of a micro-batch of a learner that has `counted` its places: the mean over those that count in
+    the step's whole global batch. `losses` are 0 where `counts` is False. A batch that no engine made is a global batch
+    of its own."""
+    told = batch.get("mean_count")
+    # A rank that holds a slice of each row has counted whole rows, as the others of its axis have.
+    mean_count = counts.sum() if told is None else told[0] / here.sequence.size
+    return losses.sum() / mean_count.clamp(min=1)
 
 
 def mean_known(values: Tensor, label: Tensor) -> Mean:

@@ -72,8 +72,9 @@ class Learner(nn.Module):
     tensor_plan: ClassVar[Mapping[str, str]] = {}
     """Module path pattern -> how the tensor axis cuts it: `column`, `column/3` (three fused maps), `row`, `vocab`, or
     `gather` (by outputs, put together again at once); the first pattern that fits counts."""
-    sequence_columns: ClassVar[Mapping[str, int]] = {}
-    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
+    sequence_columns: Mapping[str, int] = {}
+    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target). A
+    family whose config adds to them sets it in __init__."""
     fp64: ClassVar[bool] = False
     """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
     chunks_loss: ClassVar[bool] = False

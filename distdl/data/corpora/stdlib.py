@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,13 +30,28 @@ def prepare(options: Options) -> Prepared:
     return Prepared(token_columns(options.context), _chunks(options), BYTE_INFO)
 
 
-def _chunks(options: Options) -> Iterator[tuple[str, Rows]]:
+def _files() -> tuple[Path, list[str]]:
+    """The library's folder, and the paths of its files below it in their order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     names = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         if not LEFT_OUT.intersection(path.relative_to(root).parts)
     )
+    return root, names
+
+
+def documented() -> Iterator[tuple[str, str, str]]:
+    """Of every function of the library that says what it does: where it is, its head, and the first paragraph of that."""
+    root, names = _files()
+    for name in names:
+        for node in ast.walk(ast.parse((root / name).read_bytes())):
+            if isinstance(node, ast.FunctionDef) and (told := (ast.get_docstring(node) or "").split("\n\n")[0].strip()):
+                yield f"{name}:{node.lineno}", f"{node.name}({ast.unparse(node.args)})", told
+
+
+def _chunks(options: Options) -> Iterator[tuple[str, Rows]]:
+    root, names = _files()
     taken: dict[str, int] = {}
     left = options.max_bytes or float("inf")
     for name in names:

@@ -6,7 +6,6 @@ field text= is packed as bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,14 @@ import numpy as np
 
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
-from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
 from distdl.data.splits import check_fraction, hold_out
 from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
 from distdl.data.table.json_table import ENDINGS, JsonTable
 from distdl.data.table.options import TableOptions
 from distdl.data.table.sources import prepare_tables
+from distdl.data.text.documents import json_lines
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
@@ -71,29 +71,13 @@ def prepare(options: Options) -> Prepared:
     return Prepared(columns, chunks(), info)
 
 
-def _objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, object) of every line that is not blank."""
-    with open_raw(path) as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"not valid JSON: {error}", where=where) from error
-            if not isinstance(record, dict):
-                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
-            yield where, record
-
-
 def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same without the fields of `drop=`, under the names of `rename=`."""
     if not options.rename and not options.drop:
-        yield from _objects(path)
+        yield from json_lines(path)
         return
     kept: dict[str, str] | None = None
-    for where, record in _objects(path):
+    for where, record in json_lines(path):
         kept = kept or new_names(options, path, list(record))
         old = set(kept.values())
         others = {name: value for name, value in record.items() if name not in old and name not in options.drop}
@@ -102,7 +86,7 @@ def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]
 
 def _texts(path: str, field: str) -> Iterator[bytes]:
     """The text of each object, with a line feed between two."""
-    for where, record in _objects(path):
+    for where, record in json_lines(path):
         if not isinstance(record.get(field), str):
             raise InputError(
                 f"the field '{field}' holds {record.get(field)!r:.60}, not text",
