@@ -74,11 +74,13 @@ def prepare_dataset(
     fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
+    from distdl.data.splits import check_heeded
     from distdl.data.write import DatasetWriter, check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
     try:
         prepared = source_module(source_name).prepare(parsed)
+        check_heeded(source_name, parsed, prepared.info)
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
             target, prepared.columns, source_name, asdict(parsed), about=about, overwrite=overwrite

@@ -12,7 +12,7 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
@@ -31,7 +31,6 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`image` uint8 (1, H, W) and `label` int64."""
-    check_fraction(options.test_fraction)
     folder = Path(options.path)
     train = [_find(folder, f"train-{kind}") for kind in KINDS]
     if None in train:
@@ -44,6 +43,7 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"{folder} holds only one of the two t10k- files", fix="add the other, or remove this one")
     if test[0] and options.test_fraction:
         raise InputError("test_fraction is set, but there are t10k- files already", fix="leave test_fraction out")
+    splitter = Splitter(options, label="label", where=str(folder), tested=bool(test[0]))
     with open_raw(train[0] or "") as file:
         _, height, width = _header(file, train[0], "images")
     if test[0]:
@@ -53,17 +53,9 @@ def prepare(options: Options) -> Prepared:
             raise InputError(
                 f"{test[0]} has images of {other[0]} x {other[1]}, the training images are {height} x {width}"
             )
-    return Prepared(
-        {"image": Column("uint8", (1, height, width)), "label": Column("int64")},
-        _chunks(train, test, options.test_fraction),
-    )
-
-
-def _chunks(train: list[Path | None], test: list[Path | None], fraction: float) -> Iterator[tuple[str, Rows]]:
-    yield from hold_out(_pairs(train), fraction)
-    if test[0]:
-        for rows in _pairs(test):
-            yield "test", rows
+    chunks = splitter.share(lambda: _pairs(train), (lambda: _pairs(test)) if test[0] else None)
+    columns = {"image": Column("uint8", (1, height, width)), "label": Column("int64")}
+    return Prepared(columns, chunks, {"split": splitter.record()})
 
 
 def _find(folder: Path, prefix: str) -> Path | None:

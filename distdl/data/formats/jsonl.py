@@ -11,7 +11,7 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
@@ -33,7 +33,6 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """A column per field, int64 where all its numbers are whole, else float32; or `tokens` uint8 (context + 1,)."""
-    check_fraction(options.test_fraction)
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
     else:
@@ -42,13 +41,13 @@ def prepare(options: Options) -> Prepared:
     def rows_of(path: str) -> Iterator[Rows]:
         return pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns)
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(rows_of(options.path), 0 if options.test_path else options.test_fraction)
-        if options.test_path:
-            for rows in rows_of(options.test_path):
-                yield "test", rows
-
-    return Prepared(columns, chunks(), info)
+    label, test = "label" if "label" in columns else "", options.test_path
+    splitter = Splitter(
+        options, names=() if options.text else tuple(columns), label=label, where=options.path, tested=bool(test)
+    )
+    chunks = splitter.share(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
+    columns = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(columns, chunks, {**info, "split": splitter.record()})
 
 
 def _objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from distdl.data.manifest import ITEM_BYTES, Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError, did_you_mean
 
 CHUNK_ROWS = 4096
@@ -45,7 +45,13 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """The samples as they are stored or float32; other columns int64 where they hold whole numbers, else float32."""
-    check_fraction(options.test_fraction)
+    splitter = Splitter(
+        options,
+        names=options.columns,
+        label="label" if "label" in options.columns[1:] else "",
+        where=options.path,
+        tested=bool(options.test),
+    )
     train = _split(options, options.train)
     test = _split(options, options.test) if options.test else None
     columns = {name: Column(str(a.dtype), a.shape[1:]) for name, a in train.items()}
@@ -55,15 +61,9 @@ def prepare(options: Options) -> Prepared:
                 f"{options.path}: the test rows of '{name}' are {array.dtype} {list(array.shape[1:])}, "
                 f"the training rows {columns[name].dtype} {list(columns[name].shape)}"
             )
-    return Prepared(columns, _chunks(train, test, options.test_fraction))
-
-
-def _chunks(train: Rows, test: Rows | None, fraction: float) -> Iterator[tuple[str, Rows]]:
-    if test is None:
-        yield from hold_out(_slices(train), fraction)
-    else:
-        for split, rows in (("train", train), ("test", test)):
-            yield from ((split, part) for part in _slices(rows))
+    chunks = splitter.share(lambda: _slices(train), None if test is None else lambda: _slices(test))
+    columns = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(columns, chunks, {"split": splitter.record()})
 
 
 def _slices(rows: Rows) -> Iterator[Rows]:

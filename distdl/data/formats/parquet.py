@@ -14,7 +14,7 @@ import pyarrow.parquet
 from distdl.data.formats._tabular import prepare_table
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 CHUNK_ROWS = 4096
@@ -40,20 +40,21 @@ def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
     if options.label or options.target or options.features:
         return prepare_table(options, ParquetTable)
-    check_fraction(options.test_fraction)
     table = ParquetTable(options.path)
     first = next(table.batches(table.names), None)
     if first is None:
         raise InputError(f"{options.path} has no rows")
     columns = {name: _column(table, name, first.column(i)) for i, name in enumerate(table.names)}
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(_as_they_are(table, columns), 0 if options.test_path else options.test_fraction)
-        if options.test_path:
-            for rows in _as_they_are(ParquetTable(options.test_path), columns):
-                yield "test", rows
-
-    return Prepared(columns, chunks())
+    label, test = "label" if "label" in columns else "", options.test_path
+    splitter = Splitter(
+        options, names=table.names, label=label, where=options.path, place=table.place, tested=bool(test)
+    )
+    chunks = splitter.share(
+        lambda: _as_they_are(table, columns), (lambda: _as_they_are(ParquetTable(test), columns)) if test else None
+    )
+    kept = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(kept, chunks, {"split": splitter.record()})
 
 
 class ParquetTable:
