@@ -62,6 +62,8 @@ class Splitter:
         splitter.assign(chunk, first_row)   # (n,) numbers of SPLITS; the same whenever it is asked
         splitter.record()                   # for info["split"]
 
+        splitter.parts(lambda: rows)        # for a source of arrays: all of that in one
+
     A chunk is column -> values (array, Arrow array or list), as they were read; it holds one column at least, to be
     counted. `names`: the columns there are. `label`: the one that holds the class. `where`: the file, `place(row)`: where
     in it a row is. `tested`: the test split comes from somewhere else. InputError: options that do not go together, or with
@@ -110,21 +112,22 @@ class Splitter:
         assert self.looked
         return self._rule.assign(chunk, first_row, len(next(iter(chunk.values()))))
 
-    def share(
-        self, chunks: Callable[[], Iterable[Rows]], test: Callable[[], Iterable[Rows]] | None = None
+    def parts(
+        self, read: Callable[[], Iterable[Rows]], test: Callable[[], Iterable[Rows]] | None = None
     ) -> Iterator[tuple[str, Rows]]:
-        """Pairs of a split and some of its rows, which lose the columns `apart`; `test` gives the rows of a test split that
-        comes from somewhere else. `chunks` is called twice where a look is wanted and was not had: at once, so that
-        `record()` then knows what was found."""
+        """All rows of a source, each in its split and without the columns `apart`; `test` reads those of a test split that
+        comes from somewhere else. `read` is called twice where a look is wanted: at once, so that `record()` then knows what
+        was found."""
         if self.looks:
-            self.look(chunks())
+            self.look(read())
         held_out = (("test", rows) for rows in test()) if test else ()
-        return ((split, self._kept(rows)) for split, rows in chain(self._shared(chunks()), held_out))
+        return ((split, self._kept(rows)) for split, rows in chain(self.share(read()), held_out))
 
     def _kept(self, rows: Rows) -> Rows:
         return {name: values for name, values in rows.items() if name not in self.apart}
 
-    def _shared(self, chunks: Iterable[Rows]) -> Iterator[tuple[str, Rows]]:
+    def share(self, chunks: Iterable[Rows]) -> Iterator[tuple[str, Rows]]:
+        """Pairs of a split and some of its rows. By rows this needs no look before."""
         if isinstance(self._rule, ByRow) and not self.looked:
             yield from _share_by_rows(chunks, self.fractions, self._rule.key)
             return

@@ -46,7 +46,8 @@ def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
     """The part of the global batch's labels that are there, or their mean weight: a scalar of the losses' type; 1 where
     none is."""
     told = batch.get(f"{column}.share")
-    part = known(batch[column]).to(losses.dtype).mean() if told is None else told[0].to(losses.dtype)
+    counts = batch.get(f"{column}.weight", known(batch[column])) if told is None else told[:1]
+    part = counts.to(losses.dtype).mean()
     return part.where(part > 0, torch.ones_like(part))
 
 

@@ -27,7 +27,7 @@ def class_facts(config: Config, manifest: Manifest, reads: Mapping[str, Column],
     if balanced and not column:
         what = f"data.sampling: balanced draws from classes, and this {config.family} reads none of a whole sample"
         problems.append(Problem(what, fix="data.sampling: natural"))
-    if weights is not None and (not column or weighed != column):
+    if weights is not None and (not column or weighed != column or reads[column].missing is None):
         what = f"train.class_weights weighs the loss of classes, and that of this {config.family} is not weighed so"
         own = "class_weights" in config.model
         problems.append(Problem(what, fix="model.class_weights" if own else "train.class_weights: null"))

@@ -41,7 +41,7 @@ def assigned(
 
 def shared(columns: dict[str, np.ndarray], **options: Any) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for split, rows in Splitter(SplitOptions(**options)).share(lambda: cut(columns)):
+    for split, rows in Splitter(SplitOptions(**options)).parts(lambda: cut(columns)):
         found.setdefault(split, []).extend(rows["x"].tolist())
     return found
 

@@ -69,7 +69,7 @@ def prepare(options: Options) -> Prepared:
     words = [vocabulary(side, size) for side, size in zip(pairs, sizes)]
     lengths = (options.source_length, options.target_length + 1)
     columns = {name: Column("uint16", (length,)) for name, length in zip(("source", "target"), lengths)}
-    chunks = splitter.share(
+    chunks = splitter.parts(
         lambda: _rows(pairs, words, lengths), (lambda: _rows(held_out, words, lengths)) if held_out else None
     )
     info = {"source_words": words[0], "target_words": words[1], "split": splitter.record()}

@@ -90,7 +90,7 @@ def prepare(options: Options) -> Prepared:
         "label": Column("uint8", (nodes,)),
     }
     numbers = ({word: i for i, word in enumerate(words)}, {label: i for i, label in enumerate(labels)})
-    chunks = splitter.share(
+    chunks = splitter.parts(
         lambda: _chunks(trees, numbers, nodes), (lambda: _chunks(held_out, numbers, nodes)) if held_out else None
     )
     return Prepared(columns, chunks, {"words": words, "labels": labels, "split": splitter.record()})

@@ -59,7 +59,7 @@ def prepare(options: Options) -> Prepared:
     renumbered[kept] = np.arange(len(kept))
     tokens = renumbered[read]
     columns = {"tokens": Column("uint32", (options.context,))}
-    chunks = splitter.share(lambda: _rows(tokens[tokens >= 0], options.context))
+    chunks = splitter.parts(lambda: _rows(tokens[tokens >= 0], options.context))
     info = {"encoding": "words", "vocabulary": len(kept), "words": names[kept].tolist(), "split": splitter.record()}
     return Prepared(columns, chunks, info)
 

@@ -53,7 +53,7 @@ def prepare(options: Options) -> Prepared:
             raise InputError(
                 f"{test[0]} has images of {other[0]} x {other[1]}, the training images are {height} x {width}"
             )
-    chunks = splitter.share(lambda: _pairs(train), (lambda: _pairs(test)) if test[0] else None)
+    chunks = splitter.parts(lambda: _pairs(train), (lambda: _pairs(test)) if test[0] else None)
     columns = {"image": Column("uint8", (1, height, width)), "label": Column("int64")}
     return Prepared(columns, chunks, {"split": splitter.record()})
 

@@ -45,7 +45,7 @@ def prepare(options: Options) -> Prepared:
     splitter = Splitter(
         options, names=() if options.text else tuple(columns), label=label, where=options.path, tested=bool(test)
     )
-    chunks = splitter.share(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
+    chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
     columns = {name: column for name, column in columns.items() if name not in splitter.apart}
     return Prepared(columns, chunks, {**info, "split": splitter.record()})
 

@@ -61,7 +61,7 @@ def prepare(options: Options) -> Prepared:
                 f"{options.path}: the test rows of '{name}' are {array.dtype} {list(array.shape[1:])}, "
                 f"the training rows {columns[name].dtype} {list(columns[name].shape)}"
             )
-    chunks = splitter.share(lambda: _slices(train), None if test is None else lambda: _slices(test))
+    chunks = splitter.parts(lambda: _slices(train), None if test is None else lambda: _slices(test))
     columns = {name: column for name, column in columns.items() if name not in splitter.apart}
     return Prepared(columns, chunks, {"split": splitter.record()})
 

@@ -50,7 +50,7 @@ def prepare(options: Options) -> Prepared:
     splitter = Splitter(
         options, names=table.names, label=label, where=options.path, place=table.place, tested=bool(test)
     )
-    chunks = splitter.share(
+    chunks = splitter.parts(
         lambda: _as_they_are(table, columns), (lambda: _as_they_are(ParquetTable(test), columns)) if test else None
     )
     kept = {name: column for name, column in columns.items() if name not in splitter.apart}
