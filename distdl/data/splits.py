@@ -116,8 +116,8 @@ class Splitter:
         self, read: Callable[[], Iterable[Rows]], test: Callable[[], Iterable[Rows]] | None = None
     ) -> Iterator[tuple[str, Rows]]:
         """All rows of a source, each in its split and without the columns `apart`; `test` reads those of a test split that
-        comes from somewhere else. `read` is called twice where a look is wanted: at once, so that `record()` then knows what
-        was found."""
+        comes from somewhere else. `read` is called twice where a look is wanted: at once, so that `record()` then knows
+        what was found."""
         if self.looks:
             self.look(read())
         held_out = (("test", rows) for rows in test()) if test else ()
