@@ -1,20 +1,22 @@
 """What a stream of samples knows of classes: which labels are missing, what each class weighs, and the balanced order.
 
-    epoch, place in it ──► Order of the split ──► q: class q mod K, its draw number q div K ──► Order of that class ──► row
+    place in the stream of all epochs ──► its block of K draws, one of each class ──► class ──► Order of that class ──► row
 
-An epoch of n draws has every class n / K times, give or take one. The draws of a class run through its rows in an order of
-their own, one round after the other and on from epoch to epoch: a rare row comes often, and none more often than another.
-Like the plain order it is a function of fingerprint, seed, epoch and place alone.
+K draws in a row, from a multiple of K on, have every class once, in an order that a keyed hash gives; so a batch is as
+balanced as can be. The draws of a class run through its rows in an order of their own, one round after the other and on
+from epoch to epoch: a rare row comes often, and none more often than another. Like the plain order it is a function of
+fingerprint, seed, epoch and place alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from distdl.data.order import Order
+from distdl.data.order import Order, keyed_hash
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 
@@ -59,7 +61,8 @@ class BalancedOrder:
         if not len(self.classes):
             raise InputError("data.sampling: balanced draws from classes, and no row has a label")
         self.rows = len(labels)
-        self._order = Order(self.rows, seed, fingerprint)
+        key = hashlib.blake2b(f"distdl-balance-1|{fingerprint}|{seed}".encode(), digest_size=8).digest()
+        self._key = int.from_bytes(key, "little")
         number = np.full(len(counts) + 1, -1, np.int32)  # the last is that of a negative label
         number[self.classes] = np.arange(len(self.classes))
         sizes = counts[self.classes]
@@ -73,13 +76,15 @@ class BalancedOrder:
     def at(self, epochs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Row numbers for pairs of an epoch and a place in it, both (n,) int64: (n,) int64."""
         classes = len(self.classes)
-        draws, which = np.divmod(self._order.at(epochs, offsets), classes)
-        found = np.empty(len(which), np.int64)
-        for c in np.unique(which).tolist():
-            mine = which == c
-            an_epoch = self.rows // classes + (c < self.rows % classes)  # draws of this class
-            rounds, places = np.divmod(epochs[mine] * an_epoch + draws[mine], len(self._rows_of[c]))
-            found[mine] = self._rows_of[c][self._orders[c].at(rounds, places)]
+        draws, in_block = np.divmod(epochs * self.rows + offsets, classes)
+        blocks, block = np.unique(draws, return_inverse=True)
+        ranked = keyed_hash(self._key, blocks[:, None] * classes + np.arange(classes)).argsort(axis=1, kind="stable")
+        which = ranked[block, in_block]
+        by_class, found = np.argsort(which, kind="stable"), np.empty(len(which), np.int64)
+        for mine in np.split(by_class, np.flatnonzero(np.diff(which[by_class])) + 1) if len(which) else ():
+            rows, order = self._rows_of[which[mine[0]]], self._orders[which[mine[0]]]
+            rounds, places = np.divmod(draws[mine], len(rows))  # every block has one draw of the class
+            found[mine] = rows[order.at(rounds, places)]
         return found
 
 

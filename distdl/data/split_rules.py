@@ -6,13 +6,13 @@ Wherever chance decides, it is a keyed hash of something that has a name (a row'
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import xxhash
 
 from distdl.data.order import keyed_hash
 from distdl.data.split_values import Counts, coded, ordered, time_in_words
@@ -219,7 +219,7 @@ class ByLabel(Rule):
 def apportion(rows: np.ndarray, fraction: float, most: np.ndarray, ties: np.ndarray) -> np.ndarray:
     """How many of the rows of each class are held out: the fraction, rounded up or down so that the sum is right, too (the
     largest remainders, Hamilton's method), one at least in all, and no more than `most`."""
-    share = np.round(rows * fraction, 9)  # 0.29 * 100 is a little less than 29
+    share = rows * fraction
     whole = np.minimum(np.floor(share).astype(np.int64), most)
     rest = max(round(float(rows.sum() * fraction)), 1 if fraction > 0 else 0) - int(whole.sum())
     ranked = np.lexsort((ties, -(share - whole)))
@@ -239,34 +239,51 @@ class ByGroup(Rule):
         self._groups = Counts(np.uint64)
         self._taken: dict[int, np.ndarray] = {}  # split -> the places of its groups, sorted
         self._size = 0
+        self._many = False
 
     def _places(self, chunk: Mapping[str, Any], row: int) -> np.ndarray:
         names, codes = coded(chunk[self.column], self.column, self.place, row)
         return np.array([hashed(name, self.key) for name in names], np.uint64)[codes]
 
     def add(self, chunk: Mapping[str, Any], row: int, count: int) -> None:
-        self._groups.add(self._places(chunk, row))
+        places = self._places(chunk, row)
+        if self._many:
+            self._count(parts(places, self.fractions.limits()), np.ones(count, np.int64))
+            return
+        self._groups.add(places)
+        if self._groups.size > MOST_GROUPS:
+            places, rows = self._groups.table()
+            self._many, self._groups = True, Counts(np.uint64)
+            self._count(parts(places, self.fractions.limits()), rows)
+
+    def _count(self, which: np.ndarray, rows: np.ndarray) -> None:
+        for split in range(3):
+            self.counts[split] += int(rows[which == split].sum())
 
     def settle(self) -> None:
+        if self._many:
+            return
         places, rows = self._groups.table()
         self._groups, self._size = Counts(np.uint64), len(places)
         if self._size <= len(self.fractions.wanted):
             what = f"the column '{self.column}' has {self._size} groups, too few for {self.fractions.in_words()}"
             raise InputError(what, where=self.where, allowed=f"{len(self.fractions.wanted) + 1} groups or more")
-        which = parts(places, self.fractions.limits())
-        if self._size <= MOST_GROUPS:
-            which = nearest_groups(rows, self.fractions)
+        which = nearest_groups(rows, self.fractions)
         self._taken = {split: places[which == split] for split in sorted(self.fractions.wanted)}
-        self.counts = [int(rows[which == split].sum()) for split in range(3)]
+        self._count(which, rows)
 
     def assign(self, chunk: Mapping[str, Any], row: int, count: int) -> np.ndarray:
         places, which = self._places(chunk, row), np.full(count, TRAIN, np.int8)
+        if self._many:
+            return parts(places, self.fractions.limits())
         for split, taken in self._taken.items():
             at = np.minimum(np.searchsorted(taken, places), len(taken) - 1)
             which[taken[at] == places] = split
         return which
 
     def found(self) -> dict[str, Any]:
+        if self._many:
+            return {"groups": f"more than {MOST_GROUPS:,}"}
         held_out = {SPLITS[split]: len(taken) for split, taken in self._taken.items()}
         return {"groups": {"train": self._size - sum(held_out.values()), **held_out}}
 
@@ -294,10 +311,7 @@ def nearest_groups(rows: np.ndarray, fractions: Fractions) -> np.ndarray:
 
 def hashed(name: str, key: int) -> int:
     """The place of a group or a class of that name."""
-    digest = hashlib.blake2b(
-        name.encode("utf-8", "surrogatepass"), digest_size=8, key=key.to_bytes(8, "little")
-    ).digest()
-    return int.from_bytes(digest, "little")
+    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), key)
 
 
 class ByTime(Rule):

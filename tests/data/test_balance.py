@@ -43,9 +43,10 @@ def test_an_epoch_has_every_class_equally_often_and_no_row_without_one() -> None
     order = BalancedOrder(LABEL, seed=1, fingerprint="f")
     for epoch in drawn(order, 6):
         rows = np.bincount(LABEL[epoch], minlength=4)
-        assert rows.tolist() == [68, 68, 0, 67]  # of 203 draws
-    spread = [np.bincount(LABEL[drawn(order, 1)[0][i : i + 50]], minlength=4)[[0, 1, 3]] for i in range(0, 200, 50)]
-    assert np.min(spread) > 5, "within an epoch, too, they are mixed"
+        assert sorted(rows.tolist()) == [0, 67, 68, 68] and not rows[2]  # of 203 draws
+    blocks = LABEL[drawn(order, 6)].reshape(-1, 3)
+    assert (np.sort(blocks) == [0, 1, 3]).all(), "any three in a row, over the ends of epochs, too"
+    assert len({tuple(block) for block in blocks.tolist()}) == 6, "in every order"
 
 
 def test_the_rows_of_a_class_take_turns_over_the_epochs() -> None:
@@ -69,7 +70,7 @@ def test_the_order_never_changes() -> None:
     assert order.at(np.array([0, 0, 0, 5, 5, 900]), np.array([0, 1, 999, 0, 999, 500])).tolist() == PINNED
 
 
-PINNED = [964, 982, 162, 36, 472, 172]
+PINNED = [519, 233, 403, 33, 9, 292]
 
 
 def test_no_layout_changes_the_samples_of_a_step(data: Dataset) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from distdl.data import split_values
+from distdl.data import split_rules, split_values
 from distdl.data.order import keyed_hash
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
@@ -103,6 +103,16 @@ def test_a_group_is_in_one_split_only_and_shares_are_near() -> None:
     assert (assigned({"g": group}, 100, split_group="g", test_fraction=0.2, validation_fraction=0.1)[0] == which).all()
     few, _ = assigned({"g": ["a", "b"] * 4 + ["c"]}, split_group="g", test_fraction=0.5, validation_fraction=0.4)
     assert sorted(np.bincount(few).tolist()) == [1, 4, 4]
+
+
+def test_more_groups_than_are_counted_are_shared_out_by_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_rules, "MOST_GROUPS", 100)
+    monkeypatch.setattr(split_values, "PENDING_ROWS", 64)
+    group = np.random.default_rng(4).integers(0, 5000, ROWS)
+    which, record = assigned({"g": group}, split_group="g", test_fraction=0.2)
+    assert all(len(set(which[group == name].tolist())) == 1 for name in range(0, 5000, 50))
+    assert np.mean(which) == pytest.approx(0.2, abs=0.02) and record["groups"] == "more than 100"
+    assert record["rows"] == {"train": int((which == 0).sum()), "test": int((which == 1).sum())}
 
 
 @pytest.mark.parametrize("kind", ["days", "texts", "numbers", "negative", "timestamps"])
