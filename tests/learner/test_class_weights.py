@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from distdl.cli.checkpoint import _data_state
 from distdl.config.load import config_from_dict
 from distdl.data.read import Dataset
 from distdl.errors import InputError
@@ -125,6 +126,13 @@ def test_no_accumulation_changes_what_weighs(family: str, small_data: Path, tmp_
     assert first.losses != pytest.approx(run(8, None).losses, rel=1e-3)
     if not first.learner.batch_coupled:
         assert run(2, weights).losses == pytest.approx(first.losses, rel=1e-4, abs=1e-5)
+
+
+def test_a_converted_checkpoint_goes_on_with_balanced_draws(tmp_path: Path) -> None:
+    path = written(tmp_path / "set", {"x": X, "label": RARE})
+    run = Rehearsal({**config(path), "data": {"path": path, "threads": 0, "sampling": "balanced"}})
+    run.train(7)
+    assert _data_state(run.config, 7) == run.source.state_dict() and run.source.state_dict()["balanced"] == "label"
 
 
 @pytest.mark.slow
