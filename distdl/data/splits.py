@@ -6,8 +6,9 @@
     by time     the latest rows are the test split, those before them the validation split (`split_time`)
     by column   a column says it (`split_column`)
 
-What a way needs to know of all rows it learns in one pass over one column, in little memory (`split_rules.py`). After that
-a row's split depends on nothing but the row's number and value, so rows may be read again, and by several processes.
+What a way needs to know of all rows it learns in one pass over one column, in little memory (`split_rules.py`,
+`split_shares.py`). After that a row's split depends on nothing but the row's number and value, so rows may be read again,
+and by several processes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy as np
 
 from distdl.data.order import keyed_hash
 from distdl.data.raw import Rows
-from distdl.data.split_rules import SPLITS, ByColumn, ByGroup, ByLabel, ByRow, ByTime, Fractions, Rule, both_ends, parts
+from distdl.data.split_rules import SPLITS, ByColumn, ByRow, ByTime, Fractions, Rule, both_ends, parts
+from distdl.data.split_shares import ByGroup, ByLabel
 from distdl.errors import InputError, Problem, did_you_mean
 
 MOST_WAITING = 1 << 16

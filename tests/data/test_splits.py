@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from distdl.data import split_rules, split_values
+from distdl.data import split_shares, split_values
 from distdl.data.order import keyed_hash
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
-from distdl.data.split_rules import SPLITS, apportion
+from distdl.data.split_rules import SPLITS
+from distdl.data.split_shares import apportion
 from distdl.data.splits import SPLIT_KEY, SplitOptions, Splitter, hold_out, split_files
 from distdl.errors import InputError
 
@@ -106,7 +107,7 @@ def test_a_group_is_in_one_split_only_and_shares_are_near() -> None:
 
 
 def test_more_groups_than_are_counted_are_shared_out_by_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_rules, "MOST_GROUPS", 100)
+    monkeypatch.setattr(split_shares, "MOST_GROUPS", 100)
     monkeypatch.setattr(split_values, "PENDING_ROWS", 64)
     group = np.random.default_rng(4).integers(0, 5000, ROWS)
     which, record = assigned({"g": group}, split_group="g", test_fraction=0.2)

@@ -75,6 +75,8 @@ def test_balanced_weights_are_those_of_the_training_split(tmp_path: Path) -> Non
     assert (
         "2 classes of 10 to 30 rows, drawn equally often: the rows of the rarest come 2 times an epoch" in drawn.notes
     )
+    both = survey(config_from_dict({**weighed(path, "balanced"), "data": {"path": path, "sampling": "balanced"}}))
+    assert any(note.startswith("rare classes count twice") for note in both.notes)
 
 
 CHANGED = {**PLAIN, "bert": {"task": "classify", "classes": 2}}
