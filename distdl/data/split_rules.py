@@ -1,6 +1,6 @@
 """The ways to share rows out over train, test and validation, each learned in one pass and in memory that hardly grows.
 
-Here is what all of them are, and those by the row's number, by time and by a column; split_shares.py has classes and groups.
+Here is what all of them are, and those by number of the row, time and column; split_shares.py has classes and groups.
 
 Wherever chance decides, it is a keyed hash of something that has a name (a row's number, a group's value): its place in
 0 .. 2^64. What lies lowest is the test split, what follows the validation split.
