@@ -169,7 +169,7 @@ class Splitter:
             for option, name in asked.items()
             if name and name not in names
         ]
-        if options.stratify and not label:
+        if options.stratify and (not label or (names and label not in names)):
             what = "stratify=true holds out the same part of every class, and there is no label"
             problems.append(Problem(what, self.where, fix="name the column of the classes, or leave stratify out"))
         if problems:

@@ -169,6 +169,7 @@ def test_a_column_says_it() -> None:
         ({"t": [7, 7, 7]}, {"split_time": "t"}, "the column 't' has 1 different times"),
         ({"l": ["a", "a", "b"]}, {"stratify": True}, "of 1 classes there is one row only: 'b'"),
         ({"x": [1, 2]}, {"stratify": True}, "stratify=true .* there is no label"),
+        ({"l": [1, 2], "x": [1, 2]}, {"stratify": True, "label": "y"}, "stratify=true .* there is no label"),
         ({"p": ["train", "holdout"]}, {"split_column": "p"}, "t.csv, row 1: the column 'p' says 'holdout'"),
         ({"p": ["test", "test"]}, {"split_column": "p"}, "says 'train' of none of 2 rows"),
         ({"p": ["train"]}, {"split_column": "p", "validation_fraction": 0.1}, "validation_fraction says it, too"),
@@ -180,7 +181,7 @@ def test_a_column_says_it() -> None:
 )  # fmt: skip
 def test_what_cannot_be_is_refused(columns: dict[str, Any], options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        assigned(columns, label="l" if "l" in columns else "", **options)
+        assigned(columns, **{"label": "l" if "l" in columns else "", **options})
 
 
 def test_whole_files_go_to_three_splits() -> None:
