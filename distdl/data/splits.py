@@ -298,15 +298,16 @@ def check_files(options: SplitOptions) -> dict[str, Any]:
     return {"by": "files", "seed": options.split_seed, **fractions}
 
 
+def asked_beyond_fraction(options: SplitOptions) -> list[str]:
+    """The options that ask for more than a test fraction."""
+    others = [each for each in fields(SplitOptions) if each.name != "test_fraction"]
+    return [each.name for each in others if getattr(options, each.name) != each.default]
+
+
 def check_heeded(source: str, options: Any, info: Mapping[str, Any]) -> None:
     """InputError where options ask for a split that the source knows nothing of: it would be ignored in silence."""
     if not isinstance(options, SplitOptions) or "split" in info:
         return
-    ignored = [
-        each.name
-        for each in fields(SplitOptions)
-        if each.name != "test_fraction" and getattr(options, each.name) != each.default
-    ]
-    if ignored:
+    if ignored := asked_beyond_fraction(options):
         what = f"the source {source} does not share its rows out by {' or '.join(ignored)}"
         raise InputError(what, allowed="test_fraction")
