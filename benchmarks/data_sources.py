@@ -1,6 +1,6 @@
 """What each source of tables keeps and costs, beside the format's own reader. See README.md.
 
-    python benchmarks/data_sources.py [--gb 0.05] [--rounds 3] [--only csv,parquet] [--output FILE.md]
+    python benchmarks/data_sources.py [--gb 0.05] [--rounds 3] [--only csv,parquet] [--read-only] [--output FILE.md]
 
 To add a source, add a `Case`. Every measurement is a process of its own with one thread; ours and the format's own reader
 take turns, round by round.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -275,7 +276,7 @@ def _touch(batch: Any) -> None:
                 np.frombuffer(buffer, np.uint8)[::4096].sum()
 
 
-def measure(name: str, gb: float, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, gb: float, rounds: int, folder: Path, prepare: bool) -> dict[str, Any]:
     """Medians over the rounds, of the file's own reader, ours, and the whole preparation (once)."""
     path = folder / "numbers"
     CASES[name].write(path, number_tables(int(gb * 1e9), path))
@@ -283,7 +284,10 @@ def measure(name: str, gb: float, rounds: int, folder: Path) -> dict[str, Any]:
     for i in range(rounds):
         for who in ("raw", "ours")[:: 1 if i % 2 else -1]:
             found[who].append(run_child(name, who, path))
-    found["prepare"].append(run_child(name, "prepare", path))
+    if prepare:
+        found["prepare"].append(run_child(name, "prepare", path))
+    else:
+        del found["prepare"]
     middle = {who: statistics.median(r["rows"] / r["seconds"] for r in runs) for who, runs in found.items()}
     return {
         "size_mb": path.stat().st_size / 1e6,
@@ -315,6 +319,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=0.05, help="size of the file that is read")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="names of cases, with commas")
+    parser.add_argument("--read-only", action="store_true", help="do not prepare a data set from the file, too")
     parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -326,11 +331,11 @@ def main() -> None:
     for name in args.only.split(",") if args.only else CASES:
         with tempfile.TemporaryDirectory() as folder:
             types, nulls, damage = check(CASES[name], Path(folder))
-            cost = measure(name, args.gb, args.rounds, Path(folder))
+            cost = measure(name, args.gb, args.rounds, Path(folder), not args.read_only)
         text += (
             f"| {name} | {types} | {nulls} | {damage} | {cost['size_mb']:,.0f} | {cost['ours_rows_s']:,.0f} "
             f"| {cost['ratio']:.2f} | {cost['ours_peak_mb']:,.0f} ({cost['raw_peak_mb']:,.0f}) "
-            f"| {cost['prepare_peak_mb']:,.0f} | {cost['prepare_rows_s']:,.0f} |\n"
+            f"| {cost.get('prepare_peak_mb', math.nan):,.0f} | {cost.get('prepare_rows_s', math.nan):,.0f} |\n"
         )
         print(text.splitlines()[-1], flush=True)
     if args.output:
