@@ -39,7 +39,7 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
 
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
-    info = {"classes": next(iter(named.values()))} if len(named) == 1 else {}
+    info = {"split": splitter.record(), **({"classes": next(iter(named.values()))} if len(named) == 1 else {})}
     return Prepared(columns, chunks(), info, preparation)
 
 
