@@ -239,8 +239,12 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
             peak["anon"] = max(peak["anon"], int(status.partition("RssAnon:")[2].split()[0]))
 
     import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
 
     import distdl.data.prepare
+    from distdl.data.table import arrow_table, csv_table, json_table, parquet_table  # noqa: F401
 
     pa.set_cpu_count(1)
     threading.Thread(target=watch, daemon=True).start()

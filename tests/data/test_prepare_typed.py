@@ -100,6 +100,17 @@ def test_arrow_files_and_streams_are_told_by_their_first_bytes(tmp_path: Path) -
             ArrowTable(str(tmp_path / name))
 
 
+def test_an_arrow_file_of_large_batches_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "t", pa.table({"a": np.arange(100_000)}), "arrow file", 50_000)
+    opened: list[str] = []
+    real = pa.memory_map
+    monkeypatch.setattr(pa, "memory_map", lambda *a: (opened.append(a[0]), real(*a))[1])
+    for limit, maps in ((1 << 20, 0), (300_000, 1)):
+        monkeypatch.setattr("distdl.data.table.arrow_table.LARGE_BATCH_BYTES", limit)
+        found = pa.Table.from_batches(ArrowTable(path).batches(["a"]))
+        assert (found["a"].to_numpy() == np.arange(100_000)).all() and len(opened) == maps
+
+
 def test_damaged_arrow_is_named(tmp_path: Path) -> None:
     values = pa.table({"a": np.arange(3000), "s": [f"text {i}" for i in range(3000)]})
     for kind in ("arrow file", "arrow stream"):
