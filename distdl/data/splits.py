@@ -123,9 +123,10 @@ class Splitter:
         if self.looks:
             self.look(read())
         held_out = (("test", rows) for rows in test()) if test else ()
-        return ((split, self._kept(rows)) for split, rows in chain(self.share(read()), held_out))
+        return ((split, self.kept(rows)) for split, rows in chain(self.share(read()), held_out))
 
-    def _kept(self, rows: Rows) -> Rows:
+    def kept(self, rows: Rows) -> Rows:
+        """The rows without the columns `apart`."""
         return {name: values for name, values in rows.items() if name not in self.apart}
 
     def share(self, chunks: Iterable[Rows]) -> Iterator[tuple[str, Rows]]:
