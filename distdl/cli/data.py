@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
 def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0; bad input raises InputError."""
     from distdl.data.prepare import prepare_dataset
+    from distdl.data.table.report import render
 
     options = {}
     for argument in args.options:
@@ -41,6 +42,10 @@ def run_prepare(args: argparse.Namespace) -> int:
             raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
         options[key] = value
     manifest = prepare_dataset(args.source, args.target, options, args.overwrite)
+    for line in render(manifest.info):
+        print(line)
+    for note in manifest.info.get("notes", []):
+        print(f"note: {note}")
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0

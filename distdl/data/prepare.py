@@ -26,7 +26,7 @@ from distdl.errors import InputError, Problem, did_you_mean
 FOLDERS = ("formats", "corpora", "generators")
 
 
-def _sources() -> dict[str, str]:
+def source_modules() -> dict[str, str]:
     """Name of a source -> its module."""
     here = Path(__file__).parent
     found = [(folder, m.name) for folder in FOLDERS for m in pkgutil.iter_modules([str(here / folder)])]
@@ -35,14 +35,14 @@ def _sources() -> dict[str, str]:
 
 def source_names() -> list[str]:
     """The sources there are, sorted."""
-    return sorted(_sources())
+    return sorted(source_modules())
 
 
 def source_module(name: str) -> Any:
     """The module of a source. InputError: there is none of that name."""
     if name not in source_names():
         raise InputError(f"there is no source '{name}'", fix=did_you_mean(name, source_names()))
-    return importlib.import_module(_sources()[name])
+    return importlib.import_module(source_modules()[name])
 
 
 def parse_options(name: str, given: Mapping[str, Any]) -> Any:
@@ -75,6 +75,7 @@ def prepare_dataset(
     """
     parsed = parse_options(source_name, options)
     from distdl.data.splits import check_heeded
+    from distdl.data.store import shown
     from distdl.data.write import DatasetWriter, check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
@@ -83,14 +84,28 @@ def prepare_dataset(
         check_heeded(source_name, parsed, prepared.info)
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
-            target, prepared.columns, source_name, asdict(parsed), about=about, overwrite=overwrite
+            target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in prepared.chunks:
                 writer.write(split, rows)
     except OSError as error:
-        raise InputError(f"the source {source_name} cannot be read: {error}") from error
+        raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error
     assert writer.manifest is not None
     return writer.manifest
+
+
+def _public(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the manifest: a URI without what may be a secret of it."""
+    from distdl.data.store import shown
+
+    return {
+        key: shown(value)
+        if isinstance(value, str)
+        else tuple(shown(item) if isinstance(item, str) else item for item in value)
+        if isinstance(value, tuple)
+        else value
+        for key, value in options.items()
+    }
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -107,6 +122,10 @@ def _convert(value: Any, kind: Any) -> Any:
         if arguments[-1] is not Ellipsis and len(converted) != len(arguments):
             raise ValueError(value)
         return converted
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(value)
+        return value
     if kind is bool:
         if str(value).lower() not in ("true", "false", "yes", "no", "1", "0"):
             raise ValueError(value)
@@ -117,6 +136,8 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind) or str(kind).replace(
         "typing.", ""
     )

@@ -24,6 +24,7 @@ from distdl.config.schema import Config
 from distdl.data.balance import Labels
 from distdl.data.fit import conversions
 from distdl.data.manifest import read_manifest
+from distdl.data.preparation import recorded
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine import nonfinite
@@ -31,6 +32,7 @@ from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.layout.process import ProcessState
 from distdl.learner import Batch
+from distdl.learner.units import Units
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
@@ -112,12 +114,14 @@ def _train_from_checkpoint(
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
     tell(text="the model to be made")
+    preparation = recorded(plan.data.path)
     learner = build_learner(plan.settings, checkpoint)
+    learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
     source = make_source(plan, rank)
-    run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
+    run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, folder)
@@ -339,6 +343,7 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
     if not config.data.eval_split:
         raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
     learner = build_learner(config, checkpoint)
+    learner.file_units = Units.of(recorded(plan.data.path))
     from distdl.engine.torch import TorchEngine
 
     engine = TorchEngine(learner, plan, 0)
