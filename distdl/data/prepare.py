@@ -76,6 +76,7 @@ def prepare_dataset(
     parsed = parse_options(source_name, options)
     from distdl.data.splits import check_heeded
     from distdl.data.store import shown
+    from distdl.data.values import in_range
     from distdl.data.write import DatasetWriter, check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
@@ -86,7 +87,7 @@ def prepare_dataset(
         with DatasetWriter(
             target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
-            for split, rows in prepared.chunks:
+            for split, rows in in_range(prepared):
                 writer.write(split, rows)
     except OSError as error:
         raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error

@@ -41,7 +41,7 @@ from distdl.track.spool import SpoolWriter
 from distdl.train.failures import is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
 from distdl.train.hooks.early_stopping import EarlyStopping
-from distdl.train.hooks.evaluate import Evaluate
+from distdl.train.hooks.evaluate import Evaluate, at_the_end
 from distdl.train.hooks.hook import Hook, Run
 from distdl.train.hooks.log import Log
 from distdl.train.hooks.parity import ReplicaParity
@@ -147,24 +147,12 @@ def _train_from_checkpoint(
             end = start
         else:
             end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
-        last_word = _evaluate_at_the_end(run_, end)
+        last_word: dict[str, float] = {}
+        if (split := plan.settings.data.test_split) and not run_.paused:
+            last_word = at_the_end(run_, _eval_source(plan, split, rank), split, end)
     if rank == 0:
         spent = time.perf_counter() - clock
         _write_summary(run_, folder, (start, end), (begin, spent), stopping, last_word)
-
-
-def _evaluate_at_the_end(run_: Run, step: int) -> dict[str, float]:
-    """The metrics of `data.test_split`, called test_…, of the weights as they are now; {} where the run goes on later."""
-    split, plan = run_.plan.settings.data.test_split, run_.plan
-    if split is None or run_.paused:
-        return {}
-    begin = time.perf_counter()
-    run_.event("phase", name="evaluation", text=f"split {split}")
-    run_.engine.pulse.at("evaluation")
-    values = evaluate(run_.learner, run_.engine, _eval_source(plan, split, run_.rank))
-    run_.event("evaluation", step=step, values=values, split=split)
-    run_.seconds["evaluation"] += time.perf_counter() - begin
-    return {f"test_{name}": value for name, value in values.items()}
 
 
 def _eval_source(plan: Plan, split: str, rank: int) -> EvalSource:

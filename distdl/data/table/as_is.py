@@ -16,6 +16,7 @@ from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
 from distdl.data.table.options import TableOptions
 from distdl.data.table.reader import Table
+from distdl.data.values import numbered
 from distdl.errors import InputError, Problem, did_you_mean
 
 
@@ -30,14 +31,22 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
         options, names=list(kept), label="label", where=table.path, place=table.place, tested="test" in others
     )
     chunks = chain(
-        splitter.parts(lambda: _rows(table, columns, kept)),
-        ((split, splitter.kept(rows)) for split, other in others.items() for rows in _rows(other, columns, kept)),
+        splitter.parts(lambda: numbered(_rows(table, columns, kept))),
+        (
+            (split, splitter.kept(rows))
+            for split, other in others.items()
+            for rows in numbered(_rows(other, columns, kept))
+        ),
     )
+
+    def place(split: str, column: str, row: int) -> str:
+        return others.get(split, table).place(row)
+
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
     info = {"split": splitter.record(), **({"classes": next(iter(named.values()))} if len(named) == 1 else {})}
     columns = {name: column for name, column in columns.items() if name not in splitter.apart}
-    return Prepared(columns, chunks, info, preparation)
+    return Prepared(columns, chunks, info, preparation, place=place)
 
 
 def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:
