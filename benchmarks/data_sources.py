@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -302,6 +301,10 @@ def measure(name: str, gb: float, rounds: int, folder: Path, prepare: bool) -> d
     }
 
 
+def _shown(cost: dict[str, Any], key: str) -> str:
+    return f"{cost[key]:,.0f}" if key in cost else "not run"
+
+
 def run_child(name: str, who: str, path: Path) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--child", name, who, str(path)]
@@ -339,7 +342,7 @@ def main() -> None:
         text += (
             f"| {name} | {types} | {nulls} | {damage} | {cost['size_mb']:,.0f} | {cost['ours_rows_s']:,.0f} "
             f"| {cost['ratio']:.2f} | {cost['ours_peak_mb']:,.0f} ({cost['raw_peak_mb']:,.0f}) "
-            f"| {cost.get('prepare_peak_mb', math.nan):,.0f} | {cost.get('prepare_rows_s', math.nan):,.0f} |\n"
+            f"| {_shown(cost, 'prepare_peak_mb')} | {_shown(cost, 'prepare_rows_s')} |\n"
         )
         print(text.splitlines()[-1], flush=True)
     if args.output:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,18 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
     if first is None:
         raise InputError(f"{table.path} has no rows")
     columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
-    splitter = Splitter(
-        options, names=list(kept), label="label", where=table.path, place=table.place, tested="test" in others
-    )
-    chunks = chain(
-        splitter.parts(lambda: numbered(_rows(table, columns, kept))),
-        (
-            (split, splitter.kept(rows))
-            for split, other in others.items()
-            for rows in numbered(_rows(other, columns, kept))
-        ),
-    )
+    label, tested = "label" if "label" in kept else "", "test" in others
+    splitter = Splitter(options, names=list(kept), label=label, where=table.path, place=table.place, tested=tested)
+    if splitter.looks:
+        splitter.look(_rows(table, columns, kept))
+
+    def chunks() -> Iterator[tuple[str, Rows]]:
+        shares = itertools.chain(
+            splitter.share(numbered(_rows(table, columns, kept))),
+            ((split, rows) for split, other in others.items() for rows in numbered(_rows(other, columns, kept))),
+        )
+        for split, rows in shares:
+            yield split, {name: values for name, values in rows.items() if name not in splitter.apart}
 
     def place(split: str, column: str, row: int) -> str:
         return others.get(split, table).place(row)
@@ -45,8 +46,8 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
     info = {"split": splitter.record(), **({"classes": next(iter(named.values()))} if len(named) == 1 else {})}
-    columns = {name: column for name, column in columns.items() if name not in splitter.apart}
-    return Prepared(columns, chunks, info, preparation, place=place)
+    learned = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(learned, chunks(), info, preparation, place=place)
 
 
 def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:
