@@ -150,13 +150,16 @@ def plan(
         return driver.planned(found)
 
 
-def evaluate(run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest") -> dict[str, float]:
+def evaluate(
+    run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest", split: str = ""
+) -> dict[str, float]:
     """The held-out metrics of a run's checkpoint, computed in this process, as `distdl evaluate` does.
 
-    `which` is `latest`, `best`, or the folder of a checkpoint. Raises a DistdlError.
+    `which` is `latest`, `best`, or the folder of a checkpoint; `split` another than the run's `data.eval_split`. Raises a
+    DistdlError.
     """
     with _guest():
-        _, _, metrics = driver.evaluated(_folder(run), os.fspath(which))
+        _, _, metrics = driver.evaluated(_folder(run), os.fspath(which), split)
     return metrics
 
 

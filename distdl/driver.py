@@ -235,15 +235,17 @@ def for_one_process(folder: RunFolder, *more: str) -> Config:
     return saved_config(folder, [*overrides, *more])
 
 
-def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, float]]:
-    """(config, step, held-out metrics) of a run's latest or best checkpoint, or of a folder. Raises a DistdlError."""
+def evaluated(folder: RunFolder, which: str, split: str = "") -> tuple[Config, int, dict[str, float]]:
+    """(config, step, held-out metrics) of a run's latest or best checkpoint, or of a folder; `split`: another than the
+    run's own. Raises a DistdlError."""
     from distdl.train.survey import survey
     from distdl.train.worker import evaluate_checkpoint
     from distdl.ways.start import located
 
     trained = folder.read("plan.json")
-    fitted = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
-    plan = survey(located(for_one_process(folder, *fitted), learns=False))
+    changes = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
+    changes += [f"data.eval_split={split}", "data.test_split=null"] if split else []
+    plan = survey(located(for_one_process(folder, *changes), learns=False))
     return plan.settings, *evaluate_checkpoint(plan, folder, which)
 
 

@@ -74,6 +74,7 @@ def prepare_dataset(
     fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
+    from distdl.data.splits import check_heeded
     from distdl.data.store import shown
     from distdl.data.values import in_range
     from distdl.data.write import DatasetWriter, check_target
@@ -81,6 +82,7 @@ def prepare_dataset(
     check_target(os.fspath(target), overwrite)  # before hours of reading
     try:
         prepared = source_module(source_name).prepare(parsed)
+        check_heeded(source_name, parsed, prepared.info)
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
             target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite

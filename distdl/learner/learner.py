@@ -77,6 +77,9 @@ class Learner(nn.Module):
     family whose config adds to them sets it in __init__."""
     fp64: ClassVar[bool] = False
     """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
+    class_column: ClassVar[str] = ""
+    """Column of the classes of whole samples, where `loss` is a `mean_loss` against it (learner/labels.py), which leaves
+    missing labels out: what `train.class_weights` can weigh."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
     # What a run asks of a learner beside its model, by `save_memory`, `augment`, `freeze` and by setting `file_units`:

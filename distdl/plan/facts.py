@@ -50,6 +50,12 @@ class DataFacts:
     """0: no evaluation."""
     unlabelled: tuple[str, ...] = ()
     """Columns of the training split some of whose values are missing, and count nowhere."""
+    class_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """(column, what each class weighs in the loss), where they do not weigh the same."""
+    class_rows: tuple[int, ...] = ()
+    """Rows of each class of the training split, where the run weighs or balances by them."""
+    balanced: str = ""
+    """Column whose classes are drawn equally often."""
     read_as: tuple[tuple[str, str, str], ...] = ()
     """(column, type in the data set, type that it is read in), where these differ."""
 

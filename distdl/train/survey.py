@@ -116,6 +116,7 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     from distdl.data.first_pass import values_of
     from distdl.data.fit import conversions, misfits, unlabelled
     from distdl.data.manifest import read_manifest
+    from distdl.train.classes import class_facts
     from distdl.ways import columns_read, learner_class
 
     manifest = read_manifest(config.data.path)
@@ -129,7 +130,9 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
             return values_of(config.data.path, manifest, split, config.data.cache)
         return manifest.values.get(split, {})
 
-    used = [split for split in (config.data.train_split, config.data.eval_split) if split]
+    if config.data.test_split:
+        manifest.split(config.data.test_split)
+    used = [split for split in (config.data.train_split, config.data.eval_split, config.data.test_split) if split]
     problems = misfits(config.data.path, manifest, reads, {split: functools.partial(values, split) for split in used})
     if problems:
         raise InputError(*problems)
@@ -138,7 +141,15 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     missing = unlabelled(reads, values(config.data.train_split))
     kept = conversions(manifest, reads, learner_class(config).fp64)
     read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
-    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0, missing, read_as)
+    return DataFacts(
+        path,
+        manifest.fingerprint,
+        train.rows,
+        evaluation.rows if evaluation else 0,
+        unlabelled=missing,
+        read_as=read_as,
+        **class_facts(config, manifest, next(iter(reads.values())), look),
+    )
 
 
 def hardware(config: Config) -> Hardware:

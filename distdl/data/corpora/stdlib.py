@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
-from distdl.data.splits import SplitOptions, check_fraction, held_out_files
+from distdl.data.split_rules import SPLITS
+from distdl.data.splits import SplitOptions, check_files, split_files
 
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}  # not the library itself
 
@@ -26,8 +27,8 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`tokens` uint8 (context + 1,): the .py files in the order of their paths, one after the other."""
-    check_fraction(options.test_fraction)
-    return Prepared(token_columns(options.context), _chunks(options), BYTE_INFO)
+    record = check_files(options)
+    return Prepared(token_columns(options.context), _chunks(options), {**BYTE_INFO, "split": record})
 
 
 def _files() -> tuple[Path, list[str]]:
@@ -59,8 +60,8 @@ def _chunks(options: Options) -> Iterator[tuple[str, Rows]]:
         left -= size_bytes
         if size_bytes:
             taken[name] = size_bytes
-    test = held_out_files(list(taken), options.test_fraction)
-    for split in ("train", "test"):
-        files = [name for name in taken if (name in test) == (split == "test")]
+    of_file = split_files(list(taken), options)
+    for split in SPLITS:
+        files = [name for name in taken if of_file[name] == split]
         for rows in pack_bytes(((root / name).read_bytes()[: taken[name]] for name in files), options.context):
             yield split, rows

@@ -15,7 +15,7 @@ import numpy as np
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
-from distdl.data.splits import check_fraction, hold_out
+from distdl.data.splits import Splitter
 from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
 from distdl.data.table.json_table import ENDINGS, JsonTable
@@ -50,7 +50,6 @@ def prepare(options: Options) -> Prepared:
         return prepare_tables(
             options, options.path, options.test_path, lambda path: open_files(path, ENDINGS, JsonTable)
         )
-    check_fraction(options.test_fraction)
     check_not_the_same(options.path, options.test_path)
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
@@ -62,13 +61,12 @@ def prepare(options: Options) -> Prepared:
             pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns, options)
         )
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(rows_of(options.path), 0 if options.test_path else options.test_fraction)
-        if options.test_path:
-            for rows in rows_of(options.test_path):
-                yield "test", rows
-
-    return Prepared(columns, chunks(), info)
+    names, test = () if options.text else tuple(columns), options.test_path
+    label = "label" if "label" in names else ""
+    splitter = Splitter(options, names=names, label=label, where=options.path, tested=bool(test))
+    chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
+    kept = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(kept, chunks, {**info, "split": splitter.record()})
 
 
 def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
