@@ -53,6 +53,17 @@ def to_write(path: str) -> str:
         raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
 
 
+def key_values(arguments: Collection[str]) -> dict[str, str]:
+    """key=value arguments as a mapping. InputError for one that is none."""
+    values = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not (key and equals):
+            raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
+        values[key] = value
+    return values
+
+
 def work_in(args: argparse.Namespace) -> None:
     """Makes the folder of -C, where one is given, the working folder. CONFIG and the RUN to resume were meant from the old
     one. Raises InputError."""

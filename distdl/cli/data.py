@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from distdl.cli.common import Verb, add_json_argument, add_verbs, console, print_json
-from distdl.errors import InputError
+from distdl.cli.common import Verb, add_json_argument, add_verbs, console, key_values, print_json
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,13 +33,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0; bad input raises InputError."""
     from distdl.data.prepare import prepare_dataset
 
-    options = {}
-    for argument in args.options:
-        key, equals, value = argument.partition("=")
-        if not (key and equals):
-            raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
-        options[key] = value
-    manifest = prepare_dataset(args.source, args.target, options, args.overwrite)
+    manifest = prepare_dataset(args.source, args.target, key_values(args.options), args.overwrite)
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0

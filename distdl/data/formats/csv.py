@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
+from distdl.data.advice import BY_ENDING, Advice, Wish, has_ending, table_advice
+from distdl.data.formats._lines import is_table, told_by_lines
 from distdl.data.formats._tabular import prepare_table
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.splits import SplitOptions
 from distdl.errors import InputError
+
+ENDINGS = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -84,3 +89,16 @@ class CsvTable:
     def place(self, row: int) -> str:
         """`file:line`; blank lines, which are skipped, are not counted."""
         return f"{self.path}:{row + (1 if self._options.names else 2)}"
+
+
+def recognise(path: Path) -> float:
+    """By the ending; or, of plain text, by lines that are all cut into the same number of values."""
+    if has_ending(path, ENDINGS):
+        return BY_ENDING
+    return 0.8 * BY_ENDING if has_ending(path, (".txt", ".data", ".dat", "")) and is_table(path) else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, and how the values are cut, for `distdl init`."""
+    options = {"path": path, **told_by_lines(path)}
+    return table_advice(CsvTable(path, Options(**options)), wish, options)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
@@ -17,6 +20,9 @@ from distdl.errors import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 CHUNK_PICTURES = 64
+ADVISED_SIDE = 64
+"""Pixels that pictures are resized to where they differ, or are larger than twice that."""
+LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,39 @@ def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarr
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def recognise(path: Path) -> float:
+    """A folder of folders with pictures: the first ones found say so."""
+    folders = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+    return (
+        SURE
+        if any(file.suffix.lower() in SUFFIXES for folder in folders for file in islice(folder.rglob("*"), 20))
+        else 0.0
+    )
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """One size for all, and whether they have colours, for `distdl init`."""
+    if wish.label or wish.target:
+        raise InputError(f"{path} is a folder of pictures: the folder of a picture is its class, no column is")
+    from PIL import Image
+
+    sizes, grey = set(), True
+    pictures = _find(path)[0]
+    for place in pictures[:: max(1, len(pictures) // LOOKED_AT)]:
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(place[0]) as picture:
+            sizes.add(picture.size)
+            grey = grey and picture.mode in ("1", "L", "LA")
+    options: dict[str, object] = {"path": path}
+    because = {}
+    if grey and sizes:
+        options["channels"], because["channels"] = 1, "all pictures that were looked at are grey"
+    if len(sizes) > 1:
+        because["size"] = "the pictures differ in size"
+    elif any(max(size) > 2 * ADVISED_SIDE for size in sizes):
+        because["size"] = f"the pictures have {min(sizes)[1]} x {min(sizes)[0]} pixels, which is much for a first run"
+    if "size" in because:
+        side = min(ADVISED_SIDE, *(side for size in sizes for side in size))
+        options["size"] = f"{side}x{side}"
+    return Advice(options, because)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
+ENDINGS = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -141,3 +143,15 @@ def _rows(path: str, columns: dict[str, Column]) -> Iterator[Rows]:
 
 def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
     return {field: np.array([record[field] for record in records], column.dtype) for field, column in columns.items()}
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """The text that is packed, where the objects have one, for `distdl init`."""
+    _, first = next(_objects(path), ("", {}))
+    texts = [field for field, value in first.items() if isinstance(value, str)]
+    if wish.label or wish.target:
+        raise InputError("the source jsonl has no option 'label' or 'target'", fix="name its fields label, or y")
+    if not texts:
+        return Advice({"path": path})
+    longest = max(texts, key=lambda field: len(first[field]))
+    return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})

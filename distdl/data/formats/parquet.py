@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from distdl.data.advice import SURE, Advice, Wish, begins_with, table_advice
 from distdl.data.formats._tabular import prepare_table
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.raw import Prepared, Rows
@@ -152,3 +154,13 @@ def _is_text(kind: pa.DataType) -> bool:
             pa.types.is_fixed_size_binary,
         )
     )
+
+
+def recognise(path: Path) -> float:
+    """By the file's first bytes."""
+    return SURE if begins_with(path, b"PAR1") else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, for `distdl init`."""
+    return table_advice(ParquetTable(path), wish, {"path": path})
