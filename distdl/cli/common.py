@@ -92,7 +92,7 @@ def add_verbs(parser: argparse.ArgumentParser, *verbs: Verb) -> dict[str, argpar
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     found = {}
     for verb in verbs:
-        found[verb.name] = subparsers.add_parser(verb.name, help=verb.text)
+        found[verb.name] = subparsers.add_parser(verb.name, help=verb.text, add_help=verb.add_help)
         found[verb.name].set_defaults(run=verb.run)
     return found
 
@@ -104,6 +104,8 @@ class Verb(NamedTuple):
     text: str
     """What it does, in the help."""
     run: Callable[[argparse.Namespace], int]
+    add_help: bool = True
+    """False: it has a --help of its own."""
 
 
 # -- what programs read ------------------------------------------------------------------------------------------------

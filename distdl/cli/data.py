@@ -1,32 +1,79 @@
-"""`distdl data`: prepare a data set, look into it, check its bytes."""
+"""`distdl data`: what there is to prepare from, prepare a data set, look into it, check its bytes."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from distdl.cli.common import Verb, add_json_argument, add_verbs, console, key_values, print_json
+from distdl.errors import InputError
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register `data` with `prepare`, `inspect` and `verify` on the main parser's subparsers."""
-    parser = subparsers.add_parser("data", help="prepare, inspect and verify data sets")
+    """Register `data` and its verbs on the main parser's subparsers."""
+    parser = subparsers.add_parser("data", help="list sources; prepare, inspect and verify data sets")
     verbs = add_verbs(
         parser,
-        Verb("prepare", "convert raw data into Arrow shards", run_prepare),
+        Verb("sources", "list what data can be prepared from, or the options of one source", run_sources),
+        Verb("prepare", "convert raw data into Arrow shards", run_prepare, add_help=False),
         Verb("inspect", "print columns, splits, sizes and the first row", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
     )
     prepare = verbs["prepare"]
-    prepare.add_argument("source", metavar="SOURCE", help="the raw format: digits, stdlib, text, csv, idx, ...")
+    prepare.add_argument(
+        *("-h", "--help"), action=_Help, help="this help; behind a SOURCE, that source's options with what they mean"
+    )
+    prepare.add_argument("source", metavar="SOURCE", help="what it is prepared from: `distdl data sources` lists them")
     prepare.add_argument("target", metavar="TARGET", help="folder or URI to create")
     prepare.add_argument(
         "options", metavar="key=value", nargs="*", help="options of the source, such as path=raw/train.csv"
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+    verbs["sources"].add_argument("name", metavar="SOURCE", nargs="?", help="one of them")
+    add_json_argument(verbs["sources"])
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])
+
+
+class _Help(argparse._HelpAction):
+    """The help of `prepare`, or of the source that was named before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *rest: Any) -> None:
+        from distdl.data.catalogue import described, entry
+
+        name = getattr(namespace, "source", None)
+        if name is None:
+            super().__call__(parser, namespace, *rest)
+        try:
+            text = described(entry(str(name)))
+        except InputError as error:
+            parser.error(str(error))
+        print(f"usage: {parser.prog} {name} TARGET [key=value ...] [--overwrite]\n\n{text}")
+        parser.exit()
+
+
+def run_sources(args: argparse.Namespace) -> int:
+    """Exit code 0; InputError where there is no source of that name."""
+    from distdl.data.catalogue import ABOUT, described, entries, entry
+
+    found = [entry(args.name)] if args.name else entries()
+    if args.json:
+        rows = [{**dataclasses.asdict(source), "summary": source.summary} for source in found]
+        print_json(rows[0] if args.name else rows)
+        return 0
+    if args.name:
+        print(described(found[0]))
+        return 0
+    for group, about in ABOUT.items():
+        print(f"{group}: {about}")
+        for source in found:
+            if source.group == group:
+                print(f"  {source.name:<16}{source.summary}")
+        print()
+    print("distdl data sources NAME, or distdl data prepare NAME --help, lists the options of one")
+    return 0
 
 
 def run_prepare(args: argparse.Namespace) -> int:

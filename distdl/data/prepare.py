@@ -26,8 +26,8 @@ from distdl.errors import InputError, Problem, did_you_mean
 FOLDERS = ("formats", "corpora", "generators")
 
 
-def _sources() -> dict[str, str]:
-    """Name of a source -> its module."""
+def source_modules() -> dict[str, str]:
+    """Name of a source -> the dotted name of its module."""
     here = Path(__file__).parent
     found = [(folder, m.name) for folder in FOLDERS for m in pkgutil.iter_modules([str(here / folder)])]
     return {name: f"distdl.data.{folder}.{name}" for folder, name in found if not name.startswith("_")}
@@ -35,14 +35,14 @@ def _sources() -> dict[str, str]:
 
 def source_names() -> list[str]:
     """The sources there are, sorted."""
-    return sorted(_sources())
+    return sorted(source_modules())
 
 
 def source_module(name: str) -> Any:
     """The module of a source. InputError: there is none of that name."""
     if name not in source_names():
         raise InputError(f"there is no source '{name}'", fix=did_you_mean(name, source_names()))
-    return importlib.import_module(_sources()[name])
+    return importlib.import_module(source_modules()[name])
 
 
 def parse_options(name: str, given: Mapping[str, Any]) -> Any:

@@ -4,7 +4,6 @@ sources of data from their options."""
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ import fields
 
 import distdl
 from distdl.cli.main import make_parser
-from distdl.config.family import field_docs
 from distdl.config.json_schema import json_schema
+from distdl.data.catalogue import Entry, default_in_words, entries, kind_in_words
 
 PYTHON = {
     "The package": "distdl",
@@ -38,7 +37,7 @@ def pages(repository: Path) -> dict[str, str]:
     return {
         "reference/commands.md": commands(),
         "reference/yaml.md": config(),
-        "reference/sources.md": sources(repository),
+        "reference/sources.md": sources(),
         "reference/python.md": python(),
     }
 
@@ -148,32 +147,28 @@ def _titles(properties: dict[str, Any], definitions: dict[str, Any], above: str 
 # -- sources of data ---------------------------------------------------------------------------------------------------
 
 
-def sources(repository: Path) -> str:
-    """Every source of `distdl data prepare`, from the class Options of its file."""
+def sources() -> str:
+    """Every source of `distdl data prepare`, as `distdl data sources` tells them."""
     parts = [
         "# Sources of data\n\n`distdl data prepare SOURCE PATH key=value …` writes a data set; `data.prepare` of a config "
-        "does the same before a run ([your own data](../own_data.md))."
+        "does the same before a run ([your own data](../own_data.md)). `distdl data sources` lists them, and `distdl data "
+        "prepare SOURCE --help` tells the options of one."
     ]
-    for path in sorted((repository / "distdl" / "data").rglob("[!_]*.py"), key=lambda path: path.stem):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        options = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"), None)
-        prepare = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "prepare"), None)
-        if options is not None and prepare is not None:
-            parts.append(_source(path.stem, ast.get_docstring(tree) or "", options, ast.get_docstring(prepare) or ""))
+    for source in entries():
+        parts.append(_source(source))
     return "\n\n".join(parts) + "\n"
 
 
-def _source(name: str, about: str, options: ast.ClassDef, writes: str) -> str:
-    docs = field_docs(options)
+def _source(source: Entry) -> str:
     rows = ["| option | type | default | |", "|---|---|---|---|"]
-    for item in options.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            default = "*must be given*" if item.value is None else fields.code(ast.unparse(item.value))
-            key, kind = item.target.id, fields.code(ast.unparse(item.annotation))
-            rows.append(f"| `{key}` | {kind} | {default} | {fields.cell(docs.get(key, ''))} |")
-    table = "\n".join(rows) if len(rows) > 2 else "No options."
-    columns = f"Writes: {fields.cell(writes)}" if writes else ""
-    return "\n\n".join(filter(None, [f"## {name}", fields.docstring(about), columns, table]))
+    for option in source.options:
+        default = "*must be given*" if option.default is None else fields.code(default_in_words(option.default))
+        kind = fields.cell(kind_in_words(option.kind))
+        rows.append(f"| `{option.name}` | {kind} | {default} | {fields.cell(option.text)} |")
+    table = "\n".join(rows) if source.options else "No options."
+    columns = f"Writes: {fields.cell(source.writes)}" if source.writes else ""
+    about = f"*{source.group}*: {fields.docstring(source.about)}"
+    return "\n\n".join(filter(None, [f"## {source.name}", about, columns, table]))
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------
