@@ -33,6 +33,7 @@ from distdl.data.manifest import (
     to_json,
 )
 from distdl.data.store import hash_file, is_remote, remote_file
+from distdl.data.summary import Summary
 from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
 from distdl.files import publish, sync_folder
@@ -156,9 +157,13 @@ class DatasetWriter:
         splits = {name: split for name, split in splits.items() if split.rows}
         if not splits:
             raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
-        values = {name: self._splits[name].tally.values() for name in splits}
         self.manifest = Manifest(
-            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **self._about
+            columns=self.columns,
+            rows_per_batch=self.rows_per_batch,
+            splits=splits,
+            values={name: self._splits[name].tally.values() for name in splits},
+            statistics={name: self._splits[name].summary.statistics() for name in splits},
+            **self._about,
         )
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))
@@ -183,7 +188,7 @@ class _SplitWriter:
         }
         self._filled = 0
         self._file: Any = None
-        self.tally = Tally(self.columns)
+        self.tally, self.summary = Tally(self.columns), Summary(self.columns)
 
     def append(self, rows: Mapping[str, Any]) -> None:
         count, start = len(next(iter(rows.values()))), 0
@@ -217,15 +222,18 @@ class _SplitWriter:
             self._arrow = pa.ipc.new_file(self._file, self.schema)
             self._batches: list[str] = []
             self._rows = 0
-        arrays, digest = [], xxhash.xxh3_64()
+        arrays, digest, lengths = [], xxhash.xxh3_64(), {}
         for key, pending in self._pending.items():
             array, buffers = _arrow_array(self.columns[key], pending, self._filled)
             arrays.append(array)
             for buffer in buffers:
                 digest.update(buffer)
             if isinstance(pending, list):
+                lengths[key] = np.diff(np.frombuffer(buffers[0], np.int64, self._filled + 1))
                 pending.clear()
-        self.tally.add({key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)})
+        numbers = {key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)}
+        self.tally.add(numbers)
+        self.summary.add(numbers, lengths)
         self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
         self._batches.append(digest.hexdigest())
         self._rows += self._filled

@@ -52,6 +52,8 @@ class DataFacts:
     """Columns of the training split some of whose values are missing, and count nowhere."""
     read_as: tuple[tuple[str, str, str], ...] = ()
     """(column, type in the data set, type that it is read in), where these differ."""
+    notes: tuple[str, ...] = ()
+    """What its values say that is no mistake, and yet nobody may have meant."""
 
 
 @dataclass(frozen=True)

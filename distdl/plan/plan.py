@@ -271,6 +271,7 @@ def _notes(
     if data.unlabelled:
         names = ", ".join(map(repr, data.unlabelled))
         notes.append(f"some values of {names} are missing (-100): they count in no loss and no metric")
+    notes += data.notes
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes

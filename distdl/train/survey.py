@@ -114,7 +114,7 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     manifest does not tell them. Raises InputError.
     """
     from distdl.data.first_pass import values_of
-    from distdl.data.fit import conversions, misfits, unlabelled
+    from distdl.data.fit import class_notes, conversions, misfits, unlabelled
     from distdl.data.manifest import read_manifest
     from distdl.ways import columns_read, learner_class
 
@@ -138,7 +138,15 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     missing = unlabelled(reads, values(config.data.train_split))
     kept = conversions(manifest, reads, learner_class(config).fp64)
     read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
-    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0, missing, read_as)
+    return DataFacts(
+        path=path,
+        fingerprint=manifest.fingerprint,
+        train_rows=train.rows,
+        eval_rows=evaluation.rows if evaluation else 0,
+        unlabelled=missing,
+        read_as=read_as,
+        notes=tuple(class_notes(manifest, reads, config.data.train_split, config.data.eval_split)),
+    )
 
 
 def hardware(config: Config) -> Hardware:
