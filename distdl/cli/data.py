@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import Verb, add_json_argument, add_verbs, console, key_values, print_json
+from distdl.cli.common import Verb, add_json_argument, add_verbs, console, key_values, print_json, to_write
 from distdl.errors import InputError
+
+if TYPE_CHECKING:
+    from distdl.data.manifest import Manifest
 
 
 def add_parser(subparsers: Any) -> None:
@@ -17,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         parser,
         Verb("sources", "list what data can be prepared from, or the options of one source", run_sources),
         Verb("prepare", "convert raw data into Arrow shards", run_prepare, add_help=False),
-        Verb("inspect", "print columns, splits, sizes and the first row", run_inspect),
+        Verb("inspect", "print columns, splits, distributions and classes; --html shows samples", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
     )
     prepare = verbs["prepare"]
@@ -35,6 +39,12 @@ def add_parser(subparsers: Any) -> None:
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])
+    verbs["inspect"].add_argument(
+        "--html",
+        metavar="FILE",
+        type=to_write,
+        help="write a page of it, too, with samples and drawings; it needs no network",
+    )
 
 
 class _Help(argparse._HelpAction):
@@ -88,7 +98,15 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Exit code 0; InputError where there is no data set, DataCorrupt where its first rows are damaged."""
-    facts = _facts(args.path)
+    from distdl.cli.data_text import tables
+    from distdl.data.manifest import read_manifest
+
+    manifest = read_manifest(args.path)
+    facts = _facts(args.path, manifest)
+    if args.html:
+        from distdl.cli.data_page import page
+
+        Path(args.html).write_text(page(args.path, manifest, facts["split"]), encoding="utf-8")
     if args.json:
         print_json(facts)
         return 0
@@ -102,7 +120,11 @@ def run_inspect(args: argparse.Namespace) -> int:
     splits = Table("split", "rows", "shards", "bytes")
     for name, split in facts["splits"].items():
         splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
-    out.print(columns, splits)
+    out.print(columns, splits, *tables(manifest, facts["split"]))
+    if not manifest.statistics:
+        out.print("an older version wrote it: distributions and classes are told once it is prepared again")
+    if args.html:
+        out.print(f"{args.html} shows samples", soft_wrap=True, highlight=False)
     out.print(f"fingerprint {facts['fingerprint']}", soft_wrap=True, highlight=False)
     return 0
 
@@ -127,11 +149,10 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(path: str) -> dict[str, Any]:
-    from distdl.data.manifest import read_manifest
+def _facts(path: str, manifest: Manifest) -> dict[str, Any]:
+    from distdl.data import statistics
     from distdl.data.read import Dataset
 
-    manifest = read_manifest(path)
     first_split = "train" if "train" in manifest.splits else min(manifest.splits)
     first_row = Dataset(path, first_split).gather([0])
     values = manifest.values.get(first_split, {})
@@ -155,6 +176,8 @@ def _facts(path: str) -> dict[str, Any]:
             for name, split in manifest.splits.items()
         },
         "info": dict(manifest.info),
+        "preparation": dict(manifest.preparation),
+        "statistics": statistics.to_record(manifest.statistics),
     }
 
 
