@@ -45,6 +45,7 @@ class DataFacts:
 
     path: str
     fingerprint: str
+    """'': the data set is not here, and its rows are made up: an epoch counts as one step."""
     train_rows: int
     eval_rows: int
     """0: no evaluation."""

@@ -248,7 +248,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     warmup = config.schedule.warmup_steps
-    if warmup >= steps:
+    if warmup >= steps and (data.fingerprint or config.train.steps):
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
     if hardware.device == "cpu" and config.runtime.workers > hardware.cores:
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")

@@ -23,6 +23,17 @@ def survey(config: Config) -> Plan:
     return make_plan(config, model_facts(config, look=True), data, hardware(config))
 
 
+def survey_unseen(config: Config) -> Plan:
+    """The plan of a config on this machine whose data set is not there yet: an epoch counts as one step. Raises
+    InputError."""
+    return make_plan(config, model_facts(config, look=True), _unseen(config), hardware(config))
+
+
+def _unseen(config: Config) -> DataFacts:
+    batch = config.train.global_batch
+    return DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+
+
 def survey_elsewhere(config: Config) -> Plan:
     """The plan of a config whose workers run on other machines than this one, which may not see the data set.
 
@@ -36,8 +47,7 @@ def survey_elsewhere(config: Config) -> Plan:
     try:
         read_manifest(config.data.path)
     except DistdlError:
-        batch = config.train.global_batch
-        data = DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+        data = _unseen(config)
     else:
         data = data_facts(config)
     return make_plan(config, model_facts(config), data, there)
