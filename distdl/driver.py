@@ -323,6 +323,7 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
     if recipe is None:
         return
     from distdl.data.prepare import parse_options, prepare_dataset
+    from distdl.data.progress import on_stderr
 
     kept = (str, list, type(None))  # null is an option's default, not its name
     options = {key: value if isinstance(value, kept) else str(value) for key, value in recipe.options.items()}
@@ -331,7 +332,7 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
         return
     say(f"preparing {recipe.source} in {path} …")
     try:
-        manifest = prepare_dataset(recipe.source, path, options)
+        manifest = prepare_dataset(recipe.source, path, options, follow=on_stderr() if say is at_once else None)
     except InputError:
         if not (Path(path) / "manifest.json").is_file():
             raise

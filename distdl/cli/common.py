@@ -16,6 +16,7 @@ from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:  # a command that reads no config is not to wait for the schema
     from distdl.config.load import Loaded
+    from distdl.data.progress import Follow
     from distdl.jobs.records import Record
     from distdl.jobs.target import Job, Package, Target
 
@@ -51,6 +52,19 @@ def to_write(path: str) -> str:
         return local_path(path)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
+
+
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """--plain and --quiet, for a command that prepares data."""
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of a live progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress at all")
+
+
+def followed(args: argparse.Namespace) -> Follow | None:
+    """How the progress of a preparation is shown."""
+    from distdl.data.progress import on_stderr
+
+    return None if args.quiet else on_stderr(True if args.plain else None)
 
 
 def key_values(arguments: Collection[str]) -> dict[str, str]:

@@ -7,7 +7,17 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import Verb, add_json_argument, add_verbs, console, key_values, print_json, to_write
+from distdl.cli.common import (
+    Verb,
+    add_json_argument,
+    add_progress_arguments,
+    add_verbs,
+    console,
+    followed,
+    key_values,
+    print_json,
+    to_write,
+)
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
     verbs["sources"].add_argument("name", metavar="SOURCE", nargs="?", help="one of them")
     add_json_argument(verbs["sources"])
+    add_progress_arguments(prepare)
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])
@@ -90,7 +101,9 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0; bad input raises InputError."""
     from distdl.data.prepare import prepare_dataset
 
-    manifest = prepare_dataset(args.source, args.target, key_values(args.options), args.overwrite)
+    manifest = prepare_dataset(
+        args.source, args.target, key_values(args.options), args.overwrite, follow=followed(args)
+    )
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0

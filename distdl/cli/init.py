@@ -8,11 +8,21 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_json_argument, aside, print_json, to_write
+from distdl.cli.common import (
+    add_json_argument,
+    add_progress_arguments,
+    aside,
+    followed,
+    key_values,
+    print_json,
+    to_write,
+)
 from distdl.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
+    from distdl.cli.starter import Recipe
     from distdl.data.manifest import Manifest
+    from distdl.data.progress import Follow
 
 EPILOG = """\
 examples:
@@ -46,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a config and a data set that are there")
     parser.add_argument("--example", metavar="EXAMPLE", help="write this shipped config instead")
     parser.add_argument("--list", action="store_true", help="list the shipped configs")
+    add_progress_arguments(parser)
     add_json_argument(parser)
     parser.set_defaults(run=run)
 
@@ -112,7 +123,6 @@ def _free(output: str, overwrite: bool) -> Path:
 
 
 def _from_file(args: argparse.Namespace) -> dict[str, Any]:
-    from distdl.cli.common import key_values
     from distdl.cli.starter import Recipe, config_text
     from distdl.data.advice import Wish
     from distdl.data.recognise import advise, recognise
@@ -126,7 +136,9 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     told = "; ".join(f"{key}={options[key]}: {why}" for key, why in advice.because.items())
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
     recipe = Recipe(f"data/{name}", source, options, advice.because)
-    manifest = _prepared(recipe, args.overwrite)
+    manifest = _prepared(recipe, args.overwrite, followed(args))
+    for note in manifest.info.get("notes", []):
+        print(f"note: {note}")
     rows = ", ".join(f"{split} {part.rows:,}" for split, part in manifest.splits.items())
     print(f"{recipe.path}: {rows} rows")
     text = config_text(name, recipe, manifest, args.family)
@@ -152,7 +164,7 @@ def _name(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:80] or "run"
 
 
-def _prepared(recipe: Any, overwrite: bool) -> Manifest:
+def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None) -> Manifest:
     """The data set of a recipe: the one that is there, where it was made by it."""
     import dataclasses
     import json
@@ -169,7 +181,7 @@ def _prepared(recipe: Any, overwrite: bool) -> Manifest:
                 fix="--output OTHER.yaml, whose data go elsewhere, or --overwrite to replace it",
             )
         return there
-    return prepare_dataset(recipe.source, recipe.path, recipe.options, overwrite)
+    return prepare_dataset(recipe.source, recipe.path, recipe.options, overwrite, follow=follow)
 
 
 def _check(output: Path) -> None:

@@ -13,14 +13,19 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import signal
+import sys
+import threading
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from distdl.data.manifest import Manifest
+from distdl.data.progress import Follow, Progress
 from distdl.errors import InputError, Problem, did_you_mean
 
 FOLDERS = ("formats", "corpora", "generators")
@@ -66,29 +71,73 @@ def parse_options(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def prepare_dataset(
-    source_name: str, target: str | os.PathLike[str], options: Mapping[str, Any], overwrite: bool = False
+    source_name: str,
+    target: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    overwrite: bool = False,
+    *,
+    follow: Follow | None = None,
 ) -> Manifest:
     """Convert a raw source into a data set at `target` (a new folder or a URI) and return its manifest.
 
-    `options`: of that source, as values or as text. InputError: an unknown source or option, raw data that does not
+    `options`: of that source, as values or as text. `follow` shows how far it is. SIGTERM ends it as an interrupt does:
+    nothing is left behind. InputError: an unknown source or option, raw data that does not
     fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
-    from distdl.data.write import DatasetWriter, check_target
+    from distdl.data.write import check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
+    progress = Progress(f"{source_name} to {os.fspath(target)}", asdict(parsed))
+    with _sigterm_cleans_up(os.fspath(target)), follow(progress) if follow else nullcontext():
+        return _written(source_name, target, parsed, overwrite, progress)
+
+
+def _written(
+    source_name: str, target: str | os.PathLike[str], parsed: Any, overwrite: bool, progress: Progress
+) -> Manifest:
+    from distdl.data.write import DatasetWriter
+
     try:
         prepared = source_module(source_name).prepare(parsed)
+        progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
             target, prepared.columns, source_name, asdict(parsed), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in prepared.chunks:
                 writer.write(split, rows)
+                progress.rows += len(next(iter(rows.values())))
     except OSError as error:
         raise InputError(f"the source {source_name} cannot be read: {error}") from error
     assert writer.manifest is not None
     return writer.manifest
+
+
+@contextmanager
+def _sigterm_cleans_up(target: str) -> Iterator[None]:
+    """SIGTERM, by which batch systems and containers end a process, is an exception meanwhile: what was written goes, and
+    the exit code is the signal's, 143. A handler that is there already stays."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not mine:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Ended:
+        print(f"distdl: ended by SIGTERM; nothing was written to {target}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Ended(BaseException):
+    """SIGTERM came. No source may take it for a failure of its own."""
 
 
 def _convert(value: Any, kind: Any) -> Any:

@@ -29,6 +29,8 @@ class Prepared:
     """Facts for the manifest, such as the names of the classes."""
     preparation: dict[str, Any] = field(default_factory=dict)
     """Column -> how its values came from the raw ones, as plain values (manifest.py)."""
+    rows: int | None = None
+    """How many rows there will be, where the source knows it beforehand: then the time left is told."""
 
 
 def pack_bytes(blocks: Iterable[bytes], context: int) -> Iterator[Rows]:

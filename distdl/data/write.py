@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from distdl.data.draft import Draft
 from distdl.data.manifest import (
     FILE_NAME,
     VARIABLE,
@@ -92,6 +93,7 @@ class DatasetWriter:
         facts = {"source": source, "options": dict(options), **(about or {})}
         self._about: dict[str, Any] = json.loads(json.dumps(facts))  # as the manifest will be read again
         self._splits: dict[str, _SplitWriter] = {}
+        self._draft: Draft | None = None
         check_target(self.target, overwrite)
 
     def __enter__(self) -> DatasetWriter:
@@ -99,10 +101,8 @@ class DatasetWriter:
             if is_remote(self.target):
                 self._folder = Path(tempfile.mkdtemp(prefix="distdl-prepare-"))
             else:
-                target = Path(self.target).absolute()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-                self._folder.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the data set from other users
+                self._draft = Draft(Path(self.target).absolute())
+                self._folder = self._draft.folder
         except OSError as error:
             raise InputError(f"cannot write to {self.target}: {error}") from error
         return self
@@ -126,6 +126,8 @@ class DatasetWriter:
         finally:
             for split in self._splits.values():
                 split.abandon()
+            if self._draft:
+                self._draft.remove()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _failed(self, error: OSError) -> DistdlError:
@@ -172,6 +174,8 @@ class DatasetWriter:
             _upload(self._folder, self.target, self.manifest)
         else:
             check_target(self.target, self.overwrite)  # again: preparing may have taken hours
+            assert self._draft is not None
+            self._draft.publishable()
             _publish(self._folder, Path(self.target).absolute(), self.overwrite)
 
 
@@ -326,9 +330,3 @@ def _upload(folder: Path, target: str, manifest: Manifest) -> None:
 def _flush_to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

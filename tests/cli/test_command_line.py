@@ -227,7 +227,9 @@ def test_tab_completes_what_there_is(completed: Callable[..., set[str]]) -> None
     assert completed("distdl", "families", "lenet") == {"lenet1989", "lenet5"}
     assert completed("distdl", "evaluate", "f") == {"first-run"} == completed("distdl", "train", "--resume", "f")
     assert completed("distdl", "train", "sm") == {"small.yaml"}
-    assert completed("distdl", "data", "prepare", "sin") == {"sinusoids"} == completed("distdl", "data", "sources", "sin")
+    assert (
+        completed("distdl", "data", "prepare", "sin") == {"sinusoids"} == completed("distdl", "data", "sources", "sin")
+    )
     assert completed("distdl", "data", "pre") == {"prepare"} and completed("distdl", "init", "tab") == {"table.csv"}
     assert completed("distdl", "init", "--example", "quick") == {"quickstart"}
     assert completed("distdl", "init", "--family", "lenet5") == {"lenet5"}

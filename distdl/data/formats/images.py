@@ -61,6 +61,7 @@ def prepare(options: Options) -> Prepared:
         {"image": Column("uint8", (options.channels, *size)), "label": Column("int64")},
         _chunks(pictures, test_pictures, options, (size[0], size[1])),
         {"classes": classes},
+        rows=len(pictures) + len(test_pictures),
     )
 
 

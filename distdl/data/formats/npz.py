@@ -66,7 +66,8 @@ def prepare(options: Options) -> Prepared:
                 f"{options.path}: the test rows of '{name}' are {array.dtype} {list(array.shape[1:])}, "
                 f"the training rows {columns[name].dtype} {list(columns[name].shape)}"
             )
-    return Prepared(columns, _chunks(train, test, options.test_fraction))
+    rows = sum(len(next(iter(split.values()))) for split in (train, test) if split)
+    return Prepared(columns, _chunks(train, test, options.test_fraction), rows=rows)
 
 
 def _chunks(train: Rows, test: Rows | None, fraction: float) -> Iterator[tuple[str, Rows]]:
