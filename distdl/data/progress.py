@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-FIRST_S = 2.0
+FIRST_S = 5.0
 """A preparation that is over by then is not talked about where lines are printed."""
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.5, 10.0
 WINDOW_S = 20.0

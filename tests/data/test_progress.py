@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distdl.data import raw
+from distdl.data import progress, raw
 from distdl.data.generators import digits
 from distdl.data.prepare import prepare_dataset
 from distdl.data.progress import Pace, Progress, on_stderr, raw_files, share_read
@@ -40,10 +40,10 @@ def test_a_zipped_file_is_seen_by_its_own_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_go_before_bytes_where_their_number_is_known() -> None:
-    progress = Progress("t", {})
-    assert progress.share() is None
-    progress.total, progress.rows = 200, 50
-    assert progress.share() == 0.25
+    stands = Progress("t", {})
+    assert stands.share() is None
+    stands.total, stands.rows = 200, 50
+    assert stands.share() == 0.25
 
 
 def test_rate_and_time_left() -> None:
@@ -98,6 +98,9 @@ def test_a_bar_in_a_terminal_and_lines_where_they_are_asked_for(
     assert "━" not in out.getvalue() and "rows/s" in out.getvalue()
 
 
-def test_a_short_one_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_short_one_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_S", 1000.0)  # whatever else this machine does
     prepare_dataset("digits", tmp_path / "set", {}, follow=on_stderr())
     assert capfd.readouterr().err == ""
