@@ -5,8 +5,8 @@
     generators/  data that a formula or a library makes
 
 A source module has a frozen dataclass `Options` (a sentence under each field) and `prepare(options) -> Prepared`
-(`distdl/data/raw.py`). To add a source, add a file: nothing else names it. What `distdl init` would ask of it is in `advice.py`. Files that begin with _
-are shared helpers.
+(`distdl/data/raw.py`). To add a source, add a file: nothing else names it. What `distdl init` would ask of it is in
+`advice.py`. Files that begin with _ are shared helpers.
 """
 
 from __future__ import annotations
