@@ -128,7 +128,7 @@ def test_every_command_of_the_guide_is_executed(tmp_path: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", "".join(GUIDE.values()), re.DOTALL):
         (tmp_path / f"{yaml.safe_load(block)['name']}.yaml").write_text(block, encoding="utf-8")
     lines = [shlex.split(line) for page in GUIDE.values() for line in commands(page) if not line.startswith("source ")]
-    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 10
+    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 9
     script = (
         "import json\nfrom distdl.cli.main import main\n"
         "for program, *words in json.load(open('lines.json')):\n"
