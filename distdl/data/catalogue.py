@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,25 +88,33 @@ def _options(module: str, name: str) -> dict[str, Option]:
     for base in node.bases:
         if isinstance(base, ast.Name):
             taken |= _options(_module_of(tree, base.id, module), base.id)
-    own = {option.name: option for option in _own(node)}
+    own = {option.name: option for option in _own(node, _constants(tree))}
     merged = {**own, **{key: option for key, option in taken.items() if key not in own}}
     return dict(sorted(merged.items(), key=lambda item: item[1].default is not None))
 
 
-def _own(node: ast.ClassDef) -> Iterator[Option]:
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    """Name -> value of the constants that a file defines."""
+    plain = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
+    return {target.id: node.value for node in plain for target in node.targets if isinstance(target, ast.Name)}
+
+
+def _own(node: ast.ClassDef, constants: Mapping[str, ast.expr]) -> Iterator[Option]:
     docs = field_docs(node)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             name = item.target.id
-            default = None if item.value is None else _default(item.value)
+            default = None if item.value is None else _default(item.value, constants)
             yield Option(name, ast.unparse(item.annotation), default, " ".join(docs.get(name, "").split()))
 
 
-def _default(value: ast.expr) -> str | None:
-    """A default as it is written; of `field(default=1, kw_only=True)` what counts."""
+def _default(value: ast.expr, constants: Mapping[str, ast.expr]) -> str | None:
+    """A default as it is written; of `field(default=1, kw_only=True)` what counts, of a constant its value."""
+    if isinstance(value, ast.Name):
+        return ast.unparse(constants.get(value.id, value))
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
         given = {word.arg: word.value for word in value.keywords}
-        return ast.unparse(given["default"]) if "default" in given else None
+        return _default(given["default"], constants) if "default" in given else None
     return ast.unparse(value)
 
 
