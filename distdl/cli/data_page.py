@@ -125,7 +125,7 @@ def _distributions(manifest: Manifest, split: str) -> Iterator[str]:
         left_out += max(0, len(labels) - MOST_PARTS)
     if not rows:
         return
-    yield f"<h2>Distributions of {escape(split)}</h2>"
+    yield f"<h2>Distributions of {escape(split)}, as they are stored</h2>"
     yield _table(("", "mean", "deviation", "median", "smallest", "largest", "missing", ""), rows)
     if left_out:
         yield f"<p>and {left_out:,} more features</p>"

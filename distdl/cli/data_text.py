@@ -32,12 +32,10 @@ def number(value: float | None) -> str:
 
 def part_names(manifest: Manifest, name: str, one: Statistics) -> list[str]:
     """What the parts of a column are called: the features of a table, where their names are known."""
-    known = manifest.preparation.get(name, {}).get("features") or (
-        manifest.info.get("features") if name == "x" else None
-    )
     if len(one.parts) == 1 and manifest.columns[name].shape != (1,):
         return [name]
-    names = [feature.get("name", "") if isinstance(feature, dict) else str(feature) for feature in known or []]
+    known = manifest.info.get("features") if name == "x" else None
+    names = [str(feature) for feature in known] if isinstance(known, list) else []
     return names if len(names) == len(one.parts) else [f"{name}[{i}]" for i in range(len(one.parts))]
 
 
@@ -49,7 +47,9 @@ def tables(manifest: Manifest, split: str) -> Iterator[Any]:
     found = manifest.statistics.get(split, {})
     looked = min((one.looked_at for one in found.values()), default=0)
     rows = manifest.splits[split].rows
-    title = f"distributions of {split}" + (f" (of {looked:,} rows of {rows:,})" if looked < rows else "")
+    title = f"distributions of {split}, as they are stored" + (
+        f" (of {looked:,} rows of {rows:,})" if looked < rows else ""
+    )
     numbers = Table("", "mean", "deviation", "median", "smallest", "largest", "missing", "histogram", title=title)
     left_out = 0
     for name, one in found.items():

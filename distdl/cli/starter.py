@@ -126,7 +126,7 @@ def _sizes(found: Contents, family: str) -> dict[str, Any]:
         patch = next((p for p in (16, 8, 7, 5, 4, 3, 2) if all(n % p == 0 and n // p > 3 for n in found.shape[1:])), 1)
         return {"patch": patch, "layers": 4, "heads": 4, "width": 128}
     sizes: dict[str, dict[str, Any]] = {
-        "mlp": {"hidden": [128, 64]},
+        "mlp": {"hidden": [128, 64], "dropout": 0.1},
         "gpt": {"layers": 2, "heads": 4, "width": 128, "dropout": 0.1},
         "mamba": {"layers": 2, "width": 128},
         "autoencoder": {"hidden": [128, 64], "code": 16, "activation": "relu", "output": "linear", "error": "squared"},
