@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ LOOKED_AT = 20_000
 """Rows that a guess is made from."""
 MOST_NUMBERS = 20
 """Whole numbers of more different values are taken for quantities, not for classes."""
+MOST_DECIMALS = 10
+"""The same of whole numbers that are written as 3.0: more often counts, with gaps among them, than classes."""
+SAME = 5
+"""Columns at the end that are passed over where each has one value."""
 MOST_NAMES = 1_000
 
 
@@ -79,6 +84,8 @@ class Answer:
     """`label`, `target`, or '' where it can be neither."""
     words: str
     """What its values are: `text of 3 classes`."""
+    empty: bool = False
+    """There is one value in it, or none."""
 
 
 def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
@@ -93,14 +100,10 @@ def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
             f"{table.path} has one column, '{table.names[0]}': nothing is left to predict it from",
             fix="check the delimiter, or name the source: distdl data sources",
         )
-    named = sorted((NAMED.index(name.strip().lower()), name) for name in table.names if name.strip().lower() in NAMED)
-    reasons = {name: f"the column is called {name}" for _, name in named}
-    reasons.setdefault(table.names[-1], "the last column")
-    reasons.setdefault(table.names[0], "the first column, as the last is none to predict")
     seen = []
-    for name, reason in reasons.items():
+    for name, reason, keys in _candidates(table):
         answer = answer_in(table, name)
-        if answer.key:
+        if answer.key in keys:
             return Advice({**options, answer.key: name}, {answer.key: f"{reason}, {answer.words}"})
         seen.append(f"'{name}' is {answer.words}")
     raise InputError(
@@ -108,6 +111,21 @@ def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
         allowed=_some(table.names),
         fix="--label COLUMN for classes, --target COLUMN for a number",
     )
+
+
+def _candidates(table: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Columns that may be what is predicted, why, and as what: those that are called so, the last one that is not always the
+    same, and the first, where that has classes. No other: a column in the middle is no better than its neighbours."""
+    either = ("label", "target")
+    called = sorted((NAMED.index(name.strip().lower()), name) for name in table.names if name.strip().lower() in NAMED)
+    for _, name in called:
+        yield name, f"the column is called {name}", either
+    names = {name for _, name in called}
+    last = next((n for n in table.names[: -1 - SAME : -1] if not answer_in(table, n).empty), table.names[-1])
+    if last not in names:
+        yield last, "the last column" + ("" if last == table.names[-1] else " that is not always the same"), either
+    if table.names[0] not in (*names, last):
+        yield table.names[0], "the first column, as the last is none to predict", ("label",)
 
 
 def _known(table: Any, wish: Wish) -> dict[str, str]:
@@ -149,14 +167,15 @@ def answer_of(texts: dict[str, int]) -> Answer:
     """What predicting these values would mean. `texts`: each different value, as text, and how often it stands there."""
     rows, distinct = sum(texts.values()), len(texts)
     if distinct < 2:
-        return Answer("", "one value throughout" if texts else "empty")
+        return Answer("", "one value throughout" if texts else "empty", empty=True)
     numbers = [_number(text) for text in texts]
     if None in numbers:
         if distinct > MOST_NAMES or distinct > rows / 2:
             return Answer("", f"text of {distinct:,} values in {rows:,} rows")
         return Answer("label", f"text of {distinct:,} classes")
     whole = all(float(number).is_integer() for number in numbers if number is not None)
-    if whole and distinct <= max(2, min(MOST_NUMBERS, rows // 5)):
+    most = MOST_DECIMALS if any("." in text for text in texts) else MOST_NUMBERS
+    if whole and distinct <= max(2, min(most, rows // 5)):
         return Answer("label", f"whole numbers of {distinct:,} classes")
     if whole and distinct == rows and _in_line([number for number in numbers if number is not None]):
         return Answer("", "the numbers of the rows")

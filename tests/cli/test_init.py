@@ -102,6 +102,19 @@ def test_a_column_that_is_called_so_goes_before_the_last(command: Command) -> No
     assert planned(command, "t.csv")["data"]["prepare"]["options"]["label"] == "Target"
 
 
+def test_columns_at_the_end_that_are_always_the_same_are_passed_over(command: Command) -> None:
+    write("t.csv", ["a,b,kind,unit,more", *(f"{i},{i / 7},{'xyz'[i % 3]},kg," for i in range(40))])
+    options = planned(command, "t.csv", "features=a,b")["data"]["prepare"]["options"]
+    assert options["label"] == "kind"
+    assert "label: kind  # the last column that is not always the same, text of 3 classes" in Path("t.yaml").read_text()
+
+
+def test_the_first_column_is_taken_where_it_has_classes(command: Command) -> None:
+    write("first.csv", ["sort,a,note", *(f"{'xy'[i % 2]},{i / 7},text number {i}" for i in range(40))])
+    options = planned(command, "first.csv", "features=a")["data"]["prepare"]["options"]
+    assert options["label"] == "sort"
+
+
 def test_parquet_by_its_first_bytes(command: Command) -> None:
     pq.write_table(pa.table({"a": np.arange(50) / 3, "y": ["no", "yes"] * 25}), "nameless")
     values = planned(command, "nameless")
@@ -170,6 +183,9 @@ def test_idx_files(command: Command) -> None:
         ({str(i): 9 for i in range(70)}, "target"),
         ({"0.5": 3, "0.25": 1}, "target"),
         ({f"word {i}": 1 for i in range(50)}, ""),
+        ({f"{i}.0": 50 for i in range(10)}, "label"),
+        ({f"{i}.0": 50 for i in range(11)}, "target"),
+        ({str(i): 50 for i in range(20)}, "label"),
         ({"one": 90}, ""),
         ({}, ""),
     ],
