@@ -114,8 +114,8 @@ def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
 
 
 def _candidates(table: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Columns that may be what is predicted, why, and as what: those that are called so, the last one that is not always the
-    same, and the first, where that has classes. No other: a column in the middle is no better than its neighbours."""
+    """Columns that may be what is predicted, why, and as what: those that are called so, the last one that is not always
+    the same, and the first, where that has classes. No other: a column in the middle is no better than its neighbours."""
     either = ("label", "target")
     called = sorted((NAMED.index(name.strip().lower()), name) for name in table.names if name.strip().lower() in NAMED)
     for _, name in called:
