@@ -46,6 +46,14 @@ def has_ending(path: str | os.PathLike[str], endings: tuple[str, ...]) -> bool:
     return bool(endings) and name.endswith(endings)
 
 
+def by_ending(path: Path, endings: tuple[str, ...]) -> float:
+    """How well a file fits by its name; a folder, by the names of all files in it."""
+    if path.is_dir():
+        files = [one for one in path.iterdir() if one.is_file() and not one.name.startswith((".", "_"))]
+        return BY_ENDING if files and all(has_ending(one, endings) for one in files) else 0.0
+    return BY_ENDING if path.is_file() and has_ending(path, endings) else 0.0
+
+
 def begins_with(path: Path, magic: bytes) -> bool:
     """Whether a path is a file of these first bytes."""
     if not path.is_file():

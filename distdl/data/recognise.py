@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from distdl.data.advice import BY_ENDING, Advice, Wish, has_ending
+from distdl.data.advice import Advice, Wish, by_ending
 from distdl.data.prepare import source_module, source_names
 from distdl.errors import InputError
 
@@ -36,7 +36,7 @@ def recognise(path: str) -> str:
 def _fit(source: Any, path: Path) -> float:
     if hasattr(source, "recognise"):
         return float(source.recognise(path))
-    return BY_ENDING if path.is_file() and has_ending(path, getattr(source, "ENDINGS", ())) else 0.0
+    return by_ending(path, getattr(source, "ENDINGS", ()))
 
 
 def advise(source_name: str, path: str, wish: Wish) -> Advice:
