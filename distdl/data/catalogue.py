@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,34 +88,37 @@ def _options(module: str, name: str) -> dict[str, Option]:
     for base in node.bases:
         if isinstance(base, ast.Name):
             taken |= _options(_module_of(tree, base.id, module), base.id)
-    own = {option.name: option for option in _own(node, _constants(tree))}
+    own = {option.name: option for option in _own(node, module)}
     merged = {**own, **{key: option for key, option in taken.items() if key not in own}}
     return dict(sorted(merged.items(), key=lambda item: item[1].default is not None))
 
 
-def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """Name -> value of the constants that a file defines."""
-    plain = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
-    return {target.id: node.value for node in plain for target in node.targets if isinstance(target, ast.Name)}
-
-
-def _own(node: ast.ClassDef, constants: Mapping[str, ast.expr]) -> Iterator[Option]:
+def _own(node: ast.ClassDef, module: str) -> Iterator[Option]:
     docs = field_docs(node)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             name = item.target.id
-            default = None if item.value is None else _default(item.value, constants)
+            default = None if item.value is None else _default(item.value, module)
             yield Option(name, ast.unparse(item.annotation), default, " ".join(docs.get(name, "").split()))
 
 
-def _default(value: ast.expr, constants: Mapping[str, ast.expr]) -> str | None:
+def _default(value: ast.expr, module: str) -> str | None:
     """A default as it is written; of `field(default=1, kw_only=True)` what counts, of a constant its value."""
     if isinstance(value, ast.Name):
-        return ast.unparse(constants.get(value.id, value))
+        return ast.unparse(_constant(value, module))
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
         given = {word.arg: word.value for word in value.keywords}
-        return _default(given["default"], constants) if "default" in given else None
+        return _default(given["default"], module) if "default" in given else None
     return ast.unparse(value)
+
+
+def _constant(name: ast.Name, module: str) -> ast.expr:
+    """What a constant is set to, in the file that names it or in the one that it comes from; else its name."""
+    where = _module_of(_tree(module), name.id, module)
+    for node in _tree(where).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name.id for t in node.targets):
+            return node.value
+    return name
 
 
 def _module_of(tree: ast.Module, name: str, here: str) -> str:

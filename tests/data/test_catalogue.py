@@ -7,9 +7,11 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from distdl.data import catalogue
 from distdl.data.catalogue import default_in_words, entries, entry, kind_in_words
 from distdl.data.prepare import source_module, source_names
 from tests.conftest import REPOSITORY, Result, python
@@ -32,6 +34,21 @@ def test_every_option_of_every_source_is_told_as_its_class_has_it() -> None:
                 assert option.default is not None and ast.literal_eval(option.default) == default, (found.name, name)
             assert option.text.endswith((".", ")")), (found.name, name)
         assert found.summary and found.writes, found.name
+
+
+def test_a_default_that_is_a_constant_of_another_file_is_told_by_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "constants_of_it.py").write_text("WORDS = ('NA', '?')\n")
+    (tmp_path / "base_of_it.py").write_text(
+        "from constants_of_it import WORDS\nclass Base:\n    na: tuple[str, ...] = WORDS\n    'Words.'\n"
+    )
+    (tmp_path / "source_of_it.py").write_text(
+        "'A source.'\nfrom base_of_it import Base\nMOST = 3\nclass Options(Base):\n    n: int = field(default=MOST)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = catalogue._options("source_of_it", "Options")
+    assert {name: option.default for name, option in options.items()} == {"n": "3", "na": "('NA', '?')"}
 
 
 def test_an_option_of_a_base_class_that_was_taken_over_again_has_its_own_default() -> None:
