@@ -22,6 +22,9 @@ LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.5, 10.0
 WINDOW_S = 20.0
 """What the rate and the time left are told from."""
 
+READ = 0.995
+"""A share that is the whole: readers read ahead, and what is left to do then is not told by bytes."""
+
 Follow = Callable[["Progress"], contextlib.AbstractContextManager[Any]]
 """Shows a preparation while it goes on."""
 
@@ -97,7 +100,9 @@ class Pace:
         parts = [f"{rows:,} rows"] if rows else ["reading"]
         if rows > rows_then and now > then:
             parts.append(f"{(rows - rows_then) / (now - then):,.0f} rows/s")
-        if share is not None:
+        if share is not None and share > READ:
+            parts.append("all is read")
+        elif share is not None:
             parts.append(f"{100 * share:.0f} %" + ("" if rows else " of a first pass"))
             if share_then is not None and share > share_then:
                 parts.append(f"{duration((1 - share) * (now - then) / (share - share_then))} left")

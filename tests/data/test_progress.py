@@ -56,7 +56,9 @@ def test_rate_and_time_left() -> None:
     assert pace.line() == "1,000 rows | 10 %"
     pace.see(5.0, 5000, 0.3)
     assert pace.line() == "5,000 rows | 2,000 rows/s | 30 % | 7 s left"
-    pace.see(90.0, 5000, None)
+    pace.see(6.0, 6000, 0.999)  # the reader is ahead
+    assert pace.line() == "6,000 rows | 1,667 rows/s | all is read"
+    pace.see(90.0, 6000, None)
     assert "left" not in pace.line() and "rows/s" not in pace.line()
 
 
