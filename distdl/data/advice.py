@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,11 @@ NAMED = ("label", "labels", "class", "classes", "target", "targets", "y", "outco
 EMPTY = ("", "?", "-", "na", "n/a", "nan", "null", "none")
 LOOKED_AT = 20_000
 """Rows that a guess is made from."""
+PAIRS = (
+    *(("x_train", "y_train"), ("x", "y"), ("images", "labels"), ("data", "target"), ("data", "labels")),
+    *(("features", "labels"), ("train/x", "train/y"), ("x_train", "label_train")),
+)
+"""Names of the arrays of samples and of what is learned of them, as people call them, in any case."""
 MOST_NUMBERS = 20
 """Whole numbers of more different values are taken for quantities, not for classes."""
 MOST_DECIMALS = 10
@@ -210,3 +215,34 @@ def _texts(values: pa.Array) -> list[str] | None:
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_temporal(kind):
         return None
     return ["" if value is None else str(value).strip() for value in values.to_pylist()]
+
+
+def arrays_advice(path: str, arrays: Mapping[str, tuple[tuple[int, ...], str]], wish: Wish) -> Advice:
+    """What to learn of a file of named arrays. `arrays`: name -> shape, and NumPy's letter for the kind of its values.
+
+    InputError, with the arrays to choose from: their names do not tell, and nor does `wish`.
+    """
+    answer, lower = wish.label or wish.target, {name.lower(): name for name in arrays}
+    pair = next(([lower[n] for n in names] for names in PAIRS if all(n in lower for n in names)), None)
+    if answer in arrays:
+        rows = arrays[answer][0][:1]
+        samples = [n for n, (shape, _) in arrays.items() if n != answer and len(shape) > 1 and shape[:1] == rows]
+        pair = [samples[0], answer] if len(samples) == 1 else pair
+    if pair is None or (answer and answer != pair[1]):
+        raise InputError(
+            f"which arrays of {path} are samples and which are labels is not clear",
+            allowed=", ".join(f"{name} {list(shape)}" for name, (shape, _) in arrays.items()),
+            fix="--label ARRAY or --target ARRAY; or columns=x,label train=SAMPLES,LABELS",
+        )
+    (sample, _), (answers, kind) = arrays[pair[0]], arrays[pair[1]]
+    classes = kind in "biuSUO" and len(answers) == 1 and not wish.target
+    options: dict[str, Any] = {
+        "path": path,
+        "columns": ["image" if len(sample) in (3, 4) else "x", "label" if classes else "y"],
+        "train": pair,
+    }
+    tests = [lower.get(name.lower().replace("train", "test"), "") for name in pair]
+    options |= {"test": tests} if all(tests) and tests != pair else {"test_fraction": 0.1}
+    if len(sample) == 3:  # pictures without an axis of channels
+        options["shape"] = [1, *sample[1:]]
+    return Advice(options, {"train": "by the names of the arrays"})

@@ -161,6 +161,16 @@ def test_arrays(command: Command) -> None:
     assert values["model"]["image"] == [1, 12, 12] and read_manifest("data/b").splits["test"].rows == 9
 
 
+def test_arrays_that_are_named_otherwise_are_said(command: Command) -> None:
+    np.savez("c.npz", fp=np.random.default_rng(0).normal(size=(40, 6)), toxic=np.arange(40) % 2)
+    code, _, error = command("init", "c.npz")
+    assert code == 2 and "fp [40, 6], toxic [40]" in error and "--label ARRAY" in error
+    values = planned(command, "c.npz", "--label", "toxic")
+    assert values["data"]["prepare"]["options"]["train"] == ["fp", "toxic"] and values["model"]["classes"] == 2
+    values = planned(command, "c.npz", "--target", "toxic", "--output", "d.yaml")
+    assert values["model"]["target"] == "value"
+
+
 def test_idx_files(command: Command) -> None:
     Path("mnist").mkdir()
     for kind, magic, sizes, body in (

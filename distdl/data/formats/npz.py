@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish
+from distdl.data.advice import Advice, Wish, arrays_advice
 from distdl.data.manifest import ITEM_BYTES, Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
@@ -20,15 +20,6 @@ from distdl.errors import InputError, did_you_mean
 
 CHUNK_ROWS = 4096
 ENDINGS = (".npz",)
-PAIRS = (
-    ("x_train", "y_train"),
-    ("x", "y"),
-    ("images", "labels"),
-    ("data", "target"),
-    ("data", "labels"),
-    ("features", "labels"),
-)
-"""Names of the samples and of what is to be learned, in any case, as people write them."""
 DAMAGED = (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -148,35 +139,7 @@ def advise(path: str, wish: Wish) -> Advice:
     """Which arrays are samples and which are labels, by their names, for `distdl init`."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            shapes = {name: archive[name].shape for name in archive.files}
-            kinds = {name: archive[name].dtype.kind for name in archive.files}
+            arrays = {name: (archive[name].shape, archive[name].dtype.kind) for name in archive.files}
     except DAMAGED as error:
         raise InputError(f"{path} is not an .npz archive of plain arrays: {error}") from error
-    lower = {name.lower(): name for name in shapes}
-    pair = next(([lower[n] for n in names] for names in PAIRS if all(n in lower for n in names)), None)
-    answer = wish.label or wish.target
-    if answer in shapes:
-        samples = [
-            name
-            for name, shape in shapes.items()
-            if name != answer and len(shape) > 1 and len(shape) and shape[0] == shapes[answer][0]
-        ]
-        pair = [samples[0], answer] if len(samples) == 1 else pair
-    if pair is None or (answer and answer != pair[1]):
-        raise InputError(
-            f"which arrays of {path} are samples and which are labels is not clear",
-            allowed=", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()),
-            fix="name them: distdl data prepare npz TARGET path=... columns=x,label train=SAMPLES,LABELS",
-        )
-    whole = kinds[pair[1]] in "bui" and not wish.target
-    dimensions = len(shapes[pair[0]]) - 1
-    columns = ["image" if dimensions in (2, 3) else "x", "label" if whole and len(shapes[pair[1]]) == 1 else "y"]
-    options: dict[str, Any] = {"path": path, "columns": columns, "train": pair}
-    tests = [lower.get(name.lower().replace("train", "test"), "") for name in pair]
-    if all(tests) and tests != pair:
-        options["test"] = tests
-    else:
-        options["test_fraction"] = 0.1
-    if dimensions == 2:
-        options["shape"] = [1, *shapes[pair[0]][1:]]
-    return Advice(options, {"train": "by the names of the arrays"})
+    return arrays_advice(path, arrays, wish)
