@@ -233,6 +233,9 @@ class Unwatched:
     def __exit__(self, *error: Any) -> None:
         pass
 
+    def waits_for(self, what: str) -> None:
+        pass
+
     def tell_tracking(self) -> None:
         pass
 

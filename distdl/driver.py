@@ -40,6 +40,9 @@ class Watcher(Protocol):
 
     def __exit__(self, *error: Any) -> None: ...
 
+    def waits_for(self, what: str) -> None:
+        """Says what the run waits for now, before its first step."""
+
     def tell_tracking(self) -> None:
         """Says where the MLflow run is, as soon as there is one."""
 
@@ -131,7 +134,7 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show,
         tracker.start()
         try:
             with watcher:
-                summary = launch(plan, folder)
+                summary = launch(plan, folder, watcher.waits_for)
         except TakenOver:
             raise  # the MLflow run, the events and the end are the newer attempt's
         except KeyboardInterrupt as stop:

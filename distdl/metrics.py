@@ -5,6 +5,7 @@ The mean of means is wrong as soon as two parts differ in size; a total and a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,27 @@ def add(into: Metrics, more: Mapping[str, Mean]) -> None:
     for name, (total, count) in more.items():
         old, total = into.get(name), _wide(total)
         into[name] = Mean(total, count) if old is None else Mean(old.total + total, old.count + count)
+
+
+SQUARED_ERROR, ABSOLUTE_ERROR, TOLD, SQUARED = "squared_error", "absolute_error", "number", "squared_number"
+"""Means of numbers that were predicted; from them follow those that people read, whatever parts they were added up from."""
+
+
+def named(means: Mapping[str, float]) -> dict[str, float]:
+    """The means of a whole split, with what follows from several of them: `rmse`, `mae` and `r2` of predicted numbers.
+
+    R^2 = 1 - E[(y - y')^2] / (E[y^2] - E[y]^2) is 1 for the best model, 0 for one that always tells the mean; a split whose
+    numbers are all the same has none.
+    """
+    found = dict(means)
+    if not {SQUARED_ERROR, ABSOLUTE_ERROR, TOLD, SQUARED} <= found.keys():
+        return found
+    error, absolute = found.pop(SQUARED_ERROR), found.pop(ABSOLUTE_ERROR)
+    mean, square = found.pop(TOLD), found.pop(SQUARED)
+    found |= {"rmse": math.sqrt(error) if error >= 0 else error, "mae": absolute}
+    if (variance := square - mean * mean) > 1e-12 * square:
+        found["r2"] = 1 - error / variance
+    return found
 
 
 def _wide(total: Tensor) -> Tensor:

@@ -12,7 +12,19 @@ from typing import Any
 from distdl.config.load import config_from_dict
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
-from distdl.parity.passes import LONG, OWN, ROUNDED, SGD, first_step, kind, of_reference, on_layout, passes
+from distdl.parity.passes import (
+    LONG,
+    OWN,
+    ROUNDED,
+    ROUNDED_3,
+    SGD,
+    SUMMED,
+    first_step,
+    kind,
+    of_reference,
+    on_layout,
+    passes,
+)
 from distdl.train.survey import model_facts
 from tests import faults
 from tests.ranks import run_ranks
@@ -157,8 +169,8 @@ def parity_of(asked: list[int], data: Path) -> tuple[dict[int, Cell], dict[str, 
     wanted = {
         name: {
             key: r
-            for key, r in of_reference(runs[name], [WORLD]).items()
-            if kind(key) in kinds[name] and not key.endswith(ROUNDED)
+            for key, r in of_reference(runs[name], [WORLD], facts[name]).items()
+            if kind(key) in kinds[name] and not key.endswith((ROUNDED, ROUNDED_3, SUMMED))
         }
         for name in told
     }

@@ -43,6 +43,7 @@ PLACE = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "pyarrow": ("data",),
+    "datasets": ("data.table.hf_table",),
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
     "mlflow": ("track",),
     "ray": ("runtime.ray", "jobs.ray_cluster"),

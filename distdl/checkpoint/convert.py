@@ -29,6 +29,7 @@ from distdl.checkpoint.deepspeed_folder import is_deepspeed, read_deepspeed, wri
 from distdl.checkpoint.layout import (
     FORMAT,
     MANIFEST,
+    PREPARATION,
     STATE,
     VERSION,
     checksum,
@@ -44,7 +45,7 @@ from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
 from distdl.families import build
 from distdl.families.huggingface.hub import COMPANIONS
-from distdl.files import publish, sync_folder, write_json
+from distdl.files import publish, read_json, sync_folder, write_json
 
 TARGETS = ("distdl", "safetensors", "huggingface", "deepspeed")
 _TENSORS = "tensors-00000-00000.safetensors"
@@ -62,6 +63,8 @@ class Source:
     """The `model` section, where the source has one."""
     state: RunState | None = None
     """state.json, of a checkpoint of ours."""
+    preparation: Mapping[str, Any] | None = None
+    """preparation.json, of a checkpoint of ours that has it."""
 
     def of(self, kind: str) -> dict[str, Lazy]:
         """NAME -> tensor of `weights`, `buffers` or `optimizer` (KEY/NAME)."""
@@ -143,7 +146,9 @@ def _open_distdl(path: Path) -> Source:
             f"{checkpoint.path / MANIFEST} names tensors that no file has: {', '.join(sorted(missing)[:3])}"
         )
     tensors = {name: tensors[name] for name in checkpoint.tensors}
-    return Source("checkpoint of distdl", tensors, checkpoint.step, checkpoint.manifest.get("model"), checkpoint.state)
+    model, state = checkpoint.manifest.get("model"), checkpoint.state
+    preparation = read_json(checkpoint.path / PREPARATION) if PREPARATION in checkpoint.manifest["files"] else None
+    return Source("checkpoint of distdl", tensors, checkpoint.step, model, state, preparation)
 
 
 def _open_safetensors(path: Path, tensors: Mapping[str, Lazy]) -> Source:
@@ -196,6 +201,9 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
     draft.mkdir()
     write_safetensors(draft / _TENSORS, tensors)
     write_json(draft / STATE, source.state.to_dict())
+    if source.preparation is not None:
+        write_json(draft / PREPARATION, dict(source.preparation))
+    files = [path.name for path in sorted(draft.iterdir())]
     sizes = {
         name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
     }
@@ -205,9 +213,7 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
         "family": FamilyName(source.model["family"]).label if source.model else None,
         "model": portable(dict(source.model)) if source.model else None,
         "step": source.step,
-        "files": {
-            name: {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)} for name in (_TENSORS, STATE)
-        },
+        "files": {name: {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)} for name in files},
         "tensors": {name: {"file": _TENSORS, **size} for name, size in sizes.items()},
     }
     write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
@@ -308,6 +314,7 @@ def _published(target: Path, force: bool) -> Iterator[Path]:
 def _is_ours_to_replace(folder: Path) -> bool:
     """Empty, or a checkpoint and nothing else."""
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    files -= {PREPARATION}
     rest = files - {MANIFEST, STATE}
     return (
         not any(folder.iterdir())

@@ -3,6 +3,7 @@
     runs/NAME/checkpoints/step_00000100/
       manifest.json                      format, family, its own xxh3-64, that of every file, the file of every tensor
       state.json                         step, data position, optimizer steps, hooks; plain JSON
+      preparation.json                   how the data set came from raw values (data/preparation.py); not in older ones
       tensors-00000-00000.safetensors    rank-part; tensors in full shape under their one-process names:
                                          weights/NAME (fp32), buffers/NAME, optimizer/KEY/NAME
 
@@ -23,7 +24,7 @@ from distdl.errors import DataCorrupt
 from distdl.trust import leads_out
 
 FORMAT, VERSION = "distdl-checkpoint", 1
-MANIFEST, STATE = "manifest.json", "state.json"
+MANIFEST, STATE, PREPARATION = "manifest.json", "state.json", "preparation.json"
 REMOVING = ".removing-"
 """Begins the name of a checkpoint that is being removed: half of one must not look like a whole one."""
 _NAME = re.compile(r"^step_(\d{8,})$")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distdl.checkpoint.layout import (
     FORMAT,
     MANIFEST,
+    PREPARATION,
     STATE,
     VERSION,
     checkpoints,
@@ -28,6 +29,7 @@ from distdl.checkpoint.state import read_state
 from distdl.config.family import FamilyName, family_schema
 from distdl.config.marks import TRAINING_ONLY
 from distdl.config.schema import Config
+from distdl.data.preparation import columns_of
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
 from distdl.files import read_json
@@ -48,6 +50,14 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return int(self.manifest["step"])
+
+    @property
+    def preparation(self) -> dict[str, dict[str, Any]]:
+        """Column of the data set -> how its values came from the raw ones (data/preparation.py); {} in a checkpoint of an
+        older version. Raises InputError for a record of a newer one."""
+        if PREPARATION not in self.manifest["files"]:
+            return {}
+        return columns_of(read_json(self.path / PREPARATION), str(self.path / PREPARATION))
 
     def verify(self) -> None:
         """Compares size and checksum of every file with the manifest."""
@@ -147,7 +157,7 @@ def latest_sound(folder: Path) -> Checkpoint | None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
-    for name in (MANIFEST, STATE):
+    for name in (MANIFEST, STATE, PREPARATION):
         refuse_link(path, name)
     if not file.is_file():
         what = f"{path} is not a checkpoint of distdl: it has no {MANIFEST}" if path.exists() else f"there is no {path}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import torch.distributed as dist
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from distdl.checkpoint.layout import FORMAT, MANIFEST, REMOVING, STATE, VERSION, checksum, seal, step_folder
+from distdl.checkpoint.layout import (
+    FORMAT,
+    MANIFEST,
+    PREPARATION,
+    REMOVING,
+    STATE,
+    VERSION,
+    checksum,
+    seal,
+    step_folder,
+)
 from distdl.checkpoint.state import RunState
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
@@ -26,8 +37,16 @@ FILE_BYTES = 256 * 2**20
 """A rank starts a new file beyond this; it is also what a rank holds in memory at a time."""
 
 
-def save(folder: Path, engine: Engine, state: RunState, attempt: Attempt = NO_ATTEMPT) -> tuple[Path, int]:
+def save(
+    folder: Path,
+    engine: Engine,
+    state: RunState,
+    attempt: Attempt = NO_ATTEMPT,
+    preparation: Mapping[str, Any] | None = None,
+) -> tuple[Path, int]:
     """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes.
+
+    `preparation`: how the data set came from raw values, as `data/preparation.py` records it.
 
     Raises TrainingFailed on every rank if any rank cannot write (a full disk), or where a newer attempt than `attempt`
     trains the run; older checkpoints stay as they are.
@@ -50,7 +69,8 @@ def save(folder: Path, engine: Engine, state: RunState, attempt: Attempt = NO_AT
     parts = _everyones(engine, (part.error, part.files, part.tensors))
     errors = [f"rank {rank}: {error}" for rank, (error, _, _) in enumerate(parts) if error]
     if not errors and engine.rank == 0:
-        errors = _publish(draft, final, engine, state, parts, attempt)
+        kept = {STATE: state.to_dict()} | ({} if preparation is None else {PREPARATION: dict(preparation)})
+        errors = _publish(draft, final, engine, state.step, kept, parts, attempt)
     errors = _everyones(engine, errors)[0] or errors
     if errors:
         if engine.rank == 0:
@@ -111,24 +131,31 @@ class _Part:
 
 
 def _publish(
-    draft: Path, final: Path, engine: Engine, state: RunState, parts: list[Any], attempt: Attempt
+    draft: Path,
+    final: Path,
+    engine: Engine,
+    step: int,
+    kept: Mapping[str, dict[str, Any]],
+    parts: list[Any],
+    attempt: Attempt,
 ) -> list[str]:
-    """Writes state and manifest and renames the folder. Returns what went wrong.
+    """Writes what is `kept` (file -> plain values) and the manifest, and renames the folder. Returns what went wrong.
 
     A process may be frozen between the look for a newer attempt and the rename. It can do no harm when it wakes: the newer
     attempt removes all drafts before it chooses what to continue from, so the rename finds nothing; and a rename that came
     first has published a whole checkpoint of this very run.
     """
     try:
-        write_json(draft / STATE, state.to_dict())
         files = {name: meta for _, part, _ in parts for name, meta in part.items()}
-        files[STATE] = {"bytes": (draft / STATE).stat().st_size, "xxh3": checksum(draft / STATE)}
+        for name, values in kept.items():
+            write_json(draft / name, values)
+            files[name] = {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)}
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "family": engine.plan.model.family,
             "model": engine.plan.config["model"],  # of a family's file its name: the run may move
-            "step": state.step,
+            "step": step,
             "files": files,
             "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
         }

@@ -79,6 +79,10 @@ class Display:
             self._live.stop()
             self._console.print(self._state.line(), markup=False)
 
+    def waits_for(self, what: str) -> None:
+        """Something that takes a while begins, before there are events that would tell of it."""
+        self._state.waits_for(what)
+
     def tell_tracking(self) -> None:
         """Prints the link of the MLflow run where there is one that was not told yet; `distdl jobs` looks for the line."""
         with contextlib.suppress(DistdlError, OSError, ValueError):  # unreadable, or nobody reads us any more
@@ -93,6 +97,9 @@ class Display:
             self._poll()
             if not self._link:
                 self.tell_tracking()
+            if self.plain and self._state.waited_s >= self._plain_interval_s and not self._is_too_soon():
+                self._last_line_s = time.monotonic()
+                self._console.print(self._state.phase_in_words(), markup=False)
 
     def _poll(self) -> None:
         for event in self._reader.poll():
@@ -137,6 +144,7 @@ class ProgressState:
         self.steps = steps
         self.step = 0
         self.phase = "start-up"
+        self._waits_since = time.monotonic()
         self.note = ""
         self._loss: float | None = None
         self._samples_per_s: float | None = None
@@ -148,6 +156,8 @@ class ProgressState:
         kind = event["kind"]
         if kind == "progress":
             self._progress(event)
+        elif kind == "start-up":
+            self.waits_for(str(event.get("text", "")))
         elif kind == "phase":
             self.phase = str(event.get("name", ""))
             return ""  # the live line names the phase; what came out of it has a line of its own
@@ -167,6 +177,19 @@ class ProgressState:
             return f"restarted from step {_count(event.get('step'))}"
         return ""
 
+    def waits_for(self, what: str) -> None:
+        """Before the first step: what it waits for now."""
+        self.phase, self._waits_since = f"waiting for {what}", time.monotonic()
+
+    @property
+    def waited_s(self) -> float:
+        """For how long it has waited for what it waits for; 0: the steps have begun."""
+        return time.monotonic() - self._waits_since if self.phase.startswith("waiting") else 0.0
+
+    def phase_in_words(self) -> str:
+        """The phase, and how long it takes already where all that can be done is wait."""
+        return f"{self.phase}, {duration(self.waited_s)}" if self.waited_s else self.phase
+
     def line(self) -> str:
         """The state in one line: step, loss, speed, time left, last evaluation, phase."""
         parts = [f"step {self.step:,}" + (f"/{self.steps:,}" if self.steps else "")]
@@ -178,7 +201,7 @@ class ProgressState:
             parts.append(f"{duration(left_s)} left")
         if self._evaluation:
             parts.append(f"eval {self._evaluation}")
-        parts.append(self.phase)
+        parts.append(self.phase_in_words())
         return " | ".join([*parts, self.note] if self.note else parts)
 
     def _progress(self, event: Event) -> None:
@@ -189,7 +212,7 @@ class ProgressState:
             self.steps = event["steps"]
         self._loss = _float(event.get("loss"), self._loss)
         self._samples_per_s = _float(event.get("samples_per_s"), self._samples_per_s)
-        if self.phase == "start-up":
+        if self.phase == "start-up" or self.waited_s:
             self.phase = "training"
 
     def _left_s(self) -> float | None:

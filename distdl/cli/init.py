@@ -126,6 +126,7 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     from distdl.cli.starter import Recipe, config_text
     from distdl.data.advice import Wish
     from distdl.data.recognise import advise, recognise
+    from distdl.data.table.report import render
 
     path = args.path.rstrip("/") or args.path
     output = _free(args.output or f"{_name(path)}.yaml", args.overwrite)
@@ -137,6 +138,8 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
     recipe = Recipe(f"data/{name}", source, options, advice.because)
     manifest = _prepared(recipe, args.overwrite, followed(args))
+    for line in render(manifest.info):
+        print(line)
     for note in manifest.info.get("notes", []):
         print(f"note: {note}")
     rows = ", ".join(f"{split} {part.rows:,}" for split, part in manifest.splits.items())

@@ -18,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from distdl.data import statistics
@@ -44,6 +44,7 @@ ITEM_BYTES = {
     "float64": 8,
 }
 SENTINELS = ("minus_1", "minus_100", "plus_255", "not_finite")  # fields of Values: how often, and where first
+WIDE_FEATURES = 1_000
 RESERVED = ("id", "position")  # columns that the batch source adds
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -170,7 +171,9 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """The text of `manifest.json`."""
-    record = {"format": FORMAT, "version": VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
+    plain = {"info": dict(manifest.info), "preparation": dict(manifest.preparation)}  # as they are: they may be large
+    facts = {**asdict(replace(manifest, info={}, preparation={})), **plain}
+    record = {"format": FORMAT, "version": VERSION, "fingerprint": manifest.fingerprint, **facts}
     record["columns"] = [{"name": name, **asdict(column)} for name, column in manifest.columns.items()]
     del record["values"]
     if not manifest.preparation:
@@ -182,7 +185,8 @@ def to_json(manifest: Manifest) -> str:
     if manifest.statistics:
         splits = statistics.to_record(manifest.statistics)
         record["statistics"] = {"checksum": checksum(splits), "splits": splits}
-    return json.dumps(record, indent=1, sort_keys=True) + "\n"
+    wide = len(manifest.info.get("features", ())) > WIDE_FEATURES  # nobody reads it, and Python indents slowly
+    return json.dumps(record, indent=None if wide else 1, sort_keys=True) + "\n"
 
 
 def values_record(values: Mapping[str, Mapping[str, Values]]) -> dict[str, Any]:

@@ -86,17 +86,20 @@ def prepare_dataset(
     fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
+    from distdl.data.store import shown
     from distdl.data.write import check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
-    progress = Progress(f"{source_name} to {os.fspath(target)}", asdict(parsed))
-    with _sigterm_cleans_up(os.fspath(target)), follow(progress) if follow else nullcontext():
+    where = shown(os.fspath(target))
+    progress = Progress(f"{source_name} to {where}", asdict(parsed))
+    with _sigterm_cleans_up(where), follow(progress) if follow else nullcontext():
         return _written(source_name, target, parsed, overwrite, progress)
 
 
 def _written(
     source_name: str, target: str | os.PathLike[str], parsed: Any, overwrite: bool, progress: Progress
 ) -> Manifest:
+    from distdl.data.store import shown
     from distdl.data.write import DatasetWriter
 
     try:
@@ -104,13 +107,13 @@ def _written(
         progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
-            target, prepared.columns, source_name, asdict(parsed), about=about, overwrite=overwrite
+            target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in prepared.chunks:
                 writer.write(split, rows)
                 progress.rows += len(next(iter(rows.values())))
     except OSError as error:
-        raise InputError(f"the source {source_name} cannot be read: {error}") from error
+        raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error
     assert writer.manifest is not None
     return writer.manifest
 
@@ -141,6 +144,20 @@ class _Ended(BaseException):
     """SIGTERM came. No source may take it for a failure of its own."""
 
 
+def _public(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the manifest: a URI without what may be a secret of it."""
+    from distdl.data.store import shown
+
+    return {
+        key: shown(value)
+        if isinstance(value, str)
+        else tuple(shown(item) if isinstance(item, str) else item for item in value)
+        if isinstance(value, tuple)
+        else value
+        for key, value in options.items()
+    }
+
+
 def _convert(value: Any, kind: Any) -> Any:
     """Text or a plain value -> the type of an option. ValueError where that is not possible."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -155,6 +172,10 @@ def _convert(value: Any, kind: Any) -> Any:
         if arguments[-1] is not Ellipsis and len(converted) != len(arguments):
             raise ValueError(value)
         return converted
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(value)
+        return value
     if kind is bool:
         if str(value).lower() not in ("true", "false", "yes", "no", "1", "0"):
             raise ValueError(value)
@@ -165,6 +186,8 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind) or str(kind).replace(
         "typing.", ""
     )

@@ -1,8 +1,7 @@
-"""What several raw formats need: the result type, packing bytes, reading files that may be gzipped."""
+"""What several raw formats need: the result type, packing bytes, reading files that may be packed."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from distdl.data.manifest import Column
+from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
 
 Rows = dict[str, Any]  # column -> array (n, *shape), or list of bytes
@@ -64,17 +64,13 @@ BYTE_INFO = {"encoding": "bytes", "vocabulary": 256}
 
 
 def open_raw(path: str | Path) -> BinaryIO:
-    """A raw file opened for reading bytes, unzipped where its name ends in .gz. InputError: it does not exist."""
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}", fix="check the path")
-    return gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+    """A raw file, local or remote, opened for reading its bytes, unpacked where it is packed (unpack.py). InputError: there
+    is none; while it is read: it is damaged."""
+    return open_unpacked(path)
 
 
 def read_blocks(path: str | Path) -> Iterator[bytes]:
-    """The bytes of a raw file, a few megabytes at a time. InputError: a damaged .gz file."""
+    """The bytes of a raw file, a few megabytes at a time. InputError: a damaged file."""
     with open_raw(path) as file:
-        try:
-            while block := file.read(READ_BYTES):
-                yield block
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise InputError(f"{path} is a damaged gzip file: {error}", fix="download it again") from error
+        while block := file.read(READ_BYTES):
+            yield block

@@ -1,9 +1,19 @@
-"""Which rows are held out."""
+"""Which rows are learned from, which are held out: the options of every source, and who shares its rows out by them.
+
+    by rows     a keyed hash of the row's number; the one way that needs no pass before
+    by label    as much of every class (`stratify`)
+    by group    all rows of a group together (`split_group`)
+    by time     the latest rows are the test split, those before them the validation split (`split_time`)
+    by column   a column says it (`split_column`)
+
+What a way needs to know of all rows it learns in one pass over one column, in little memory (`split_rules.py`). After that
+a row's split depends on nothing but the row's number and value, so rows may be read again, and by several processes.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +21,8 @@ import numpy as np
 
 from distdl.data.order import keyed_hash
 from distdl.data.raw import Rows
-from distdl.errors import InputError
+from distdl.data.split_rules import SPLITS, ByColumn, ByGroup, ByLabel, ByRow, ByTime, Fractions, Rule, both_ends, parts
+from distdl.errors import InputError, Problem, did_you_mean
 
 MOST_WAITING = 1 << 16
 """Rows that wait for a split to have its first one."""
@@ -24,6 +35,125 @@ class SplitOptions:
 
     test_fraction: float = 0.1
     """Part of the rows held out as the split `test`, where nothing else says which rows those are."""
+    validation_fraction: float = 0.0
+    """Part of the rows held out as the split `validation`, beside the test split: to stop early and to choose by."""
+    stratify: bool = False
+    """Hold out the same part of every class: within one row of it."""
+    split_group: str = ""
+    """Column whose equal values stay together, such as a patient or a recording: a group is in one split only."""
+    split_time: str = ""
+    """Column of times or numbers by which the latest rows become the test split, and those before them the validation."""
+    split_column: str = ""
+    """Column that says `train`, `test` or `validation` of each row; then the fractions say nothing."""
+    split_seed: int = 0
+    """Another number holds out other rows, of the same share."""
+
+
+class Splitter:
+    """Which split each row of a source belongs to.
+
+        splitter = Splitter(options, names=[...], label="species", where=path)
+        splitter.look(chunks)               # a pass over the columns `splitter.columns`, before anything else
+        splitter.assign(chunk, first_row)   # (n,) numbers of SPLITS; the same whenever it is asked
+        splitter.record()                   # for info["split"]
+
+    A chunk is column -> values (array, Arrow array or list), as they were read; it holds one column at least, to be
+    counted. `names`: the columns there are. `label`: the one that holds the class. `where`: the file, `place(row)`: where
+    in it a row is. `tested`: the test split comes from somewhere else. InputError: options that do not go together, or with
+    these columns; from `look`, rows that cannot be shared out so.
+    """
+
+    def __init__(
+        self,
+        options: SplitOptions,
+        *,
+        names: Sequence[str] = (),
+        label: str = "",
+        where: str = "",
+        place: Callable[[int], str] | None = None,
+        tested: bool = False,
+    ):
+        check_split(options, tested)
+        self.options, self.where, self.tested = options, where, tested
+        self.fractions = Fractions(0.0 if tested else options.test_fraction, options.validation_fraction)
+        self.looked = False
+        self._rule = self._chosen(names, label, place or (lambda row: f"{where}, row {row:,}"))
+        self.columns: tuple[str, ...] = (self._rule.column,) if self._rule.column else ()
+        """The columns whose values it must see."""
+        self.apart: tuple[str, ...] = tuple(filter(None, (options.split_group, options.split_column)))
+        """The columns that say where a row belongs, and nothing to learn from."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether rows can be shared out only after a pass over all of them."""
+        return not isinstance(self._rule, ByRow) and not self.looked
+
+    def look(self, chunks: Iterable[Mapping[str, Any]]) -> None:
+        """A pass over all rows, of the columns `columns` or any other. InputError: they cannot be shared out."""
+        row = 0
+        for chunk in chunks:
+            count = len(next(iter(chunk.values())))
+            self._rule.add(chunk, row, count)
+            row += count
+        self._rule.settle()
+        self.looked = True
+
+    def assign(self, chunk: Mapping[str, Any], first_row: int) -> np.ndarray:
+        """The split of each row of a chunk that begins at `first_row`, as its number in SPLITS: (n,) int8."""
+        assert self.looked
+        return self._rule.assign(chunk, first_row, len(next(iter(chunk.values()))))
+
+    def share(self, chunks: Iterable[Rows]) -> Iterator[tuple[str, Rows]]:
+        """Pairs of a split and some of its rows. By rows this needs no look before."""
+        if isinstance(self._rule, ByRow) and not self.looked:
+            yield from _share_by_rows(chunks, self.fractions, self._rule.key)
+            return
+        row = 0
+        for rows in chunks:
+            which = self.assign(rows, row)
+            row += len(which)
+            yield from _split(rows, which)
+
+    def record(self) -> dict[str, Any]:
+        """What was done, as plain values for the manifest; with the rows of each split once it has looked."""
+        told: dict[str, Any] = {"by": self._rule.by, "seed": self.options.split_seed}
+        if self._rule.column:
+            told["column"] = self._rule.column
+        if not isinstance(self._rule, ByColumn):
+            told |= {"test_fraction": self.fractions.test, "validation_fraction": self.fractions.validation}
+        if self.looked:
+            told["rows"] = {name: count for name, count in zip(SPLITS, self._rule.counts) if count}
+            told |= self._rule.found()
+        return told
+
+    def _chosen(self, names: Sequence[str], label: str, place: Callable[[int], str]) -> Rule:
+        options, key = self.options, split_key(self.options.split_seed)
+        asked = {
+            "split_group": options.split_group,
+            "split_time": options.split_time,
+            "split_column": options.split_column,
+        }
+        problems = [
+            Problem(f"there is no column '{name}', which {option}= names", self.where, fix=did_you_mean(name, names))
+            for option, name in asked.items()
+            if name and names and name not in names
+        ]
+        if options.stratify and not label:
+            what = "stratify=true holds out the same part of every class, and there is no label"
+            problems.append(Problem(what, self.where, fix="name the column of the classes, or leave stratify out"))
+        if problems:
+            raise InputError(*problems)
+        if options.split_column:
+            return ByColumn(options.split_column, self.where, place)
+        if not self.fractions.wanted:
+            return ByRow(key, self.fractions, self.where)
+        if options.split_group:
+            return ByGroup(options.split_group, key, self.fractions, self.where, place)
+        if options.split_time:
+            return ByTime(options.split_time, self.fractions, self.where, place)
+        if options.stratify:
+            return ByLabel(label, key, self.fractions, self.where, place)
+        return ByRow(key, self.fractions, self.where)
 
 
 def check_fraction(fraction: float) -> None:
@@ -32,42 +162,69 @@ def check_fraction(fraction: float) -> None:
         raise InputError(f"test_fraction is {fraction}", allowed="from 0 to below 1")
 
 
+def check_split(options: SplitOptions, tested: bool = False) -> None:
+    """InputError for options that no data could be shared out by."""
+    problems = [
+        Problem(f"{name} is {value}", allowed="from 0 to below 1")
+        for name in ("test_fraction", "validation_fraction")
+        if not 0 <= (value := getattr(options, name)) < 1
+    ]
+    if not problems and not tested and options.test_fraction + options.validation_fraction >= 1:
+        told = f"test_fraction={options.test_fraction:g} and validation_fraction={options.validation_fraction:g}"
+        problems.append(Problem(f"{told} leave nothing to train on", allowed="a sum below 1"))
+    ways = [name for name in ("stratify", "split_group", "split_time", "split_column") if getattr(options, name)]
+    if len(ways) > 1:
+        problems.append(Problem(f"rows cannot be shared out by {' and '.join(ways)} at once", allowed="one of them"))
+    if options.split_column and (tested or options.validation_fraction):
+        other = "a test split of its own" if tested else "validation_fraction"
+        what = f"split_column={options.split_column} says which rows are held out, and {other} says it, too"
+        problems.append(Problem(what, fix="leave one of the two out"))
+    if problems:
+        raise InputError(*problems)
+
+
+def split_key(seed: int) -> int:
+    """The key of the hash that shares rows out; seed 0 is the one of everybody."""
+    if seed == 0:
+        return SPLIT_KEY
+    return int.from_bytes(hashlib.blake2b(f"distdl-split|{seed}".encode(), digest_size=8).digest(), "little")
+
+
 def hold_out(chunks: Iterable[Rows], fraction: float) -> Iterator[tuple[str, Rows]]:
     """Send each row to `train` or `test` by a keyed hash of its number: about `fraction` of the rows are held out,
     the same ones every time, without knowing how many rows there are.
 
     With a fraction above 0 either split gets a row at least. InputError: there are too few rows for that.
     """
+    yield from _share_by_rows(chunks, Fractions(fraction, 0.0), SPLIT_KEY)
+
+
+def _share_by_rows(chunks: Iterable[Rows], fractions: Fractions, key: int) -> Iterator[tuple[str, Rows]]:
     row = 0
-    waiting: list[tuple[Rows, np.ndarray]] = []  # the first rows and their hashes, until both splits have one
-    missing = {True, False} if fraction > 0 else set()
-    limit = np.uint64(int(fraction * 2.0**64))
+    waiting: list[tuple[Rows, np.ndarray]] = []  # the first rows and their hashes, until every split has one
+    missing = {0, *fractions.wanted} if fractions.wanted else set()
+    limits = fractions.limits()
     for rows in chunks:
         count = len(next(iter(rows.values())))
-        places = keyed_hash(SPLIT_KEY, np.arange(row, row + count))
+        places = keyed_hash(key, np.arange(row, row + count))
         row += count
-        missing -= set(np.unique(places < limit).tolist())
+        missing -= set(np.unique(parts(places, limits)).tolist())
         waiting.append((rows, places))
         if not missing or row > MOST_WAITING:
-            yield from _split(waiting, limit)
+            for each, of_each in waiting:
+                yield from _split(each, parts(of_each, limits))
             waiting = []
-    if missing and (row < 2 or not waiting):
-        what = (
-            f"test_fraction={fraction:g} of {row:,} rows leaves nothing to {'test' if True in missing else 'train'} on"
-        )
-        raise InputError(what, fix="more rows; or test_fraction=0, and data.eval_split: null in the config")
-    if missing:  # so few rows that chance gave them all to one split: the nearest one goes to the other
-        every = np.concatenate([places for _, places in waiting])
-        limit = every.min() + np.uint64(1) if True in missing else every.max()
-    yield from _split(waiting, limit)
+    if missing:  # so few rows that chance left a split without any
+        limits = both_ends(np.concatenate([p for _, p in waiting]) if waiting else None, row, fractions, missing)
+    for each, of_each in waiting:
+        yield from _split(each, parts(of_each, limits))
 
 
-def _split(chunks: list[tuple[Rows, np.ndarray]], limit: np.uint64) -> Iterator[tuple[str, Rows]]:
-    for rows, places in chunks:
-        test = places < limit
-        for split, chosen in (("train", ~test), ("test", test)):
-            if chosen.any():
-                yield split, {name: _select(values, chosen) for name, values in rows.items()}
+def _split(rows: Rows, which: np.ndarray) -> Iterator[tuple[str, Rows]]:
+    for number, split in enumerate(SPLITS):
+        chosen = which == number
+        if chosen.any():
+            yield split, {name: _select(values, chosen) for name, values in rows.items()}
 
 
 def _select(values: Any, chosen: np.ndarray) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,27 @@ from distdl.files import publish, sync
 from distdl.trust import leads_out
 
 COPY_BYTES = 8 << 20
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def is_remote(location: str | os.PathLike[str]) -> bool:
     """True for a URI, False for a plain path of this machine."""
     return "://" in os.fspath(location)
+
+
+def shown(text: object) -> str:
+    """A text for people and for the manifest: of every URI in it, what may be a secret is left out, which is whatever
+    stands before an @ and behind a ?."""
+    return _URI.sub(lambda found: _without_secrets(found[0]), os.fspath(text) if isinstance(text, Path) else str(text))
+
+
+def _without_secrets(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    place, question, _ = rest.partition("?")
+    if scheme in ("s3", "gs", "gcs"):  # a secret key may have a / in it
+        place = place.rpartition("@")[2]
+    host, slash, path = place.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" + ("?…" if question else "")
 
 
 def local_file(location: str | os.PathLike[str], name: str) -> Path:
@@ -45,7 +62,7 @@ def remote_file(location: str, name: str) -> tuple[Any, str]:
         filesystem, root = pyarrow.fs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise InputError(
-            f"{location} is not a location that can be opened: {error}",
+            f"{shown(location)} is not a location that can be opened: {shown(error)}",
             allowed="a local folder, or a URI such as s3://bucket/folder",
         ) from error
     if filesystem.type_name == "local":
@@ -106,7 +123,9 @@ def cached_shard(location: str, name: str, size_bytes: int, checksum: str, cache
             if not (target.exists() and target.stat().st_size == size_bytes):
                 _download(location, name, (size_bytes, checksum), target)
     except OSError as error:
-        raise DistdlError(f"cannot copy the shard {name} of {location} to the cache {folder}: {error}") from error
+        raise DistdlError(
+            f"cannot copy the shard {name} of {shown(location)} to the cache {folder}: {shown(error)}"
+        ) from error
     return target
 
 
@@ -118,7 +137,7 @@ def _download(location: str, name: str, expected: tuple[int, str], target: Path)
             found = hash_stream(stream, copy)
         if found != expected:
             raise DataCorrupt(
-                f"the shard {name} of {location} is corrupt: {found[0]:,} bytes with checksum {found[1]} arrived, "
+                f"the shard {name} of {shown(location)} is corrupt: {found[0]:,} bytes with checksum {found[1]} arrived, "
                 f"the manifest says {expected[0]:,} bytes with {expected[1]}"
                 "\n    fix: prepare or upload the data set again"
             )

@@ -33,7 +33,7 @@ from distdl.data.manifest import (
     check_split_name,
     to_json,
 )
-from distdl.data.store import hash_file, is_remote, remote_file
+from distdl.data.store import hash_file, is_remote, remote_file, shown
 from distdl.data.summary import Summary
 from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
@@ -278,7 +278,9 @@ def check_target(target: str, overwrite: bool) -> None:
     if is_remote(target):
         filesystem, manifest_path = remote_file(target, FILE_NAME)
         if filesystem.get_file_info(manifest_path).is_file and not overwrite:
-            raise InputError(f"{target} already holds a data set", fix="choose another target, or pass --overwrite")
+            raise InputError(
+                f"{shown(target)} already holds a data set", fix="choose another target, or pass --overwrite"
+            )
         return
     path = Path(target)
     if not path.exists():

@@ -23,6 +23,7 @@ from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
 from distdl.learner.labels import accuracy, filled
+from distdl.learner.units import of_numbers
 from distdl.metrics import Metrics
 from distdl.nn import blocks
 from distdl.nn.images import to_unit
@@ -104,6 +105,8 @@ class MLP(Classifier):
 
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         if not self.labelled:
-            return blocks.value_losses(self.cost, output.squeeze(1), batch["y"]), {}
+            told = output.squeeze(1)
+            metrics = {} if self.training else of_numbers(told, batch["y"], self.file_units)
+            return blocks.value_losses(self.cost, told, batch["y"]), metrics
         label = batch["label"]
         return blocks.class_losses(self.cost, output, filled(label)), {"accuracy": accuracy(output, label)}

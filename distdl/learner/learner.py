@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distdl.columns import Column as Column
 from distdl.layout import noise
+from distdl.learner.units import Units
 from distdl.metrics import Mean, Metrics, mean
 
 Batch = Mapping[str, Tensor]
@@ -77,13 +78,15 @@ class Learner(nn.Module):
     """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
-    # What a run asks of a learner beside its model, by `save_memory`, `augment` and `freeze`:
+    # What a run asks of a learner beside its model, by `save_memory`, `augment`, `freeze` and by setting `file_units`:
     recompute_every: int = 0
     """Every n-th layer keeps its input only and is run again in the backward pass; 0: none."""
     loss_chunk_tokens: int = 0
     """Tokens whose logits exist at a time; 0: all."""
     augmentation: Callable[[Batch], Batch] | None = None
     """Random changes to a training batch."""
+    file_units: Units | None = None
+    """Those of the file that the column `y` came from, in which evaluations speak; None: it has none of its own."""
     frozen: tuple[nn.Module, ...] = ()
     """Modules that learn nothing and stay in evaluation mode."""
 

@@ -20,8 +20,9 @@ MOVE_TOLERANCE = {OWN: {"fp32": 5e-3, "bf16": 0.4}, SGD: {"fp32": 2e-4}, LONG: {
 TENSOR_SUMS = 2.0
 """Times that in the long pass along the tensor axis, which sums parts of activations that are rounded to 16 bits each."""
 NOISE = 5.0
-"""With the config's own optimizer a tensor may be so many times as far from the reference as that is from itself, where it
-takes its batch in two parts: moves that Adam makes of rounding noise."""
+"""A tensor may be so many times as far from the reference as that is from itself, rounded otherwise: with the config's own
+optimizer, where it takes its batch in two parts (Adam makes moves of rounding noise); in the long pass along the tensor
+axis, where its linear layers add up two products of 16 bits each."""
 START_TOLERANCE = 1e-6
 """Of the initial values of each, over their length: they are kept in fp32 whatever the arithmetic is."""
 
@@ -93,7 +94,10 @@ def compare(name: str, world: int, reference: dict[str, Any], result: dict[str, 
         if start := widest_start(_of(whole, only), _of(got, only)):
             words = f"the initial {start.name}{_PASSES[which]} differs"
             differences.append(_Difference(words, start.error, START_TOLERANCE))
-        sums = TENSOR_SUMS if which == LONG and "tensor" in name else 1.0
+        along_tensor = which == LONG and "tensor" in name
+        if which == LONG and not along_tensor:
+            want["noise"] = {}
+        sums = TENSOR_SUMS if along_tensor else 1.0
         moved = _moves(want, got, sums * _limit(MOVE_TOLERANCE[which], digits))
         numbers[which] = moved[-1].found if moved else None
         moves += moved[-1:]

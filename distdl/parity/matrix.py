@@ -6,6 +6,7 @@ holds the largest differences: of the loss, absolute; of the gradient norm, rela
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from distdl.parity.movement import gaps
 from distdl.parity.passes import (
     LONG,
     OWN,
+    SGD,
+    SUMMED,
     Runs,
     first_step,
     kind,
@@ -75,7 +78,7 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
             precision = values["train"].get("precision", "fp32")
             cell = compare(name, world, reference, result, precision)
             if cell.status == "differs" and not any(nudged(OWN, n) in reference for n in NUDGES):
-                wanted = {nudged(OWN, n): reference_run(runs[OWN]) for n in NUDGES}
+                wanted = {nudged(run, n): reference_run(runs[run]) for run in (OWN, SGD) if run in runs for n in NUDGES}
                 reference |= _told(dict(curves(1, {"nudged": wanted}, CASE_TIMEOUT_S))["nudged"])
             yield nearest_start(cell, world, reference, result, precision)
 
@@ -83,12 +86,14 @@ def matrix(values: dict[str, Any], worlds: Sequence[int], chosen: Sequence[str] 
 def nearest_start(cell: Cell, world: int, reference: dict[str, Any], result: dict[str, Any], precision: str) -> Cell:
     """The cell, or one that is equal to a reference whose start was a rounding away, with how far that one's own curve is
     from the reference's: what differs then is a choice on the knife's edge, which rounding alone makes."""
-    for n in NUDGES if cell.status == "differs" else ():
-        start = reference[nudged(OWN, n)] | {"noise": reference[OWN].get("noise", {})}
-        there = compare(cell.layout, world, reference | {OWN: start}, result, precision)
+    runs = [run for run in (OWN, SGD) if run in reference]
+    choices = [runs[:1], runs[1:], runs] if len(runs) > 1 else [runs]
+    for n, chosen in itertools.product(NUDGES, choices) if cell.status == "differs" else ():
+        starts = {run: reference[nudged(run, n)] | {"noise": reference[run].get("noise", {})} for run in chosen}
+        there = compare(cell.layout, world, reference | starts, result, precision)
         if there.status == "equal":
-            apart = max(abs(a - b) for a, b in zip(reference[OWN]["loss"], start["loss"]))
-            return replace(there, start_loss=apart)
+            losses = [(reference[run]["loss"], start["loss"]) for run, start in starts.items()]
+            return replace(there, start_loss=max(abs(a - b) for pair in losses for a, b in zip(*pair)))
     return cell
 
 
@@ -99,7 +104,7 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
     """
     told = dict(curves(1, {"first": {OWN: first_step(values)}}, CASE_TIMEOUT_S))["first"]
     runs = passes(values, facts, _told(told)[OWN])
-    wanted = of_reference(runs, data_ranks)
+    wanted = of_reference(runs, data_ranks, facts)
     in_parts = on_layout({OWN: runs[OWN]}, "torch", 1, facts)[OWN]
     if in_parts != wanted[OWN]:
         wanted[IN_PARTS] = in_parts
@@ -111,8 +116,17 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
         else:
             found |= _told(result)
     if IN_PARTS in found:
-        found[OWN]["noise"] = {gap.name: gap.error for gap in gaps(found[OWN], found.pop(IN_PARTS))}
+        found[OWN] = _noisy(found[OWN], found.pop(IN_PARTS))
+    for name in [name for name in found if name.endswith(SUMMED)]:
+        other, whole = found.pop(name), name.removesuffix(SUMMED)
+        if whole in found:
+            found[whole] = _noisy(found[whole], other)
     return runs, found
+
+
+def _noisy(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A curve, and how far each tensor's movement is in another that differs from it in nothing but rounding."""
+    return one | {"noise": {gap.name: gap.error for gap in gaps(one, other)}}
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ OWN, SGD, LONG = "own", "sgd", "long"
 ROUNDED, ROUNDED_3 = " rounded", " rounded twice"
 """End the names of the reference's long passes whose weights are rounded to 16 bits, as those of ZeRO 1-3 are. ZeRO-3
 rounds a layer's product once more before it adds the bias."""
+SUMMED = " summed"
+"""Ends the names of the reference's long passes whose linear layers add up products of parts, each rounded to 16 bits, as
+ranks along the tensor axis do: how far that alone leads."""
 NUDGED = " nudged "
 """Stands before the seed in the names of the reference's passes that begin a rounding away: where a ReLU or a comparison is
 on the knife's edge, the last digit decides, and rounding alone leads elsewhere."""
@@ -90,7 +93,7 @@ def reference_run(values: dict[str, Any]) -> dict[str, Any]:
     return laid_out(values, "torch", 1)
 
 
-def of_reference(runs: Runs, ranks: Iterable[int]) -> Runs:
+def of_reference(runs: Runs, ranks: Iterable[int], facts: ModelFacts) -> Runs:
     """The passes as the reference runs them, the long one for each number of data ranks."""
     out: Runs = {}
     for n in sorted(ranks):
@@ -98,6 +101,8 @@ def of_reference(runs: Runs, ranks: Iterable[int]) -> Runs:
             out[name] = reference_run(values)
             if kind(name) == LONG:
                 out |= {name + ROUNDED: out[name], name + ROUNDED_3: out[name]}
+                if "tensor" in facts.layouts:
+                    out[name + SUMMED] = out[name]
     return out
 
 

@@ -95,12 +95,15 @@ def main(folder: Path, rank: int) -> None:
     import torch.distributed as dist
 
     from distdl.parity.curve import curve
-    from distdl.parity.passes import NUDGED, ROUNDED, ROUNDED_3
-    from distdl.parity.rounded import rounded_curve
+    from distdl.parity.passes import NUDGED, ROUNDED, ROUNDED_3, SUMMED
+    from distdl.parity.rounded import rounded_curve, summed_in_parts
 
     def run(name: str, values: dict[str, Any], file: Path) -> dict[str, Any]:
         if name.endswith((ROUNDED, ROUNDED_3)):
             return rounded_curve(values, file, twice=name.endswith(ROUNDED_3))
+        if name.endswith(SUMMED):
+            with summed_in_parts():
+                return curve(rank, values, file)
         return curve(rank, values, file, nudge=int(name.partition(NUDGED)[2] or 0))
 
     task = json.loads((folder / "task.json").read_text())

@@ -6,6 +6,8 @@ ZeRO-3 has a linear function of its own, which rounds the product before the bia
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,35 @@ def rounded_curve(values: dict[str, Any], file: Path, twice: bool = False) -> di
 
     `twice`: with ZeRO-3's linear function.
     """
+    with ProcessState(), _linear(_rounded_twice if twice else torch.nn.functional.linear):
+        return _rounded_curve(values, file)
+
+
+def summed_in_parts() -> AbstractContextManager[None]:
+    """Within it a linear layer adds up two products, and so does the gradient of its input: each is rounded to 16 bits, as
+    on ranks that share the layer along the tensor axis."""
+    whole = torch.nn.functional.linear
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        parts = []
+        for rows in weight.chunk(2, 0):
+            products = [whole(a, b) for a, b in zip(x.chunk(2, -1), rows.chunk(2, -1), strict=True)]
+            parts.append(sum(products[1:], products[0]))
+        y = torch.cat(parts, -1)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    return _linear(linear)
+
+
+@contextmanager
+def _linear(function: Callable[..., Tensor]) -> Iterator[None]:
     functions: Any = torch.nn.functional
-    linear = functions.linear
-    with ProcessState():
-        try:
-            functions.linear = _rounded_twice if twice else linear
-            return _rounded_curve(values, file)
-        finally:
-            functions.linear = linear
+    before = functions.linear
+    try:
+        functions.linear = function
+        yield
+    finally:
+        functions.linear = before
 
 
 def _rounded_twice(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

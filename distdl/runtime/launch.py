@@ -21,9 +21,10 @@ from distdl.runtime.watch import Watch, watching
 from distdl.track.spool import SpoolWriter
 
 
-def launch(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+def launch(plan: Plan, folder: RunFolder, waits_for: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Runs the plan on its config's runtime, to its end or until Ctrl-C or SIGTERM asks for one; returns the summary,
     whose `finished` tells which. Workers that fail are started again `max_restarts` times, where that may help.
+    `waits_for` is told what takes a while before the workers can tell of themselves.
 
     Raises a DistdlError that says why not; TakenOver where a newer attempt trains the run; KeyboardInterrupt where the
     workers were ended at once.
@@ -39,11 +40,14 @@ def launch(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     ranks = folder.attempt.ranks
     make_beats(ranks, plan.world)
     try:
+        if config.runtime.kind == "ray":
+            waits_for(f"the Ray cluster at {config.runtime.address}" if config.runtime.address else "Ray to start")
         watch = Watch(ranks, plan.world, hang_s, lambda beat, stack: "")
         with (
             stop_on_signals(folder.attempt, config.runtime.grace_s, lambda: watch.underway),
             workers(plan, folder) as (start, watch.end),
         ):
+            waits_for(f"{plan.world} worker{'s' if plan.world > 1 else ''} to start")
             _until_the_end(config.runtime.max_restarts, folder, watch, start)
         folder.attempt.check()
         summary = folder.read("summary.json")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distdl.engine.base import Engine
 from distdl.learner import Learner
-from distdl.metrics import Metrics, add
+from distdl.metrics import Metrics, add, named
 
 if TYPE_CHECKING:
     from distdl.train.hooks.hook import Hook
@@ -49,4 +49,4 @@ def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[st
     learner.train()
     names = sorted(sums)
     pairs = engine.all_sum(torch.stack([sums[name] for name in names])).tolist()
-    return {name: total / count if count else float("nan") for name, (total, count) in zip(names, pairs)}
+    return named({name: total / count if count else float("nan") for name, (total, count) in zip(names, pairs)})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -22,6 +23,7 @@ from distdl.checkpoint.save import remove_drafts
 from distdl.config.schema import Config
 from distdl.data.fit import conversions
 from distdl.data.manifest import read_manifest
+from distdl.data.preparation import recorded
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine import nonfinite
@@ -29,6 +31,7 @@ from distdl.engine.base import Engine
 from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.layout.process import ProcessState
 from distdl.learner import Batch
+from distdl.learner.units import Units
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
@@ -99,6 +102,8 @@ def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, 
 def _train_from_checkpoint(
     plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse, back: list[Rollback]
 ) -> None:
+    tell = functools.partial(spool.write, "start-up") if spool else lambda **_: None
+    tell(text="the workers to agree on where to begin" if plan.world > 1 else "the last checkpoint to be looked for")
     set_up_torch(plan)
     checkpoint, warnings = _agreed(plan, folder, rank)
     if back:
@@ -107,11 +112,15 @@ def _train_from_checkpoint(
             what = f"{back[-1]}\n    the run went back to step {back[-1].to} {ROLLBACKS} times already"
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
+    tell(text="the model to be made")
+    preparation = recorded(plan.data.path)
     learner = build_learner(plan.settings, checkpoint)
+    learner.file_units = Units.of(preparation)
+    tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
     source = make_source(plan, rank)
-    run_ = Run(plan, rank, learner, engine, source, spool, attempt=folder.attempt)
+    run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, folder)
@@ -311,6 +320,7 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
     if not config.data.eval_split:
         raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
     learner = build_learner(config, checkpoint)
+    learner.file_units = Units.of(recorded(plan.data.path))
     from distdl.engine.torch import TorchEngine
 
     engine = TorchEngine(learner, plan, 0)

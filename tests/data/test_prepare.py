@@ -27,7 +27,7 @@ def whole(path: Path, split: str = "train") -> dict:
 def test_the_folder_is_the_registry() -> None:
     known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
     known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
-    known += ["assays", "customers", "scenes", "sinusoids", "speech", "trees", "words"]
+    known += ["arrow", "assays", "customers", "huggingface", "scenes", "sinusoids", "speech", "trees", "words"]
     assert source_names() == sorted(known)
     for name in source_names():
         module = source_module(name)
@@ -109,15 +109,15 @@ CSV = "size, weight,kind\n" + "".join(f"{i},{i / 2},{'even' if i % 2 == 0 else '
 
 def test_csv_with_a_label_or_a_target(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(CSV)
-    manifest = prepare_dataset("csv", tmp_path / "d", {"path": f"{tmp_path}/t.csv", "label": "kind"})
-    assert manifest.info == {"classes": ["even", "odd"], "features": ["size", "weight"]}
+    options = {"path": f"{tmp_path}/t.csv", "label": "kind", "scale": "none"}
+    manifest = prepare_dataset("csv", tmp_path / "d", options)
+    assert manifest.info["classes"] == ["even", "odd"] and manifest.info["features"] == ["size", "weight"]
     train, test = whole(tmp_path / "d"), whole(tmp_path / "d", "test")
     assert sorted([*train["x"][:, 0], *test["x"][:, 0]]) == list(range(200)) and 8 < len(test["x"]) < 35
     assert train["x"].dtype == np.float32 and (train["x"][:, 1] * 2 == train["x"][:, 0]).all()
     assert (train["label"] == train["x"][:, 0] % 2).all()
-    prepare_dataset(
-        "csv", tmp_path / "e", {"path": f"{tmp_path}/t.csv", "target": "weight", "features": "size", "test_fraction": 0}
-    )
+    options = {"path": f"{tmp_path}/t.csv", "target": "weight", "features": "size", "test_fraction": 0}
+    prepare_dataset("csv", tmp_path / "e", {**options, "scale": "none", "target_scale": "none"})
     found = whole(tmp_path / "e")
     assert found["y"].shape == (200,) and (found["y"] * 2 == found["x"][:, 0]).all()
 
@@ -125,11 +125,16 @@ def test_csv_with_a_label_or_a_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (CSV + "x7,1,odd\n", {"label": "kind"}, r"t\.csv:202: the column 'size' has the value 'x7'"),
-        (CSV + "7,,odd\n", {"label": "kind"}, r"t\.csv:202: the column 'weight' has the value ''"),
+        (CSV + "x7,1,odd\n", {"label": "kind", "kinds": "size:number"}, r"t\.csv:202: the column 'size' .* 'x7'"),
+        (
+            CSV + "x7,1,odd\n",
+            {"label": "kind", "missing": "refuse"},
+            r"t\.csv:202: the column 'size' has the value 'x7'",
+        ),
+        (CSV + "7,,odd\n", {"label": "kind", "missing": "refuse"}, r"t\.csv:202: the column 'weight' has the value ''"),
         (CSV + "7,1e99,odd\n", {"label": "kind"}, r"t\.csv:202: .*1e99"),
-        (CSV + "7,1,\n", {"label": "kind"}, r"t\.csv:202: the column 'kind' has the value ''"),
-        (CSV + "7,1\n", {"label": "kind"}, "Row #202"),
+        (CSV + "7,1,\n", {"label": "kind", "unlabelled": "refuse"}, r"t\.csv:202: the column 'kind' has the value ''"),
+        (CSV + "7,1\n", {"label": "kind"}, r"t\.csv:202: the row has 2 values where the table has 3 columns"),
         (CSV, {"label": "kin"}, "did you mean 'kind'"),
         (CSV, {}, "neither label="),
         (CSV, {"label": "kind", "target": "size"}, "both label="),
@@ -180,7 +185,8 @@ def test_parquet_as_it_is_and_as_a_table(tmp_path: Path) -> None:
     found = whole(tmp_path / "d")
     assert (found["v"] == vectors).all() and found["s"][7] == b"row 7" and found["l"][9].tolist() == [[9, 1], [2, 3]]
     assert (found["ok"] == (np.arange(100) % 2 == 0)).all()
-    prepare_dataset("parquet", tmp_path / "e", {"path": path, "features": "n", "label": "ok", "test_fraction": 0})
+    options = {"path": path, "features": "n", "label": "ok", "test_fraction": 0, "scale": "none"}
+    prepare_dataset("parquet", tmp_path / "e", options)
     table_rows = whole(tmp_path / "e")
     assert (table_rows["x"][:, 0] == np.arange(100)).all() and (table_rows["label"] == found["ok"]).all()
 
@@ -190,7 +196,7 @@ def test_parquet_as_it_is_and_as_a_table(tmp_path: Path) -> None:
     [
         ([[1, 2], [3]], "row 1: the column 'c' has a list of 1 values"),
         ([1, None], "row 1: the column 'c' has an empty value"),
-        ([{"a": 1}, {"a": 2}], "has the type struct"),
+        ([[{"a": 1}], [{"a": 2}]], "has the type struct"),
     ],
 )
 def test_parquet_errors(tmp_path: Path, column: list, message: str) -> None:

@@ -19,7 +19,8 @@ from distdl.errors import TrainingFailed
 from distdl.parity import matrix, processes
 from distdl.parity.cell import Cell, compare
 from distdl.parity.layouts import data_ranks, laid_out
-from distdl.parity.passes import on_layout, passes
+from distdl.parity.passes import nudged, on_layout, passes
+from distdl.parity.rounded import summed_in_parts
 from distdl.train.survey import model_facts, survey
 from tests.conftest import REPOSITORY, Result
 from tests.small import shipped, small_config
@@ -317,6 +318,59 @@ def test_a_move_of_rounding_noise_may_differ_as_the_reference_does_from_itself()
     noisy = {"own": CURVE | {"noise": {"ln.weight": 0.01}}}
     assert compare("zero1", 2, noisy, {"own": moved(0.04 * SIZE, 0, 0, 0)}, "fp32").status == "equal"
     assert compare("zero1", 2, noisy, {"own": moved(0.06 * SIZE, 0, 0, 0)}, "fp32").status == "differs"
+
+
+def test_a_choice_on_the_edge_of_a_knife_is_compared_with_starts_a_rounding_away() -> None:
+    """Of each pass alone, or of both: what one of them leads to says nothing of the other."""
+    far, farther = moved(0.1 * SIZE, 0, 0, 0), moved(0.2 * SIZE, 0, 0, 0)
+    reference = {"own": CURVE, "sgd": CURVE}
+    reference |= {nudged(run, n): far | {"loss": [2.0, 1.0 + 1e-6]} for run in reference for n in matrix.NUDGES[:1]}
+    reference |= {nudged(run, n): CURVE for run in ("own", "sgd") for n in matrix.NUDGES[1:]}
+    for result, equal in [
+        ({"own": CURVE, "sgd": far}, True),
+        ({"own": far, "sgd": CURVE}, True),
+        ({"own": far, "sgd": far}, True),
+        ({"own": CURVE, "sgd": farther}, False),
+    ]:
+        cell = compare("zero1", 2, reference, result, "fp32")
+        assert cell.status == "differs"
+        found = matrix.nearest_start(cell, 2, reference, result, "fp32")
+        assert (found.status == "equal") is equal and (found.start_loss is None) is not equal
+        assert found.start_loss is None or 0 < found.start_loss < 1e-5
+
+
+def test_sums_of_16_bits_along_the_tensor_axis_may_differ_as_the_reference_does_that_sums_alike() -> None:
+    noisy = {"long 128": CURVE | {"noise": {"ln.weight": 0.01}}, "long 128 rounded": CURVE}
+    for layout, by, status in [
+        ("zero1+tensor2", 0.04, "equal"),
+        ("zero1+tensor2", 0.06, "differs"),
+        ("zero0+tensor2", 0.04, "equal"),
+        ("zero1", 0.04, "differs"),
+    ]:
+        assert compare(layout, 2, noisy, {"long 128": moved(by * SIZE, 0, 0, 0)}, "fp32").status == status, layout
+
+
+def test_a_layer_that_adds_up_parts_is_the_same_but_for_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(64, 32)
+    x = torch.randn(8, 64, generator=generator)
+
+    def both(dtype: torch.dtype) -> list[torch.Tensor]:
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = layer(inputs)
+        y.float().square().sum().backward()
+        assert inputs.grad is not None and layer.weight.grad is not None and layer.bias.grad is not None
+        return [y.detach().float(), inputs.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
+
+    whole, halved = both(torch.float32), both(torch.bfloat16)
+    with summed_in_parts():
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(whole, both(torch.float32), strict=True))
+        parted = both(torch.bfloat16)
+    apart = [float((a - b).norm() / a.norm()) for a, b in zip(halved, parted, strict=True)]
+    assert all(1e-4 < gap < 1e-2 for gap in apart), apart
+    assert torch.equal(both(torch.float32)[0], whole[0]), "torch's own function is put back"
 
 
 def test_a_weight_that_hardly_moves_may_differ_by_its_rounding() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from distdl.cli.display import Display, ProgressState, duration, print_summary
@@ -46,6 +48,27 @@ def test_plain_output_has_few_lines_and_all_that_matters(tmp_path: Path) -> None
 def test_live_output_ends_with_where_the_run_stands(tmp_path: Path) -> None:
     text = show(tmp_path, False, *EVENTS)
     assert "step 49/100" in text and "1,234 samples/s" in text and "eval accuracy 0.91" in text
+
+
+def test_what_is_waited_for_is_said_with_seconds_until_the_first_step(tmp_path: Path) -> None:
+    output = io.StringIO()
+    with Display(tmp_path, 100, "a run", plain=True, file=output, plain_interval_s=0.1) as display:
+        display.waits_for("Ray to start")
+        _until(lambda: "waiting for Ray to start, 0 s" in output.getvalue())
+        writer = SpoolWriter(tmp_path / "events.jsonl")
+        writer.write("start-up", text="DeepSpeed to be loaded")
+        _until(lambda: "waiting for DeepSpeed to be loaded, 0 s" in output.getvalue())
+        writer.write("progress", step=1, steps=100, loss=1.0)
+        writer.close()
+        _until(lambda: "step 1/100 | loss 1 | training" in output.getvalue())
+    assert output.getvalue().rstrip().endswith("training"), "nothing is waited for any more"
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_remaining_time_comes_from_recent_progress() -> None:

@@ -1,104 +1,85 @@
-"""CSV files (.gz too) with numeric features and a class or a number to predict."""
+"""Tables in text: CSV, TSV and their relatives, with a class or a number to predict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-
-from distdl.data.advice import BY_ENDING, Advice, Wish, has_ending, table_advice
-from distdl.data.formats._lines import is_table, told_by_lines
-from distdl.data.formats._tabular import prepare_table
-from distdl.data.raw import Prepared, open_raw
-from distdl.data.splits import SplitOptions
+from distdl.data.advice import BY_ENDING, Advice, Wish, by_ending, has_ending, table_advice
+from distdl.data.inputs import find_files
+from distdl.data.raw import Prepared
+from distdl.data.table.csv_table import CSV_ENDINGS, CsvTable
+from distdl.data.table.dialect import Told, sniff
+from distdl.data.table.files import open_files
+from distdl.data.table.header import is_number
+from distdl.data.table.options import TableOptions
+from distdl.data.table.reader import Table
+from distdl.data.table.sources import prepare_tables
 from distdl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
-    """Options of the source `csv`."""
+class Options(TableOptions):
+    """Options of the source `csv`. How the file is written is recognised, and said where it is not what everybody
+    expects; what is told here goes before."""
 
     path: str
-    """The file."""
-    label: str = ""
-    """Column that holds the class: text or whole numbers."""
-    target: str = ""
-    """Column that holds the number to predict, instead of a label."""
-    features: tuple[str, ...] = ()
-    """Numeric columns that make up `x`, in this order; without it all columns but the label or target."""
+    """The file, a folder of files, a pattern with *, or a URI; packed files too (.gz, .bz2, .xz, .zst, .zip)."""
     names: tuple[str, ...] = ()
-    """Names of the columns where the file has no header line."""
-    delimiter: str = ","
-    """The character between two values; `tab` for a tabulator."""
+    """Names of the columns where the file has no header line; with header=yes, names instead of those in it."""
+    header: bool | None = None
+    """Whether the first line holds the names of the columns; with `no` and without names= they are c0, c1, ..."""
+    delimiter: str = ""
+    """The character between two values; `tab`, or `blanks` for columns that are lined up by any number of them."""
+    encoding: str = ""
+    """How the letters are written: utf-8, utf-16, cp1252, latin-1, ..."""
+    decimal: str = ""
+    """The sign before the decimals of a number: a point or a comma."""
+    thousands: str = ""
+    """The sign between groups of three digits; `space` for a blank."""
     test_path: str = ""
     """A file of the same columns that becomes the split `test`; then nothing is held out of `path`."""
 
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), and `label` int64 or `y` float32."""
-    return prepare_table(options, lambda path: CsvTable(path, options))
+    return prepare_tables(options, options.path, options.test_path, lambda path: open_table(path, options))
 
 
-class CsvTable:
-    """A CSV file, read as text block by block: a value that is no number can then be named with its line."""
-
-    def __init__(self, path: str, options: Options):
-        self.path, self._options = path, options
-        open_raw(path).close()
-        header = self._open(None).schema.names
-        self.names = [name.strip() for name in options.names or header]
-        if len(set(self.names)) < len(self.names):
-            raise InputError(f"{path} has two columns of the same name: {', '.join(self.names)}")
-
-    def _open(self, names: list[str] | None) -> Any:
-        delimiter = "\t" if self._options.delimiter == "tab" else self._options.delimiter
-        convert = {} if names is None else {"column_types": dict.fromkeys(names, pa.string()), "include_columns": names}
-        read = pyarrow.csv.ReadOptions(
-            column_names=self.names if names else self._options.names or None, use_threads=False
-        )
-        read.skip_rows = 1 if names and not self._options.names else 0  # the header, once its names are known
-        try:
-            return pyarrow.csv.open_csv(
-                self.path,
-                read_options=read,
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
-                convert_options=pyarrow.csv.ConvertOptions(**convert),
-            )
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise self._bad(error) from error
-
-    def _bad(self, error: Exception) -> InputError:
-        return InputError(
-            f"{self.path} is not a CSV file that can be read: {error}", fix="check delimiter= and the row that is named"
-        )
-
-    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """The chosen columns as strings, about a megabyte at a time."""
-        reader = self._open(names)
-        try:
-            yield from reader
-        except (pa.ArrowException, OSError) as error:
-            raise self._bad(error) from error
-
-    def place(self, row: int) -> str:
-        """`file:line`; blank lines, which are skipped, are not counted."""
-        return f"{self.path}:{row + (1 if self._options.names else 2)}"
+def open_table(path: str, options: Options) -> Table:
+    """The table of a file, or of several."""
+    told = Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
+    return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target))
 
 
 def recognise(path: Path) -> float:
-    """By the ending; or, of plain text, by lines that are all cut into the same number of values."""
-    if has_ending(path, ENDINGS):
-        return BY_ENDING
-    return 0.8 * BY_ENDING if has_ending(path, (".txt", ".data", ".dat", "")) and is_table(path) else 0.0
+    """By the ending; or, of plain text, by lines that are all cut into the same number of values, some of them numbers."""
+    if fit := by_ending(path, ENDINGS):
+        return fit
+    return 0.8 * BY_ENDING if has_ending(path, (".txt", ".data", ".dat", "")) and _is_table(path) else 0.0
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the first lines are cut into as many values each, two or more, and one of the columns holds numbers: prose
+    may have as many commas in each line."""
+    try:
+        rows = sniff(path, Told()).sample if path.is_file() else ()
+    except InputError:
+        return False
+    if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
+        return False
+    return any(all(is_number(value) for value in column) for column in zip(*rows))
 
 
 def advise(path: str, wish: Wish) -> Advice:
-    """What to predict, and how the values are cut, for `distdl init`."""
-    options = {"path": path, **told_by_lines(path)}
-    return table_advice(CsvTable(path, Options(**options)), wish, options)
+    """What to predict, and whether the first line is a row, for `distdl init`."""
+    options: dict[str, Any] = {"path": path}
+    because = {}
+    dialect = sniff(find_files(path, CSV_ENDINGS)[0], Told())
+    if not dialect.header:
+        options["header"], because["header"] = False, (*dialect.why, "the first line holds no names")[-1]
+    advice = table_advice(open_table(path, Options(**options)), wish, options)
+    return Advice(advice.options, {**because, **advice.because})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,10 +86,7 @@ def _header(file: BinaryIO, path: Path | None, kind: str) -> list[int]:
 
 
 def _read(file: BinaryIO, path: Path | None, size_bytes: int) -> bytes:
-    try:
-        found = file.read(size_bytes)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is a damaged gzip file: {error}", fix="download it again") from error
+    found = file.read(size_bytes)
     if len(found) < size_bytes:
         raise InputError(
             f"{path} ends early: its header promises at least {size_bytes - len(found):,} bytes more",

@@ -1,4 +1,8 @@
-"""JSON lines (.gz too): one object a line, with numbers and lists of one length, or with a text to pack as bytes."""
+"""JSON lines (.gz too): one object a line, as a table of its fields, as numbers and lists of one length, or as a text.
+
+With a label, a target or features it is a table. Without one every field becomes a column of numbers as they are, or the
+field text= is packed as bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish
+from distdl.data.advice import NAMED, Advice, Wish, table_advice
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import check_fraction, hold_out
+from distdl.data.table.as_is import new_names
+from distdl.data.table.files import open_files
+from distdl.data.table.json_table import ENDINGS, JsonTable
+from distdl.data.table.options import TableOptions
+from distdl.data.table.sources import check_not_the_same, prepare_tables
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
-ENDINGS = (".jsonl", ".ndjson")
+LONG_TEXT = 200
+"""Characters of a field that is taken for a text to learn from."""
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
-    """Options of the source `jsonl`."""
+class Options(TableOptions):
+    """Options of the source `jsonl`. With label=, target= or features= the fields are the columns of a table: numbers,
+    words, dates, and fields of an object inside another by dotted path, `size.height`."""
 
     path: str
-    """The file."""
+    """The file, or a URI; of a table also a folder of files or a pattern with *."""
     text: str = ""
-    """Field whose text is packed into rows of bytes; without it every field becomes a column of numbers."""
+    """Field whose text is packed into rows of bytes; without it, and without a label or target, every field
+    becomes a column of numbers."""
     context: int = 128
     """With text: bytes that a row predicts; a row holds one more."""
     test_path: str = ""
@@ -34,15 +46,23 @@ class Options(SplitOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """A column per field, int64 where all its numbers are whole, else float32; or `tokens` uint8 (context + 1,)."""
+    """`x` and `label` or `y`; or a column per field, int64 where all its numbers are whole, else float32; or `tokens` uint8
+    (context + 1,)."""
+    if options.label or options.target or options.features:
+        return prepare_tables(
+            options, options.path, options.test_path, lambda path: open_files(path, ENDINGS, JsonTable)
+        )
     check_fraction(options.test_fraction)
+    check_not_the_same(options.path, options.test_path)
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
     else:
-        columns, info = _columns([path for path in (options.path, options.test_path) if path]), {}
+        columns, info = _columns([path for path in (options.path, options.test_path) if path], options), {}
 
     def rows_of(path: str) -> Iterator[Rows]:
-        return pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns)
+        return (
+            pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns, options)
+        )
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         yield from hold_out(rows_of(options.path), 0 if options.test_path else options.test_fraction)
@@ -69,6 +89,19 @@ def _objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
 
 
+def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same without the fields of `drop=`, under the names of `rename=`."""
+    if not options.rename and not options.drop:
+        yield from _objects(path)
+        return
+    kept: dict[str, str] | None = None
+    for where, record in _objects(path):
+        kept = kept or new_names(options, path, list(record))
+        old = set(kept.values())
+        others = {name: value for name, value in record.items() if name not in old and name not in options.drop}
+        yield where, {**{name: record[was] for name, was in kept.items() if was in record}, **others}
+
+
 def _texts(path: str, field: str) -> Iterator[bytes]:
     """The text of each object, with a line feed between two."""
     for where, record in _objects(path):
@@ -81,11 +114,11 @@ def _texts(path: str, field: str) -> Iterator[bytes]:
         yield record[field].encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _columns(paths: list[str]) -> dict[str, Column]:
+def _columns(paths: list[str], options: Options) -> dict[str, Column]:
     """Read everything once: shapes come from the first object, a field is int64 until a number in it is not whole."""
     columns: dict[str, Column] = {}
     for path in paths:
-        for where, record in _objects(path):
+        for where, record in _records(path, options):
             if not columns:
                 columns = {
                     field: Column("int64", np.shape(_array(value, field, where))) for field, value in record.items()
@@ -130,9 +163,9 @@ def _array(value: Any, field: str, where: str) -> np.ndarray:
     return array
 
 
-def _rows(path: str, columns: dict[str, Column]) -> Iterator[Rows]:
+def _rows(path: str, columns: dict[str, Column], options: Options) -> Iterator[Rows]:
     pending: list[dict[str, Any]] = []
-    for _, record in _objects(path):
+    for _, record in _records(path, options):
         pending.append(record)
         if len(pending) == CHUNK_ROWS:
             yield _stack(pending, columns)
@@ -146,12 +179,11 @@ def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
 
 
 def advise(path: str, wish: Wish) -> Advice:
-    """The text that is packed, where the objects have one, for `distdl init`."""
+    """What to predict, or the text that is packed where the objects have a long one and no label, for `distdl init`."""
     _, first = next(_objects(path), ("", {}))
-    texts = [field for field, value in first.items() if isinstance(value, str)]
-    if wish.label or wish.target:
-        raise InputError("the source jsonl has no option 'label' or 'target'", fix="name its fields label, or y")
-    if not texts:
-        return Advice({"path": path})
-    longest = max(texts, key=lambda field: len(first[field]))
-    return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
+    texts = {field: len(value) for field, value in first.items() if isinstance(value, str)}
+    longest = max(texts, key=lambda field: texts[field], default="")
+    labelled = bool(wish.options()) or any(field.lower() in NAMED for field in first)
+    if longest and not labelled and (texts[longest] >= LONG_TEXT or len(first) == 1):
+        return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
+    return table_advice(open_files(path, ENDINGS, JsonTable), wish, {"path": path})

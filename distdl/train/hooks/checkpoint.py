@@ -31,7 +31,7 @@ class CheckpointHook(Hook):
         state = RunState.of(run.engine, run.source, self.hooks, step, run.stopping, primary)
         if self.run.spool is not None:
             self.run.spool.flush()  # who continues from here must find what was told until here, however we end
-        path, size = save(self.folder, self.run.engine, state, self.run.attempt)
+        path, size = save(self.folder, run.engine, state, run.attempt, run.preparation)
         if self.run.rank == 0 and not self.run.attempt.taken_over():
             prune(self.folder, config.keep_last, config.keep_best, plan.model.better)
         seconds = time.perf_counter() - begin

@@ -31,6 +31,7 @@ class Evaluate(Hook):
         values = evaluate(self.run.learner, self.run.engine, self.source)
         self.run.engine.pulse.at("after the step")
         self._say_what_is_not_finite(step, values)
+        self._say_no_better_than_the_mean(step, values)
         self.run.engine.pulse.at("after the step")
         self.run.evaluation = (step, values)
         self.run.event("evaluation", step=step, values=values, split=self.run.engine.config.data.eval_split)
@@ -53,6 +54,18 @@ class Evaluate(Hook):
         why = f"row {where[0]} has one in the column {where[1]!r}" if where else "every row's columns are finite"
         text = (
             f"in the evaluation of step {step}, {', '.join(bad)} is not a finite number: of the split {split!r}, {why}"
+        )
+        self.run.event("message", level="warning", text=text)
+
+    def _say_no_better_than_the_mean(self, step: int, values: dict[str, float]) -> None:
+        """At the end: a run may finish and have learned nothing."""
+        r2 = values.get("r2")
+        if r2 is None or r2 > 0 or not self.run.last(step):
+            return
+        split = self.run.engine.config.data.eval_split
+        text = (
+            f"the run ends no better than the mean: on the split {split!r}, r2 is {r2:.3g} (rmse {values['rmse']:.4g}), "
+            "and always to tell the split's mean has 0; more steps, another optimizer.lr, or other features"
         )
         self.run.event("message", level="warning", text=text)
 

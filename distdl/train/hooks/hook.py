@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Run:
     """Set by the hook that wants the run to end with this step."""
     paused: bool = False
     """Set by the hook that ends this session with this step: a checkpoint is written, and nothing is done as at the end."""
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+    """How the data set came from raw values, for the checkpoints."""
     attempt: Attempt = field(default_factory=Attempt)
     """May this process still write?"""
 

@@ -1,0 +1,144 @@
+"""A table whose columns are taken as they are: numbers, lists of numbers of one shape, text and files as bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import Splitter
+from distdl.data.table.options import TableOptions
+from distdl.data.table.reader import Table
+from distdl.errors import InputError, Problem, did_you_mean
+
+
+def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
+    """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
+    kept = new_names(options, table.path, table.names)
+    first = next(table.batches(list(kept.values())), None)
+    if first is None:
+        raise InputError(f"{table.path} has no rows")
+    columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
+    splitter = Splitter(
+        options, names=list(kept), label="label", where=table.path, place=table.place, tested="test" in others
+    )
+    if splitter.looks:
+        splitter.look(_rows(table, columns, kept))
+
+    def chunks() -> Iterator[tuple[str, Rows]]:
+        yield from splitter.share(_rows(table, columns, kept))
+        for split, other in others.items():
+            for rows in _rows(other, columns, kept):
+                yield split, rows
+
+    named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
+    preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
+    info = {"classes": next(iter(named.values()))} if len(named) == 1 else {}
+    return Prepared(columns, chunks(), info, preparation)
+
+
+def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:
+    """New name -> name in the file, of the columns that are kept."""
+    new: dict[str, str] = {}
+    problems = []
+    for pair in options.rename:
+        old, colon, name = pair.rpartition(":")
+        if not (colon and old and name):
+            problems.append(Problem(f"rename= holds '{pair}'", allowed="old:new"))
+        new[old] = name
+    for key, wanted in (("rename", new), ("drop", [n for n in options.drop if n not in new.values()])):
+        problems += [
+            Problem(f"{path} has no column '{name}', which {key}= names", fix=did_you_mean(name, names))
+            for name in wanted
+            if name and name not in names
+        ]
+    kept = {new.get(name, name.replace(".", "_")): name for name in names}
+    if len(kept) < len(names):
+        problems.append(Problem(f"two columns of {path} would have one name", fix="rename=old:new"))
+    if problems:
+        raise InputError(*problems)
+    return {name: old for name, old in kept.items() if name not in options.drop}
+
+
+def _column(table: Table, name: str, values: pa.Array) -> Column:
+    """The column type of a column of a file; lists get the length of the first row."""
+    if is_bytes(values.type):
+        return Column(VARIABLE)
+    shape: list[int] = []
+    while is_list(values.type):
+        if not len(values) or not values[0].is_valid:
+            break
+        shape.append(len(values[0].as_py()))
+        values = values.flatten()
+    dtype = "uint8" if pa.types.is_boolean(values.type) else str(values.type).replace("halffloat", "float16")
+    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+    if dtype not in ITEM_BYTES:
+        raise InputError(
+            f"the column '{name}' of {table.path} has the type {values.type}",
+            allowed="numbers, lists of numbers of one length, text, binary",
+            fix=f"drop={name}; or label= or target=, and dates, decimals and categories become numbers",
+        )
+    return Column(dtype, tuple(shape))
+
+
+def _rows(table: Table, columns: dict[str, Column], kept: dict[str, str]) -> Iterator[Rows]:
+    row = 0
+    for batch in table.batches([kept[name] for name in columns]):
+        if batch.num_rows:
+            yield {
+                name: _values(table, kept[name], column, batch.column(i), row)
+                for i, (name, column) in enumerate(columns.items())
+            }
+        row += batch.num_rows
+
+
+def _values(table: Table, name: str, column: Column, values: pa.Array, row: int) -> Any:
+    """A column of a batch: array (n, *shape) or list of bytes. InputError: an empty value, a list of another length."""
+    if values.null_count:
+        raise _empty(table, name, row + pc.index(pc.is_null(values), True).as_py())
+    if column.dtype == VARIABLE:
+        return values.cast(pa.large_binary()).to_pylist()
+    flat = values
+    for depth, size in enumerate(column.shape):
+        a_row = math.prod(column.shape[:depth])  # lists of this depth in each row
+        if flat.null_count:
+            raise _empty(table, name, row + pc.index(pc.is_null(flat), True).as_py() // a_row, "a list of ")
+        lengths = pc.list_value_length(flat)
+        wrong = pc.index(pc.not_equal(lengths, size), True).as_py()
+        if wrong >= 0:
+            raise InputError(
+                f"the column '{name}' has a list of {lengths[wrong]} values, the first has {size}",
+                where=table.place(row + wrong // a_row),
+                fix="pad or cut all rows to one length",
+            )
+        flat = flat.flatten()
+    if flat.null_count:
+        a_row = math.prod(column.shape)
+        raise _empty(table, name, row + pc.index(pc.is_null(flat), True).as_py() // a_row, "a list of ")
+    numbers = flat.to_numpy(zero_copy_only=False)
+    return (numbers.astype(np.uint8) if pa.types.is_boolean(flat.type) else numbers).reshape(len(values), *column.shape)
+
+
+def _empty(table: Table, name: str, row: int, what: str = "") -> InputError:
+    return InputError(
+        f"{what}the column '{name}' has an empty value",
+        where=table.place(row),
+        fix=f"fill it, or drop={name}; or label= or target=, and missing= says what becomes of empty values",
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each value is a list."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether each value is text or bytes of any length."""
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in (*tests, pa.types.is_fixed_size_binary))

@@ -1,0 +1,238 @@
+"""A table in text, read as text block by block: a value that is no number can then be named with its line."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from distdl.data.store import is_remote, shown
+from distdl.data.table.dialect import BLANKS, Dialect, Told, read_records, sniff
+from distdl.data.unpack import ENDINGS, open_unpacked
+from distdl.errors import InputError
+
+BLOCK_BYTES = 1 << 20
+RECORDS_A_BLOCK = 64
+"""At least, so that a table of very many columns is not cut into pieces of a few rows."""
+LONGEST_RECORD = 256 << 20
+SURE = 0.9
+
+
+class CsvTable:
+    """A file of values between delimiters, as strings; an empty value is an empty string.
+
+    `label`: the column that will be predicted, which tells a first line without names. InputError: a file that is no
+    such table, or that begins without names while nobody said which.
+    """
+
+    def __init__(self, path: str, told: Told | None = None, label: str = ""):
+        self.path, self._location = shown(path), path
+        told = told or Told()
+        self.dialect: Dialect = sniff(path, told)
+        self._check_header(told, label)
+        every = [name.strip() for name in told.names] or list(self.dialect.names)
+        self._every = [name or f"\0{i}" for i, name in enumerate(every)]  # what pyarrow is to call a nameless one
+        self.names = [name for name in every if name]
+        self.notes = [f"{self.path}: {why}" for why in self.dialect.why]
+        self._check_names(every)
+        self.schema = pa.schema([(name, pa.string()) for name in self.names])
+        self.classes: dict[str, list[str]] = {}
+
+    def _check_header(self, told: Told, label: str) -> None:
+        dialect = self.dialect
+        if told.names:
+            if told.header is None and dialect.header and dialect.confidence >= SURE:
+                raise InputError(
+                    f"names= is given, and the first line of {self.path} seems to hold names: "
+                    f"{', '.join(dialect.names[:5])}",
+                    fix="header=yes reads what names= says instead of that line, header=no reads it as a row",
+                )
+            if told.header is None and dialect.header:  # nothing told, and now somebody has
+                self.dialect = sniff(self._location, Told(**{**vars(told), "header": False}))
+            if len(told.names) != len(dialect.names):
+                raise InputError(
+                    f"names= has {len(told.names)} names, the first line of {self.path} {len(dialect.names)} values"
+                )
+            return
+        why = "" if dialect.header else dialect.why[-1] if dialect.why else ""
+        if dialect.header and label in dialect.names:
+            place = dialect.names.index(label)
+            if told.header is None and any(row[place].strip() == label for row in dialect.sample if len(row) > place):
+                why = f"'{label}' is a value of its own column"
+        if told.header is None and why:
+            raise InputError(
+                f"{self.path} seems to have no line with the names of its columns: {why}",
+                fix="names=..., one for each column; or header=no, which names them c0, c1, ...; header=yes if the "
+                "first line holds names",
+            )
+
+    def _check_names(self, every: list[str]) -> None:
+        double = (
+            sorted({name for name in self.names if self.names.count(name) > 1})
+            if len(set(self.names)) < len(self.names)
+            else []
+        )
+        if double:
+            raise InputError(f"{self.path} has two columns of the same name: {', '.join(double)}", fix="names=...")
+        if not self.names:
+            raise InputError(f"{self.path} has no column with a name", fix="names=..., or header=no")
+        for i, name in enumerate(every):
+            if not name:
+                some = ", ".join(row[i] or "nothing" for row in self.dialect.sample[:3] if len(row) > i)
+                self.notes.append(
+                    f"{self.path}: column {i + 1} has no name and is left out ({some}, …); names= keeps it"
+                )
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The chosen columns, about a megabyte at a time; more where rows are long."""
+        block, done = max(BLOCK_BYTES, RECORDS_A_BLOCK * self.dialect.record_bytes), 0
+        while True:
+            try:
+                before = done
+                for batch in self._open(names, min(block, LONGEST_RECORD)):
+                    skip, before = min(before, batch.num_rows), before - min(before, batch.num_rows)
+                    if skip < batch.num_rows:
+                        done += batch.num_rows - skip
+                        yield self._numbers(batch.slice(skip))
+                return
+            except (pa.ArrowException, ValueError, OSError) as error:
+                if "straddling" not in str(error) or block >= LONGEST_RECORD:
+                    raise self._bad(error) from error
+                block *= 8  # a row is longer than a block: once more from the beginning
+
+    def _open(self, names: list[str], block_bytes: int) -> Any:
+        dialect = self.dialect
+        plain = not is_remote(self._location) and dialect.delimiter != BLANKS and dialect.encoding == "utf-8"
+        stream = self._stream()
+        if plain and isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+            stream.close()
+            stream = pa.OSFile(self._location)
+        return pyarrow.csv.open_csv(
+            stream,
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=self._every,
+                skip_rows=dialect.lines,
+                use_threads=False,
+                block_size=block_bytes,
+                encoding="utf8" if dialect.encoding == "utf-8" else dialect.encoding,
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=" " if dialect.delimiter == BLANKS else dialect.delimiter, newlines_in_values=True
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=names,
+            ),
+        )
+
+    def _stream(self) -> BinaryIO:
+        stream = open_unpacked(self._location)
+        return io.BufferedReader(_OneBlank(stream)) if self.dialect.delimiter == BLANKS else stream
+
+    def _numbers(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Numbers with a decimal comma or with signs between thousands, as everybody writes them."""
+        decimal, thousands = self.dialect.decimal, self.dialect.thousands
+        if decimal == "." and not thousands:
+            return batch
+        groups = rf"\d{{1,3}}({re.escape(thousands)}\d{{3}})+|" if thousands else ""
+        number = rf"^\s*[+-]?({groups}\d*)({re.escape(decimal)}\d*)?([eE][+-]?\d+)?\s*$"
+        columns = []
+        for column in batch.columns:
+            plain = pc.replace_substring(column, thousands, "") if thousands else column
+            plain = pc.replace_substring(plain, decimal, ".")
+            columns.append(pc.if_else(pc.match_substring_regex(column, number), plain, column))
+        return pa.record_batch(columns, schema=batch.schema)
+
+    def place(self, row: int) -> str:
+        """`file:line` of the row's first line. The file is read up to there."""
+        for number, (line, _, _) in enumerate(self._records()):
+            if number == row:
+                return f"{self.path}:{line}"
+        return f"{self.path}, row {row}"
+
+    def _records(self) -> Iterator[tuple[int, int, list[str]]]:
+        with io.TextIOWrapper(open_unpacked(self._location), self.dialect.encoding, "replace", newline="") as lines:
+            remarks = self.dialect.remarks
+            records = read_records(itertools.islice(lines, remarks, None), self.dialect.delimiter)
+            for first, last, record in records:
+                if remarks + first > self.dialect.lines:
+                    yield remarks + first, remarks + last, record
+
+    def _bad(self, error: Exception) -> InputError:
+        """The first row that is wrong, by its line, where it can be found."""
+        if isinstance(error, UnicodeError) or "invalid UTF8" in str(error):
+            with open_unpacked(self._location) as file:
+                for number, line in enumerate(file, 1):
+                    if not _decodes(line, self.dialect.encoding):
+                        return InputError(
+                            f"a line is not {self.dialect.encoding}: {line.strip()[:40]!r}",
+                            where=f"{self.path}:{number}",
+                            fix="say the file's encoding=, such as cp1252",
+                        )
+        try:
+            for begin, _, record in self._records():
+                if len(record) != len(self._every):
+                    return self._ragged(begin, record)
+        except ValueError as ours:
+            error = ours
+        return InputError(
+            f"{self.path} is not a CSV file that can be read: {shown(error)}",
+            fix="check delimiter= and the row that is named",
+        )
+
+    def _ragged(self, line: int, record: list[str]) -> InputError:
+        values, names = len(record), len(self._every)
+        what = f"the row has {values} values where the table has {names} columns"
+        fix = "correct the row; a value with a delimiter in it stands in double quotes"
+        if values == names + 1 and not record[-1].strip():
+            fix = "take the delimiter at the end of the rows away, or put one behind the names, too"
+        elif values == names + 1 and self.dialect.header:
+            fix = "if the first column has no name, put a delimiter before the names"
+        return InputError(f"{what}: {self.dialect.delimiter.join(record):.60}", where=f"{self.path}:{line}", fix=fix)
+
+
+class _OneBlank(io.RawIOBase):
+    """Lines of columns that are lined up by blanks and tabs, with one blank between two values."""
+
+    def __init__(self, stream: BinaryIO):
+        super().__init__()
+        self._stream, self._rest, self._ready = stream, b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = self._stream.read(BLOCK_BYTES)
+            lines, end, rest = (self._rest + block).rpartition(b"\n")
+            self._rest = rest if block else b""
+            text = lines + end if block else rest
+            self._ready = re.sub(rb"(?m)^ | (?=\r?$)", b"", re.sub(rb"[ \t]+", b" ", text))
+            if not block:
+                break
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+        return True
+    except UnicodeError:
+        return False
+
+
+CSV_ENDINGS = tuple(
+    ending + packed for ending in (".csv", ".tsv", ".tab", ".txt", ".data") for packed in ("", *ENDINGS)
+)

@@ -1,0 +1,196 @@
+"""JSON lines as a table: one object a line, whose fields are columns; those of an object inside another by dotted path.
+
+Two passes: the first finds the type of every field over the whole file, the second reads. Both take a few megabytes of
+whole lines at a time, so that what is wrong is looked for in those alone, and told by its line. A field that is missing or
+null is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+
+from distdl.data.store import shown
+from distdl.data.table.typed import TypedTable, pieces
+from distdl.data.unpack import ENDINGS as PACKED
+from distdl.data.unpack import open_unpacked
+from distdl.errors import InputError
+
+BLOCK_BYTES = 4 << 20
+ENDINGS = tuple(ending + packed for ending in (".jsonl", ".ndjson", ".json") for packed in ("", *PACKED))
+WORDS = {"b": "true or false", "i": "a number", "f": "a number", "s": "text", "l": "a list", "o": "an object"}
+
+
+class JsonTable(TypedTable):
+    """A file of JSON lines. InputError names the line that is no object, or whose field is of another type than above."""
+
+    def __init__(self, location: str):
+        self._location = location
+        self._fields = self._find_fields()
+        if not len(self._fields):
+            raise InputError(f"{shown(location)} holds no objects")
+        super().__init__(location, self._fields)
+
+    def _find_fields(self) -> pa.Schema:
+        found = pa.schema([])
+        for line, block in self._blocks():
+            try:
+                block.decode("utf-8")  # Arrow does not look at every letter
+                schema = _read(block).schema
+                found = _merged_schemas(found, schema)
+            except (pa.ArrowException, UnicodeError, TypeError) as error:
+                raise self._wrong(block, line, found, error) from None
+        return pa.schema([pa.field(field.name, _settled(field.type)) for field in found])
+
+    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+        """(number of its first line, some whole lines), without those that are blank all of them."""
+        with open_unpacked(self._location) as file:
+            line, rest = 1, b""
+            while block := file.read(BLOCK_BYTES):
+                if line == 1 and not rest:
+                    self._check_begin(block)
+                whole, end, left = block.rpartition(b"\n")
+                if not end:
+                    rest += block
+                    continue
+                text, rest = rest + whole + end, left
+                if not text.isspace():
+                    yield line, text
+                line += text.count(b"\n")
+            if rest.strip():
+                yield line, rest
+
+    def _check_begin(self, block: bytes) -> None:
+        path = shown(self._location)
+        if block.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            raise InputError(
+                f"{path} holds one JSON array, not one object a line",
+                fix="write its items one a line, for example by: jq -c '.[]' file.json > file.jsonl",
+            )
+        if block[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in block[:64]:
+            raise InputError(f"{path} is not written in UTF-8, as JSON lines are", fix="write it again in UTF-8")
+
+    def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        schema = pa.schema([self._fields.field(name) for name in columns])
+        for line, block in self._blocks():
+            try:
+                table = _read(block, schema)
+            except (pa.ArrowException, UnicodeError) as error:
+                raise self._wrong(block, line, self._fields, error) from None
+            for batch in table.select(columns).combine_chunks().to_batches():
+                yield from pieces(batch)
+
+    def place(self, row: int) -> str:
+        """`file:line`. The file is read up to there."""
+        with open_unpacked(self._location) as file:
+            for number, line in enumerate(file, 1):
+                row -= bool(line.strip())
+                if row < 0:
+                    return f"{self.path}:{number}"
+        return f"{self.path}, row {row}"
+
+    def _wrong(self, block: bytes, first: int, schema: pa.Schema, error: Exception) -> InputError:
+        """What is wrong in some lines, where it can be found, and what Arrow says otherwise."""
+        path = shown(self._location)
+        known = {name: kind for field in schema for name, kind in _kinds(field.name, field.type)}
+        for number, line in enumerate(block.split(b"\n"), first):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=_once)
+            except (ValueError, RecursionError) as problem:
+                return InputError(f"not valid JSON: {problem}", where=where, fix="one whole object a line")
+            if not isinstance(record, dict):
+                return InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+            for name, value, kind in _values("", record):
+                before = known.setdefault(name, kind)
+                if before != kind and {before, kind} != {"i", "f"}:
+                    what = f"the field '{name}' holds {value!r:.60}; above it holds {WORDS[before]}"
+                    fix = f"write all of '{name}' in one way, or null where there is none"
+                    return InputError(what, where=where, fix=fix)
+        return InputError(f"{path}:{first} or a line below it cannot be read: {error}")
+
+
+def _read(block: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(block),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+        parse_options=pyarrow.json.ParseOptions(
+            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
+        ),
+    )
+
+
+def _merged_schemas(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    kinds = {field.name: field.type for field in one}
+    for field in other:
+        kinds[field.name] = _merged(kinds.get(field.name, pa.null()), field.type)
+    return pa.schema(list(kinds.items()))
+
+
+def _merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds both. TypeError: there is none."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if {one, other} <= {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if all(pa.types.is_timestamp(kind) or pa.types.is_string(kind) for kind in (one, other)):
+        return pa.string()
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return pa.list_(_merged(one.value_type, other.value_type))
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        return pa.struct(list(_merged_schemas(pa.schema(list(one)), pa.schema(list(other)))))
+    raise TypeError(f"{one} and {other}")
+
+
+def _settled(kind: pa.DataType) -> pa.DataType:
+    """Words that look like a time are words: what they are is seen from all of them. What is null throughout is, too."""
+    if pa.types.is_timestamp(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_settled(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _settled(field.type)) for field in kind])
+    return kind
+
+
+def _kinds(name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+    """(path, kind in a letter) of a field and of all inside it."""
+    if pa.types.is_struct(kind):
+        yield name, "o"
+        for field in kind:
+            yield from _kinds(f"{name}.{field.name}", field.type)
+    elif pa.types.is_list(kind):
+        yield name, "l"
+        yield from _kinds(f"{name}[]", kind.value_type)
+    elif not pa.types.is_null(kind):
+        letters = {pa.bool_(): "b", pa.int64(): "i", pa.float64(): "f"}
+        yield name, letters.get(kind, "s")
+
+
+def _values(name: str, value: Any) -> Iterator[tuple[str, Any, str]]:
+    """(path, value, kind in a letter) of a value and of all inside it."""
+    if name and value is not None:
+        letters = ((bool, "b"), (int, "i"), (float, "f"), (str, "s"), (list, "l"), (dict, "o"))
+        yield name, value, next(letter for kind, letter in letters if isinstance(value, kind))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _values(f"{name}.{key}" if name else key, item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _values(f"{name}[]", item)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return found

@@ -1,0 +1,339 @@
+"""Tables -> `x`, `label` or `y`: what all sources of tables share.
+
+The table is read twice: what its columns hold (`profile.py`), from which follow their kinds (`kinds.py`) and the fitted
+numbers (`fit.py`); then its rows, made into numbers by what was fitted (`encode.py`). Dates and some options take one more.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from distdl.data.classes import in_order
+from distdl.data.manifest import Column
+from distdl.data.raw import Prepared, Rows
+from distdl.data.splits import Splitter
+from distdl.data.table.encode import Encoder, encode_label, encode_target, not_a_number, outputs
+from distdl.data.table.fit import fitted, scaled
+from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
+from distdl.data.table.options import TableOptions
+from distdl.data.table.profile import Numbers, Profile
+from distdl.data.table.reader import Table
+from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
+from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
+from distdl.data.table.values import dates, is_date, is_number, is_text
+from distdl.errors import InputError, Problem, did_you_mean
+
+MAX_CLASSES = 10_000  # a column with more distinct values is not a label
+VERSION = 1
+
+
+def prepare_table(options: TableOptions, table: Table, others: Mapping[str, Table] | None = None) -> Prepared:
+    """`x` float32 (F,), and `label` int64 with its class names in the info, or `y` float32.
+
+    `others`: split -> a table of the same columns that is that split; what they hold is fitted to nothing. InputErrors name
+    the file, the line, the column and the value.
+    """
+    renamed = parse_renamed(options)
+    if renamed:
+        table = Renamed(table, renamed)
+        others = {split: Renamed(other, renamed) for split, other in (others or {}).items()}
+    opened = Opened(options, table, dict(others or {}))
+    opened.refuse()
+    opened.look()
+    return opened.prepared()
+
+
+def parse_renamed(options: TableOptions) -> dict[str, str]:
+    """Old name -> new one. InputError for an entry that is none."""
+    pairs = [entry.partition(":") for entry in options.rename]
+    if bad := [f"{old}{colon}{new}" for old, colon, new in pairs if not (old and new)]:
+        raise InputError(f"rename={','.join(bad)}", allowed="old:new,old:new")
+    return {old: new for old, _, new in pairs}
+
+
+class Opened:
+    """A table with the options of its preparation, on the way to a data set."""
+
+    def __init__(self, options: TableOptions, table: Table, others: dict[str, Table]) -> None:
+        self.options, self.table, self.others = options, table, others
+        self.na = ("", *options.na)
+        self.answer = options.label or options.target
+        self.gaps: list[Kept] = []
+        """The tables without rows that lack their label."""
+        self.dropped: Kept | None = None
+        self.kinds: list[ColumnKind] = []
+
+    # -- before anything is read -----------------------------------------------------------------------------------------
+
+    def refuse(self) -> None:
+        """InputError lists all that is wrong with the choice of columns."""
+        options, table = self.options, self.table
+        chosen = [("label", options.label), ("target", options.target)]
+        chosen += [(key, name) for key in ("features", "drop") for name in getattr(options, key)]
+        problems = [
+            Problem(f"{table.path} has no column '{name}', which {key}= names", fix=did_you_mean(name, table.names))
+            for key, name in chosen
+            if name and name not in table.names
+        ]
+        if options.label and options.target:
+            problems.append(
+                Problem("both label= and target= are given", fix="label= for classes, target= for a number")
+            )
+        if not (options.label or options.target or options.features):
+            problems.append(
+                Problem(
+                    "neither label= (classes) nor target= (a number) is given",
+                    fix="name the column to predict, or features= alone for unlabelled data",
+                    allowed=", ".join(table.names[:50]),
+                )
+            )
+        for name in dict.fromkeys(options.features):
+            if name and name == self.answer:
+                what = f"'{name}' is to be predicted, and features= names it, too"
+                problems.append(Problem(what, fix="leave it out of features="))
+            if options.features.count(name) > 1:
+                problems.append(Problem(f"features= names the column '{name}' {options.features.count(name)} times"))
+        if self.answer in options.drop:
+            problems.append(Problem(f"'{self.answer}' is to be predicted, and drop= leaves it out"))
+        if options.target and options.unlabelled == "keep":
+            what = "unlabelled=keep gives a row without a class the number -100, and target= has no such number"
+            problems.append(Problem(what, allowed="drop or refuse"))
+        if options.max_categories < 1:
+            problems.append(Problem(f"max_categories is {options.max_categories}", allowed="at least 1"))
+        if problems:
+            raise InputError(*problems)
+        for split, other in self.others.items():
+            refuse_same(table.path, other.path, split)
+            missing = [name for name in (self.answer, *options.features) if name and name not in other.names]
+            if missing:
+                fix = did_you_mean(missing[0], other.names)
+                raise InputError(f"{other.path} has no column '{missing[0]}', as {table.path} has", fix=fix)
+
+    # -- the first pass --------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """What the columns hold, and what they are taken for."""
+        options = self.options
+        if self.answer and options.unlabelled == "drop":
+            self.gaps = [Kept(table, [self.answer], self.na) for table in (self.table, *self.others.values())]
+            self.table = self.gaps[0]
+            self.others = dict(zip(self.others, self.gaps[1:], strict=True))
+        given = given_kinds(options, self.table.names, self.table.path)
+        self._pass(given)
+        if options.missing == "drop":
+            needed = [kind.name for kind in self.kinds if kind.used and kind.missing]
+            if needed:
+                self.dropped = Kept(self.table, needed, self.na)
+                self.table = self.dropped
+                self.others = {split: Kept(other, needed, self.na) for split, other in self.others.items()}
+                self._pass(given)
+        check_answer(self)
+
+    def _pass(self, given: Mapping[str, Kind]) -> None:
+        options, table = self.options, self.table
+        self.splitter = Splitter(
+            options,
+            names=table.names,
+            label=options.label,
+            where=table.path,
+            place=table.place,
+            tested="test" in self.others,
+        )
+        apart = {*options.drop, *self.splitter.apart, self.answer}
+        names = list(options.features) or [name for name in table.names if name not in apart]
+        every = [*names, self.answer] if self.answer else names
+        as_words = [
+            n
+            for n, kind in given.items()
+            if kind in ("category", "boolean") or (kind == "date" and is_text(self._type(n)))
+        ]
+        as_words += [options.label] if options.label else []
+        as_words += [name for name in table.classes if name in every]
+        log = "log" in (options.scale, options.target_scale)
+        told: dict[str, Any] = {"label": options.label, "date_format": options.date_format, "log": log}
+        self.found = Profile(table.schema, every, self.na, [n for n in as_words if n in every], **told)
+        for part in shared_out(table, every, self.splitter):
+            self.found.add(part)
+        if not self.found.rows:
+            why = f"has no rows with a '{self.answer}'" if self.gaps and self.gaps[0].left_out else "has no rows"
+            raise InputError(f"{table.path} {why}")
+        self._look_again(told)
+        self._dates({name for name, kind in given.items() if kind == "date"})
+        self.kinds = [kind_of(self.found, name, table, options, given.get(name)) for name in names]
+        if options.features:
+            self.kinds = [self._as_listed(kind) for kind in self.kinds]
+
+    def _look_again(self, told: Mapping[str, Any]) -> None:
+        """At columns of words that began with numbers: the first words were not counted."""
+        if late := self.found.late():
+            again = Profile(self.table.schema, late, self.na, late, **told)
+            for part in shared_out(self.table, late, self.splitter):
+                again.add(part)
+            for name in late:
+                self.found.looks[name].words = again.looks[name].words
+
+    def _dates(self, asked: set[str]) -> None:
+        """The range of the columns that hold dates as words."""
+        pattern = {
+            name: self.options.date_format if name in asked and self.options.date_format else look.words.formats[0]
+            for name, look in self.found.looks.items()
+            if look.words and look.words.rows and name != self.answer
+            if look.words.formats or (name in asked and self.options.date_format)
+        }
+        looks = [self.found.looks[name] for name in pattern]
+        if not looks:
+            return
+        for part in shared_out(self.table, [look.name for look in looks], self.splitter):
+            for i, look in enumerate(looks):
+                look.dates = look.dates or Numbers(1)
+                seconds, _ = dates(part.batch.column(i), pattern[look.name], self.na)
+                look.dates.add(seconds[None], part.rows, part.split == "train")
+
+    def _as_listed(self, kind: ColumnKind) -> ColumnKind:
+        """A column that features= lists is used, whatever it would be taken for."""
+        if kind.used:
+            return kind
+        if kind.kind in ("id", "constant") and is_number(self._type(kind.name)) | (
+            self.found.looks[kind.name].numbers > 0
+        ):
+            return ColumnKind(kind.name, "number", kind.missing)
+        what = f"features= names the column '{kind.name}' of {self.table.path}, which is taken for {kind.kind}: {kind.told}"
+        fix = f"leave it out of features=, or say what it is: kinds={kind.name}:category"
+        raise InputError(what, allowed=", ".join(USED), fix=fix)
+
+    def _type(self, name: str) -> Any:
+        return self.table.schema.field(name).type
+
+    # -- the second pass -------------------------------------------------------------------------------------------------
+
+    def prepared(self) -> Prepared:
+        """The columns of the data set, and the rows as they will be read."""
+        options, found = self.options, self.found
+        used = [kind for kind in self.kinds if kind.used]
+        for kind in used:
+            if kind.kind == "number":
+                check_range(found, kind.name, self.table)
+        features = [fitted(found, kind, options) for kind in used]
+        preparation: dict[str, Any] = {
+            "x": {
+                "kind": "features",
+                "version": VERSION,
+                "features": features,
+                "columns": [name for feature in features for name in outputs(feature)],
+                "na": list(self.na),
+                "missing": options.missing,
+                "rename": parse_renamed(options),
+            }
+        }
+        if not (width := len(preparation["x"]["columns"])):
+            told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
+            raise InputError(
+                f"{self.table.path} has no columns left as features: {told}", fix="kinds=name:category, ..."
+            )
+        columns = {"x": Column("float32", (width,))}
+        info: dict[str, Any] = {"features": preparation["x"]["columns"]}
+        notes = [note for gap in self.gaps[:1] if gap.left_out for note in [unlabelled_note(gap, self.answer)]]
+        if self.dropped and self.dropped.left_out:
+            gone = self.dropped
+            first = gone.table.place(gone.left_out[0])
+            notes.append(f"{len(gone.left_out):,} rows with an empty value are left out (the first: {first})")
+        if options.label:
+            preparation["label"] = label_record(self)
+            columns["label"] = Column("int64")
+            info["classes"] = preparation["label"]["classes"]
+            notes += notes_of_label(found.looks[options.label], info["classes"])
+        if options.target:
+            preparation["y"] = target_record(self)
+            columns["y"] = Column("float32")
+            info["target"] = options.target
+        notes += notes_of_numbers(found, [*features, *([preparation["y"]] if options.target else [])], self.table)
+        info["kinds"] = rows_of_kinds(self.kinds, features, preparation, self.answer, found)
+        info["notes"] = notes
+        info["split"] = self.splitter.record()
+        return Prepared(columns, self._chunks(preparation), info, preparation)
+
+    def _chunks(self, preparation: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
+        names = needed_columns(preparation)
+        for part in shared_out(self.table, names, self.splitter):
+            yield part.split, encoded(preparation, part, self.table)
+        for split, other in self.others.items():
+            for part in whole_split(other, names, split):
+                yield split, encoded(preparation, part, other)
+
+
+def needed_columns(preparation: Mapping[str, Any]) -> list[str]:
+    """The columns of a table that a preparation reads."""
+    answers = [preparation[key]["name"] for key in ("label", "y") if key in preparation]
+    return [*(feature["name"] for feature in preparation["x"]["features"]), *answers]
+
+
+def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
+    """The rows of a part, as a preparation says. InputError names the first value that does not fit."""
+    columns = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
+    record, na = preparation["x"], preparation["x"]["na"]
+    rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)}
+    if label := preparation.get("label"):
+        rows["label"] = encode_label(label, columns[label["name"]], na, part.rows, table.place)
+    if y := preparation.get("y"):
+        rows["y"] = encode_target(y, columns[y["name"]], na, part.rows, table.place)
+    return rows
+
+
+def check_answer(opened: Opened) -> None:
+    """InputError for a label or a target whose values cannot be learned, or that lacks one where that is to be refused."""
+    options, table = opened.options, opened.table
+    if not opened.answer:
+        return
+    look = opened.found.looks[opened.answer]
+    if options.unlabelled == "refuse" and look.missing:
+        what = f"the column '{look.name}' has the value '', which is not "
+        what += "one of the classes" if options.label else "a finite number"
+        raise InputError(what, where=table.place(look.first_missing), fix="fill it in, or unlabelled=drop")
+    if options.label:
+        assert look.words is not None
+        if look.words.too_many:
+            raise InputError(
+                f"the column '{look.name}' of {table.path} has more than {MAX_CLASSES:,} different values",
+                fix=f"predict it as a number: target={look.name}",
+            )
+        return
+    if is_date(look.type) or not (is_text(look.type) or is_number(look.type)):
+        raise InputError(f"the column '{look.name}' of {table.path} has the type {look.type}", allowed="numbers")
+    if look.strange:
+        fix = f"correct it, name it in na=, or predict classes: label={look.name}"
+        raise not_a_number(look.name, min(look.strange_words), table.place(look.first_strange), fix)
+    check_range(opened.found, look.name, table)
+
+
+def label_record(opened: Opened) -> dict[str, Any]:
+    """How the column `label` came about."""
+    name, record = opened.options.label, {"kind": "class", "version": VERSION, "name": opened.options.label}
+    if name in opened.table.classes:
+        return {**record, "classes": list(opened.table.classes[name]), "numbered": True}
+    words = opened.found.looks[name].words
+    assert words is not None
+    return {**record, "classes": in_order(words.counts)}
+
+
+def target_record(opened: Opened) -> dict[str, Any]:
+    """How the column `y` came about. `center`: about the mean, in the file's units."""
+    found, name = opened.found, opened.options.target
+    column = found.index(name)
+    scale = scaled(found.numbers, column, opened.options.target_scale)
+    center = float(np.mean(found.numbers.sample(column)))
+    return {"kind": "number", "version": VERSION, "name": name, "scale": scale, "center": center}
+
+
+def refuse_same(path: str, other: str, split: str) -> None:
+    """InputError where the table of a split is the training table itself."""
+    if not (os.path.isfile(path) and os.path.isfile(other)):
+        return
+    same = os.path.samefile(path, other)
+    if same or (os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)):
+        what = f"the split '{split}' comes from {other}, which is {'the same file as' if same else 'equal to'} {path}"
+        raise InputError(what, fix="name another file, or leave it out: then rows of the one file are held out")

@@ -1,0 +1,356 @@
+"""What the values of a table's columns are: one pass over all rows, in memory that does not grow with them.
+
+Kinds are guessed from all rows; whatever is fitted (means, deviations, quantiles, levels) is counted on the training split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distdl.data.order import keyed_hash
+from distdl.data.table.stream import Part
+from distdl.data.table.values import DATE_FORMATS, is_date, is_number, is_text, is_vector, numbers, parse_dates, texts
+from distdl.data.table.values import dates as read_dates
+
+MOST_LEVELS = 10_000
+"""Different words of a column that are counted; a column with more is no category."""
+LONG_WORDS = 200
+"""Characters beyond which a word is a text."""
+SAMPLE_VALUES, SAMPLE_ROWS, FEW_ROWS = 2_000_000, 8_192, 256
+SAMPLE_KEY = 0x64697374646C0005
+SURE_ROWS = 1_000
+"""After so many words a column is read as numbers no more."""
+NAMED_STRANGE = 5
+"""Values that are no numbers, of a column of numbers, that are told apart."""
+
+
+class Numbers:
+    """Count, mean, deviation, range and a sample of k columns of numbers, added up over batches in float64."""
+
+    def __init__(self, k: int, log: bool = False) -> None:
+        self.log = log
+        """Whether the mean and deviation are those of the logarithms."""
+        self.count, self.mean, self.m2 = np.zeros(k), np.zeros(k), np.zeros(k)  # of the training rows
+        self.low, self.high = np.full(k, np.inf), np.full(k, -np.inf)
+        self.low_row, self.high_row = np.zeros(k, np.int64), np.zeros(k, np.int64)
+        self.whole, self.binary = np.ones(k, bool), np.ones(k, bool)  # all rows: no fraction; 0 and 1 alone
+        self.rising = np.ones(k, bool)  # all rows: each is larger than the one before
+        self._last = np.full(k, -np.inf)
+        size = min(SAMPLE_ROWS, max(FEW_ROWS, SAMPLE_VALUES // max(k, 1)))
+        self._sample, self._sample_rows, self._seen = np.full((k, size), np.nan), np.zeros(size, np.int64), 0
+
+    def add(self, values: np.ndarray, rows: np.ndarray, train: bool) -> None:
+        """(k, n) of the rows (n,)."""
+        if not values.size:
+            return
+        with np.errstate(invalid="ignore", over="ignore"):
+            missing = np.isnan(values)
+            self.whole &= ((values == np.trunc(values)) | missing).all(1)
+            self.binary &= ((values == 0) | (values == 1) | missing).all(1)
+            before = np.concatenate([self._last[:, None], values[:, :-1]], axis=1)
+            self.rising &= (values > before).all(1)
+        self._last = values[:, -1]
+        if train:
+            self._moments(values, missing)
+            self._ends(values, missing, rows)
+            self._keep(values, rows)
+
+    def _moments(self, values: np.ndarray, missing: np.ndarray) -> None:
+        if self.log:
+            values = np.sign(values) * np.log1p(np.abs(values))
+        count = (~missing).sum(1)
+        there = np.maximum(count, 1)
+        mean = np.where(missing, 0.0, values).sum(1) / there
+        m2 = np.square(np.where(missing, 0.0, values - mean[:, None])).sum(1)
+        total = np.maximum(self.count + count, 1)
+        apart = mean - self.mean
+        self.m2 += np.where(count > 0, m2 + apart * apart * self.count * count / total, 0.0)
+        self.mean += np.where(count > 0, apart * count / total, 0.0)
+        self.count += count
+
+    def _ends(self, values: np.ndarray, missing: np.ndarray, rows: np.ndarray) -> None:
+        every = np.arange(len(values))
+        for end, best, at in ((np.inf, self.low, self.low_row), (-np.inf, self.high, self.high_row)):
+            filled = np.where(missing, end, values)
+            place = filled.argmin(1) if end > 0 else filled.argmax(1)
+            found = filled[every, place]
+            better = found < best if end > 0 else found > best
+            best[better], at[better] = found[better], rows[place[better]]
+
+    def _keep(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """A fair sample of the training rows, the same for everybody: the n-th row gets a place by chance size/n."""
+        size, n = self._sample.shape[1], values.shape[1]
+        first = min(max(size - self._seen, 0), n)  # so many still find an empty place
+        begin = slice(self._seen, self._seen + first)
+        self._sample[:, begin], self._sample_rows[begin] = values[:, :first], rows[:first]
+        number = np.arange(self._seen + first, self._seen + n, dtype=np.uint64)
+        place = keyed_hash(SAMPLE_KEY, number) % (number + np.uint64(1))
+        for j in np.flatnonzero(place < size).tolist():
+            self._sample[:, int(place[j])], self._sample_rows[int(place[j])] = values[:, first + j], rows[first + j]
+        self._seen += n
+
+    def deviation(self, column: int) -> float:
+        """Of the population."""
+        return math.sqrt(self.m2[column] / max(self.count[column], 1))
+
+    def constant(self, column: int) -> bool:
+        """Whether no two training rows differ."""
+        return bool(self.low[column] >= self.high[column])
+
+    def quantiles(self, column: int, at: Sequence[float]) -> list[float]:
+        """Of a column, by the sample."""
+        there = self.sample(column)
+        return [float(q) for q in np.quantile(there, at)] if there.size else [0.0] * len(at)
+
+    def most_frequent(self, column: int) -> float:
+        """The value that stands most often in the sample; of several the smallest."""
+        found, counts = np.unique(self.sample(column), return_counts=True)
+        return float(found[counts.argmax()]) if found.size else 0.0
+
+    def sample(self, column: int) -> np.ndarray:
+        """Some training rows' values of a column."""
+        values = self._sample[column, : self._seen]
+        return values[~np.isnan(values)]
+
+    def merged(self, column: int, shift: float, divide: float) -> tuple[int, int, int] | None:
+        """How many values of the sample differ, how many do so as float32 when shifted and divided, and the row of one that
+        does not differ from its neighbour. None: all do."""
+        values = self._sample[column, : self._seen]
+        rows = self._sample_rows
+        order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
+        inner = values[order]
+        different = np.diff(inner) > 0
+        told_apart = np.diff(((inner - shift) / divide).astype(np.float32)) > 0
+        lost = np.flatnonzero(different & ~told_apart)
+        if not lost.size:
+            return None
+        return int(different.sum()) + 1, int(told_apart.sum()) + 1, int(rows[order[lost[0] + 1]])
+
+
+@dataclass
+class Words:
+    """The words of a column."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Word -> rows of the training split, while there are not too many."""
+    other: int = 0
+    """Rows of the training split whose word came when there were too many."""
+    longest: int = 0
+    characters: int = 0
+    rows: int = 0
+    formats: tuple[str, ...] = DATE_FORMATS
+    """The patterns of a date that all of them had so far."""
+    pictures: bool = True
+    """All of them are names of pictures."""
+
+    @property
+    def too_many(self) -> bool:
+        return self.other > 0
+
+    def add(self, words: pa.Array, train: bool) -> None:
+        """Words without the empty ones."""
+        if not len(words):
+            return
+        table = pc.value_counts(words)
+        distinct, counts = table.field("values"), table.field("counts")
+        lengths = pc.utf8_length(distinct)
+        self.rows += len(words)
+        self.longest = max(self.longest, pc.max(lengths).as_py())
+        self.characters += pc.sum(pc.multiply(lengths, pc.cast(counts, pa.int32()))).as_py()
+        if self.formats:
+            self.formats = _fitting(distinct, self.formats)
+        if self.pictures:
+            named = pc.match_substring_regex(distinct, pattern=r"\.(png|jpe?g|gif|bmp|tiff?|webp)$", ignore_case=True)
+            self.pictures = bool(pc.all(named).as_py())
+        if not train:
+            return
+        if self.characters > LONG_WORDS * self.rows:
+            self.other += len(words)
+            return
+        for word, count in zip(distinct.to_pylist(), counts.to_pylist(), strict=True):
+            if word in self.counts or len(self.counts) < MOST_LEVELS:
+                self.counts[word] += count
+            else:
+                self.other += count
+
+
+def _fitting(words: pa.Array, formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the patterns that all words have. A few words decide about most patterns."""
+    for part in (words.slice(0, 20), words):
+        formats = tuple(f for f in formats if parse_dates(part, f).null_count == 0)
+    return formats
+
+
+@dataclass
+class Look:
+    """What a pass has found in one column."""
+
+    name: str
+    type: pa.DataType
+    rows: int = 0
+    missing: int = 0
+    first_missing: int = -1
+    numbers: int = 0
+    """Values that are numbers."""
+    strange: int = 0
+    """Values that are none."""
+    strange_words: set[str] = field(default_factory=set)
+    """Some of them."""
+    first_strange: int = -1
+    words: Words | None = None
+    counted_from: int = 0
+    """The row from which on the words were counted."""
+    vector: Numbers | None = None
+    length: int = 0
+    dates: Numbers | None = None
+
+
+class Profile:
+    """What a table's columns hold. `as_words`: columns whose words are wanted, even where they are numbers."""
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        names: list[str],
+        na: Sequence[str],
+        as_words: Sequence[str] = (),
+        *,
+        label: str = "",
+        date_format: str = "",
+        log: bool = False,
+    ) -> None:
+        self.na, self.label = tuple(na), label
+        self.formats = (date_format, *DATE_FORMATS) if date_format else DATE_FORMATS
+        self.names = names
+        self._index = {name: i for i, name in enumerate(names)}
+        self.looks = {name: Look(name, schema.field(name).type) for name in names}
+        self.numbers = Numbers(len(names), log)
+        self.rows = 0
+        for name in as_words:
+            if name in self.looks:
+                self.looks[name].words = Words(formats=self.formats)
+        self._wordy = {name for name in as_words if name in self.looks}
+
+    def index(self, name: str) -> int:
+        """The column's place in `numbers`."""
+        return self._index[name]
+
+    def add(self, part: Part) -> None:
+        """Some rows, in any order of the splits."""
+        train, n = part.split == "train", part.batch.num_rows
+        values = np.full((len(self.names), n), np.nan)
+        columns = {name: part.batch.column(i) for i, name in enumerate(self.names)}
+        wordy = set(self._wordy)  # whose empty cells are not counted among the numbers
+        numeric = [
+            i for i, name in enumerate(self.names) if name not in self._wordy and not _apart(self.looks[name].type)
+        ]
+        if numeric:
+            values[numeric], bad = numbers([columns[self.names[i]] for i in numeric], self.na)
+            for place, strange in bad.items():
+                self._strange(self.names[numeric[place]], columns[self.names[numeric[place]]], strange, part)
+            there = (~np.isnan(values[numeric])).sum(1)
+            for i, count in zip(numeric, there.tolist(), strict=True):
+                self.looks[self.names[i]].numbers += count
+            self._missing([self.names[i] for i in numeric], np.isnan(values[numeric]), bad, part.rows)
+        self.numbers.add(values, part.rows, train)
+        for name, look in self.looks.items():
+            look.rows += n
+            if look.words is not None:
+                self._words(look, columns[name], part, train, name in wordy)
+            elif is_vector(look.type):
+                _vector(look, columns[name], part, train)
+            elif is_date(look.type):
+                seconds = read_dates(columns[name], "", self.na)[0]
+                look.dates = look.dates or Numbers(1)
+                look.dates.add(seconds[None], part.rows, train)
+                self._missing([name], np.isnan(seconds)[None], {}, part.rows)
+            elif _apart(look.type):
+                self._missing([name], columns[name].is_null().to_numpy(zero_copy_only=False)[None], {}, part.rows)
+        self.rows += n
+
+    def late(self) -> list[str]:
+        """Columns that turned out to hold words when the first ones had gone by: to be looked at once more."""
+        found = [look for look in self.looks.values() if look.counted_from and look.words is not None]
+        return [look.name for look in found if look.strange > 0.05 * max(look.numbers + look.strange, 1)]
+
+    def _strange(self, name: str, column: pa.Array, strange: np.ndarray, part: Part) -> None:
+        """Values of a column that are no numbers: from now on its words are counted, too."""
+        look, at = self.looks[name], np.flatnonzero(strange)
+        look.strange += len(at)
+        first = int(part.rows[at[0]])
+        look.first_strange = first if look.first_strange < 0 else min(first, look.first_strange)
+        for value in pc.unique(column.filter(pa.array(strange))).to_pylist():
+            if len(look.strange_words) <= NAMED_STRANGE:
+                look.strange_words.add(str(value).strip())
+        if is_text(look.type) and look.words is None:
+            look.words, look.counted_from = Words(formats=self.formats), look.rows
+        if look.strange > SURE_ROWS and look.strange > look.numbers:
+            self._wordy.add(name)
+
+    def _missing(self, names: list[str], nothing: np.ndarray, bad: dict[int, np.ndarray], rows: np.ndarray) -> None:
+        for place, strange in bad.items():
+            nothing[place] &= ~strange
+        counts = nothing.sum(1)
+        for place, name in enumerate(names):
+            look = self.looks[name]
+            if counts[place]:
+                look.missing += int(counts[place])
+                first = int(rows[nothing[place].argmax()])
+                look.first_missing = first if look.first_missing < 0 else min(first, look.first_missing)
+
+    def _words(self, look: Look, column: pa.Array, part: Part, train: bool, wordy: bool) -> None:
+        assert look.words is not None
+        words = texts(column, self.na)
+        look.words.add(words.drop_null(), train or look.name == self.label)
+        if wordy:
+            look.strange += len(words) - words.null_count
+            self._missing([look.name], words.is_null().to_numpy(zero_copy_only=False)[None], {}, part.rows)
+
+
+def _apart(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold no plain numbers."""
+    return not (is_text(kind) or is_number(kind))
+
+
+def _vector(look: Look, column: pa.Array, part: Part, train: bool) -> None:
+    values = vectors(column, look.length)
+    if not look.length and values is not None:
+        look.length = values.shape[1]
+    if values is None:
+        first = int(part.rows[_odd(column, look.length)])
+        look.first_strange = first if not look.strange else min(first, look.first_strange)
+        look.strange += 1
+        return
+    look.vector = look.vector or Numbers(look.length)
+    look.vector.add(values.T, part.rows, train)
+
+
+def _odd(column: pa.Array, length: int) -> int:
+    """The first row of a batch that is no list of this length (0: of the first one's), or holds nothing somewhere."""
+    values = column.to_pylist()
+    length = length or next((len(value) for value in values if value), 1)
+    return next(i for i, value in enumerate(values) if value is None or len(value) != length or None in value)
+
+
+def vectors(column: pa.Array, length: int) -> np.ndarray | None:
+    """(n, length) float64 of a column of lists; None where they are not all of one length, or hold nothing somewhere.
+    `length` 0: that of the first."""
+    if column.null_count or not len(column):
+        return None
+    sizes = pc.list_value_length(column)
+    if not length:
+        length = int(sizes[0].as_py())
+    if not length or not pc.all(pc.equal(sizes, length)).as_py():
+        return None
+    flat = column.flatten()
+    if flat.null_count:
+        return None
+    values: np.ndarray = pc.cast(flat, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values.reshape(-1, length)

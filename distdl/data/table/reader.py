@@ -1,0 +1,40 @@
+"""What every reader of tables gives: rows that can be read again and again, without a whole file in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class Table(Protocol):
+    """Rows with named columns. A reader is one (CSV, JSON lines, Parquet, Arrow, ...)."""
+
+    @property
+    def path(self) -> str:
+        """Where it came from, for a person."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, in their order; no name stands twice."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Their types as read. All are strings where a file has no types, as CSV: such a value is read as what it says."""
+        ...
+
+    @property
+    def classes(self) -> Mapping[str, list[str]]:
+        """Column -> the names of its classes, where the file says them: then its values are numbers of classes."""
+        ...
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of these columns, in order, a few megabytes at a time. It may be called again: two passes and more."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where a row (from 0) is, for a person: `file:line`."""
+        ...

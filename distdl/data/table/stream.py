@@ -1,0 +1,161 @@
+"""The rows of a table on their way into a data set: renamed, without what is left out, shared out over splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distdl.data.split_rules import SPLITS
+from distdl.data.splits import Splitter
+from distdl.data.table.reader import Table
+from distdl.data.table.values import texts
+from distdl.errors import InputError, Problem, did_you_mean
+
+PIECE_BYTES = 16 << 20
+PIECE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one batch that belong to one split."""
+
+    split: str
+    rows: np.ndarray
+    """Their numbers in the table, (n,) int64."""
+    batch: pa.RecordBatch
+
+
+class Renamed:
+    """A table whose columns have other names."""
+
+    def __init__(self, table: Table, renamed: Mapping[str, str]) -> None:
+        problems = [
+            Problem(f"{table.path} has no column '{old}', which rename= names", fix=did_you_mean(old, table.names))
+            for old in renamed
+            if old not in table.names
+        ]
+        self._old = {renamed.get(name, name): name for name in table.names}
+        if not problems and len(self._old) < len(table.names):
+            taken = sorted(new for old, new in renamed.items() if new in table.names and new != old)
+            what = f"rename= gives two columns of {table.path} the same name: {', '.join(taken or renamed.values())}"
+            problems.append(Problem(what, fix="choose other names"))
+        if problems:
+            raise InputError(*problems)
+        self.table, self.path, self.names = table, table.path, list(self._old)
+        fields = [table.schema.field(name) for name in table.names]
+        self.schema = pa.schema([of_one.with_name(renamed.get(of_one.name, of_one.name)) for of_one in fields])
+        self.classes = {renamed.get(name, name): of_column for name, of_column in table.classes.items()}
+        self.place = table.place
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """As of the table, under the new names."""
+        for batch in self.table.batches([self._old[name] for name in names]):
+            yield batch.rename_columns(names)
+
+
+class Kept:
+    """A table without the rows in which one of some columns is empty. How many these are is known after a pass."""
+
+    def __init__(self, table: Table, needed: Sequence[str], na: Sequence[str]) -> None:
+        self.table, self.needed, self._na = table, list(needed), na
+        self.path, self.names, self.schema, self.classes = table.path, table.names, table.schema, table.classes
+        self.left_out: list[int] = []
+        """The rows that are not there, by their numbers in the file."""
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows that are kept."""
+        both, row = list(dict.fromkeys([*names, *self.needed])), 0
+        self.left_out = []
+        for batch in self.table.batches(both):
+            empty = np.zeros(batch.num_rows, bool)
+            for name in self.needed:
+                column = batch.column(both.index(name))
+                if column.null_count or not pa.types.is_integer(column.type):
+                    empty |= is_empty(column, self._na)
+            self.left_out += (row + np.flatnonzero(empty)).tolist()
+            row += batch.num_rows
+            if empty.any():
+                batch = batch.filter(pa.array(~empty))
+            yield batch.select(names)
+
+    def place(self, row: int) -> str:
+        """Where a row that is kept is in the file."""
+        gone = np.array(self.left_out, np.int64)
+        return self.table.place(row + int(np.searchsorted(gone - np.arange(len(gone)), row, side="right")))
+
+
+def is_empty(column: pa.Array, na: Sequence[str]) -> np.ndarray:
+    """(n,) bool: where there is nothing."""
+    nested = pa.types.is_nested(column.type) or pa.types.is_binary(column.type)
+    return pc.is_null(column if nested else texts(column, na)).to_numpy(zero_copy_only=False)
+
+
+def pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Small batches put together, as those of a wide table hold a few rows each, and every column costs something; large
+    ones cut."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in (whole.slice(i, PIECE_ROWS) for whole in batches for i in range(0, whole.num_rows, PIECE_ROWS)):
+        waiting.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= PIECE_ROWS or size >= PIECE_BYTES:
+            yield _joined(waiting)
+            waiting, rows, size = [], 0, 0
+    if rows:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def whole_split(table: Table, names: list[str], split: str) -> Iterator[Part]:
+    """All rows of a table that is one split."""
+    row = 0
+    for batch in pieces(table.batches(names)):
+        yield Part(split, np.arange(row, row + batch.num_rows), batch)
+        row += batch.num_rows
+
+
+def shared_out(table: Table, names: list[str], splitter: Splitter) -> Iterator[Part]:
+    """The rows of a table, each in its split; the same whenever it is asked."""
+    if splitter.looks:
+        columns = list(splitter.columns)
+        splitter.look({name: batch.column(i) for i, name in enumerate(columns)} for batch in table.batches(columns))
+    if splitter.columns:
+        yield from _by_values(table, names, splitter)
+        return
+    waiting: dict[int, pa.RecordBatch] = {}  # first row -> a batch some of whose rows may still come
+
+    def numbered() -> Iterator[dict[str, np.ndarray]]:
+        row = 0
+        for batch in pieces(table.batches(names)):
+            waiting[row] = batch
+            yield {"row": np.arange(row, row + batch.num_rows)}
+            row += batch.num_rows
+
+    for split, chosen in splitter.share(numbered()):
+        rows = chosen["row"]
+        first = max(start for start in waiting if start <= rows[0])
+        for passed in [start for start in waiting if start < first]:
+            del waiting[passed]
+        yield _part(split, rows, waiting[first], first)
+
+
+def _by_values(table: Table, names: list[str], splitter: Splitter) -> Iterator[Part]:
+    both, row = list(dict.fromkeys([*names, *splitter.columns])), 0
+    for batch in pieces(table.batches(both)):
+        columns = {name: batch.column(both.index(name)) for name in splitter.columns}
+        which = splitter.assign(columns, row)
+        for number, split in enumerate(SPLITS):
+            if (which == number).any():
+                yield _part(split, row + np.flatnonzero(which == number), batch.select(names), row)
+        row += batch.num_rows
+
+
+def _part(split: str, rows: np.ndarray, batch: pa.RecordBatch, first: int) -> Part:
+    return Part(split, rows, batch if len(rows) == batch.num_rows else batch.take(pa.array(rows - first)))
