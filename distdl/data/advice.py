@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,11 +218,17 @@ def _texts(values: pa.Array) -> list[str] | None:
     return ["" if value is None else str(value).strip() for value in values.to_pylist()]
 
 
-def arrays_advice(path: str, arrays: Mapping[str, tuple[tuple[int, ...], str]], wish: Wish) -> Advice:
-    """What to learn of a file of named arrays. `arrays`: name -> shape, and NumPy's letter for the kind of its values.
+def arrays_advice(file: Any, wish: Wish) -> Advice:
+    """What to learn of a file of named arrays (formats/_arrays.py).
 
     InputError, with the arrays to choose from: their names do not tell, and nor does `wish`.
     """
+    path: str = file.path
+    arrays: dict[str, tuple[tuple[int, ...], str]] = {}
+    for name in file.names():
+        with suppress(InputError):  # values that no data set can hold
+            array = file.array(name)
+            arrays |= {name: (array.shape, array.dtype.kind)} if array is not None else {}
     answer, lower = wish.label or wish.target, {name.lower(): name for name in arrays}
     pair = next(([lower[n] for n in names] for names in PAIRS if all(n in lower for n in names)), None)
     if answer in arrays:

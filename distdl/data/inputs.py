@@ -7,6 +7,7 @@ Whatever is printed or kept of a location goes through `shown`: a URI may hold a
 
 from __future__ import annotations
 
+import filecmp
 import fnmatch
 import glob
 import io
@@ -178,3 +179,15 @@ def plain_path(location: str) -> str:
 def _is_data(file: Path, root: str, endings: tuple[str, ...]) -> bool:
     inside = file.relative_to(root).parts if root else file.parts
     return file.name.lower().endswith(endings) and not any(part.startswith(NO_DATA) for part in inside)
+
+
+def check_not_the_same(path: str, test_path: str) -> None:
+    """InputError where the test file is the training file, or a copy of it."""
+    ours, theirs = Path(path), Path(test_path)
+    files = bool(test_path) and ours.is_file() and theirs.is_file()
+    same = bool(test_path) and (path == test_path or ours.resolve() == theirs.resolve())
+    if same or (files and filecmp.cmp(ours, theirs, shallow=False)):
+        raise InputError(
+            f"test_path={shown(test_path)} holds the same as path={shown(path)}: nothing would be tested",
+            fix="leave test_path out, and rows are held out; or give another file",
+        )

@@ -100,6 +100,7 @@ def _written(
     source_name: str, target: str | os.PathLike[str], parsed: Any, overwrite: bool, progress: Progress
 ) -> Manifest:
     from distdl.data.store import shown
+    from distdl.data.values import in_range
     from distdl.data.write import DatasetWriter
 
     try:
@@ -109,7 +110,7 @@ def _written(
         with DatasetWriter(
             target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
-            for split, rows in prepared.chunks:
+            for split, rows in in_range(prepared):
                 writer.write(split, rows)
                 progress.rows += len(next(iter(rows.values())))
     except OSError as error:

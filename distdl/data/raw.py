@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,8 @@ class Prepared:
     """Facts for the manifest, such as the names of the classes."""
     preparation: dict[str, Any] = field(default_factory=dict)
     """Column -> how its values came from the raw ones, as plain values (manifest.py)."""
+    place: Callable[[str, str, int], str] | None = None
+    """Split, column and row of the file (`values.numbered`) -> where that is, for a person; None: said by split and row."""
     rows: int | None = None
     """How many rows there will be, where the source knows it beforehand: then the time left is told."""
 

@@ -171,6 +171,14 @@ def test_arrays_that_are_named_otherwise_are_said(command: Command) -> None:
     assert values["model"]["target"] == "value"
 
 
+def test_arrays_of_another_kind_of_file_are_told_alike(command: Command) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    scipy_io.savemat("m.mat", {"X": np.random.default_rng(0).normal(size=(40, 6)), "y": (np.arange(40) % 2)[:, None]})
+    assert recognise("m.mat") == "mat"
+    advice = advise("mat", "m.mat", Wish())
+    assert advice.options["train"] == ["X", "y"] and advice.options["columns"][0] == "x"
+
+
 def test_idx_files(command: Command) -> None:
     Path("mnist").mkdir()
     for kind, magic, sizes, body in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,14 @@ from distdl.data.advice import SURE
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw
 from distdl.data.splits import SplitOptions, check_fraction, hold_out
-from distdl.errors import InputError
+from distdl.errors import InputError, did_you_mean
 
 CHUNK_ROWS = 4096
 KINDS = {"images": (b"\x00\x00\x08\x03", 3), "labels": (b"\x00\x00\x08\x01", 1)}  # two zeros, 8 = uint8, dimensions
+
+
+NAME = re.compile(r"(.*?)-?(train|t10k|test)-(images|labels)[-.]idx[0-9]-ubyte(?:\.gz)?")
+"""Of a file: emnist-letters-train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte, ..."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,12 @@ class Options(SplitOptions):
     """Options of the source `idx`."""
 
     path: str
-    """Folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and, if there are any, the t10k- files."""
+    """Folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and, if there are any, those of t10k- or
+    test-."""
+    name: str = ""
+    """What stands before train- in the names of the files, such as emnist-letters; where the folder has several sets."""
+    first_class: int = 0
+    """Number that the files give the first class: 1 of EMNIST's letters."""
     test_fraction: float = field(default=0.0, kw_only=True)
     """Part of the training images held out as the split `test`; only where there are no t10k- files."""
 
@@ -33,13 +43,14 @@ def prepare(options: Options) -> Prepared:
     """`image` uint8 (1, H, W) and `label` int64."""
     check_fraction(options.test_fraction)
     folder = Path(options.path)
-    train = [_find(folder, f"train-{kind}") for kind in KINDS]
+    files = _find(folder, options.name)
+    train = [files.get(f"train-{kind}") for kind in KINDS]
     if None in train:
         raise InputError(
             f"{folder} holds no train-images-idx3-ubyte and train-labels-idx1-ubyte (or .gz)",
             fix="give the folder of the files as path=",
         )
-    test = [_find(folder, f"t10k-{kind}") for kind in KINDS]
+    test = [files.get(f"test-{kind}") for kind in KINDS]
     if (test[0] is None) != (test[1] is None):
         raise InputError(f"{folder} holds only one of the two t10k- files", fix="add the other, or remove this one")
     if test[0] and options.test_fraction:
@@ -55,22 +66,29 @@ def prepare(options: Options) -> Prepared:
             )
     return Prepared(
         {"image": Column("uint8", (1, height, width)), "label": Column("int64")},
-        _chunks(train, test, options.test_fraction),
+        _chunks(train, test, options),
     )
 
 
-def _chunks(train: list[Path | None], test: list[Path | None], fraction: float) -> Iterator[tuple[str, Rows]]:
-    yield from hold_out(_pairs(train), fraction)
+def _chunks(train: list[Path | None], test: list[Path | None], options: Options) -> Iterator[tuple[str, Rows]]:
+    yield from hold_out(_pairs(train, options.first_class), options.test_fraction)
     if test[0]:
-        for rows in _pairs(test):
+        for rows in _pairs(test, options.first_class):
             yield "test", rows
 
 
-def _find(folder: Path, prefix: str) -> Path | None:
-    found = sorted(
-        p for dot in "-." for p in folder.glob(f"{prefix}{dot}idx?-ubyte*") if p.suffix in (".gz", "") or dot == "."
-    )
-    return found[0] if found else None
+def _find(folder: Path, name: str) -> dict[str, Path]:
+    """`train-images`, `test-labels`, ... -> file, of one set; a file that is not zipped goes before one that is."""
+    sets: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.glob("*"), reverse=True):
+        if found := NAME.fullmatch(path.name):
+            split = found[2].replace("t10k", "test")
+            sets.setdefault(found[1], {})[f"{split}-{found[3]}"] = path
+    if not name and "" not in sets and len(sets) > 1:
+        raise InputError(f"{folder} holds the files of {len(sets)} sets", fix=f"name= {' or '.join(sorted(sets))}")
+    if name and name not in sets:
+        raise InputError(f"{folder} holds no {name}-train-images-idx3-ubyte", fix=did_you_mean(name, sets))
+    return sets[name] if name or "" in sets else next(iter(sets.values()), {})
 
 
 def _header(file: BinaryIO, path: Path | None, kind: str) -> list[int]:
@@ -95,7 +113,7 @@ def _read(file: BinaryIO, path: Path | None, size_bytes: int) -> bytes:
     return found
 
 
-def _pairs(paths: list[Path | None]) -> Iterator[Rows]:
+def _pairs(paths: list[Path | None], first_class: int) -> Iterator[Rows]:
     """Images and labels side by side, a few thousand rows at a time."""
     images_path, labels_path = paths
     assert images_path and labels_path
@@ -107,8 +125,11 @@ def _pairs(paths: list[Path | None]) -> Iterator[Rows]:
         for start in range(0, rows, CHUNK_ROWS):
             count = min(CHUNK_ROWS, rows - start)
             pixels = np.frombuffer(_read(images, images_path, count * height * width), np.uint8)
-            label = np.frombuffer(_read(labels, labels_path, count), np.uint8)
-            yield {"image": pixels.reshape(count, 1, height, width), "label": label.astype(np.int64)}
+            label = np.frombuffer(_read(labels, labels_path, count), np.uint8).astype(np.int64) - first_class
+            if label.min() < 0:
+                what = f"row {start + int(label.argmin())} has the label {label.min() + first_class}"
+                raise InputError(f"{labels_path}: {what}", allowed=f"{first_class} or more, as first_class= says")
+            yield {"image": pixels.reshape(count, 1, height, width), "label": label}
         for file, path in ((images, images_path), (labels, labels_path)):
             if file.read(1):
                 raise InputError(
@@ -117,5 +138,7 @@ def _pairs(paths: list[Path | None]) -> Iterator[Rows]:
 
 
 def recognise(path: Path) -> float:
-    """A folder with the training files."""
-    return SURE if path.is_dir() and all(_find(path, f"train-{kind}") for kind in KINDS) else 0.0
+    """A folder with images and labels to train on, of one set or of several."""
+    names = [NAME.fullmatch(one.name) for one in path.iterdir()] if path.is_dir() else []
+    kinds = {found[3] for found in names if found and found[2] == "train"}
+    return SURE if kinds == set(KINDS) else 0.0

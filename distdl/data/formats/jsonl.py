@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.advice import NAMED, Advice, Wish, table_advice
+from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
 from distdl.data.splits import check_fraction, hold_out
@@ -21,7 +22,7 @@ from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
 from distdl.data.table.json_table import ENDINGS, JsonTable
 from distdl.data.table.options import TableOptions
-from distdl.data.table.sources import check_not_the_same, prepare_tables
+from distdl.data.table.sources import prepare_tables
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048

@@ -1,145 +1,191 @@
-"""NumPy's archives of arrays (.npz): a few arrays of samples, and as many of labels or targets."""
+"""NumPy's archives of arrays (.npz), and folders of its arrays (.npy): samples, and as many labels or targets."""
 
 from __future__ import annotations
 
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from distdl.data.advice import Advice, Wish, arrays_advice
-from distdl.data.manifest import ITEM_BYTES, Column
-from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
-from distdl.errors import InputError, did_you_mean
+from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
+from distdl.data.inputs import open_bytes
+from distdl.data.raw import Prepared
+from distdl.errors import InputError
 
-CHUNK_ROWS = 4096
 ENDINGS = (".npz",)
-DAMAGED = (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+WHOLE_BYTES = 1 << 30
+"""The largest array of an archive that is held, where its rows do not lie one after the other."""
+DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
+class Options(ArrayOptions):
     """Options of the source `npz`."""
 
     path: str
-    """The archive."""
+    """The archive, or a folder of .npy files, each of which is an array: x_train.npy is `x_train`."""
     columns: tuple[str, ...] = ("image", "label")
-    """Columns of the data set, the samples first."""
+    """Columns of the data set, the samples first. `label` holds classes, by number or by name."""
     train: tuple[str, ...] = ("x_train", "y_train")
     """Array of the archive for each column, in the same order; the first dimension of an array counts the rows."""
-    test: tuple[str, ...] = ()
-    """The same for the split `test`; then nothing is held out of the training arrays."""
-    shape: tuple[int, ...] = ()
-    """Shape of one sample, such as 1x16x16 for rows of 256 pixels; without it, as in the archive."""
-    scale: float = 1.0
-    """The samples are multiplied by this; with it or an offset they become float32."""
-    offset: float = 0.0
-    """Added to the samples after scaling: scale 2 and offset -1 take 0..1 to -1..1."""
     test_fraction: float = field(default=0.0, kw_only=True)
-    """Part of the rows held out as the split `test` where the archive has no test arrays."""
+    """Part of the rows held out as the split `test` where nothing else says which rows those are."""
 
 
 def prepare(options: Options) -> Prepared:
     """The samples as they are stored or float32; other columns int64 where they hold whole numbers, else float32."""
-    check_fraction(options.test_fraction)
-    train = _split(options, options.train)
-    test = _split(options, options.test) if options.test else None
-    columns = {name: Column(str(a.dtype), a.shape[1:]) for name, a in train.items()}
-    for name, array in (test or {}).items():
-        if (str(array.dtype), array.shape[1:]) != (columns[name].dtype, columns[name].shape):
-            raise InputError(
-                f"{options.path}: the test rows of '{name}' are {array.dtype} {list(array.shape[1:])}, "
-                f"the training rows {columns[name].dtype} {list(columns[name].shape)}"
-            )
-    rows = sum(len(next(iter(split.values()))) for split in (train, test) if split)
-    return Prepared(columns, _chunks(train, test, options.test_fraction), rows=rows)
+    return prepare_arrays(options, NpyFolder if Path(options.path).is_dir() else NpzFile)
 
 
-def _chunks(train: Rows, test: Rows | None, fraction: float) -> Iterator[tuple[str, Rows]]:
-    if test is None:
-        yield from hold_out(_slices(train), fraction)
-    else:
-        for split, rows in (("train", train), ("test", test)):
-            yield from ((split, part) for part in _slices(rows))
+class NpzFile:
+    """An archive, whose arrays are unpacked as they are read."""
+
+    matrices = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        file = open_bytes(path)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except DAMAGED as error:
+            raise self.bad(error) from error
+
+    def bad(self, error: object) -> InputError:
+        fix = "path=FOLDER of the .npy files, and their names as train=" if self.path.endswith(".npy") else ""
+        return InputError(f"{self.path} is not an .npz archive of plain arrays: {error}", fix=fix)
+
+    def names(self) -> dict[str, str]:
+        return {member.removesuffix(".npy"): "" for member in self._zip.namelist()}
+
+    def array(self, name: str) -> Array | None:
+        member = next((m for m in self._zip.namelist() if m.removesuffix(".npy") == name), "")
+        if not member:
+            return None
+        try:
+            size_bytes = self._zip.getinfo(member).file_size
+            return _Stream(self, name, lambda: self._zip.open(member), size_bytes)
+        except DAMAGED as error:
+            raise self.bad(error) from error
 
 
-def _slices(rows: Rows) -> Iterator[Rows]:
-    count = len(next(iter(rows.values())))
-    for start in range(0, count, CHUNK_ROWS):
-        yield {name: np.ascontiguousarray(array[start : start + CHUNK_ROWS]) for name, array in rows.items()}
+class NpyFolder:
+    """A folder of .npy files, which are mapped into memory."""
+
+    matrices = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if not Path(path).is_dir():
+            raise InputError(f"there is no folder {path}", fix="check the path")
+
+    def names(self) -> dict[str, str]:
+        return {path.stem: "" for path in sorted(Path(self.path).glob("*.npy"))}
+
+    def array(self, name: str) -> Array | None:
+        if name not in self.names():  # no path out of the folder
+            return None
+        file = Path(self.path) / f"{name}.npy"
+        try:
+            return _Mapped(f"{file}", np.load(file, mmap_mode="r", allow_pickle=False))
+        except DAMAGED as error:
+            raise InputError(f"{file} is not a plain array of NumPy's: {error}") from error
 
 
-def _split(options: Options, names: tuple[str, ...]) -> Rows:
-    """Column -> array of one split, of equal numbers of rows."""
-    if len(names) != len(options.columns):
+def _check(where: str, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind not in "biufcUS":
         raise InputError(
-            f"{len(names)} arrays ({', '.join(names)}) for {len(options.columns)} columns "
-            f"({', '.join(options.columns)})",
-            fix="name one array for each column, in the same order",
+            f"{where}: '{name}' holds {dtype}", allowed="whole or real numbers, or names of classes as text"
         )
-    arrays = _read(options.path, names)
-    rows = {}
-    for i, (column, array) in enumerate(zip(options.columns, arrays)):
-        if array.ndim == 0:
-            raise InputError(f"{options.path}: '{names[i]}' is one number, not an array of rows")
-        rows[column] = _samples(array, names[i], options) if i == 0 else _others(array)
-    if len({len(array) for array in rows.values()}) > 1:
-        lengths = ", ".join(f"'{name}' {len(array):,}" for name, array in zip(names, rows.values()))
-        raise InputError(f"{options.path}: the arrays of a split differ in their number of rows: {lengths}")
-    return rows
+    return np.dtype(f"U{dtype.itemsize}") if dtype.kind == "S" else dtype
 
 
-def _read(path: str, names: tuple[str, ...]) -> list[Any]:
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}", fix="check the path")
-    try:
-        with np.load(path, allow_pickle=False) as archive:  # a pickle may run code
-            for name in names:
-                if name not in archive.files:
-                    raise InputError(
-                        f"{path} has no array '{name}'",
-                        allowed=", ".join(archive.files),
-                        fix=did_you_mean(name, archive.files),
-                    )
-            arrays = [archive[name] for name in names]
-    except DAMAGED as error:
-        raise InputError(f"{path} is not an .npz archive of plain arrays: {error}") from error
-    for name, array in zip(names, arrays):
-        if array.dtype.kind not in "biuf":
-            raise InputError(f"{path}: '{name}' holds {array.dtype}", allowed="whole or real numbers")
-    return arrays
+def _decoded(block: np.ndarray) -> np.ndarray:
+    """Bytes as text."""
+    return np.char.decode(block, "utf-8", "replace") if block.dtype.kind == "S" else block
 
 
-def _samples(array: Any, name: str, options: Options) -> Any:
-    if options.shape:
-        if math.prod(options.shape) != math.prod(array.shape[1:]):
+class _Mapped:
+    names: list[str] = []
+
+    def __init__(self, path: str, array: np.ndarray) -> None:
+        self.dtype, self.shape, self._array = _check(path, Path(path).stem, array.dtype), array.shape, array
+
+    def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
+        for start in range(0, self.shape[axis], rows):
+            yield _decoded(self._array[(slice(None),) * axis + (slice(start, start + rows),)])
+
+
+class _Stream:
+    """An array of an archive. In C order the rows of its first axis lie one after the other, in Fortran order those of
+    its last."""
+
+    names: list[str] = []
+
+    def __init__(self, file: NpzFile, name: str, open_member: Callable[[], IO[bytes]], size_bytes: int) -> None:
+        self._file, self._name, self._open = file, name, open_member
+        with open_member() as member:
+            self.shape, self._fortran, self._stored = _header(member)
+            self._start = member.tell()
+        if self._stored.hasobject:
+            raise ValueError(f"'{name}' holds Python objects, which would have to be unpickled: a pickle may run code")
+        self.dtype = _check(file.path, name, self._stored)
+        self._bytes = self._stored.itemsize * math.prod(self.shape)
+        if self._bytes != size_bytes - self._start:
+            has = f"{size_bytes - self._start:,} bytes for an array of {self._bytes:,}"
+            raise ValueError(f"'{name}' has {has}")
+
+    def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
+        last = len(self.shape) - 1
+        count, across = self.shape[axis], axis != (last if self._fortran else 0)
+        if across and self._bytes > WHOLE_BYTES:
+            size = f"{self._bytes / 2**30:.1f} GiB"
             raise InputError(
-                f"{options.path}: a row of '{name}' is {list(array.shape[1:])}, "
-                f"which does not fill shape={'x'.join(map(str, options.shape))}"
+                f"{self._file.path}: the rows of '{self._name}' ({size}) do not lie one after the other",
+                fix="save it as a .npy file of its own, or by numpy.ascontiguousarray in the order that axes= asks for",
             )
-        array = array.reshape(len(array), *options.shape)
-    if (options.scale, options.offset) != (1.0, 0.0):
-        return (array * options.scale + options.offset).astype(np.float32)
-    if array.dtype.kind == "f" or str(array.dtype) not in ITEM_BYTES:
-        return array.astype(np.float32)
-    return array.astype(array.dtype.newbyteorder("="))
+        try:
+            with self._open() as member:
+                member.read(self._start)
+                for start in range(0, count, count if across else rows):
+                    part = self._part(member, axis, count if across else min(rows, count - start))
+                    for at in range(0, part.shape[axis], rows):
+                        yield _decoded(part[(slice(None),) * axis + (slice(at, at + rows),)])
+        except DAMAGED as error:
+            raise self._file.bad(f"'{self._name}': {error}") from error
+
+    def _part(self, member: IO[bytes], axis: int, rows: int) -> np.ndarray:
+        shape = (*self.shape[:axis], rows, *self.shape[axis + 1 :])
+        size_bytes = self._stored.itemsize * math.prod(shape)
+        content = member.read(size_bytes)
+        if len(content) < size_bytes:
+            raise EOFError(f"it ends {size_bytes - len(content):,} bytes early")
+        return np.frombuffer(content, self._stored).reshape(shape, order="F" if self._fortran else "C")
 
 
-def _others(array: Any) -> Any:
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran order, and type. ValueError: it is no array."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(member)
+    if version not in read:
+        raise ValueError(f"version {version} of the .npy format holds records")
+    return read[version](member)
 
 
 def advise(path: str, wish: Wish) -> Advice:
     """Which arrays are samples and which are labels, by their names, for `distdl init`."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: (archive[name].shape, archive[name].dtype.kind) for name in archive.files}
-    except DAMAGED as error:
-        raise InputError(f"{path} is not an .npz archive of plain arrays: {error}") from error
-    return arrays_advice(path, arrays, wish)
+    return arrays_advice((NpyFolder if Path(path).is_dir() else NpzFile)(path), wish)

@@ -54,7 +54,11 @@ def prepare(options: Options) -> Prepared:
     if not 0 <= options.near <= 1 or min(options.values, options.grid) < 2 or options.collocation < 0:
         what = f"values={options.values} collocation={options.collocation} near={options.near} grid={options.grid}"
         raise InputError(what, allowed="2 values and grid points or more, and a share near of 0 to 1")
-    train, test = SOURCES[options.equation](options)
+    return weighted(*SOURCES[options.equation](options))
+
+
+def weighted(train: Rows, test: Rows) -> Prepared:
+    """Points with the weights that the docstring of `prepare` says."""
     counts = np.bincount(train["kind"], minlength=3)
     train["weight"] = len(train["kind"]) / counts[train["kind"]]
     test["weight"] = np.full(len(test["kind"]), 1 / np.square(test["u"]).sum(1).mean())

@@ -15,6 +15,7 @@ from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
 from distdl.data.table.options import TableOptions
 from distdl.data.table.reader import Table
+from distdl.data.values import numbered
 from distdl.errors import InputError, Problem, did_you_mean
 
 
@@ -32,15 +33,18 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
         splitter.look(_rows(table, columns, kept))
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from splitter.share(_rows(table, columns, kept))
+        yield from splitter.share(numbered(_rows(table, columns, kept)))
         for split, other in others.items():
-            for rows in _rows(other, columns, kept):
+            for rows in numbered(_rows(other, columns, kept)):
                 yield split, rows
+
+    def place(split: str, column: str, row: int) -> str:
+        return others.get(split, table).place(row)
 
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
     info = {"classes": next(iter(named.values()))} if len(named) == 1 else {}
-    return Prepared(columns, chunks(), info, preparation)
+    return Prepared(columns, chunks(), info, preparation, place=place)
 
 
 def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:

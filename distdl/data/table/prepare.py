@@ -6,8 +6,6 @@ numbers (`fit.py`); then its rows, made into numbers by what was fitted (`encode
 
 from __future__ import annotations
 
-import filecmp
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,8 +105,7 @@ class Opened:
             problems.append(Problem(f"max_categories is {options.max_categories}", allowed="at least 1"))
         if problems:
             raise InputError(*problems)
-        for split, other in self.others.items():
-            refuse_same(table.path, other.path, split)
+        for other in self.others.values():
             missing = [name for name in (self.answer, *options.features) if name and name not in other.names]
             if missing:
                 fix = did_you_mean(missing[0], other.names)
@@ -327,13 +324,3 @@ def target_record(opened: Opened) -> dict[str, Any]:
     scale = scaled(found.numbers, column, opened.options.target_scale)
     center = float(np.mean(found.numbers.sample(column)))
     return {"kind": "number", "version": VERSION, "name": name, "scale": scale, "center": center}
-
-
-def refuse_same(path: str, other: str, split: str) -> None:
-    """InputError where the table of a split is the training table itself."""
-    if not (os.path.isfile(path) and os.path.isfile(other)):
-        return
-    same = os.path.samefile(path, other)
-    if same or (os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)):
-        what = f"the split '{split}' comes from {other}, which is {'the same file as' if same else 'equal to'} {path}"
-        raise InputError(what, fix="name another file, or leave it out: then rows of the one file are held out")

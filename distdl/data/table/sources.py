@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import filecmp
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
+from distdl.data.inputs import check_not_the_same
 from distdl.data.raw import Prepared
-from distdl.data.store import shown
 from distdl.data.table.as_is import prepare_as_is
 from distdl.data.table.options import TableOptions
 from distdl.data.table.prepare import prepare_table
 from distdl.data.table.reader import Table
-from distdl.errors import InputError
 
 
 def prepare_tables(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
@@ -36,17 +33,6 @@ def prepare_splits(options: TableOptions, table: Table, others: Mapping[str, Tab
     chosen = options.label or options.target or options.features
     prepared = (prepare_table if chosen else prepare_as_is)(options, table, others)
     return with_notes(prepared, [table, *others.values()])
-
-
-def check_not_the_same(path: str, test_path: str) -> None:
-    """InputError where the test file is the training file, or a copy of it."""
-    ours, theirs = Path(path), Path(test_path)
-    files = bool(test_path) and ours.is_file() and theirs.is_file()
-    if test_path == path or (files and filecmp.cmp(ours, theirs, shallow=False)):
-        raise InputError(
-            f"test_path={shown(test_path)} holds the same as path={shown(path)}: nothing would be tested",
-            fix="leave test_path out, and rows are held out; or give another file",
-        )
 
 
 def with_notes(prepared: Prepared, tables: list[Table]) -> Prepared:
