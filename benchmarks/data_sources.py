@@ -1,6 +1,6 @@
 """What each source of tables keeps and costs, beside the format's own reader. See README.md.
 
-    python benchmarks/data_sources.py [--gb 0.05] [--rounds 3] [--only csv,parquet] [--output FILE.md]
+    python benchmarks/data_sources.py [--gb 0.05] [--rounds 3] [--only csv,parquet] [--read-only] [--output FILE.md]
 
 To add a source, add a `Case`. Every measurement is a process of its own with one thread; ours and the format's own reader
 take turns, round by round.
@@ -238,8 +238,12 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
             peak["anon"] = max(peak["anon"], int(status.partition("RssAnon:")[2].split()[0]))
 
     import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
 
     import distdl.data.prepare
+    from distdl.data.table import arrow_table, csv_table, json_table, parquet_table  # noqa: F401
 
     pa.set_cpu_count(1)
     threading.Thread(target=watch, daemon=True).start()
@@ -275,7 +279,7 @@ def _touch(batch: Any) -> None:
                 np.frombuffer(buffer, np.uint8)[::4096].sum()
 
 
-def measure(name: str, gb: float, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, gb: float, rounds: int, folder: Path, prepare: bool) -> dict[str, Any]:
     """Medians over the rounds, of the file's own reader, ours, and the whole preparation (once)."""
     path = folder / "numbers"
     CASES[name].write(path, number_tables(int(gb * 1e9), path))
@@ -283,7 +287,10 @@ def measure(name: str, gb: float, rounds: int, folder: Path) -> dict[str, Any]:
     for i in range(rounds):
         for who in ("raw", "ours")[:: 1 if i % 2 else -1]:
             found[who].append(run_child(name, who, path))
-    found["prepare"].append(run_child(name, "prepare", path))
+    if prepare:
+        found["prepare"].append(run_child(name, "prepare", path))
+    else:
+        del found["prepare"]
     middle = {who: statistics.median(r["rows"] / r["seconds"] for r in runs) for who, runs in found.items()}
     return {
         "size_mb": path.stat().st_size / 1e6,
@@ -292,6 +299,10 @@ def measure(name: str, gb: float, rounds: int, folder: Path) -> dict[str, Any]:
         **{f"{who}_peak_mb": max(r["peak_mb"] for r in runs) for who, runs in found.items()},
         **{f"{who}_anon_mb": max(r["anon_mb"] for r in runs) for who, runs in found.items()},
     }
+
+
+def _shown(cost: dict[str, Any], key: str) -> str:
+    return f"{cost[key]:,.0f}" if key in cost else "not run"
 
 
 def run_child(name: str, who: str, path: Path) -> dict[str, float]:
@@ -315,6 +326,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=0.05, help="size of the file that is read")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="names of cases, with commas")
+    parser.add_argument("--read-only", action="store_true", help="do not prepare a data set from the file, too")
     parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -326,11 +338,11 @@ def main() -> None:
     for name in args.only.split(",") if args.only else CASES:
         with tempfile.TemporaryDirectory() as folder:
             types, nulls, damage = check(CASES[name], Path(folder))
-            cost = measure(name, args.gb, args.rounds, Path(folder))
+            cost = measure(name, args.gb, args.rounds, Path(folder), not args.read_only)
         text += (
             f"| {name} | {types} | {nulls} | {damage} | {cost['size_mb']:,.0f} | {cost['ours_rows_s']:,.0f} "
             f"| {cost['ratio']:.2f} | {cost['ours_peak_mb']:,.0f} ({cost['raw_peak_mb']:,.0f}) "
-            f"| {cost['prepare_peak_mb']:,.0f} | {cost['prepare_rows_s']:,.0f} |\n"
+            f"| {_shown(cost, 'prepare_peak_mb')} | {_shown(cost, 'prepare_rows_s')} |\n"
         )
         print(text.splitlines()[-1], flush=True)
     if args.output:

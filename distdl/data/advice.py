@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ ZIPPED = (".gz", ".bz2", ".zst", ".xz")
 NAMED = ("label", "labels", "class", "classes", "target", "targets", "y", "outcome", "response")
 """Names of columns that mean "this is to be predicted", the most telling first."""
 EMPTY = ("", "?", "-", "na", "n/a", "nan", "null", "none")
+FILES = 200
+"""Files of a folder whose names are looked at."""
 LOOKED_AT = 20_000
 """Rows that a guess is made from."""
 PAIRS = (
@@ -44,18 +47,19 @@ SAME = 5
 MOST_NAMES = 1_000
 
 
-def has_ending(path: str | os.PathLike[str], endings: tuple[str, ...]) -> bool:
+def has_ending(path: str | os.PathLike[str], endings: Collection[str]) -> bool:
     """Whether a file's name has one of these endings, whatever its case and however it is compressed."""
     name = os.path.basename(os.fspath(path)).lower()
     for zipped in ZIPPED:
         name = name.removesuffix(zipped)
-    return bool(endings) and name.endswith(endings)
+    return bool(endings) and name.endswith(tuple(endings))
 
 
-def by_ending(path: Path, endings: tuple[str, ...]) -> float:
-    """How well a file fits by its name; a folder, by the names of all files in it."""
+def by_ending(path: Path, endings: Collection[str]) -> float:
+    """How well a file fits by its name; a folder, by the names of the files in it and below it."""
     if path.is_dir():
-        files = [one for one in path.iterdir() if one.is_file() and not one.name.startswith((".", "_"))]
+        below = (one for one in path.rglob("*") if not one.name.startswith((".", "_")) and one.is_file())
+        files = list(islice(below, FILES))
         return BY_ENDING if files and all(has_ending(one, endings) for one in files) else 0.0
     return BY_ENDING if path.is_file() and has_ending(path, endings) else 0.0
 

@@ -107,7 +107,7 @@ def file_system(location: str) -> tuple[Any, str]:
         import fsspec
 
         known = fsspec.filesystem(scheme)
-    except (OSError, ValueError, ImportError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except Exception as error:  # a scheme that nobody knows, a package that is not there, options that are missing
         raise InputError(
             f"{shown(location)} is not a location that can be opened: {shown(error)}",
             allowed="a local path, or a URI such as s3://bucket/file, gs://bucket/file, https://host/file, "

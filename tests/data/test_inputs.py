@@ -148,6 +148,7 @@ def test_a_secret_in_a_uri_is_neither_printed_nor_kept(tmp_path: Path, site: str
         place.replace("right", "hidden"),
         f"http://me:hidden@127.0.0.1:1/{'x' * 5}.csv",
         "no://me:hidden@x/y",
+        "zip://a.csv",
     ):
         with pytest.raises(InputError) as error:
             open_bytes(bad)

@@ -137,7 +137,8 @@ def test_a_file_without_names_is_recognised(tmp_path: Path, text: str) -> None:
     table = CsvTable(path, Told(header=False))
     assert table.names == ["c0", "c1", "c2"] and ",".join(rows(table)[0]) == text.split("\n")[0] and not table.notes
     assert len(rows(table)) == len(text.strip().split("\n")) and table.place(0).endswith(":1")
-    assert CsvTable(path, Told(names=("u", "v", "w"))).names == ["u", "v", "w"]
+    named = CsvTable(path, Told(names=("u", "v", "w")))
+    assert named.names == ["u", "v", "w"] and not named.notes and rows(named) == rows(table)
     assert CsvTable(path, Told(header=True)).names[0] == text.split(",")[0]
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy.signal import ShortTimeFFT
 
-from distdl.data.corpora.speech import Options, _tones, filters, log_mel
+from distdl.data.corpora.speech import Options, _tones
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
+from distdl.data.sounds import filters, log_mel
 from distdl.errors import InputError
 
 
@@ -129,3 +130,10 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, recordings: Path) -> Non
     refused("8 bits and 1 channels")
     (recordings / "0_ann_8.wav").write_bytes(b"MP3")
     refused("no WAV file")
+
+
+def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, recordings: Path) -> None:
+    file = recordings / "0_ann_3.wav"
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"0_ann_3\.wav is cut off: the last 500 bytes"):
+        prepare_dataset("speech", tmp_path / "data", {"path": recordings})

@@ -100,6 +100,17 @@ def test_arrow_files_and_streams_are_told_by_their_first_bytes(tmp_path: Path) -
             ArrowTable(str(tmp_path / name))
 
 
+def test_an_arrow_file_of_large_batches_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "t", pa.table({"a": np.arange(100_000)}), "arrow file", 50_000)
+    opened: list[str] = []
+    real = pa.memory_map
+    monkeypatch.setattr(pa, "memory_map", lambda *a: (opened.append(a[0]), real(*a))[1])
+    for limit, maps in ((1 << 20, 0), (300_000, 1)):
+        monkeypatch.setattr("distdl.data.table.arrow_table.LARGE_BATCH_BYTES", limit)
+        found = pa.Table.from_batches(ArrowTable(path).batches(["a"]))
+        assert (found["a"].to_numpy() == np.arange(100_000)).all() and len(opened) == maps
+
+
 def test_damaged_arrow_is_named(tmp_path: Path) -> None:
     values = pa.table({"a": np.arange(3000), "s": [f"text {i}" for i in range(3000)]})
     for kind in ("arrow file", "arrow stream"):
@@ -253,3 +264,16 @@ def test_columns_as_they_are_can_be_renamed_and_dropped(tmp_path: Path) -> None:
     for bad, match in (({"rename": "ib:key"}, "no column 'ib'"), ({"drop": "nothing"}, "no column 'nothing'")):
         with pytest.raises(InputError, match=match):
             prepare_dataset("parquet", tmp_path / "e", {**options, **bad})
+
+
+def test_columns_as_they_are_are_shared_out_as_asked(tmp_path: Path) -> None:
+    columns = {"a": np.arange(40), "who": [f"p{i // 4}" for i in range(40)], "label": [i % 2 for i in range(40)]}
+    path = write(tmp_path / "t", pa.table(columns), "parquet")
+    manifest = prepare_dataset("parquet", tmp_path / "d", {"path": path, "split_group": "who", "test_fraction": "0.3"})
+    assert list(manifest.columns) == ["a", "label"] and manifest.info["split"]["column"] == "who"
+    groups = [{int(a) // 4 for a in whole(tmp_path / "d", split)["a"]} for split in ("train", "test")]
+    assert groups[0] | groups[1] == set(range(10)) and not groups[0] & groups[1]
+    manifest = prepare_dataset("parquet", tmp_path / "e", {"path": path, "stratify": "true", "drop": "who"})
+    assert np.bincount(whole(tmp_path / "e", "test")["label"]).tolist() == [2, 2]
+    with pytest.raises(InputError, match="there is no label"):
+        prepare_dataset("parquet", tmp_path / "f", {"path": path, "stratify": "true", "drop": "who,label"})

@@ -1,27 +1,42 @@
 """Pictures and masks of the same names, cut into tiles: a class for every pixel.
 
-The masks are grey pictures with one value per class, or the pages of one TIFF, as in the ISBI 2012 challenge
-(train-volume.tif and train-labels.tif). Whole pictures are held out, since neighbouring tiles resemble each other.
+A class is a value of the masks: a grey value of any depth, an index of a palette, or a colour. Both may be the pages of one
+TIFF, as in the ISBI 2012 challenge (train-volume.tif and train-labels.tif). Whole pictures are held out, since neighbouring
+tiles resemble each other.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
+import tarfile
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from distdl.data.formats.images import SUFFIXES
+from distdl.data.folders import Files, open_files
 from distdl.data.manifest import Column
+from distdl.data.pictures import (
+    Look,
+    check_range_in_use,
+    endings,
+    make_look,
+    need_pillow,
+    picture_record,
+    read_header,
+    read_picture,
+    read_values,
+    some_of,
+)
 from distdl.data.raw import Prepared, Rows
-from distdl.errors import InputError
+from distdl.errors import InputError, Problem
 
-MOST_CLASSES = 32
+COLOUR = 1 << 24  # from here on a value is a colour, see `read_values`
 REACH = 5  # sigmas; further away a border weighs less than e^-12
 
 
@@ -30,9 +45,9 @@ class Options:
     """Options of the source `segmentation`."""
 
     images: str
-    """Folder of pictures, or one TIFF of several pages."""
+    """Folder, zip or tar of pictures, or one TIFF of several pages."""
     masks: str
-    """Folder of grey masks of the same names (endings aside), or one TIFF of as many pages."""
+    """Folder, zip or tar of masks of the same names (endings aside), or one TIFF of as many pages."""
     channels: int = 1
     """3 for colour, 1 for grey."""
     tile: tuple[int, int] | None = None
@@ -43,40 +58,70 @@ class Options:
     """The last so many pictures, in the order of the numbers in their names, are the split `test`."""
     sigma: float = 0.0
     """Above 0: a column `border`, 1 where two objects touch and falling with this distance in pixels; see `borders`."""
+    range: tuple[float, float] | None = None
+    """The values of pictures of more than 8 bits that become black and white, as 0,4095; what lies outside of it, too."""
+    background: str = "white"
+    """The colour that transparent pictures lie on."""
+    most_classes: int = 32
+    """More values in the masks than this, at most 256, are refused: masks saved with loss have values in between."""
 
 
 class Page(NamedTuple):
     """One picture: a file, or a page of one."""
 
-    path: Path
+    files: Files | Path
     number: int
+    """Of a file in a folder, or of a page in a file."""
     name: str
+
+    @property
+    def called(self) -> str:
+        """Its name for a person."""
+        return str(self.files) if isinstance(self.files, Path) else self.files.called(self.number)
+
+    @property
+    def frame(self) -> int:
+        """Which of a file's pictures it is."""
+        return self.number if isinstance(self.files, Path) else 0
+
+    def open(self) -> BinaryIO:
+        """Its file, for reading bytes."""
+        return self.files.open("rb") if isinstance(self.files, Path) else self.files.open(self.number)
 
 
 def prepare(options: Options) -> Prepared:
-    """`image` uint8 (C, H, W), `mask` uint8 (H, W) of class numbers in the order of the grey values, and `border`."""
-    if importlib.util.find_spec("PIL") is None:
-        raise InputError(
-            "the source segmentation needs Pillow, which is not installed", fix="pip install 'distdl[images]'"
-        )
-    if options.channels not in (1, 3):
-        raise InputError(f"channels is {options.channels}", allowed="1, 3")
+    """`image` uint8 (C, H, W), `mask` uint8 (H, W) of class numbers in the order of the masks' values, and `border`."""
+    need_pillow("segmentation")
+    look = make_look(options.channels, None, "stretch", options.range, options.background)
     if options.margin < 0 or options.sigma < 0 or (options.tile and min(options.tile) < 1):
         raise InputError(f"tile {options.tile}, margin {options.margin} or sigma {options.sigma} is too small")
-    pairs = _pairs(_pages(options.images), _pages(options.masks))
+    if not 1 <= options.most_classes <= 256:
+        raise InputError(f"most_classes is {options.most_classes}", allowed="1 to 256")
+    left_out: Counter[str] = Counter()
+    pairs = _pairs(_pages(options.images, left_out), _pages(options.masks, left_out))
     if not 0 <= options.test_pictures < len(pairs):
         raise InputError(
             f"test_pictures is {options.test_pictures}, there are {len(pairs)} pictures",
             allowed=f"from 0 to {len(pairs) - 1}",
         )
-    greys = _greys([mask for _, mask in pairs])
-    tile = options.tile or _decode(pairs[0][1], 1).shape[1:]
+    deep = _check_headers(pairs)
+    if not look.range:
+        check_range_in_use((page.called, page.open()) for page in some_of(deep))
+    found = _values_of([mask for _, mask in pairs], options.most_classes)
+    tile = options.tile or _values(pairs[0][1]).shape
     height, width = (side + 2 * options.margin for side in tile)
     columns = {"image": Column("uint8", (options.channels, height, width)), "mask": Column("uint8", (height, width))}
     if options.sigma:
         columns["border"] = Column("float32", (height, width))
-    info = {"classes": [str(grey) for grey in greys]}
-    return Prepared(columns, _chunks(pairs, greys, (tile[0], tile[1]), options), info)
+    classes = [str(value) if value < COLOUR else f"#{value - COLOUR:06x}" for value in found]
+    info = {"classes": classes, "left_out": dict(sorted(left_out.items()))}
+    told = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items()))
+    info |= {"notes": [f"left out: {told}"]} if told else {}
+    preparation = {
+        "image": {**picture_record(look, (height, width)), "tile": list(tile), "margin": options.margin},
+        "mask": {"kind": "class", "version": 1, "classes": classes},
+    }
+    return Prepared(columns, _chunks(pairs, found, (tile[0], tile[1]), look, options), info, preparation)
 
 
 def borders(objects: np.ndarray, sigma: float) -> np.ndarray:
@@ -100,25 +145,25 @@ def borders(objects: np.ndarray, sigma: float) -> np.ndarray:
     return (np.exp(-((first + second) ** 2) / (2 * sigma**2)) * (labels == 0)).astype(np.float32)
 
 
-def _pages(where: str) -> list[Page]:
-    """The pictures of a folder or of a TIFF, in the order of the numbers in their names."""
-    from PIL import Image
-
+def _pages(where: str, left_out: Counter[str]) -> list[Page]:
+    """The pictures of a folder, an archive or a TIFF, in the order of the numbers in their names."""
     path = Path(where)
-    if path.is_dir():
-        files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-        numbers = {file: [(int(n), text) for text, n in re.findall(r"(\D*)(\d+)", file.stem)] for file in files}
-        pages = [Page(file, 0, file.stem) for file in sorted(files, key=lambda file: (numbers[file], file.name))]
+    if path.is_dir() or (path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))):
+        files = open_files(where, endings())
+        if files.forward_only:
+            raise InputError(f"{where} is compressed as a whole", fix="unpack it, or make it a zip or a plain tar")
+        left_out.update(files.left_out)
+        stems = [str(PurePosixPath(name).with_suffix("")) for name in files.names]
+        numbers = [[(int(n), text) for text, n in re.findall(r"(\D*)(\d+)", stem)] for stem in stems]
+        order = sorted(range(len(stems)), key=lambda n: (numbers[n], files.names[n]))
+        pages = [Page(files, n, stems[n]) for n in order]
     elif path.is_file():
-        try:
-            with Image.open(path) as file:
-                pages = [Page(path, n, f"page {n}") for n in range(getattr(file, "n_frames", 1))]
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{path} is not a picture that can be read: {error}", fix="replace it") from error
+        with path.open("rb") as file:
+            pages = [Page(path, n, f"page {n}") for n in range(read_header(file, where).frames)]
     else:
         raise InputError(f"there is no folder or file {where}", fix="check the path")
     if not pages:
-        raise InputError(f"{where} holds no pictures", allowed="the endings " + ", ".join(sorted(SUFFIXES)))
+        raise InputError(f"{where} holds no pictures", allowed="the endings " + ", ".join(sorted(endings())))
     return pages
 
 
@@ -133,43 +178,64 @@ def _pairs(images: list[Page], masks: list[Page]) -> list[tuple[Page, Page]]:
     return [(image, by_name[image.name]) for image in images]
 
 
-def _greys(masks: list[Page]) -> list[int]:
+def _check_headers(pairs: list[tuple[Page, Page]]) -> list[Page]:
+    """The pictures of 16 bits. InputError names all files whose headers are damaged, or that hold several pictures."""
+    deep: list[Page] = []
+    bad: list[Problem] = []
+    stacks: dict[Path, int] = {}  # a TIFF of pages -> its bits, asked once
+    for image, mask in pairs:
+        for page in (image, mask):
+            try:
+                bits = stacks.get(page.files) if isinstance(page.files, Path) else None
+                if bits is None:
+                    with page.open() as file:
+                        header = read_header(file, page.called)
+                    bits = header.bits
+                    if isinstance(page.files, Path):
+                        stacks[page.files] = bits
+                    elif header.frames > 1:
+                        cure = "save them as files of their own"
+                        bad.append(Problem(f"{page.called} holds {header.frames} pictures", fix=cure))
+            except InputError as error:
+                bad += error.problems
+                continue
+            if bits == 16 and page is image:
+                deep.append(page)
+    if bad:
+        raise InputError(*bad)
+    return deep
+
+
+def _values_of(masks: list[Page], most: int) -> list[int]:
     """All values of the masks, in order: the classes."""
     found: set[int] = set()
     for mask in masks:
-        found |= set(np.unique(_decode(mask, 1)).tolist())
-        if len(found) > MOST_CLASSES:
+        found |= set(np.unique(_values(mask)).tolist())
+        if len(found) > most:
             raise InputError(
-                f"{mask.path} brings the masks to {len(found)} grey values, more than {MOST_CLASSES} classes",
-                fix="save masks without smoothing and without lossy compression, as png",
+                f"{mask.called} brings the masks to {len(found)} grey values, more than {most} classes",
+                fix="save masks without smoothing and without lossy compression, as png, or raise most_classes",
             )
     return sorted(found)
 
 
-def _decode(page: Page, channels: int) -> np.ndarray:
-    """One picture as uint8 (C, H, W). InputError that names the file where Pillow cannot read it."""
-    from PIL import Image
-
-    try:
-        with Image.open(page.path) as file:
-            file.seek(page.number)
-            pixels = np.asarray(file.convert("RGB" if channels == 3 else "L"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{page.path} is not a picture that can be read: {error}", fix="replace it") from error
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+def _values(mask: Page) -> np.ndarray:
+    with mask.open() as file:
+        return read_values(file, mask.called, mask.frame)
 
 
 def _chunks(
-    pairs: list[tuple[Page, Page]], greys: list[int], tile: tuple[int, int], options: Options
+    pairs: list[tuple[Page, Page]], values: list[int], tile: tuple[int, int], look: Look, options: Options
 ) -> Iterator[tuple[str, Rows]]:
     """The tiles of one picture at a time."""
     for number, (image_page, mask_page) in enumerate(pairs):
-        image = _decode(image_page, options.channels)  # (C, H, W)
-        mask = np.searchsorted(greys, _decode(mask_page, 1)[0]).astype(np.uint8)  # (H, W)
+        with image_page.open() as file:
+            image = read_picture(file, image_page.called, look, image_page.frame)  # (C, H, W)
+        mask = np.searchsorted(values, _values(mask_page)).astype(np.uint8)  # (H, W)
         height, width = mask.shape
         if image.shape[1:] != mask.shape or height < tile[0] or width < tile[1]:
             raise InputError(
-                f"{image_page.path} ({image_page.name}) has {image.shape[1]} x {image.shape[2]} pixels, its mask "
+                f"{image_page.called} ({image_page.name}) has {image.shape[1]} x {image.shape[2]} pixels, its mask "
                 f"{height} x {width}, a tile {tile[0]} x {tile[1]}",
                 fix="masks as large as their pictures, and a tile that fits into them",
             )
@@ -178,7 +244,7 @@ def _chunks(
             whole["border"] = borders(mask > 0, options.sigma)
         if not options.tile and mask.shape != tile:
             raise InputError(
-                f"{image_page.path} ({image_page.name}) is larger than the first picture",
+                f"{image_page.called} ({image_page.name}) is larger than the first picture",
                 fix=f"cut all of them into tiles: tile={tile[0]}x{tile[1]}",
             )
         rows = {name: _tiles(pixels, tile, options.margin) for name, pixels in whole.items()}

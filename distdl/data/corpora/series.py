@@ -1,12 +1,6 @@
-"""Time series: columns of numbers in a text or CSV file (.gz too), in the order of time.
+"""Time series: columns of numbers in a text or CSV file (.gz too), in the order of time, as windows (`series/windows.py`).
 
-    known by then ......... asked for
-    |<-- lookback -->|<-- steps + 1 - lookback -->|     one row, a window of steps + 1 values
-                     |<------- stride ------->|         the next row begins so much later
-
-The first `train_values` values are the training part, the following `test_values` are the split `test`. No training window
-reaches into the test part; the first test window begins `lookback` values before it, and what it is asked for lies in it.
-With the default stride every value (but the very first) is asked for exactly once.
+The first `train_values` values are the training part, the following `test_values` are the split `test`.
 """
 
 from __future__ import annotations
@@ -20,11 +14,12 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, read_blocks
+from distdl.data.series.windows import WindowOptions, check_windows, windows
 from distdl.errors import InputError, Problem, did_you_mean
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(WindowOptions):
     """Options of the source `series`."""
 
     path: str
@@ -33,12 +28,6 @@ class Options:
     """Names of the columns to take, where the file has a header line; without it all columns."""
     average: int = 1
     """Lines that are averaged to one value, such as 12 for the yearly means of months."""
-    steps: int = 100
-    """Steps of a window; a row holds one value more."""
-    lookback: int = 1
-    """Values at the beginning of a window that are known, not asked for."""
-    stride: int = 0
-    """Values between the beginnings of two windows; 0: as many as a window is asked for."""
     train_values: int = 0
     """Values of the training part; 0: nine tenths of all."""
     test_values: int = 0
@@ -58,7 +47,7 @@ def prepare(options: Options) -> Prepared:
             what = f"a column of {options.path} does not change in its training part"
             raise InputError(what, fix="standardise=false")
     chunks: Iterator[tuple[str, Rows]] = (
-        (split, {"x": _windows((part - mean) / std, options).astype(np.float32)})
+        (split, {"x": windows((part - mean) / std, options).astype(np.float32)})
         for split, part in (("train", train), ("test", test))
     )
     info = {"mean": mean.tolist(), "std": std.tolist()}
@@ -111,9 +100,7 @@ def _averaged(values: np.ndarray, n: int) -> np.ndarray:
 def _parts(values: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """The training part, and the test part with the `lookback` values before it."""
     steps, lookback, have = options.steps, options.lookback, len(values)
-    if steps < 1 or not 1 <= lookback <= steps or options.stride < 0:
-        what = f"steps={steps} lookback={lookback} stride={options.stride}"
-        raise InputError(what, allowed="steps of at least 1, a lookback from 1 to steps, a stride of 0 or more")
+    check_windows(options)
     n_train = options.train_values or have * 9 // 10
     n_test = options.test_values or have - n_train
     problems = []
@@ -127,10 +114,3 @@ def _parts(values: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray
     if problems:
         raise InputError(*problems)
     return values[:n_train], values[n_train - lookback : n_train + n_test]
-
-
-def _windows(values: np.ndarray, options: Options) -> np.ndarray:
-    """(N, steps + 1, D) overlapping windows."""
-    width = options.steps + 1
-    every = np.lib.stride_tricks.sliding_window_view(values, width, axis=0)  # (T - steps, D, steps + 1)
-    return every[:: options.stride or width - options.lookback].swapaxes(1, 2)

@@ -10,9 +10,7 @@ Without a path: the ten digits as telephone tones (DTMF), with a little noise, w
 
 from __future__ import annotations
 
-import io
 import re
-import wave
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.sounds import log_mel, read_plain_wav, samples_of
 from distdl.errors import InputError
 
 LARGEST_BYTES = 8 * 2**30
@@ -139,7 +138,7 @@ def _read(path: str) -> tuple[list[Recording], int]:
     recordings, rates = [], {}
     for name in sorted(files):
         word, speaker, take = NAME.search(name).groups()  # type: ignore[union-attr]
-        sound, rates[name] = _sound(files[name], name)
+        sound, rates[name] = read_plain_wav(files[name], name)
         recordings.append(Recording(word, speaker, int(take), sound))
     first = next(iter(rates))
     if other := [name for name in rates if rates[name] != rates[first]]:
@@ -164,20 +163,6 @@ def _refuse_size(path: str, sizes: list[int]) -> None:
         raise InputError(what, allowed=f"{LARGEST_BYTES / 2**30:.0f} GiB", fix="prepare them in parts")
 
 
-def _sound(content: bytes, name: str) -> tuple[np.ndarray, int]:
-    """16-bit PCM -> samples in -1..1, and how many there are in a second."""
-    try:
-        with wave.open(io.BytesIO(content)) as file:
-            form, rate = (file.getsampwidth(), file.getnchannels()), file.getframerate()
-            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2" if form[0] == 2 else "u1")
-    except (wave.Error, EOFError, ValueError) as error:
-        raise InputError(f"{name} is no WAV file: {error}") from error
-    if form != (2, 1):
-        what = f"{name} has {8 * form[0]} bits and {form[1]} channels"
-        raise InputError(what, fix="convert it to 16 bits and one channel")
-    return samples / 2**15, rate
-
-
 def _tones(options: Options, rate: int = 8000) -> tuple[list[Recording], int]:
     """Each digit as the two tones of its key, 0.1 to 0.2 s long, as loud and as noisy as the speaker is."""
     random = np.random.default_rng(options.seed)
@@ -198,7 +183,7 @@ def _strings(recordings: list[Recording], rate: int, options: Options, place: in
     if options.longest == 1:
         return [[r] for r in recordings]
     random = np.random.default_rng([options.seed, place])
-    room = _samples(options.frames, rate)
+    room = samples_of(options.frames, rate)
     strings: list[list[Recording]] = []
     wanted = 0
     for _ in range(1 if place else options.passes):
@@ -225,31 +210,4 @@ def _label(string: list[Recording], words: list[str], options: Options) -> list[
 
 def _log_mels(string: list[Recording], rate: int, options: Options) -> np.ndarray:
     sound = np.concatenate([r.sound for r in string])
-    return log_mel(sound[: _samples(options.frames, rate)], rate, options.mels)
-
-
-def _samples(frames: int, rate: int) -> int:
-    """Samples that so many frames cover."""
-    return (frames - 1) * (rate // 100) + rate // 40
-
-
-def log_mel(sound: np.ndarray, rate: int, mels: int) -> np.ndarray:
-    """(samples,) -> (frames, mels): logarithms of the filters' energies; at least one frame."""
-    width, hop = rate // 40, rate // 100
-    sound = np.pad(sound, (0, max(0, width - len(sound))))
-    frames = np.lib.stride_tricks.sliding_window_view(sound, width)[::hop] * np.hamming(width)  # (T, width)
-    bins = 2 ** (width - 1).bit_length()
-    power = np.abs(np.fft.rfft(frames, bins)) ** 2  # (T, bins // 2 + 1)
-    return np.log(power @ filters(rate, bins, mels).T + 1e-8)
-
-
-def filters(rate: int, bins: int, mels: int) -> np.ndarray:
-    """(mels, bins // 2 + 1) triangles whose corners are evenly spaced on the mel scale from 0 to half the rate.
-
-    A side narrower than the distance of two bins is as wide as that, so that no filter is empty."""
-    mel = lambda f: 1127 * np.log1p(f / 700)  # noqa: E731
-    corners = 700 * np.expm1(np.linspace(0, mel(rate / 2), mels + 2) / 1127)  # (mels + 2,) Hz
-    peak, apart = corners[1:-1, None], rate / bins
-    low, high = np.minimum(corners[:-2, None], peak - apart), np.maximum(corners[2:, None], peak + apart)
-    f = np.arange(bins // 2 + 1) * apart
-    return np.maximum(np.minimum((f - low) / (peak - low), (high - f) / (high - peak)), 0)
+    return log_mel(sound[: samples_of(options.frames, rate)], rate, options.mels)

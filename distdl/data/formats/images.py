@@ -1,159 +1,203 @@
-"""Pictures in one folder per class (png, jpg, bmp, gif, webp, tiff, ppm), decoded and resized once."""
+"""Pictures in one folder per class, or with a table of labels; in a folder, a zip or a tar. Decoded and resized once.
+
+Each format that Pillow decodes is taken; what becomes of 16 bits, transparency, EXIF and palettes is written in
+`distdl/data/pictures.py`, which folder is a class or a split in `distdl/data/class_folders.py`.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from distdl.data.advice import SURE, Advice, Wish
-from distdl.data.classes import in_order
+from distdl.data.advice import SURE, Advice, Wish, has_ending
+from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
-from distdl.errors import InputError
+from distdl.data.pictures import (
+    Look,
+    check_range_in_use,
+    endings,
+    make_look,
+    need_pillow,
+    picture_record,
+    read_header,
+    read_picture,
+    some_of,
+)
+from distdl.data.raw import Prepared
+from distdl.errors import InputError, Problem
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-CHUNK_PICTURES = 64
+CHUNK_PICTURES, CHUNK_BYTES = 64, 16 << 20
 ADVISED_SIDE = 64
 """Pixels that pictures are resized to where they differ, or are larger than twice that."""
-LOOKED_AT = 200
+FRAMES = ("refuse", "first", "all")
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
+class Options(FolderOptions):
     """Options of the source `images`."""
 
     path: str
-    """Folder with one folder of pictures per class."""
+    """Folder, zip or tar with one folder of pictures per class."""
     size: tuple[int, int] | None = None
     """Height and width to resize to, as 224x224; without it all pictures must have the same size."""
     channels: int = 3
     """3 for colour, 1 for grey."""
-    test_path: str = ""
-    """A folder of the same classes that becomes the split `test`; then nothing is held out of `path`."""
+    fit: str = "stretch"
+    """How a picture comes to `size`: `stretch`, `crop` in the middle, or `pad` with the background."""
+    range: tuple[float, float] | None = None
+    """The values of pictures of more than 8 bits that become black and white, as 0,4095; what lies outside of it, too.
+    Without it 16 bits have 0,65535 and real numbers 0,1."""
+    background: str = "white"
+    """The colour that transparent pictures lie on."""
+    frames: str = "refuse"
+    """Animations and TIFFs of several pages: `refuse` them, take the `first` frame, or `all` as pictures of their own."""
+
+
+@dataclass
+class _Facts:
+    """What the headers of all pictures say."""
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    first_of_size: dict[tuple[int, int], str] = field(default_factory=dict)
+    modes: Counter[str] = field(default_factory=Counter)
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each part, by its split, the number of rows that each file gives."""
+    moving: list[str] = field(default_factory=list)
+    deep: list[tuple[Part, int]] = field(default_factory=list)
+    """Of pictures of 16 bits."""
+    transparent: int = 0
+    turned: int = 0
 
 
 def prepare(options: Options) -> Prepared:
     """`image` uint8 (C, H, W) and `label` int64; the classes are the folder names in their order (classes.py)."""
-    if importlib.util.find_spec("PIL") is None:
-        raise InputError("the source images needs Pillow, which is not installed", fix="pip install 'distdl[images]'")
-    check_fraction(options.test_fraction)
-    if options.channels not in (1, 3):
-        raise InputError(f"channels is {options.channels}", allowed="1, 3")
-    if options.size and min(options.size) < 1:
-        raise InputError(f"size is {options.size}", allowed="two sizes of at least 1, as 224x224")
-    pictures, classes = _find(options.path)
-    size = options.size or _decode(pictures[0][0], options.channels, None).shape[1:]
-    test_pictures: list[tuple[Path, int]] = []
-    if options.test_path:
-        test_pictures, test_classes = _find(options.test_path)
-        if test_classes != classes:
-            raise InputError(
-                f"the classes of {options.test_path} are not those of {options.path}", allowed=", ".join(classes)
-            )
+    need_pillow("images")
+    look = make_look(options.channels, options.size, options.fit, options.range, options.background)
+    if options.frames not in FRAMES:
+        raise InputError(f"frames is '{options.frames}'", allowed=", ".join(FRAMES))
+    found = find(options.path, options, endings(), "pictures")
+    facts = _read_headers(found, options.frames)
+    size = options.size or _common_size(facts)
+    if not look.range:
+        check_range_in_use((part.called(i), part.open(i)) for part, i in some_of(facts.deep))
+    pictures = {"modes": dict(facts.modes), "transparent": facts.transparent, "turned": facts.turned}
+    chunk = max(1, min(CHUNK_PICTURES, CHUNK_BYTES // (options.channels * size[0] * size[1])))
     return Prepared(
         {"image": Column("uint8", (options.channels, *size)), "label": Column("int64")},
-        _chunks(pictures, test_pictures, options, (size[0], size[1])),
-        {"classes": classes},
-        rows=len(pictures) + len(test_pictures),
+        rows_of(
+            found,
+            chunk,
+            lambda part, i: _pictures(part, i, facts.frames[part.split][i], look, size),
+        ),
+        {**found.info(_notes(facts, options)), "pictures": pictures},
+        {"image": {**picture_record(look, size), "frames": options.frames}, "label": found.label_record()},
     )
 
 
-def _chunks(
-    pictures: list[tuple[Path, int]], test_pictures: list[tuple[Path, int]], options: Options, size: tuple[int, int]
-) -> Iterator[tuple[str, Rows]]:
-    yield from hold_out(_rows(pictures, options, size), 0 if test_pictures else options.test_fraction)
-    for rows in _rows(test_pictures, options, size):
-        yield "test", rows
+def _read_headers(found: Found, frames: str) -> _Facts:
+    """Opens every picture before any is decoded, so that all that is wrong with headers is told at once."""
+    facts = _Facts(frames={part.split: np.ones(len(part.numbers), np.int32) for part in found.parts})
+    bad: list[Problem] = []
+    for part, i, name, header in headers_of(found, read_header, bad):
+        size = (header.height, header.width)
+        facts.sizes[size] += 1
+        facts.first_of_size.setdefault(size, name)
+        facts.modes[header.mode] += 1
+        facts.transparent += header.transparent
+        facts.turned += header.turned
+        if header.bits == 16:
+            facts.deep.append((part, i))
+        if header.frames > 1:
+            facts.moving.append(name)
+            facts.frames[part.split][i] = header.frames if frames == "all" else 1
+    if facts.moving and frames == "refuse":
+        what = f"{len(facts.moving):,} files hold several pictures: {', '.join(facts.moving[:5])}"
+        bad.append(Problem(what, fix="frames=first takes the first one, frames=all each as a picture of its own"))
+    refuse_all(bad)
+    return facts
 
 
-def _find(folder: str) -> tuple[list[tuple[Path, int]], list[str]]:
-    """(picture, class number) in a fixed order, and the names of the classes."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"there is no folder {folder}", fix="check the path")
-    classes = in_order(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    pictures = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if not pictures:
-        raise InputError(
-            f"{folder} holds no folders with pictures",
-            allowed="folder/class/picture with one of the endings " + ", ".join(sorted(SUFFIXES)),
+def _common_size(facts: _Facts) -> tuple[int, int]:
+    """The size that all pictures have. InputError names one of each other size."""
+    sizes = iter(facts.first_of_size.items())
+    first, _ = next(sizes)
+    problems = [
+        Problem(
+            f"{name} has {size[0]} x {size[1]} pixels, the first picture has {first[0]} x {first[1]}",
+            fix=f"resize all of them: size={first[0]}x{first[1]}",
         )
-    return pictures, classes
+        for size, name in sizes
+    ]
+    if problems:
+        told = ", ".join(f"{count:,} of {h} x {w}" for (h, w), count in facts.sizes.most_common(5))
+        raise InputError(*problems[:5], f"there are {len(facts.sizes):,} sizes: {told}")
+    return first
 
 
-def _rows(pictures: list[tuple[Path, int]], options: Options, size: tuple[int, int]) -> Iterator[Rows]:
-    for start in range(0, len(pictures), CHUNK_PICTURES):
-        chunk = pictures[start : start + CHUNK_PICTURES]
-        images = []
-        for path, _ in chunk:
-            images.append(_decode(path, options.channels, options.size))
-            if images[-1].shape[1:] != size:
-                raise InputError(
-                    f"{path} has {images[-1].shape[1]} x {images[-1].shape[2]} pixels, the first picture has "
-                    f"{size[0]} x {size[1]}",
-                    fix=f"resize all of them: size={size[0]}x{size[1]}",
-                )
-        yield {"image": np.stack(images), "label": np.array([label for _, label in chunk], np.int64)}
+def _notes(facts: _Facts, options: Options) -> list[str]:
+    """Sentences about what became of unusual pictures."""
+    low, high = options.range or (0, 65535)
+    deep = sum(count for mode, count in facts.modes.items() if mode.startswith("I"))
+    real = facts.modes["F"]
+    told = {
+        f"{facts.turned:,} pictures were turned upright, as their EXIF says": facts.turned,
+        f"{facts.transparent:,} pictures have transparency and lie on {options.background}": facts.transparent,
+        f"{deep:,} pictures of 12 or 16 bits were scaled, {low:g} to {high:g} to 0 to 255": deep,
+        f"{real:,} pictures of real numbers were scaled to 0 to 255": real,
+        f"{len(facts.moving):,} files hold several pictures: frames={options.frames}": len(facts.moving),
+    }
+    return [sentence for sentence, count in told.items() if count]
 
 
-def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    """One picture as uint8 (C, H, W). InputError that names the file where Pillow cannot read it."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB" if channels == 3 else "L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a picture that can be read: {error}", fix="replace or remove it") from error
-    if size:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+    name = part.called(i)
+    for frame in range(frames):
+        with part.open(i) as file:
+            picture = read_picture(file, name, look, frame)
+        if picture.shape[1:] != size:
+            what = f"{name} has {picture.shape[1]} x {picture.shape[2]} pixels in picture {frame + 1}"
+            raise InputError(
+                what, allowed=f"{size[0]} x {size[1]}", fix=f"resize all of them: size={size[0]}x{size[1]}"
+            )
+        yield {"image": picture}
 
 
 def recognise(path: Path) -> float:
-    """A folder of folders with pictures: the first ones found say so."""
-    folders = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
-    return (
-        SURE
-        if any(file.suffix.lower() in SUFFIXES for folder in folders for file in islice(folder.rglob("*"), 20))
-        else 0.0
-    )
+    """A folder of folders with pictures, or a zip or tar of some."""
+    if path.is_dir():
+        folders = [folder for folder in path.iterdir() if folder.is_dir()]
+        some = (file for folder in folders for file in islice(folder.rglob("*"), 200))
+        return SURE if any(file.suffix.lower() in endings() for file in some) else 0.0
+    if not has_ending(path, (".zip", ".tar", ".tgz")):
+        return 0.0
+    try:
+        return SURE if find(str(path), Options(str(path)), endings(), "pictures").parts else 0.0
+    except InputError:
+        return 0.0
 
 
 def advise(path: str, wish: Wish) -> Advice:
     """One size for all, and whether they have colours, for `distdl init`."""
-    if wish.label or wish.target:
-        raise InputError(f"{path} is a folder of pictures: the folder of a picture is its class, no column is")
-    from PIL import Image
-
-    sizes, grey = set(), True
-    pictures = _find(path)[0]
-    for place in pictures[:: max(1, len(pictures) // LOOKED_AT)]:
-        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(place[0]) as picture:
-            sizes.add(picture.size)
-            grey = grey and picture.mode in ("1", "L", "LA")
+    if wish.options():
+        raise InputError(f"{path} holds pictures: the folder of a picture is its class, no column is")
+    need_pillow("images")
+    facts = _read_headers(find(path, Options(path), endings(), "pictures"), "first")
     options: dict[str, object] = {"path": path}
     because = {}
-    if grey and sizes:
-        options["channels"], because["channels"] = 1, "all pictures that were looked at are grey"
-    if len(sizes) > 1:
+    if all(mode in ("1", "L", "LA") or mode.startswith("I") for mode in facts.modes):
+        options["channels"], because["channels"] = 1, "all pictures are grey"
+    if facts.moving:
+        options["frames"], because["frames"] = "first", f"{len(facts.moving):,} files hold several pictures"
+    if len(facts.sizes) > 1:
         because["size"] = "the pictures differ in size"
-    elif any(max(size) > 2 * ADVISED_SIDE for size in sizes):
-        because["size"] = f"the pictures have {min(sizes)[1]} x {min(sizes)[0]} pixels, which is much for a first run"
+    elif any(max(size) > 2 * ADVISED_SIDE for size in facts.sizes):
+        because["size"] = "the pictures are large for a first run"
     if "size" in because:
-        side = min(ADVISED_SIDE, *(side for size in sizes for side in size))
+        side = min(ADVISED_SIDE, *(side for size in facts.sizes for side in size))
         options["size"] = f"{side}x{side}"
     return Advice(options, because)

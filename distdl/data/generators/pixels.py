@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from distdl.data.manifest import Column
+from distdl.data.pictures import check_range_in_use, make_look, need_pillow, read_header, read_picture
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
@@ -23,6 +24,10 @@ class Options:
     """The picture; without it, scikit-learn's flower.jpg."""
     size: int = 128
     """Pixels of a side: the largest square in the middle is scaled to that."""
+    range: tuple[float, float] | None = None
+    """The values of a picture of more than 8 bits that are black and white, as 0,4095; what lies outside of it, too."""
+    background: str = "white"
+    """The colour that a transparent picture lies on."""
     held_out: bool = False
     """Train on every other pixel of every other row and test on the rest (Tancik et al. 2020); else both have all."""
 
@@ -43,22 +48,29 @@ def prepare(options: Options) -> Prepared:
 
 def _picture(options: Options) -> np.ndarray:
     """(S, S, 3) float32 from 0 to 1."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise InputError("the source pixels needs Pillow", fix="pip install 'distdl[images]'") from None
-    if options.path and not Path(options.path).is_file():
-        raise InputError(f"there is no file {options.path}", fix="check the path")
-    try:
-        image = Image.open(options.path) if options.path else Image.fromarray(_flower())
-        image = image.convert("RGB")
-    except OSError as error:
-        raise InputError(f"{options.path} is not a picture: {error}") from error
-    side = min(image.size)
-    left, top = ((n - side) // 2 for n in image.size)
+    need_pillow("pixels")
+    from PIL import Image
+
+    pixels = _read(options) if options.path else _flower()
+    side = min(pixels.shape[:2])
+    top, left = ((n - side) // 2 for n in pixels.shape[:2])
     box = (left, top, left + side, top + side)
-    scaled = image.resize((options.size, options.size), Image.Resampling.BOX, box=box)
+    scaled = Image.fromarray(pixels).resize((options.size, options.size), Image.Resampling.BOX, box=box)
     return np.asarray(scaled, np.float32) / 255
+
+
+def _read(options: Options) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    if not Path(options.path).is_file():
+        raise InputError(f"there is no file {options.path}", fix="check the path")
+    look = make_look(3, None, "stretch", options.range, options.background)
+    header = read_header(options.path, options.path)
+    if header.frames > 1:
+        raise InputError(f"{options.path} holds {header.frames} pictures", fix="save the one you want by itself")
+    if header.bits == 16 and not look.range:
+        with open(options.path, "rb") as file:
+            check_range_in_use([(options.path, file)])
+    return np.ascontiguousarray(read_picture(options.path, options.path, look).transpose(1, 2, 0))
 
 
 def _flower() -> np.ndarray:

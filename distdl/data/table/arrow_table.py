@@ -16,8 +16,8 @@ from distdl.errors import InputError
 
 ENDINGS = (".arrow", ".feather", ".ipc", ".arrows")
 FILE, FEATHER_1, STREAM, STREAM_END = b"ARROW1", b"FEA1", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"
-REOPEN_BYTES = 64 << 20
-"""A mapped file counts as memory until it is let go."""
+LARGE_BATCH_BYTES = 64 << 20
+"""A file with larger ones is mapped, so that a batch need not fit into memory; reading is faster, and holds less."""
 
 
 def open_arrow(path: str) -> Table:
@@ -29,7 +29,7 @@ class ArrowTable(TypedTable):
     """An Arrow file or stream. InputError: it is neither, or it is damaged."""
 
     def __init__(self, location: str):
-        self._location = location
+        self._location, self._mapped = location, False
         with open_bytes(location) as file:
             first = file.read(8)
         self._is_file = first.startswith(FILE)
@@ -38,6 +38,8 @@ class ArrowTable(TypedTable):
         try:
             with self._source() as source, self._reader(source, None) as reader:
                 schema = reader.schema
+                if self._is_file:
+                    self._mapped = source.size() > LARGE_BATCH_BYTES * max(1, reader.num_record_batches)
             ended = self._is_file or self._ends()
         except FileNotFoundError as error:
             raise unreachable(location, error) from None
@@ -72,7 +74,7 @@ class ArrowTable(TypedTable):
         if is_remote(self._location):
             filesystem, inside = file_system(self._location)
             return filesystem.open_input_file(inside)
-        return pa.memory_map(self._location) if self._is_file else pa.OSFile(self._location)
+        return pa.memory_map(self._location) if self._mapped else pa.OSFile(self._location)
 
     def _reader(self, source: Any, columns: list[int] | None) -> Any:
         options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False)
@@ -92,15 +94,9 @@ class ArrowTable(TypedTable):
             yield from pieces(batch)
 
     def _file_batches(self, fields: list[int]) -> Iterator[pa.RecordBatch]:
-        done, count = 0, 1
-        while done < count:
-            size = 0
-            with self._source() as source, self._reader(source, fields) as reader:
-                count = reader.num_record_batches
-                while done < count and size < REOPEN_BYTES:
-                    batch = reader.get_batch(done)
-                    done, size = done + 1, size + batch.nbytes
-                    yield batch
+        with self._source() as source, self._reader(source, fields) as reader:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
 
     def _stream_batches(self, fields: list[int]) -> Iterator[pa.RecordBatch]:
         with self._source() as source, self._reader(source, fields) as reader:

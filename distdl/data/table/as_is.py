@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,25 +27,27 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
     if first is None:
         raise InputError(f"{table.path} has no rows")
     columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
-    splitter = Splitter(
-        options, names=list(kept), label="label", where=table.path, place=table.place, tested="test" in others
-    )
+    label, tested = "label" if "label" in kept else "", "test" in others
+    splitter = Splitter(options, names=list(kept), label=label, where=table.path, place=table.place, tested=tested)
     if splitter.looks:
         splitter.look(_rows(table, columns, kept))
 
     def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from splitter.share(numbered(_rows(table, columns, kept)))
-        for split, other in others.items():
-            for rows in numbered(_rows(other, columns, kept)):
-                yield split, rows
+        shares = itertools.chain(
+            splitter.share(numbered(_rows(table, columns, kept))),
+            ((split, rows) for split, other in others.items() for rows in numbered(_rows(other, columns, kept))),
+        )
+        for split, rows in shares:
+            yield split, {name: values for name, values in rows.items() if name not in splitter.apart}
 
     def place(split: str, column: str, row: int) -> str:
         return others.get(split, table).place(row)
 
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
-    info = {"classes": next(iter(named.values()))} if len(named) == 1 else {}
-    return Prepared(columns, chunks(), info, preparation, place=place)
+    info = {"split": splitter.record(), **({"classes": next(iter(named.values()))} if len(named) == 1 else {})}
+    learned = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(learned, chunks(), info, preparation, place=place)
 
 
 def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:

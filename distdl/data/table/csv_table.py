@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from distdl.data.store import is_remote, shown
-from distdl.data.table.dialect import BLANKS, Dialect, Told, read_records, sniff
+from distdl.data.table.dialect import BLANKS, Dialect, Told, decodes, read_records, sniff
+from distdl.data.table.reader import doubled
 from distdl.data.unpack import ENDINGS, open_unpacked
 from distdl.errors import InputError
 
@@ -53,7 +54,7 @@ class CsvTable:
                     f"{', '.join(dialect.names[:5])}",
                     fix="header=yes reads what names= says instead of that line, header=no reads it as a row",
                 )
-            if told.header is None and dialect.header:  # nothing told, and now somebody has
+            if told.header is None:  # names= says that the first line has none
                 self.dialect = sniff(self._location, Told(**{**vars(told), "header": False}))
             if len(told.names) != len(dialect.names):
                 raise InputError(
@@ -73,11 +74,7 @@ class CsvTable:
             )
 
     def _check_names(self, every: list[str]) -> None:
-        double = (
-            sorted({name for name in self.names if self.names.count(name) > 1})
-            if len(set(self.names)) < len(self.names)
-            else []
-        )
+        double = doubled(self.names)
         if double:
             raise InputError(f"{self.path} has two columns of the same name: {', '.join(double)}", fix="names=...")
         if not self.names:
@@ -169,7 +166,7 @@ class CsvTable:
         if isinstance(error, UnicodeError) or "invalid UTF8" in str(error):
             with open_unpacked(self._location) as file:
                 for number, line in enumerate(file, 1):
-                    if not _decodes(line, self.dialect.encoding):
+                    if not decodes(line, self.dialect.encoding):
                         return InputError(
                             f"a line is not {self.dialect.encoding}: {line.strip()[:40]!r}",
                             where=f"{self.path}:{number}",
@@ -223,14 +220,6 @@ class _OneBlank(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-def _decodes(line: bytes, encoding: str) -> bool:
-    try:
-        line.decode(encoding)
-        return True
-    except UnicodeError:
-        return False
 
 
 CSV_ENDINGS = tuple(

@@ -175,7 +175,7 @@ def _encoding(sample: bytes, told: str, path: str) -> tuple[str, list[str]]:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
         return "utf-8", []
     except UnicodeDecodeError as error:
-        name = "cp1252" if _decodes(sample, "cp1252") else "latin-1"
+        name = "cp1252" if decodes(sample, "cp1252") else "latin-1"
         begin, end = sample.rfind(b"\n", 0, error.start) + 1, error.start
         near = sample[max(begin, end - 20) : end + 20].split(b"\n")[0].decode(name, "replace").strip()
         line = sample.count(b"\n", 0, error.start) + 1
@@ -187,11 +187,12 @@ def _other_source(sample: bytes) -> str:
     return next((f"use the source {name}" for magic, name in known.items() if sample.startswith(magic)), "")
 
 
-def _decodes(sample: bytes, encoding: str) -> bool:
+def decodes(sample: bytes, encoding: str) -> bool:
+    """Whether these bytes are a text in that encoding."""
     try:
         sample.decode(encoding)
         return True
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from distdl.data.store import shown
+from distdl.data.table.reader import doubled
 from distdl.data.table.typed import TypedTable, pieces
 from distdl.data.unpack import ENDINGS as PACKED
 from distdl.data.unpack import open_unpacked
@@ -191,6 +192,5 @@ def _values(name: str, value: Any) -> Iterator[tuple[str, Any, str]]:
 def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the field '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+        raise ValueError(f"the field '{doubled([name for name, _ in pairs])[0]}' stands there twice")
     return found

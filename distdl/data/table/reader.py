@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -38,3 +39,8 @@ class Table(Protocol):
     def place(self, row: int) -> str:
         """Where a row (from 0) is, for a person: `file:line`."""
         ...
+
+
+def doubled(names: Sequence[str]) -> list[str]:
+    """The names that stand there more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)

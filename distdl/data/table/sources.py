@@ -38,4 +38,5 @@ def prepare_splits(options: TableOptions, table: Table, others: Mapping[str, Tab
 def with_notes(prepared: Prepared, tables: list[Table]) -> Prepared:
     """With what the readers recognised that a person should know: it is said, and kept in the manifest."""
     notes = [note for table in tables for note in getattr(table, "notes", [])]
+    notes += prepared.info.get("notes", [])
     return dataclasses.replace(prepared, info={**prepared.info, "notes": notes}) if notes else prepared

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distdl.data.store import shown
+from distdl.data.table.reader import doubled
 from distdl.errors import InputError
 
 BATCH_BYTES = 4 << 20
@@ -42,11 +43,7 @@ class TypedTable:
             else:
                 fields += self._leaves(field.name, field.type, field.name, ())
         self.names: list[str] = [field.name for field in fields]
-        double = (
-            sorted({name for name in self.names if self.names.count(name) > 1})
-            if len(set(self.names)) < len(self.names)
-            else []
-        )
+        double = doubled(self.names)
         if double:
             raise InputError(f"{self.path} has two columns of the same name: {', '.join(double)}")
         self.schema = pa.schema(fields)

@@ -1,0 +1,125 @@
+"""Weka's ARFF (.gz too) as a table: numbers, nominal values, strings and dates, dense or sparse (`series/arff.py`).
+
+Series in ARFF (a relational attribute, as the UEA archive has them) are read by the source `ts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distdl.data.raw import Prepared
+from distdl.data.series.arff import ArffFile, Attribute, is_missing
+from distdl.data.series.lines import number
+from distdl.data.series.pairs import find_pair
+from distdl.data.table.options import TableOptions
+from distdl.data.table.prepare import prepare_table
+from distdl.data.table.reader import Table
+from distdl.errors import InputError
+
+CHUNK_VALUES = 1 << 18
+TYPES = {"numeric": pa.float64(), "nominal": pa.string(), "string": pa.string(), "date": pa.timestamp("ms")}
+
+
+@dataclass(frozen=True)
+class Options(TableOptions):
+    """Options of the source `arff`."""
+
+    path: str
+    """The file; `Name_TEST.arff` beside `Name_TRAIN.arff` is the split `test`."""
+    test_path: str = field(default="", kw_only=True)
+    """A file of the same attributes that becomes the split `test`; then nothing is held out of `path`."""
+
+
+def prepare(options: Options) -> Prepared:
+    """`x` float32 (F,), and `label` int64 or `y` float32."""
+    train, test, notes = find_pair(options.path, options.test_path, (".arff",))
+    others: dict[str, Table] = {"test": ArffTable(test)} if test else {}
+    prepared = prepare_table(options, ArffTable(train), others)
+    notes += prepared.info.get("notes", [])
+    return replace(prepared, info={**prepared.info, "notes": notes})
+
+
+class ArffTable:
+    """An ARFF file as a table."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = ArffFile(path)
+        if bags := [a.name for a in self._file.attributes if a.kind == "relational"]:
+            raise InputError(
+                f"the attribute {bags[0]} of {path} holds tables, not values", fix="as series: distdl data prepare ts"
+            )
+        self.schema = pa.schema({a.name: TYPES[a.kind] for a in self._file.attributes})
+        self.names: list[str] = self.schema.names
+        self.classes: dict[str, list[str]] = {}
+        """None: nominal values come as text, in the one order of classes."""
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The chosen columns; None is missing. InputError names line and value of what is not of its type."""
+        places = [self.names.index(name) for name in names]
+        chosen = [(i, self._file.attributes[i]) for i in places]
+        schema = pa.schema([self.schema.field(i) for i in places])
+        at_once = max(1, CHUNK_VALUES // len(self.names))
+        rows: list[list[str]] = []
+        lines: list[int] = []
+
+        def batch() -> pa.RecordBatch:
+            columns = [self._column([row[i] for row in rows], attribute, lines) for i, attribute in chosen]
+            return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema)
+
+        for n, row in self._file.rows():
+            rows.append(row)
+            lines.append(n)
+            if len(rows) == at_once:
+                yield batch()
+                rows, lines = [], []
+        if rows:
+            yield batch()
+
+    def _column(self, values: list[str], attribute: Attribute, lines: list[int]) -> Any:
+        if attribute.kind == "numeric":
+            try:  # the common case, several times as fast
+                found = np.array([float(value) for value in values])
+                if np.isfinite(found).all() and not any("_" in value for value in values):
+                    return found
+            except ValueError:
+                pass
+        return [
+            None if is_missing(value) else _value(value, attribute, f"{self.path}:{n}")
+            for value, n in zip(values, lines)
+        ]
+
+    def place(self, row: int) -> str:
+        """`file:line`, found by reading again: blank lines and comments count."""
+        for i, (n, _) in enumerate(self._file.rows()):
+            if i == row:
+                return f"{self.path}:{n}"
+        return self.path
+
+
+def _value(text: str, attribute: Attribute, where: str) -> Any:
+    """A value of its type."""
+    allowed = ""
+    if attribute.kind == "string":
+        return str(text)
+    if attribute.kind == "nominal":
+        if text in attribute.values:
+            return str(text)
+        allowed = ", ".join(attribute.values[:20])
+    elif attribute.kind == "numeric":
+        found = number(text)
+        if abs(found) < float("inf"):
+            return found
+        allowed = "a finite number, or ? for a missing one"
+    else:
+        try:
+            return datetime.strptime(text, attribute.form)
+        except ValueError:
+            allowed = f"a date as {datetime(2024, 12, 31, 23, 59, 58).strftime(attribute.form)}"
+    raise InputError(f"the {attribute.kind} attribute {attribute.name} is {text!r:.60}", where=where, allowed=allowed)

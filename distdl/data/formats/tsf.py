@@ -1,0 +1,228 @@
+"""Forecasting series of the Monash archive (`.tsf`), as windows (`series/windows.py`).
+
+    @attribute series_name string
+    @attribute start_timestamp date
+    @frequency daily
+    @horizon 8
+    @missing false
+    @equallength false
+    @data
+    T1:1979-01-01 00-00-00:25092.2,24271.5,?        the attributes in their order, then the values; "?" is missing
+
+Each series is cut in two by itself: its last `test_values` values are the split `test`, what is before them is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from distdl.data.manifest import Column
+from distdl.data.raw import Prepared, Rows
+from distdl.data.series.labelled import filled
+from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
+from distdl.data.series.windows import WindowOptions, check_windows, windows
+from distdl.errors import InputError, did_you_mean
+
+KEYS = ("relation", "attribute", "frequency", "horizon", "missing", "equallength")
+KINDS = ("string", "date", "numeric")
+MOMENT = "%Y-%m-%d %H-%M-%S"
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Options(WindowOptions):
+    """Options of the source `tsf`."""
+
+    path: str
+    """The file (.gz too)."""
+    test_values: int = field(default=0, kw_only=True)
+    """Values at the end of each series that are the split `test`; 0: the file's @horizon, else a tenth of the series."""
+    normalise: Literal["none", "series"] = field(default="none", kw_only=True)
+    """series: each series to mean 0 and deviation 1 of its training part; its test part is moved by the same numbers."""
+    missing: Literal["refuse", "interpolate", "mean", "zero"] = field(default="refuse", kw_only=True)
+    """What a missing value becomes: a straight line between its neighbours, the mean of its part, or 0. Training and test
+    part are filled each from its own values."""
+
+
+@dataclass
+class _Told:
+    """What all series have told."""
+
+    series: int = 0
+    short: int = 0
+    missing: int = 0
+    test_values: int = 0
+
+
+def prepare(options: Options) -> Prepared:
+    """`x` float32 (steps + 1, 1)."""
+    check_windows(options)
+    if options.test_values < 0:
+        raise InputError(f"test_values is {options.test_values}", allowed="0 or more")
+    header = _Header(options.path)
+    record = {
+        "kind": "series",
+        "version": 1,
+        "length": options.steps + 1,
+        "dimensions": 1,
+        "normalise": options.normalise,
+        "missing": options.missing,
+    }
+    told = _scan(header, options)
+    info: dict[str, Any] = {"frequency": header.frequency, "horizon": header.horizon, "series": told.series}
+    if notes := _notes(header, told, options):
+        info["notes"] = notes
+    columns = {"x": Column("float32", (options.steps + 1, 1))}
+    return Prepared(columns, _chunks(header, options), info, {"x": record})
+
+
+class _Header:
+    """What stands before @data."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.frequency, self.horizon, self.last = path, "", 0, 0
+        self.attributes: list[tuple[str, str]] = []
+        self.flags: dict[str, bool] = {}
+        for n, line in lines_of(path):
+            where = f"{path}:{n}"
+            if line.startswith(COMMENT):
+                continue
+            key, *rest = line.split()
+            key = key.lower()
+            if not key.startswith("@"):
+                raise InputError("a series stands before @data", where=where, fix="is this a .tsf file?")
+            if key == "@data":
+                self.last = n
+                break
+            if key[1:] not in KEYS:
+                raise InputError(f"there is no header line {key}", where=where, fix=did_you_mean(key[1:], KEYS))
+            if key == "@attribute":
+                if len(rest) != 2 or rest[1].lower() not in KINDS:
+                    allowed = f"@attribute NAME KIND, with one of {', '.join(KINDS)}"
+                    raise InputError(f"the attribute is {' '.join(rest)!r}", where=where, allowed=allowed)
+                self.attributes.append((rest[0], rest[1].lower()))
+            elif key == "@frequency":
+                self.frequency = " ".join(rest)
+            elif key == "@horizon":
+                self.horizon = whole(key, rest, where)
+            elif key in ("@missing", "@equallength"):
+                self.flags[key[1:]] = flag(key, rest, where)
+        if not self.last:
+            raise InputError(f"{path} has no line @data", fix="is this a .tsf file, and complete?")
+        if not self.attributes:
+            raise InputError(f"{path} names no attribute", allowed="@attribute series_name string")
+
+
+def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
+    """Place and values (T, 1) of each series; NaN is missing."""
+    first = 0
+    for n, line in lines_of(header.path):
+        where = f"{header.path}:{n}"
+        if n <= header.last or line.startswith(COMMENT):
+            continue
+        parts = line.split(":")
+        if len(parts) != len(header.attributes) + 1:
+            raise InputError(
+                f"the line has {len(parts)} parts between colons",
+                where=where,
+                allowed=f"{', '.join(name for name, _ in header.attributes)}, and the values",
+            )
+        for (name, kind), text in zip(header.attributes, parts):
+            _check_attribute(name, kind, text.strip(), where)
+        values = numbers(parts[-1].split(","), where)
+        first = first or len(values)
+        if header.flags.get("equallength") and len(values) != first:
+            raise InputError(
+                f"the series has {len(values):,} values instead of {first:,}, and the header says @equallength true",
+                where=where,
+                fix="complete the line, or correct the header",
+            )
+        told.series += 1
+        told.missing += int(np.isnan(values).sum())
+        yield where, values[:, None]
+
+
+def _check_attribute(name: str, kind: str, text: str, where: str) -> None:
+    """InputError for a value that is not of its kind: then a colon too few or too many has moved all of them."""
+    try:
+        if kind == "date":
+            datetime.strptime(text, MOMENT)
+        if kind == "numeric" and not np.isfinite(number(text)):
+            raise ValueError(text)
+    except ValueError:
+        raise InputError(
+            f"the attribute {name} is {text!r}",
+            where=where,
+            allowed="a moment as 1979-01-31 00-00-00" if kind == "date" else "a number",
+        ) from None
+
+
+def _scan(header: _Header, options: Options) -> _Told:
+    """A pass over all series, by which what does not fit is refused before anything is written."""
+    told = _Told()
+    for where, values in _series(header, told):
+        told.test_values = _test_values(values, header, options)
+        parts = _parts(where, values, told.test_values, options)
+        told.short += parts is None
+    if told.short == told.series:
+        raise InputError(
+            f"none of the {told.series:,} series of {header.path} fills a window of {options.steps + 1} values and its "
+            "test part",
+            fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} values of the test part, which has "
+            f"{told.test_values} in the last series: more lookback, or other test_values",
+        )
+    return told
+
+
+def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
+    notes = []
+    if told.short:
+        of_all = f"{told.short:,} of {told.series:,}"
+        notes.append(f"{header.path}: {of_all} series are too short for a window, and were left out")
+    if told.missing:
+        notes.append(f"{header.path}: {told.missing:,} missing values become: {options.missing}")
+    return notes
+
+
+def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
+    pending: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for where, values in _series(header, _Told()):
+        parts = _parts(where, values, _test_values(values, header, options), options)
+        for split, part in (parts or {}).items():
+            rows = windows(part, options)
+            for start in range(0, len(rows), CHUNK_ROWS):
+                pending[split].append(rows[start : start + CHUNK_ROWS].astype(np.float32))
+                if sum(map(len, pending[split])) >= CHUNK_ROWS:
+                    yield split, {"x": np.concatenate(pending[split])}
+                    pending[split] = []
+    for split, some in pending.items():
+        if some:
+            yield split, {"x": np.concatenate(some)}
+
+
+def _test_values(values: np.ndarray, header: _Header, options: Options) -> int:
+    return options.test_values or header.horizon or -(-len(values) // 10)
+
+
+def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dict[str, np.ndarray] | None:
+    """The training part, and the test part with the `lookback` values before it; None: too short for a window of each."""
+    n_train = len(values) - n_test
+    if n_train < options.steps + 1 or n_test < options.steps + 1 - options.lookback:
+        return None
+    gaps = int(np.isnan(values).sum())
+    if gaps and options.missing == "refuse":
+        fix = "missing=interpolate, mean or zero fills them"
+        raise InputError(f"{gaps:,} of the series' {len(values):,} values are missing", where=where, fix=fix)
+    train, test = (filled(part, options.missing, where) for part in (values[:n_train], values[n_train:]))
+    if options.normalise == "series":
+        mean, deviation = train.mean(0), train.std(0)
+        train, test = ((part - mean) / np.where(deviation > 0, deviation, 1) for part in (train, test))
+    both = np.concatenate([train, test])
+    if not (abs(both) <= np.finfo(np.float32).max).all():
+        raise InputError("the series has a value that is not a finite number of 32 bits", where=where)
+    return {"train": train, "test": both[n_train - options.lookback :]}

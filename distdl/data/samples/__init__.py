@@ -1,0 +1,1 @@
+"""Samples of named fields, as the shards of other loaders hold them, as columns."""

@@ -1,0 +1,74 @@
+"""Files of text whose header is lines of @key value: what `.ts`, `.tsf` and `.arff` share."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from distdl.data.raw import open_raw
+from distdl.errors import InputError
+
+MISSING = ("?", "nan")
+LARGEST_LINE = 1 << 28
+"""Characters of one line, which is held in memory."""
+COMMENT = ("#", "%")
+"""What a line of .ts and .tsf that is a comment begins with."""
+
+
+def lines_of(path: str) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not blank."""
+    with open_raw(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+        n = 0
+        try:
+            while line := text.readline(LARGEST_LINE + 1):
+                n += 1
+                if len(line) > LARGEST_LINE:
+                    raise InputError(f"the line has more than {LARGEST_LINE:,} characters", where=f"{path}:{n}")
+                if stripped := line.strip():
+                    yield n, stripped
+        except UnicodeDecodeError as error:
+            raise InputError(f"the text is not UTF-8: {error}", where=f"{path}:{n + 1}", fix="convert it") from error
+
+
+def flag(key: str, rest: list[str], where: str) -> bool:
+    """The value of a header line that says true or false."""
+    if len(rest) != 1 or rest[0].lower() not in ("true", "false"):
+        raise InputError(f"{key} is {' '.join(rest)!r}", where=where, allowed="true, false")
+    return rest[0].lower() == "true"
+
+
+def whole(key: str, rest: list[str], where: str) -> int:
+    """The value of a header line that says a number of things."""
+    if len(rest) != 1 or not rest[0].isdecimal() or int(rest[0]) < 1:
+        raise InputError(f"{key} is {' '.join(rest)!r}", where=where, allowed="a whole number of at least 1")
+    return int(rest[0])
+
+
+def number(text: str) -> float:
+    """A number as files write it; NaN for anything else."""
+    try:
+        return float(text) if "_" not in text else math.nan  # Python reads 1_000 as a number
+    except ValueError:
+        return math.nan
+
+
+def numbers(texts: list[str], where: str) -> np.ndarray:
+    """(T,) float64; NaN is missing. InputError names the first value that is neither a number nor missing."""
+    try:
+        found = np.array([float(text) for text in texts])
+        if np.isfinite(found).all() and not any("_" in text for text in texts):
+            return found
+    except ValueError:
+        pass
+    found = np.array([number(text) for text in texts])
+    for i in np.flatnonzero(~np.isfinite(found)).tolist():
+        if texts[i].strip().lower() not in MISSING:
+            raise InputError(
+                f"value {i + 1} is {texts[i].strip()!r:.60}, which is not a finite number",
+                where=where,
+                allowed="numbers, and ? for a missing one",
+            )
+    return found
