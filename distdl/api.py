@@ -137,15 +137,23 @@ def resume(
 
 
 def plan(
-    config: str | os.PathLike[str] | Mapping[str, Any], *, overrides: Overrides = (), workers: int | None = None
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Overrides = (),
+    workers: int | None = None,
+    prepare: bool = False,
 ) -> Plan:
     """What would run, decided and checked, without starting it, as `distdl plan` does: the numbers that it prints.
 
-    `workers` plans for so many. Writes the data set that `data.prepare` describes, if it is not there. Raises InputError.
+    `workers` plans for so many. `prepare` writes the data set that `data.prepare` describes, if it is not there; without it
+    nothing is written. Raises InputError.
     """
     more = [] if workers is None else [f"runtime.workers={workers}"]
     found, _, _ = _config(config, [*as_overrides(overrides), *more])
-    driver.prepare_if_missing(found, _silent)
+    if prepare:
+        driver.prepare_if_missing(found, _silent)
+    elif missing := driver.missing_data(found):
+        raise InputError(f"a plan needs the rows of its data set, and {missing}", fix="plan(config, prepare=True)")
     with _guest():
         return driver.planned(found)
 

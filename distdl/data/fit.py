@@ -179,6 +179,45 @@ class _Check:
         return "correct the column, or prepare the data set again"
 
 
+def class_notes(manifest: Manifest, reads: Reads, train: str, evaluation: str | None) -> list[str]:
+    """What the numbers of rows of the classes say that is no mistake, and yet nobody may have meant. [] for data sets of
+    older versions, which do not tell them."""
+    notes = []
+    asked = {name: column for columns in reads.values() for name, column in columns.items() if column.kind == "class"}
+    for name, column in asked.items():
+        found = manifest.statistics.get(train, {}).get(name)
+        if found is None or found.classes is None or column.high is None:
+            continue
+        names = manifest.preparation.get(name, {}).get("classes") or manifest.info.get("classes") or []
+        learned = {number for number in found.classes if number != column.missing}
+        never = [number for number in range(int(column.high) + 1) if number not in learned]
+        if len(learned) == 1:
+            notes.append(
+                f"every {name!r} of the split {train!r} is {_class(min(learned), names)}: nothing is told apart"
+            )
+        elif never:
+            key = f"model.{column.key or 'classes'} is {int(column.high) + 1}"
+            have, they = ("have", "they are") if len(never) > 1 else ("has", "it is")
+            what = f"{key}, and {_several(never, names)} {have} no row in the split {train!r}"
+            notes.append(f"{what}: {they} never learned")
+        tested = manifest.statistics.get(evaluation or "", {}).get(name)
+        unseen = {n: c for n, c in ((tested and tested.classes) or {}).items() if n in never}
+        if unseen:
+            rows = sum(unseen.values())
+            what = f"{rows:,} row{'s' if rows > 1 else ''} of the split {evaluation!r} {'are' if rows > 1 else 'is'} of"
+            notes.append(f"{what} {_several(list(unseen), names)}, which the split {train!r} does not have")
+    return notes
+
+
+def _class(number: int, names: list[str]) -> str:
+    return f"class {number}" + (f" ({names[number]})" if 0 <= number < len(names) else "")
+
+
+def _several(numbers: list[int], names: list[str], most: int = 5) -> str:
+    told = ", ".join(_class(number, names) for number in numbers[:most])
+    return told + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
+
+
 def read_as(column: Column, dtype: str, fp64: bool = False) -> str:
     """The type in which a column of the data set is handed out: one that the family computes with.
 

@@ -45,6 +45,7 @@ class DataFacts:
 
     path: str
     fingerprint: str
+    """'': the data set is not here, and its rows are made up: an epoch counts as one step."""
     train_rows: int
     eval_rows: int
     """0: no evaluation."""
@@ -58,6 +59,8 @@ class DataFacts:
     """Column whose classes are drawn equally often."""
     read_as: tuple[tuple[str, str, str], ...] = ()
     """(column, type in the data set, type that it is read in), where these differ."""
+    notes: tuple[str, ...] = ()
+    """What its values say that is no mistake, and yet nobody may have meant."""
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     warmup = config.schedule.warmup_steps
-    if warmup >= steps:
+    if warmup >= steps and (data.fingerprint or config.train.steps):
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
     if hardware.device == "cpu" and config.runtime.workers > hardware.cores:
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")
@@ -273,6 +273,7 @@ def _notes(
         notes.append(f"some values of {names} are missing (-100): they count in no loss and no metric")
     if data.class_rows:
         notes += _class_notes(data)
+    notes += data.notes
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes

@@ -6,9 +6,11 @@ Which of them a file is, its first bytes tell.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
-from distdl.data.table.arrow_table import open_arrow
+from distdl.data.table.arrow_table import ENDINGS, open_arrow
 from distdl.data.table.options import TableOptions
 from distdl.data.table.sources import prepare_typed
 
@@ -26,3 +28,13 @@ class Options(TableOptions):
 def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
     return prepare_typed(options, options.path, options.test_path, open_arrow)
+
+
+def recognise(path: Path) -> float:
+    """By the first bytes; of streams and folders, by the endings."""
+    return SURE if begins_with(path, b"ARROW1") or begins_with(path, b"FEA1") else by_ending(path, ENDINGS)
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, for `distdl init`."""
+    return table_advice(open_arrow(path), wish, {"path": path})

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from distdl.data.advice import SURE
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw
 from distdl.data.splits import SplitOptions, Splitter
@@ -127,3 +128,10 @@ def _pairs(paths: list[Path | None], first_class: int) -> Iterator[Rows]:
                 raise InputError(
                     f"{path} holds more bytes than the {rows:,} rows of its header", fix="download it again"
                 )
+
+
+def recognise(path: Path) -> float:
+    """A folder with images and labels to train on, of one set or of several."""
+    names = [NAME.fullmatch(one.name) for one in path.iterdir()] if path.is_dir() else []
+    kinds = {found[3] for found in names if found and found[2] == "train"}
+    return SURE if kinds == set(KINDS) else 0.0

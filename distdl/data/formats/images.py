@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
+from distdl.data.advice import SURE, Advice, Wish, has_ending
 from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
@@ -29,6 +32,8 @@ from distdl.data.raw import Prepared
 from distdl.errors import InputError, Problem
 
 CHUNK_PICTURES, CHUNK_BYTES = 64, 16 << 20
+ADVISED_SIDE = 64
+"""Pixels that pictures are resized to where they differ, or are larger than twice that."""
 FRAMES = ("refuse", "first", "all")
 
 
@@ -160,3 +165,39 @@ def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]
                 what, allowed=f"{size[0]} x {size[1]}", fix=f"resize all of them: size={size[0]}x{size[1]}"
             )
         yield {"image": picture}
+
+
+def recognise(path: Path) -> float:
+    """A folder of folders with pictures, or a zip or tar of some."""
+    if path.is_dir():
+        folders = [folder for folder in path.iterdir() if folder.is_dir()]
+        some = (file for folder in folders for file in islice(folder.rglob("*"), 200))
+        return SURE if any(file.suffix.lower() in endings() for file in some) else 0.0
+    if not has_ending(path, (".zip", ".tar", ".tgz")):
+        return 0.0
+    try:
+        return SURE if find(str(path), Options(str(path)), endings(), "pictures").parts else 0.0
+    except InputError:
+        return 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """One size for all, and whether they have colours, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} holds pictures: the folder of a picture is its class, no column is")
+    need_pillow("images")
+    facts = _read_headers(find(path, Options(path), endings(), "pictures"), "first")
+    options: dict[str, object] = {"path": path}
+    because = {}
+    if all(mode in ("1", "L", "LA") or mode.startswith("I") for mode in facts.modes):
+        options["channels"], because["channels"] = 1, "all pictures are grey"
+    if facts.moving:
+        options["frames"], because["frames"] = "first", f"{len(facts.moving):,} files hold several pictures"
+    if len(facts.sizes) > 1:
+        because["size"] = "the pictures differ in size"
+    elif any(max(size) > 2 * ADVISED_SIDE for size in facts.sizes):
+        because["size"] = "the pictures are large for a first run"
+    if "size" in because:
+        side = min(ADVISED_SIDE, *(side for size in facts.sizes for side in size))
+        options["size"] = f"{side}x{side}"
+    return Advice(options, because)

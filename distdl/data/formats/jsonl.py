@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import NAMED, Advice, Wish, table_advice
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
@@ -25,6 +26,8 @@ from distdl.data.text.documents import json_lines
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
+LONG_TEXT = 200
+"""Characters of a field that is taken for a text to learn from."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,14 @@ def _rows(path: str, columns: dict[str, Column], options: Options) -> Iterator[R
 
 def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
     return {field: np.array([record[field] for record in records], column.dtype) for field, column in columns.items()}
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, or the text that is packed where the objects have a long one and no label, for `distdl init`."""
+    _, first = next(json_lines(path), ("", {}))
+    texts = {field: len(value) for field, value in first.items() if isinstance(value, str)}
+    longest = max(texts, key=lambda field: texts[field], default="")
+    labelled = bool(wish.options()) or any(field.lower() in NAMED for field in first)
+    if longest and not labelled and (texts[longest] >= LONG_TEXT or len(first) == 1):
+        return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
+    return table_advice(open_files(path, ENDINGS, JsonTable), wish, {"path": path})

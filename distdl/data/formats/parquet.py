@@ -6,7 +6,9 @@ A folder of `key=value` folders has a column for each key.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
 from distdl.data.table.options import TableOptions
 from distdl.data.table.parquet_table import open_parquet
@@ -26,3 +28,13 @@ class Options(TableOptions):
 def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
     return prepare_typed(options, options.path, options.test_path, open_parquet)
+
+
+def recognise(path: Path) -> float:
+    """By the first bytes; of a folder, by the endings."""
+    return SURE if begins_with(path, b"PAR1") else by_ending(path, (".parquet", ".pq")) if path.is_dir() else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, for `distdl init`."""
+    return table_advice(open_parquet(path), wish, {"path": path})

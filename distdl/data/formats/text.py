@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
+from distdl.data.advice import BY_ENDING, has_ending
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
-from distdl.data.splits import held_out_files, hold_out
+from distdl.data.splits import hold_out, split_files
 from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
 from distdl.data.text.learn import KINDS
 from distdl.data.text.rows import (
@@ -30,6 +32,8 @@ from distdl.errors import InputError
 MANY_FILES = 20
 """From so many on a file is held out whole; of fewer, parts."""
 BATCH = 64
+
+ENDINGS = (".txt", ".text", ".md", ".rst", ".tex")
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,9 @@ class _Texts:
         fraction = 0.0 if self.test else options.test_fraction
         by_file = options.document == "file" and not options.separator and not any(map(is_json, self.paths))
         if by_file and len(self.paths) >= MANY_FILES and fraction:
-            chosen = held_out_files(self.paths, fraction)
+            chosen = split_files(self.paths, options)
             for path in self.paths:
-                yield from (("test" if path in chosen else "train", text) for text in reader.documents([path]))
+                yield from ((chosen[path], text) for text in reader.documents([path]))
         else:
             for split, rows in hold_out(_batches(reader.documents(self.paths)), fraction):
                 yield from ((split, text) for text in rows["text"])
@@ -218,3 +222,8 @@ def _batches(texts: Iterable[Text]) -> Iterator[Rows]:
             some = []
     if some:
         yield {"text": some}
+
+
+def recognise(path: Path) -> float:
+    """By the ending; a file of numbers may have it, too, which a source of tables knows better."""
+    return 0.6 * BY_ENDING if path.is_file() and has_ending(path, ENDINGS) else 0.0
