@@ -10,13 +10,13 @@ from pathlib import Path
 
 from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
-from distdl.data.table.options import TableOptions
+from distdl.data.table.options import TypedOptions
 from distdl.data.table.parquet_table import open_parquet
 from distdl.data.table.sources import prepare_typed
 
 
 @dataclass(frozen=True)
-class Options(TableOptions):
+class Options(TypedOptions):
     """Options of the source `parquet`. Without label, target and features all columns are taken as they are."""
 
     path: str
@@ -26,7 +26,7 @@ class Options(TableOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
+    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text, binary and pictures."""
     return prepare_typed(options, options.path, options.test_path, open_parquet)
 
 
