@@ -41,7 +41,12 @@ def shown(manifest: Manifest, name: str, value: Any) -> Shown:
         return _of_bytes(value)
     kind = about.get("kind")
     rate_hz = about.get("rate_hz")
-    if kind == "sound" and isinstance(rate_hz, int | float) and 0 < rate_hz < 1 << 31:
+    if (
+        kind == "sound"
+        and about.get("features") != "log_mel"
+        and isinstance(rate_hz, int | float)
+        and 0 < rate_hz < 1 << 31
+    ):
         return Shown("sound", data_uri("audio/wav", wav(value, int(rate_hz))))
     if kind == "picture" or is_picture(column.shape) or (name == "mask" and len(column.shape) == 2):
         return Shown("picture", data_uri("image/png", png(value)))

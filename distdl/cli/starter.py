@@ -20,6 +20,8 @@ STEPS, EPOCHS = 3000, (10, 100)
 """Optimizer steps that a table or pictures are worth, and the passes that this may be."""
 TEXT_STEPS = 1000
 EVALUATIONS = 10
+DROPOUT = {1_500: 0.5, 20_000: 0.2, math.inf: 0.1}
+"""Of a perceptron on fewer rows than that: few noisy ones are learned by heart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _sizes(found: Contents, family: str) -> dict[str, Any]:
         patch = next((p for p in (16, 8, 7, 5, 4, 3, 2) if all(n % p == 0 and n // p > 3 for n in found.shape[1:])), 1)
         return {"patch": patch, "layers": 4, "heads": 4, "width": 128}
     sizes: dict[str, dict[str, Any]] = {
-        "mlp": {"hidden": [128, 64], "dropout": 0.1},
+        "mlp": {"hidden": [128, 64], "dropout": next(share for most, share in DROPOUT.items() if found.rows < most)},
         "gpt": {"layers": 2, "heads": 4, "width": 128, "dropout": 0.1},
         "mamba": {"layers": 2, "width": 128},
         "autoencoder": {"hidden": [128, 64], "code": 16, "activation": "relu", "output": "linear", "error": "squared"},
@@ -171,7 +173,9 @@ def config_text(name: str, recipe: Recipe, manifest: Manifest, family: str = "")
         f"    source: {recipe.source}",
     ]
     lines += ["    options:", *_block(dict(recipe.options), 6, dict(recipe.because))] if recipe.options else []
-    if "test" not in manifest.splits:
+    if "test" not in manifest.splits and "validation" in manifest.splits:
+        lines.append("  eval_split: validation")
+    elif "test" not in manifest.splits:
         lines.append("  eval_split: null  # no rows are held out: test_fraction=0.1 of the source would")
     lines += _training(found)
     lines.append("runtime: {kind: local}  # processes of this machine; workers: 2 trains with two")

@@ -235,6 +235,39 @@ def test_a_family_that_does_not_fit_is_told_and_leaves_no_config(command: Comman
     assert code == 2 and "flowers.yaml would not train" in error and not Path("flowers.yaml").exists()
 
 
+def test_recordings_in_folders_and_archives_of_pictures(command: Command, folder: Path) -> None:
+    import shutil
+    import tarfile
+
+    from PIL import Image
+
+    soundfile = pytest.importorskip("soundfile")
+    random = np.random.default_rng(0)
+    for i in range(20):
+        path = folder / "birds" / "ab"[i % 2] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, random.uniform(-0.5, 0.5, 2000), (8000, 4000)[i == 3])
+        picture = folder / "pets" / "ab"[i % 2] / f"{i}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9 + i % 2, 9), np.uint8)).save(picture)
+    assert recognise("birds") == "sound" and recognise("pets") == "images"
+    shutil.make_archive("zipped", "zip", "pets")
+    with tarfile.open("packed.tar.gz", "w:gz") as tar:
+        tar.add("pets")
+    for name in ("pets", "zipped.zip", "packed.tar.gz"):
+        done = command("init", name)
+        assert done.code == 0, done.stderr
+        assert (
+            "is read as images (channels=1: all pictures are grey; size=9x9: the pictures differ in size)"
+            in done.stdout
+        )
+    done = command("init", "birds")
+    assert done.code == 0 and "rate_hz=8000: the recordings have 2 rates" in done.stdout, done.stderr
+    text = Path("birds.yaml").read_text()
+    assert "family: cnn" in text and "image: [1, 48, 40]" in text
+    assert command("data", "inspect", "data/birds", "--html", "birds.html").code == 0
+
+
 def test_nothing_is_replaced_unasked(command: Command) -> None:
     write("flowers.csv", ["width,height,kind", *flowers()])
     assert command("init", "flowers.csv").code == 0

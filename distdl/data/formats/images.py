@@ -6,16 +6,17 @@ Each format that Pillow decodes is taken; what becomes of 16 bits, transparency,
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from distdl.data.advice import SURE, Advice, Wish, has_ending
+from distdl.data.advice import Advice, Wish
 from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
+from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
     Look,
@@ -168,17 +169,8 @@ def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]
 
 
 def recognise(path: Path) -> float:
-    """A folder of folders with pictures, or a zip or tar of some."""
-    if path.is_dir():
-        folders = [folder for folder in path.iterdir() if folder.is_dir()]
-        some = (file for folder in folders for file in islice(folder.rglob("*"), 200))
-        return SURE if any(file.suffix.lower() in endings() for file in some) else 0.0
-    if not has_ending(path, (".zip", ".tar", ".tgz")):
-        return 0.0
-    try:
-        return SURE if find(str(path), Options(str(path)), endings(), "pictures").parts else 0.0
-    except InputError:
-        return 0.0
+    """A folder or an archive of folders with pictures."""
+    return fits(path, endings()) if importlib.util.find_spec("PIL") else 0.0
 
 
 def advise(path: str, wish: Wish) -> Advice:
