@@ -198,7 +198,7 @@ def by_distdl(case: Case, name: str, seeds: int) -> list[float]:
     key = "target" if case.number else "label"
     told = [f"--{key}", case.answer] if case.say else []
     with contextlib.redirect_stdout(io.StringIO()):
-        code = main(["init", str(case.path), *told])
+        code = main(["init", str(case.path), *told, "--overwrite"])
     if code:
         raise SystemExit(f"distdl init {case.path} {' '.join(told)} ended with {code}")
     run = {"track.enabled": False, "name": name.replace(" ", "-")}

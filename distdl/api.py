@@ -137,26 +137,37 @@ def resume(
 
 
 def plan(
-    config: str | os.PathLike[str] | Mapping[str, Any], *, overrides: Overrides = (), workers: int | None = None
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Overrides = (),
+    workers: int | None = None,
+    prepare: bool = False,
 ) -> Plan:
     """What would run, decided and checked, without starting it, as `distdl plan` does: the numbers that it prints.
 
-    `workers` plans for so many. Writes the data set that `data.prepare` describes, if it is not there. Raises InputError.
+    `workers` plans for so many. `prepare` writes the data set that `data.prepare` describes, if it is not there; without it
+    nothing is written. Raises InputError.
     """
     more = [] if workers is None else [f"runtime.workers={workers}"]
     found, _, _ = _config(config, [*as_overrides(overrides), *more])
-    driver.prepare_if_missing(found, _silent)
+    if prepare:
+        driver.prepare_if_missing(found, _silent)
+    elif missing := driver.missing_data(found):
+        raise InputError(f"a plan needs the rows of its data set, and {missing}", fix="plan(config, prepare=True)")
     with _guest():
         return driver.planned(found)
 
 
-def evaluate(run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest") -> dict[str, float]:
+def evaluate(
+    run: Run | str | os.PathLike[str], *, which: str | os.PathLike[str] = "latest", split: str = ""
+) -> dict[str, float]:
     """The held-out metrics of a run's checkpoint, computed in this process, as `distdl evaluate` does.
 
-    `which` is `latest`, `best`, or the folder of a checkpoint. Raises a DistdlError.
+    `which` is `latest`, `best`, or the folder of a checkpoint; `split` another than the run's `data.eval_split`. Raises a
+    DistdlError.
     """
     with _guest():
-        _, _, metrics = driver.evaluated(_folder(run), os.fspath(which))
+        _, _, metrics = driver.evaluated(_folder(run), os.fspath(which), split)
     return metrics
 
 

@@ -138,3 +138,16 @@ def sentences(vocabulary: int, places: int) -> dict[str, Column]:
         "tokens": Column.tokens(vocabulary, (places,)),
         "segments": Column.whole(0, 1, (places,), meaning="segment (0: the first sentence, 1: the second)"),
     }
+
+
+def language_columns(
+    vocabulary: int, context: int, labels: bool, documents: bool, key: str = "vocabulary"
+) -> dict[str, Column]:
+    """The columns of text that is to be continued: tokens, which of them count, and of which document each is."""
+    shape = (context + 1,)
+    columns = {"tokens": Column.tokens(vocabulary, shape, key=key)}
+    if labels:
+        columns["labels"] = Column(shape, "whole", 0, vocabulary - 1, NO_LABEL, "token", key)
+    if documents:
+        columns["documents"] = Column.whole(0, None, shape, meaning="number of the document in its row")
+    return columns

@@ -202,12 +202,13 @@ def resumed(run: str, overrides: Sequence[str] = ()) -> tuple[Config, RunFolder]
     return config, folder
 
 
-def planned(config: Config, folder: RunFolder | None = None) -> Plan:
-    """What a config would run on this machine; `folder`: of the run that it continues. Raises InputError."""
-    from distdl.train.survey import survey
+def planned(config: Config, folder: RunFolder | None = None, unseen: bool = False) -> Plan:
+    """What a config would run on this machine; `folder`: of the run that it continues; `unseen`: as far as can be told
+    without its data set. Raises InputError."""
+    from distdl.train.survey import survey, survey_unseen
     from distdl.ways.start import located
 
-    return survey(located(config, folder))
+    return (survey_unseen if unseen else survey)(located(config, folder))
 
 
 def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
@@ -235,15 +236,17 @@ def for_one_process(folder: RunFolder, *more: str) -> Config:
     return saved_config(folder, [*overrides, *more])
 
 
-def evaluated(folder: RunFolder, which: str) -> tuple[Config, int, dict[str, float]]:
-    """(config, step, held-out metrics) of a run's latest or best checkpoint, or of a folder. Raises a DistdlError."""
+def evaluated(folder: RunFolder, which: str, split: str = "") -> tuple[Config, int, dict[str, float]]:
+    """(config, step, held-out metrics) of a run's latest or best checkpoint, or of a folder; `split`: another than the
+    run's own. Raises a DistdlError."""
     from distdl.train.survey import survey
     from distdl.train.worker import evaluate_checkpoint
     from distdl.ways.start import located
 
     trained = folder.read("plan.json")
-    fitted = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
-    plan = survey(located(for_one_process(folder, *fitted), learns=False))
+    changes = [f"evaluate.batch={trained['eval_batch']}"] if trained else []  # what fitted while training fits now
+    changes += [f"data.eval_split={split}", "data.test_split=null"] if split else []
+    plan = survey(located(for_one_process(folder, *changes), learns=False))
     return plan.settings, *evaluate_checkpoint(plan, folder, which)
 
 
@@ -284,12 +287,48 @@ def remember_family(config: Config) -> None:
         trust.remember(family.source(), place=family.file is None)
 
 
+def missing_data(config: Config) -> str:
+    """What is missing and how it comes to be, where `data.prepare` would write the data set; '': it is there, or is no
+    business of a recipe's."""
+    recipe, path = config.data.prepare, config.data.path
+    if recipe is None or "://" in path or Path(path).exists():
+        return ""
+    return (
+        f"{path} is not there yet; `distdl train` and `distdl plan --prepare` write it from the source {recipe.source}"
+    )
+
+
+def unfit_data(config: Config) -> str:
+    """Checks a config against the data set that it names, without building a model or reading a value. Raises InputError
+    with all that does not fit. Returns why nothing could be checked, or ''."""
+    from distdl.data.manifest import read_manifest
+
+    if missing := missing_data(config):
+        return missing
+    path = config.data.path
+    if "://" not in path and not Path(path).exists():
+        return f"{path} is not there yet"
+    try:
+        read_manifest(path)
+    except InputError as error:
+        if "://" in path:  # a store that this machine may not reach; the workers may
+            return f"{path} cannot be read from here: {error.problems[0].what}"
+        raise
+    if config.family_name.own:  # what it reads is told by code, which runs when something is planned or trained
+        return f"what {config.family} reads of {path} is checked by `distdl plan`"
+    from distdl.train.survey import data_facts
+
+    data_facts(config)
+    return ""
+
+
 def prepare_if_missing(config: Config, say: Say = at_once) -> None:
     """Writes the data set that `data.prepare` describes, if `data.path` does not exist yet."""
     recipe, path = config.data.prepare, config.data.path
     if recipe is None:
         return
     from distdl.data.prepare import parse_options, prepare_dataset
+    from distdl.data.progress import on_stderr
 
     kept = (str, list, type(None))  # null is an option's default, not its name
     options = {key: value if isinstance(value, kept) else str(value) for key, value in recipe.options.items()}
@@ -298,7 +337,7 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
         return
     say(f"preparing {recipe.source} in {path} …")
     try:
-        manifest = prepare_dataset(recipe.source, path, options)
+        manifest = prepare_dataset(recipe.source, path, options, follow=on_stderr() if say is at_once else None)
     except InputError:
         if not (Path(path) / "manifest.json").is_file():
             raise

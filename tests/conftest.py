@@ -84,6 +84,8 @@ def nothing_is_left() -> Iterator[None]:
     os.umask(before)
     if noise := sys.modules.get("distdl.layout.noise"):
         noise.begin(0, None)
+    if process := sys.modules.get("distdl.layout.process"):
+        assert not process.alone._is_owned(), "who trains next in another thread would wait for ever"
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def parity_of(asked: list[int], data: Path) -> tuple[dict[int, Cell], dict[str, 
         name: {
             key: r
             for key, r in of_reference(runs[name], [WORLD], facts[name]).items()
-            if kind(key) in kinds[name] and not key.endswith((ROUNDED, ROUNDED_3, SUMMED))
+            if kind(key) in kinds[name] and not key.endswith((ROUNDED, ROUNDED_3)) and SUMMED not in key
         }
         for name in told
     }

@@ -313,8 +313,11 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_source_is_told_of_null_as_null(config: str, tmp_path: Path) -> None:
     """Not as a text: `None` is no number of rows."""
     prepare = {"source": "digits", "options": {"train_rows": None}}
-    plan = distdl.plan(values(str(tmp_path / "all"), data={"path": str(tmp_path / "all"), "prepare": prepare}))
-    assert plan.data.train_rows == 1438
+    recipe = values(str(tmp_path / "all"), data={"path": str(tmp_path / "all"), "prepare": prepare})
+    with pytest.raises(distdl.InputError, match="prepare=True"):
+        distdl.plan(recipe)
+    assert not (tmp_path / "all").exists()
+    assert distdl.plan(recipe, prepare=True).data.train_rows == 1438
 
 
 def test_a_start_that_is_refused_leaves_the_runs_config_as_it_is(config: str, tmp_path: Path) -> None:

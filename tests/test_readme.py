@@ -115,7 +115,7 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
             result = distdl(*words[1:], cwd=tmp_path)
             assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
         executed += 1
-    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 26
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 27
 
 
 GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}
@@ -128,7 +128,7 @@ def test_every_command_of_the_guide_is_executed(tmp_path: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", "".join(GUIDE.values()), re.DOTALL):
         (tmp_path / f"{yaml.safe_load(block)['name']}.yaml").write_text(block, encoding="utf-8")
     lines = [shlex.split(line) for page in GUIDE.values() for line in commands(page) if not line.startswith("source ")]
-    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 6
+    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 9
     script = (
         "import json\nfrom distdl.cli.main import main\n"
         "for program, *words in json.load(open('lines.json')):\n"
@@ -212,7 +212,7 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
     assert "minute" in said[-1], "how long the tests take"
 
 
-ONLY_WHERE_ASKED_FOR = {"datasets", "soundfile", "transformers", "torchvision", "torchao", "ale_py"}
+ONLY_WHERE_ASKED_FOR = {"datasets", "soundfile", "tokenizers", "transformers", "torchvision", "torchao", "ale_py"}
 """Imported by the one family, key or source that needs them, which says how to install them."""
 
 

@@ -86,3 +86,12 @@ def test_a_data_set_of_an_older_version_leaves_its_classes_in_the_checkpoint(pla
     run = distdl.train(config(1, 1e-3, model=model))
     ((_, path),) = checkpoints(run.folder / "checkpoints")
     assert Checkpoint(path).preparation["label"]["classes"] == list("0123456789")
+
+
+@pytest.mark.slow
+def test_two_workers_measure_what_one_does(place: Path) -> None:
+    """Held-out rows that do not divide by two: sums and counts add up, means of means would not."""
+    prepare_dataset("csv", "d", {"path": houses(place), "target": "price", "target_scale": "log", "split_seed": 1})
+    assert read_manifest("d").split("test").rows % 2
+    run = distdl.train(config(60, 1e-2, runtime={"kind": "local", "workers": 2}))
+    assert distdl.evaluate(run) == pytest.approx(run.metrics, rel=1e-5) and run.metrics.keys() > {"rmse", "mae", "r2"}

@@ -143,8 +143,10 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def _data_state(config: Config, step: int) -> dict[str, Any]:
     """Where the config's stream of samples is after `step` steps."""
+    from distdl.data.balance import Labels
     from distdl.data.read import Dataset
     from distdl.data.source import BatchSource
+    from distdl.train.classes import balanced_column
 
     prepare_if_missing(config)
     data, batch = config.data, config.train.global_batch
@@ -157,6 +159,7 @@ def _data_state(config: Config, step: int) -> dict[str, Any]:
         rank=0,
         world=1,
         shuffle=data.shuffle,
+        labels=Labels(balanced=balanced_column(config)),
         last_batch=data.last_batch,
         position=step * batch,
         threads=0,

@@ -16,6 +16,7 @@ from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:  # a command that reads no config is not to wait for the schema
     from distdl.config.load import Loaded
+    from distdl.data.progress import Follow
     from distdl.jobs.records import Record
     from distdl.jobs.target import Job, Package, Target
 
@@ -53,6 +54,30 @@ def to_write(path: str) -> str:
         raise argparse.ArgumentTypeError(f"{path!r}: {error}") from None
 
 
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """--plain and --quiet, for a command that prepares data."""
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of a live progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress at all")
+
+
+def followed(args: argparse.Namespace) -> Follow | None:
+    """How the progress of a preparation is shown."""
+    from distdl.data.progress import on_stderr
+
+    return None if args.quiet else on_stderr(True if args.plain else None)
+
+
+def key_values(arguments: Collection[str]) -> dict[str, str]:
+    """key=value arguments as a mapping. InputError for one that is none."""
+    values = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not (key and equals):
+            raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
+        values[key] = value
+    return values
+
+
 def work_in(args: argparse.Namespace) -> None:
     """Makes the folder of -C, where one is given, the working folder. CONFIG and the RUN to resume were meant from the old
     one. Raises InputError."""
@@ -81,7 +106,7 @@ def add_verbs(parser: argparse.ArgumentParser, *verbs: Verb) -> dict[str, argpar
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     found = {}
     for verb in verbs:
-        found[verb.name] = subparsers.add_parser(verb.name, help=verb.text)
+        found[verb.name] = subparsers.add_parser(verb.name, help=verb.text, add_help=verb.add_help)
         found[verb.name].set_defaults(run=verb.run)
     return found
 
@@ -93,6 +118,8 @@ class Verb(NamedTuple):
     text: str
     """What it does, in the help."""
     run: Callable[[argparse.Namespace], int]
+    add_help: bool = True
+    """False: it has a --help of its own."""
 
 
 # -- what programs read ------------------------------------------------------------------------------------------------

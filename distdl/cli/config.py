@@ -17,7 +17,11 @@ def add_parser(subparsers: Any) -> None:
     verbs = add_verbs(
         parser,
         Verb("show", "every resolved value with its origin", run_show),
-        Verb("check", "all mistakes of a config at once; exit code 2 if there are any", run_check),
+        Verb(
+            "check",
+            "all mistakes of a config at once, and what its data set contradicts; exit code 2 if there are any",
+            run_check,
+        ),
         Verb("schema", "the JSON Schema of configs", run_schema),
     )
     for name in ("show", "check"):
@@ -43,17 +47,28 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
+    from distdl import driver
+
     try:
-        loaded(args)
+        unknown = driver.unfit_data(loaded(args).config)
     except InputError as error:
         if not args.json:
             raise
-        print_json({"path": args.config, "valid": False, "problems": [dataclasses.asdict(p) for p in error.problems]})
+        print_json(
+            {
+                "path": args.config,
+                "valid": False,
+                "unchecked": "",
+                "problems": [dataclasses.asdict(p) for p in error.problems],
+            }
+        )
         return error.exit_code
     if args.json:
-        print_json({"path": args.config, "valid": True, "problems": []})
+        print_json({"path": args.config, "valid": True, "problems": [], "unchecked": unknown})
     else:
-        print(f"{args.config} is valid")
+        print(
+            f"{args.config} is valid" + (f"; its data were not checked: {unknown}" if unknown else ", and its data fit")
+        )
     return 0
 
 

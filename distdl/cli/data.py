@@ -1,33 +1,100 @@
-"""`distdl data`: prepare a data set, look into it, check its bytes."""
+"""`distdl data`: what there is to prepare from, prepare a data set, look into it, check its bytes."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import Verb, add_json_argument, add_verbs, console, print_json
+from distdl.cli.common import (
+    Verb,
+    add_json_argument,
+    add_progress_arguments,
+    add_verbs,
+    console,
+    followed,
+    key_values,
+    print_json,
+    to_write,
+)
 from distdl.errors import InputError
+
+if TYPE_CHECKING:
+    from distdl.data.manifest import Manifest
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register `data` with `prepare`, `inspect` and `verify` on the main parser's subparsers."""
-    parser = subparsers.add_parser("data", help="prepare, inspect and verify data sets")
+    """Register `data` and its verbs on the main parser's subparsers."""
+    parser = subparsers.add_parser("data", help="list sources; prepare, inspect and verify data sets")
     verbs = add_verbs(
         parser,
-        Verb("prepare", "convert raw data into Arrow shards", run_prepare),
-        Verb("inspect", "print columns, splits, sizes and the first row", run_inspect),
+        Verb("sources", "list what data can be prepared from, or the options of one source", run_sources),
+        Verb("prepare", "convert raw data into Arrow shards", run_prepare, add_help=False),
+        Verb("inspect", "print columns, splits, distributions and classes; --html shows samples", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
     )
     prepare = verbs["prepare"]
-    prepare.add_argument("source", metavar="SOURCE", help="the raw format: digits, stdlib, text, csv, idx, ...")
+    prepare.add_argument(
+        *("-h", "--help"), action=_Help, help="this help; behind a SOURCE, that source's options with what they mean"
+    )
+    prepare.add_argument("source", metavar="SOURCE", help="what it is prepared from: `distdl data sources` lists them")
     prepare.add_argument("target", metavar="TARGET", help="folder or URI to create")
     prepare.add_argument(
         "options", metavar="key=value", nargs="*", help="options of the source, such as path=raw/train.csv"
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+    verbs["sources"].add_argument("name", metavar="SOURCE", nargs="?", help="one of them")
+    add_json_argument(verbs["sources"])
+    add_progress_arguments(prepare)
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])
+    verbs["inspect"].add_argument(
+        "--html",
+        metavar="FILE",
+        type=to_write,
+        help="write a page of it, too, with samples and drawings; it needs no network",
+    )
+
+
+class _Help(argparse._HelpAction):
+    """The help of `prepare`, or of the source that was named before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *rest: Any) -> None:
+        from distdl.data.catalogue import described, entry
+
+        name = getattr(namespace, "source", None)
+        if name is None:
+            super().__call__(parser, namespace, *rest)
+        try:
+            text = described(entry(str(name)))
+        except InputError as error:
+            parser.error(str(error))
+        print(f"usage: {parser.prog} {name} TARGET [key=value ...] [--overwrite]\n\n{text}")
+        parser.exit()
+
+
+def run_sources(args: argparse.Namespace) -> int:
+    """Exit code 0; InputError where there is no source of that name."""
+    from distdl.data.catalogue import ABOUT, described, entries, entry
+
+    found = [entry(args.name)] if args.name else entries()
+    if args.json:
+        rows = [{**dataclasses.asdict(source), "summary": source.summary} for source in found]
+        print_json(rows[0] if args.name else rows)
+        return 0
+    if args.name:
+        print(described(found[0]))
+        return 0
+    for group, about in ABOUT.items():
+        print(f"{group}: {about}")
+        for source in found:
+            if source.group == group:
+                print(f"  {source.name:<16}{source.summary}")
+        print()
+    print("distdl data sources NAME, or distdl data prepare NAME --help, lists the options of one")
+    return 0
 
 
 def run_prepare(args: argparse.Namespace) -> int:
@@ -35,13 +102,9 @@ def run_prepare(args: argparse.Namespace) -> int:
     from distdl.data.prepare import prepare_dataset
     from distdl.data.table.report import render
 
-    options = {}
-    for argument in args.options:
-        key, equals, value = argument.partition("=")
-        if not (key and equals):
-            raise InputError(f"'{argument}' is not an option", allowed="key=value, such as test_fraction=0.2")
-        options[key] = value
-    manifest = prepare_dataset(args.source, args.target, options, args.overwrite)
+    manifest = prepare_dataset(
+        args.source, args.target, key_values(args.options), args.overwrite, follow=followed(args)
+    )
     for line in render(manifest.info):
         print(line)
     for note in manifest.info.get("notes", []):
@@ -53,7 +116,15 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Exit code 0; InputError where there is no data set, DataCorrupt where its first rows are damaged."""
-    facts = _facts(args.path)
+    from distdl.cli.data_text import tables
+    from distdl.data.manifest import read_manifest
+
+    manifest = read_manifest(args.path)
+    facts = _facts(args.path, manifest)
+    if args.html:
+        from distdl.cli.data_page import page
+
+        Path(args.html).write_text(page(args.path, manifest, facts["split"]), encoding="utf-8")
     if args.json:
         print_json(facts)
         return 0
@@ -67,7 +138,11 @@ def run_inspect(args: argparse.Namespace) -> int:
     splits = Table("split", "rows", "shards", "bytes")
     for name, split in facts["splits"].items():
         splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
-    out.print(columns, splits)
+    out.print(columns, splits, *tables(manifest, facts["split"]))
+    if not manifest.statistics:
+        out.print("an older version wrote it: distributions and classes are told once it is prepared again")
+    if args.html:
+        out.print(f"{args.html} shows samples", soft_wrap=True, highlight=False)
     out.print(f"fingerprint {facts['fingerprint']}", soft_wrap=True, highlight=False)
     return 0
 
@@ -92,11 +167,10 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(path: str) -> dict[str, Any]:
-    from distdl.data.manifest import read_manifest
+def _facts(path: str, manifest: Manifest) -> dict[str, Any]:
+    from distdl.data import statistics
     from distdl.data.read import Dataset
 
-    manifest = read_manifest(path)
     first_split = "train" if "train" in manifest.splits else min(manifest.splits)
     first_row = Dataset(path, first_split).gather([0])
     values = manifest.values.get(first_split, {})
@@ -120,6 +194,8 @@ def _facts(path: str) -> dict[str, Any]:
             for name, split in manifest.splits.items()
         },
         "info": dict(manifest.info),
+        "preparation": dict(manifest.preparation),
+        "statistics": statistics.to_record(manifest.statistics),
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from distdl.data.progress import duration
 from distdl.errors import DistdlError
 from distdl.jobs.target import TRACKING
 from distdl.track.run import SPOOL_NAME, load
@@ -259,14 +260,6 @@ def print_summary(summary: dict[str, Any], tracking_line: str = "", console: Any
         width = max(len(command) for command, _ in commands)
         for command, what in commands:
             console.print(f"  {command:<{width}}  {what}", markup=False)
-
-
-def duration(seconds: float) -> str:
-    """A time span as people say it: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _float(value: Any, otherwise: float | None) -> float | None:

@@ -14,12 +14,13 @@ from distdl.config.secret_text import redacted
 from distdl.errors import DistdlError
 
 COMMANDS = (
-    *("train", "plan", "launch", "jobs", "k8s"),
+    *("init", "train", "plan", "launch", "jobs", "k8s"),
     *("evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
 )
 
 EPILOG = """\
 examples:
+  distdl init table.csv                            prepare a file of yours, and write a config that trains it
   distdl train configs/quickstart.yaml             train; the same command again continues
   distdl train configs/families/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
   distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distdl import driver
-from distdl.cli.common import add_config_arguments, add_json_argument, loaded, print_json
+from distdl.cli.common import add_config_arguments, add_json_argument, aside, loaded, print_json
+from distdl.errors import InputError
 from distdl.run.folder import RunFolder, saved_config
 
 
@@ -17,6 +18,11 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("plan", help="what would run: world, batches, steps, memory, DeepSpeed JSON")
     add_config_arguments(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="plan for this many workers")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="write the data set first, where it is not there yet and data.prepare says how",
+    )
     add_json_argument(parser)
     parser.set_defaults(run=run)
 
@@ -27,13 +33,19 @@ def run(args: argparse.Namespace) -> int:
     folder = RunFolder(Path(args.config))
     of_run = (folder.path / "config.json").is_file()
     config = saved_config(folder, args.overrides) if of_run else loaded(args).config
-    if not args.json:
-        driver.prepare_if_missing(config)
-    plan = driver.planned(config, folder if of_run else None)
+    if args.prepare:
+        with aside(args.json):
+            driver.prepare_if_missing(config)
+    missing = driver.missing_data(config)
+    if missing and args.json:
+        raise InputError(f"a plan needs the rows of its data set, and {missing}")
+    plan = driver.planned(config, folder if of_run else None, unseen=bool(missing))
     if args.json:
         print_json(plan.to_dict())
     else:
         print_plan(plan, folder if of_run else None)
+        if missing:
+            print(f"note: {missing}; whether it fits, and how long an epoch is, is not known before")
     return 0
 
 
@@ -48,15 +60,14 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
     best = ", and each evaluation among the best so far" if config.checkpoint.keep_best else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
-        ("data", f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"),
-        ("fingerprint", data.fingerprint[:16]),
+        *_data_rows(data),
         (
             "workers",
             f"{plan.world} by {config.runtime.kind}, {plan.device}, {plan.threads_per_worker} threads each",
         ),
         ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config.train.precision}"),
         ("global batch", batch),
-        ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"),
+        ("steps", _steps(plan)),
         ("evaluate", _every(plan.evaluate_every_steps)),
         ("checkpoint", _every(plan.checkpoint_every_steps) + best),
         ("memory/worker", f"{memory} (activations not counted)"),
@@ -77,6 +88,20 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
         print(f"note: {note}")
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
+
+
+def _data_rows(data: Any) -> list[tuple[str, str]]:
+    if not data.fingerprint:
+        return [("data", f"{data.path}, which is not there yet")]
+    told = f"{data.path}, {data.train_rows:,} training and {data.eval_rows:,} held-out samples"
+    return [("data", told), ("fingerprint", data.fingerprint[:16])]
+
+
+def _steps(plan: Any) -> str:
+    if plan.data.fingerprint:
+        return f"{plan.steps:,} ({plan.steps_per_epoch:,.2f} per epoch)"
+    epochs = plan.settings.train.epochs
+    return f"{epochs:g} epochs of so many steps as there are rows" if epochs else f"{plan.steps:,}"
 
 
 def stage_names(plan: Any) -> list[str]:

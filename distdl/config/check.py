@@ -172,6 +172,10 @@ class Checker:
             self.problems.append(
                 Problem("early_stopping needs evaluations, and data.eval_split is null", at, fix="name a split")
             )
+        if config.data.test_split and config.data.test_split in (config.data.eval_split, config.data.train_split):
+            what = f"data.test_split = {config.data.test_split!r} is the split that the run learns or is chosen by"
+            at, fix = self.where(("data", "test_split")), "data.eval_split: validation, or data.test_split: null"
+            self.problems.append(Problem(what, at, fix=fix))
         if config.optimizer.name == "sgd" and config.optimizer.nesterov and not config.optimizer.momentum:
             at = self.where(("optimizer", "nesterov"))
             self.problems.append(

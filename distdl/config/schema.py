@@ -38,6 +38,12 @@ class Data(Section):
     """Split that is learned from."""
     eval_split: str | None = "test"
     """Split that is evaluated on; null: no evaluation."""
+    test_split: str | None = None
+    """Split that is evaluated once, when the run has ended: its metrics are called test_…. For a last word on samples that
+    nothing was chosen by, with `eval_split: validation` to stop early and to keep the best checkpoint by; null: none."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """natural: every sample once an epoch; balanced: as many of every class, the rows of rare classes again and again. An
+    epoch is as many samples as before; each worker keeps 4 bytes a row."""
     shuffle: Literal["global", "none"] = "global"
     """global: a keyed permutation of all samples, new each epoch; none: in stored order."""
     last_batch: Literal["wrap", "drop", "pad"] = "wrap"
@@ -75,6 +81,10 @@ class Train(Section):
     """Weight of the sum of absolute weights added to the loss (matrices only, not biases, gains and the like)."""
     l2: NonNegative = 0.0
     """Weight of half the sum of squared weights added to the loss (matrices only, not biases, gains and the like)."""
+    class_weights: Literal["balanced"] | tuple[NonNegative, ...] | None = None
+    """What a sample of each class weighs in the training loss, which is the sum of weight times loss over the sum of the
+    weights of a global batch: a number for each class, or balanced: rows / (classes * rows of the class) of the training
+    split. Null: all alike. Evaluations do not weigh."""
     deterministic: bool = True
     """Use deterministic kernels only, so that the same run gives the same bits again."""
     threads_per_worker: Natural = 0

@@ -25,7 +25,8 @@ from distdl.data.classes import in_order, same_numbers
 from distdl.data.folders import Files, open_files, some_names
 from distdl.data.label_table import labels_of
 from distdl.data.raw import Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.split_rules import SPLITS as IN_ORDER
+from distdl.data.splits import SplitOptions, Splitter, asked_beyond_fraction
 from distdl.errors import InputError, Problem
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -84,11 +85,15 @@ class Found:
     classes: list[str]
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    """How the files were shared out."""
 
     def info(self, notes: list[str]) -> dict[str, Any]:
         """What the manifest says of them, with more notes."""
         told = self.notes + notes
-        return {"classes": self.classes, "left_out": self.left_out} | ({"notes": told} if told else {})
+        return {"classes": self.classes, "left_out": self.left_out, "split": self.split} | (
+            {"notes": told} if told else {}
+        )
 
     def label_record(self) -> dict[str, Any]:
         """How the column `label` came from the names."""
@@ -162,7 +167,7 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
 
     InputError: there are none, or the folders can be read in two ways.
     """
-    check_fraction(options.test_fraction)
+    splitter = Splitter(options, names=("label", "folder"), label="label", where=path, tested=bool(options.test_path))
     if options.class_from and options.class_from not in WAYS:
         raise InputError(f"class_from is '{options.class_from}'", allowed=", ".join(WAYS))
     if options.split_folders not in ("", "yes", "no"):
@@ -175,23 +180,27 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     if torn := same_numbers(classes):
         groups = "; ".join(", ".join(group) for group in torn[:5])
         notes.append(f"classes whose names are the same number stay apart: {groups}")
-    parts = _parts(files, entries, classes, options)
+    if any(entries.splits) and (asked := asked_beyond_fraction(options)):
+        what = f"the folders of {path} are splits, so that {' and '.join(asked)} say nothing"
+        raise InputError(what, fix="leave them out, or split_folders=no")
+    parts = _parts(files, entries, classes, splitter)
     if options.test_path:
         if any(entries.splits):
             raise InputError(f"{path} has folders of splits of its own", fix="leave out test_path, or split_folders=no")
         test_files = open_files(options.test_path, endings)
         tested = _entries(test_files, options, what, notes, left_out)
         tested = _Entries(tested.numbers, ["test"] * len(tested.numbers), tested.classes)
-        parts += _parts(test_files, tested, classes, options)
+        parts += _parts(test_files, tested, classes, splitter)
         notes += _absent(classes, tested.classes, "test")
     for split in sorted(set(entries.splits) - {"", "train"}):
         notes += _absent(classes, [name for name, s in zip(entries.classes, entries.splits) if s == split], split)
     if left_out:
         notes.append("left out: " + ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())))
-    return Found(parts, classes, notes, dict(sorted(left_out.items())))
+    record = {"by": "folders"} if any(entries.splits) else splitter.record()
+    return Found(parts, classes, notes, dict(sorted(left_out.items())), record)
 
 
-def _parts(files: Files, entries: _Entries, classes: list[str], options: FolderOptions) -> list[Part]:
+def _parts(files: Files, entries: _Entries, classes: list[str], splitter: Splitter) -> list[Part]:
     """One part for each split, its files in the order of the classes, or of the archive where that is read forward."""
     place = {name: number for number, name in enumerate(classes)}
     if strange := sorted(set(entries.classes) - place.keys()):
@@ -202,19 +211,25 @@ def _parts(files: Files, entries: _Entries, classes: list[str], options: FolderO
     order = np.argsort(numbers if files.forward_only else labels, kind="stable")
     chosen = {split: order[splits[order] == split] for split in sorted(set(entries.splits))}
     return [
-        Part(files, numbers[some], labels[some], split or "train", _shares(split, len(some), options))
+        Part(
+            files,
+            numbers[some],
+            labels[some],
+            split or "train",
+            _shares(split, files, numbers[some], labels[some], splitter),
+        )
         for split, some in chosen.items()
     ]
 
 
-def _shares(split: str, count: int, options: FolderOptions) -> list[str]:
-    """The split of each of a part's files; those that no folder puts into one are shared out by their number."""
-    if split or options.test_path or not options.test_fraction:
-        return [split or "train"] * count
-    names = np.empty(count, object)
-    for name, rows in hold_out([{"row": np.arange(count)}], options.test_fraction):
-        names[rows["row"]] = name
-    return names.tolist()
+def _shares(split: str, files: Files, numbers: np.ndarray, labels: np.ndarray, splitter: Splitter) -> list[str]:
+    """The split of each of a part's files; those that no folder puts into one are shared out, by their number, class or
+    innermost folder."""
+    if split:
+        return [split] * len(numbers)
+    files_of = {"label": labels, "folder": [str(PurePosixPath(files.names[n]).parent) for n in numbers.tolist()]}
+    splitter.look([files_of])
+    return [IN_ORDER[which] for which in splitter.assign(files_of, 0).tolist()]
 
 
 def _absent(classes: list[str], found: list[str], split: str) -> list[str]:

@@ -8,9 +8,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,32 +36,55 @@ def values_of(location: str, manifest: Manifest, split: str, cache_dir: str | No
     place = Path(cache_dir or default_cache()) / "values" / f"{manifest.fingerprint}-{split}.json"
     with suppress(OSError, ValueError, InputError):
         return values_from(json.loads(place.read_text(encoding="utf-8")), str(place))
-    found = _passed(location, manifest, split, cache_dir)
+    tally = Tally(manifest.columns)
+    for batch in _passed(location, manifest, split, cache_dir):
+        tally.add(batch)
+    found = tally.values()
+    _keep(place, values_record({split: found})[split])
+    return found
+
+
+def class_rows(
+    location: str, manifest: Manifest, split: str, column: str, classes: int, cache_dir: str | None = None
+) -> list[int]:
+    """How many rows of a split have each class, from 0 to classes - 1: as an earlier pass has found, or by one over the
+    shards. What is no class counts nowhere. DataCorrupt: a shard is missing or is not what was written."""
+    place = Path(cache_dir or default_cache()) / "classes" / f"{manifest.fingerprint}-{split}-{column}-{classes}.json"
+    with suppress(OSError, ValueError):
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if isinstance(kept, list) and len(kept) == classes and all(type(rows) is int for rows in kept):
+            return kept
+    found = np.zeros(classes, np.int64)
+    for batch in _passed(location, manifest, split, cache_dir):
+        values = batch[column].astype(np.int64)
+        found += np.bincount(values[(values >= 0) & (values < classes)], minlength=classes)
+    _keep(place, found.tolist())
+    return found.tolist()
+
+
+def _keep(place: Path, record: Any) -> None:
     with suppress(OSError):  # a cache that cannot be written costs the pass once more
         place.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=place.parent)
         os.close(handle)
-        replace_json(place, values_record({split: found})[split], Path(draft))
-    return found
+        replace_json(place, record, Path(draft))
 
 
-def _passed(location: str, manifest: Manifest, split: str, cache_dir: str | None) -> dict[str, Values]:
-    tally, begin, said = Tally(manifest.columns), time.monotonic(), False
+def _passed(location: str, manifest: Manifest, split: str, cache_dir: str | None) -> Iterator[dict[str, np.ndarray]]:
+    """The record batches of a split, without what is of varying length; a pass that takes long is said."""
+    begin, said = time.monotonic(), False
     part = manifest.split(split)
     for shard in part.shards:
         mapped = MappedShard(shard_path(location, shard, cache_dir), shard, manifest, location)
         for i, buffers in enumerate(mapped.buffers):
             mapped.verify(i)  # what is found is kept, and must be of the right bytes
-            tally.add(
-                {
-                    name: np.frombuffer(buffers[name][0], column.dtype).reshape(-1, *column.shape)
-                    for name, column in manifest.columns.items()
-                    if column.dtype != VARIABLE
-                }
-            )
+            yield {
+                name: np.frombuffer(buffers[name][0], column.dtype).reshape(-1, *column.shape)
+                for name, column in manifest.columns.items()
+                if column.dtype != VARIABLE
+            }
             if not said and time.monotonic() - begin > LONG_S:
                 said = True
                 print(
                     f"looking at the values of {location}, split {split!r}: {part.rows:,} rows, once", file=sys.stderr
                 )
-    return tally.values()

@@ -30,6 +30,7 @@ def misfits(
             problems += found
             if not found and column.kind != "any":
                 fitting.setdefault(who, {})[name] = column
+        problems += _unread(where, manifest, who, columns)
     if not fitting:
         return problems
     for split, look in splits.items():
@@ -39,6 +40,17 @@ def misfits(
                 if name in values:
                     problems += _Check(where, manifest, split, who, name, column, values[name]).problems()
     return list(dict.fromkeys(problems))
+
+
+def _unread(where: str, manifest: Manifest, who: str, columns: Mapping[str, Column]) -> Iterator[Problem]:
+    """Columns without which those that are read would be taken for something else: which tokens count, and of which
+    document each is. Whoever wrote the data set names them."""
+    for name in columns:
+        for other in manifest.preparation.get(name, {}).get("beside", ()):
+            if other not in columns:
+                what = f"{who} reads {name!r} without {other!r}: rows hold several documents, and filling"
+                fix = f"model.{other}: true, where the family has that key; or prepare the data with packing=stream"
+                yield Problem(what, where, fix=fix)
 
 
 def _of_type(where: str, manifest: Manifest, who: str, name: str, column: Column) -> Iterator[Problem]:
@@ -165,6 +177,45 @@ class _Check:
         if column.missing is not None and value < 0:
             return f"number them from 0, and write {column.missing} where there is none"
         return "correct the column, or prepare the data set again"
+
+
+def class_notes(manifest: Manifest, reads: Reads, train: str, evaluation: str | None) -> list[str]:
+    """What the numbers of rows of the classes say that is no mistake, and yet nobody may have meant. [] for data sets of
+    older versions, which do not tell them."""
+    notes = []
+    asked = {name: column for columns in reads.values() for name, column in columns.items() if column.kind == "class"}
+    for name, column in asked.items():
+        found = manifest.statistics.get(train, {}).get(name)
+        if found is None or found.classes is None or column.high is None:
+            continue
+        names = manifest.preparation.get(name, {}).get("classes") or manifest.info.get("classes") or []
+        learned = {number for number in found.classes if number != column.missing}
+        never = [number for number in range(int(column.high) + 1) if number not in learned]
+        if len(learned) == 1:
+            notes.append(
+                f"every {name!r} of the split {train!r} is {_class(min(learned), names)}: nothing is told apart"
+            )
+        elif never:
+            key = f"model.{column.key or 'classes'} is {int(column.high) + 1}"
+            have, they = ("have", "they are") if len(never) > 1 else ("has", "it is")
+            what = f"{key}, and {_several(never, names)} {have} no row in the split {train!r}"
+            notes.append(f"{what}: {they} never learned")
+        tested = manifest.statistics.get(evaluation or "", {}).get(name)
+        unseen = {n: c for n, c in ((tested and tested.classes) or {}).items() if n in never}
+        if unseen:
+            rows = sum(unseen.values())
+            what = f"{rows:,} row{'s' if rows > 1 else ''} of the split {evaluation!r} {'are' if rows > 1 else 'is'} of"
+            notes.append(f"{what} {_several(list(unseen), names)}, which the split {train!r} does not have")
+    return notes
+
+
+def _class(number: int, names: list[str]) -> str:
+    return f"class {number}" + (f" ({names[number]})" if 0 <= number < len(names) else "")
+
+
+def _several(numbers: list[int], names: list[str], most: int = 5) -> str:
+    told = ", ".join(_class(number, names) for number in numbers[:most])
+    return told + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
 
 
 def read_as(column: Column, dtype: str, fp64: bool = False) -> str:

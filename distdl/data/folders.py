@@ -15,10 +15,12 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from distdl.data.advice import SURE
 from distdl.errors import InputError
 
 LARGEST_FILE_BYTES = 1 << 30
@@ -100,6 +102,26 @@ def open_files(path: str, endings: Collection[str]) -> Files:
         raise InputError(
             f"{path} is no folder, and no zip or tar that can be read: {error}", allowed="a folder, .zip, .tar, .tar.gz"
         ) from error
+
+
+def fits(path: Path, endings: Collection[str]) -> float:
+    """How likely a folder or archive is one of folders with such files, from 0 to 1, by the first ones in it."""
+    names: Iterable[str] = ()
+    if path.is_dir():
+        folders = [folder for folder in path.iterdir() if folder.is_dir()]
+        names = (str(file.relative_to(path)) for folder in folders for file in islice(folder.rglob("*"), 20))
+    elif path.is_file():
+        try:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    names = archive.namelist()[:100]
+            elif tarfile.is_tarfile(path):
+                with tarfile.open(path) as tar:
+                    names = [member.name for member in islice(tar, 100)]
+        except DAMAGE:
+            return 0.0
+    found = Counter(PurePosixPath(name).suffix.lower() in endings for name in names if "/" in name.removeprefix("./"))
+    return SURE if found[True] and (path.is_dir() or found[True] >= found[False]) else 0.0
 
 
 class _Folder(Files):

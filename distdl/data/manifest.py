@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from distdl.data import statistics
 from distdl.data.store import read_bytes
+from distdl.data.strict import StrictReader, checksum
 from distdl.errors import InputError, Problem, did_you_mean
 
 FORMAT = "distdl-arrow"
@@ -130,6 +132,9 @@ class Manifest:
     """Anything worth knowing that is not data, such as the names of the classes."""
     values: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
     """Split -> column -> what its values are; {} in data sets of older versions. No part of the fingerprint."""
+    statistics: statistics.Splits = field(default_factory=dict)
+    """Split -> column -> means, distributions, classes, lengths (statistics.py); {} in older data sets. No part of the
+    fingerprint."""
     preparation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Column -> how its values came from the raw ones, as the source wrote it: fitted numbers, names of classes, sizes,
     vocabularies. It says of itself what it is (`kind`) and in which `version`; {} where there is nothing to say. What is
@@ -175,7 +180,11 @@ def to_json(manifest: Manifest) -> str:
         del record["preparation"]
     if manifest.values:
         splits = values_record(manifest.values)
-        record["values"] = {"checksum": _checksum(splits), "splits": splits}
+        record["values"] = {"checksum": checksum(splits), "splits": splits}
+    del record["statistics"]
+    if manifest.statistics:
+        splits = statistics.to_record(manifest.statistics)
+        record["statistics"] = {"checksum": checksum(splits), "splits": splits}
     wide = len(manifest.info.get("features", ())) > WIDE_FEATURES  # nobody reads it, and Python indents slowly
     return json.dumps(record, indent=None if wide else 1, sort_keys=True) + "\n"
 
@@ -186,10 +195,6 @@ def values_record(values: Mapping[str, Mapping[str, Values]]) -> dict[str, Any]:
         split: {name: json.loads(json.dumps(asdict(of_column))) for name, of_column in columns.items()}
         for split, columns in values.items()
     }
-
-
-def _checksum(record: Any) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(path_or_uri: str | os.PathLike[str]) -> Manifest:
@@ -227,7 +232,7 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         raw,
         "the manifest",
         {"format", "version", "fingerprint", "source", "options", "columns", "rows_per_batch", "splits", "info"},
-        optional={"values", "preparation"},
+        optional={"values", "statistics", "preparation"},
     )
     rows_per_batch = read.count(raw["rows_per_batch"], "rows_per_batch")
     read.need(
@@ -243,6 +248,7 @@ def from_json(text: str | bytes, where: str = FILE_NAME) -> Manifest:
         splits={name: read.split(name, value, rows_per_batch) for name, value in splits.items()},
         info=read.typed(raw["info"], dict, "info"),
         values=read.values(raw["values"]) if "values" in raw else {},
+        statistics=read.statistics(raw["statistics"]) if "statistics" in raw else {},
         preparation=read.preparation(raw["preparation"]) if "preparation" in raw else {},
     )
     read.need(
@@ -284,30 +290,8 @@ def check_split_name(name: str, where: str = "") -> None:
         raise InputError(f"split name {name!r}", where=where, allowed="letters, digits, _ and -")
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Strict reading of decoded JSON: every failure names the file and the key."""
-
-    where: str
-
-    def need(self, condition: bool, what: str) -> None:
-        if not condition:
-            raise InputError(what, where=self.where, fix="prepare the data set again")
-
-    def typed(self, value: Any, kind: type, key: str) -> Any:
-        self.need(type(value) is kind, f"{key} is {value!r:.80}, not a {kind.__name__}")
-        return value
-
-    def count(self, value: Any, key: str) -> int:
-        self.need(type(value) is int and 0 <= value < 1 << 62, f"{key} is {value!r:.80}, not a count")
-        return int(value)
-
-    def keys(self, record: Any, what: str, known: set[str], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        self.typed(record, dict, what)
-        for key in sorted(record.keys() - known - optional):
-            self.need(False, f"{what} has the unknown key '{key}', {did_you_mean(key, known)}")
-        for key in sorted(known - record.keys()):
-            self.need(False, f"{what} lacks the key '{key}'")
+class _Reader(StrictReader):
+    """The parts of a manifest."""
 
     def columns(self, raw: Any) -> dict[str, Column]:
         columns = {}
@@ -335,12 +319,10 @@ class _Reader:
         return Split(rows, shards)
 
     def values(self, raw: Any) -> dict[str, dict[str, Values]]:
-        self.keys(raw, "values", {"checksum", "splits"})
-        splits = self.typed(raw["splits"], dict, "the splits of values")
-        self.need(
-            raw["checksum"] == _checksum(splits), "the checksum of the values does not match: they were edited by hand"
-        )
-        return {split: self.of_columns(columns) for split, columns in splits.items()}
+        return {split: self.of_columns(columns) for split, columns in self.sealed(raw, "the values").items()}
+
+    def statistics(self, raw: Any) -> dict[str, dict[str, statistics.Statistics]]:
+        return statistics.from_record(self.sealed(raw, "the statistics"), self)
 
     def preparation(self, raw: Any) -> dict[str, dict[str, Any]]:
         for name, record in self.typed(raw, dict, "the preparation").items():
@@ -359,14 +341,6 @@ class _Reader:
             pairs = {key: self.pair(record[key], f"{key} of '{name}'") for key in SENTINELS}
             found[name] = Values(**bounds, **rows, **pairs)  # type: ignore[arg-type]
         return found
-
-    def number(self, value: Any, key: str) -> float | None:
-        self.need(value is None or type(value) in (int, float), f"{key} is {value!r:.80}, not a number")
-        return value
-
-    def pair(self, value: Any, key: str) -> tuple[int, int]:
-        self.need(isinstance(value, list) and len(value) == 2, f"{key} is {value!r:.80}, not a number and a row")
-        return self.count(value[0], key), self.count(value[1], key)
 
     def shard(self, raw: Any, rows_per_batch: int) -> Shard:
         self.keys(raw, "a shard", {"file", "rows", "bytes", "checksum", "batches"})

@@ -5,7 +5,8 @@
     generators/  data that a formula or a library makes
 
 A source module has a frozen dataclass `Options` (a sentence under each field) and `prepare(options) -> Prepared`
-(`distdl/data/raw.py`). To add a source, add a file: nothing else names it. Files that begin with _ are shared helpers.
+(`distdl/data/raw.py`). To add a source, add a file: nothing else names it. What `distdl init` would ask of it is in
+`advice.py`. Files that begin with _ are shared helpers.
 """
 
 from __future__ import annotations
@@ -13,21 +14,26 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import signal
+import sys
+import threading
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from distdl.data.manifest import Manifest
+from distdl.data.progress import Follow, Progress
 from distdl.errors import InputError, Problem, did_you_mean
 
 FOLDERS = ("formats", "corpora", "generators")
 
 
 def source_modules() -> dict[str, str]:
-    """Name of a source -> its module."""
+    """Name of a source -> the dotted name of its module."""
     here = Path(__file__).parent
     found = [(folder, m.name) for folder in FOLDERS for m in pkgutil.iter_modules([str(here / folder)])]
     return {name: f"distdl.data.{folder}.{name}" for folder, name in found if not name.startswith("_")}
@@ -66,31 +72,79 @@ def parse_options(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def prepare_dataset(
-    source_name: str, target: str | os.PathLike[str], options: Mapping[str, Any], overwrite: bool = False
+    source_name: str,
+    target: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    overwrite: bool = False,
+    *,
+    follow: Follow | None = None,
 ) -> Manifest:
     """Convert a raw source into a data set at `target` (a new folder or a URI) and return its manifest.
 
-    `options`: of that source, as values or as text. InputError: an unknown source or option, raw data that does not
+    `options`: of that source, as values or as text. `follow` shows how far it is. SIGTERM ends it as an interrupt does:
+    nothing is left behind. InputError: an unknown source or option, raw data that does not
     fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
     from distdl.data.store import shown
-    from distdl.data.values import in_range
-    from distdl.data.write import DatasetWriter, check_target
+    from distdl.data.write import check_target
 
     check_target(os.fspath(target), overwrite)  # before hours of reading
+    where = shown(os.fspath(target))
+    progress = Progress(f"{source_name} to {where}", asdict(parsed))
+    with _sigterm_cleans_up(where), follow(progress) if follow else nullcontext():
+        return _written(source_name, target, parsed, overwrite, progress)
+
+
+def _written(
+    source_name: str, target: str | os.PathLike[str], parsed: Any, overwrite: bool, progress: Progress
+) -> Manifest:
+    from distdl.data.splits import check_heeded
+    from distdl.data.store import shown
+    from distdl.data.values import in_range
+    from distdl.data.write import DatasetWriter
+
     try:
         prepared = source_module(source_name).prepare(parsed)
+        check_heeded(source_name, parsed, prepared.info)
+        progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
             target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in in_range(prepared):
                 writer.write(split, rows)
+                progress.rows += len(next(iter(rows.values())))
     except OSError as error:
         raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error
     assert writer.manifest is not None
     return writer.manifest
+
+
+@contextmanager
+def _sigterm_cleans_up(target: str) -> Iterator[None]:
+    """SIGTERM, by which batch systems and containers end a process, is an exception meanwhile: what was written goes, and
+    the exit code is the signal's, 143. A handler that is there already stays."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not mine:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Ended:
+        print(f"distdl: ended by SIGTERM; nothing was written to {target}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Ended(BaseException):
+    """SIGTERM came. No source may take it for a failure of its own."""
 
 
 def _public(options: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Prepared:
     """Column -> how its values came from the raw ones, as plain values (manifest.py)."""
     place: Callable[[str, str, int], str] | None = None
     """Split, column and row of the file (`values.numbered`) -> where that is, for a person; None: said by split and row."""
+    rows: int | None = None
+    """How many rows there will be, where the source knows it beforehand: then the time left is told."""
 
 
 def pack_bytes(blocks: Iterable[bytes], context: int) -> Iterator[Rows]:

@@ -193,6 +193,7 @@ class Dataset:
         if verify not in VERIFY:
             raise InputError(f"verify is {verify!r}", allowed=", ".join(VERIFY))
         self.location, self.split, self.read_as = os.fspath(path_or_uri), split, dict(read_as or {})
+        self.cache_dir = cache_dir
         self.manifest: Manifest = read_manifest(self.location)
         part: Split = self.manifest.split(split)
         self.rows, self.columns, self.fingerprint = part.rows, self.manifest.columns, self.manifest.fingerprint

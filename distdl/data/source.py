@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
+from distdl.data.balance import BalancedOrder, Labels, labels_of
 from distdl.data.order import Order
 from distdl.data.read import Dataset
 from distdl.errors import InputError, Problem
@@ -33,6 +34,7 @@ STATE_VERSION = 1
 GROUP_BYTES = 1 << 20  # a gather of about a megabyte hides the cost of calling NumPy
 GROUP_BATCHES = 64
 SHARE_ROWS = 4096  # whose labels are counted at a time: masks are large
+PLAIN = Labels()
 LAST_BATCH = ("wrap", "drop", "pad")
 
 
@@ -40,11 +42,12 @@ class BatchSource:
     """An endless iterator over the micro-batches of one rank; `state_dict()` says where it is.
 
     `global_batch` samples a step, cut into `world` ranks times `accumulate` micro-batches of `micro_batch`. `seed`
-    and the data set's fingerprint fix the order; `shuffle="none"` keeps the natural one. `position` is the first
-    sample of the stream. `unlabelled`: columns of class numbers some of which are negative, that is missing; beside each
-    a batch has NAME.share, the part of the global batch's values that are there. `threads` gather ahead of the consumer,
-    at least `prefetch_batches` micro-batches where given (else two groups); 0 threads: everything happens in `__next__`.
-    InputError: the numbers do not fit together. From `__next__`, DataCorrupt: stored bytes are damaged.
+    and the data set's fingerprint fix the order; `shuffle="none"` keeps the natural one, and `labels.balanced` draws every
+    class equally often. `position` is the first sample of the stream. `labels`: columns of class numbers some of which are
+    missing or that weigh; beside each a batch has NAME.share, the mean weight of the global batch's values (0 where one is
+    missing), and beside those that weigh NAME.weight. `threads` gather ahead of the consumer, at least `prefetch_batches`
+    micro-batches where given (else two groups); 0 threads: everything happens in `__next__`. InputError: the numbers do not
+    fit together. From `__next__`, DataCorrupt: stored bytes are damaged.
     """
 
     def __init__(
@@ -62,14 +65,16 @@ class BatchSource:
         position: int = 0,
         prefetch_batches: int | None = None,
         threads: int = 1,
-        unlabelled: Sequence[str] = (),
+        labels: Labels = PLAIN,
     ):
-        self.unlabelled = tuple(unlabelled)
+        self.labels = labels
         self.dataset, self.seed, self.shuffle, self.last_batch = dataset, seed, shuffle, last_batch
         self.global_batch, self.micro_batch, self.accumulate = global_batch, micro_batch, accumulate
         self.rank, self.world, self.threads = rank, world, threads
         self._check()
-        self.order = Order(dataset.rows, seed, dataset.fingerprint, shuffle)
+        self.order: Order | BalancedOrder = Order(dataset.rows, seed, dataset.fingerprint, shuffle)
+        if labels.balanced:
+            self.order = BalancedOrder(labels_of(dataset, labels.balanced), seed, dataset.fingerprint)
         whole_steps = {"wrap": 0, "drop": dataset.rows // global_batch, "pad": -(-dataset.rows // global_batch)}[
             last_batch
         ]
@@ -106,6 +111,10 @@ class BatchSource:
             )
         if self.last_batch not in LAST_BATCH:
             problems.append(Problem(f"last_batch is {self.last_batch!r}", allowed=", ".join(LAST_BATCH)))
+        if self.labels.balanced and self.shuffle != "global":
+            problems.append(
+                Problem(f"balanced draws are mixed, and shuffle is {self.shuffle!r}", fix="data.shuffle: global")
+            )
         if self.threads < 0:
             problems.append(Problem(f"threads is {self.threads}", allowed="0 or more"))
         if self.last_batch == "drop" and 0 < self.dataset.rows < self.global_batch:
@@ -137,6 +146,7 @@ class BatchSource:
             "split": self.dataset.split,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            **({"balanced": self.labels.balanced} if self.labels.balanced else {}),
             "last_batch": self.last_batch,
             "epoch_length": self.epoch_length,
             "position": self.position,
@@ -148,12 +158,11 @@ class BatchSource:
             raise InputError(f"the data state has version {state.get('version')!r}, this distdl reads {STATE_VERSION}")
         mine = self.state_dict()
         # With `drop` and `pad` a position counts padded or shortened epochs, so their length must be the same, too.
-        keys = ["fingerprint", "split", "seed", "shuffle", "last_batch"] + ["epoch_length"] * (
-            self.last_batch != "wrap"
-        )
+        keys = ["fingerprint", "split", "seed", "shuffle", "balanced", "last_batch"]
+        keys += ["epoch_length"] * (self.last_batch != "wrap")
         problems = [
             Problem(
-                f"the data state was saved with {key} {state.get(key)!r}, this run has {mine[key]!r}",
+                f"the data state was saved with {key} {state.get(key)!r}, this run has {mine.get(key)!r}",
                 fix="prepare the same data again, or start a new run without the checkpoint"
                 if key == "fingerprint"
                 else "keep the global batch of the first run, or use last_batch=wrap"
@@ -161,7 +170,7 @@ class BatchSource:
                 else f"set {key} to the value of the first run",
             )
             for key in keys
-            if state.get(key) != mine[key]
+            if state.get(key) != mine.get(key)
         ]
         if problems:
             raise InputError(*problems)
@@ -225,8 +234,10 @@ class BatchSource:
         positions = (starts[:, None] + np.arange(self.micro_batch)).reshape(-1)
         ids = self._ids(positions)
         columns: dict[str, Any] = {**self.dataset.gather(ids), "id": ids, "position": positions}
-        columns |= {f"{name}.share": np.empty(len(ids)) for name in self.unlabelled}
-        for of_step in np.unique(step).tolist() if self.unlabelled else ():
+        for name in self.labels.weights:
+            columns[f"{name}.weight"] = self.labels.weigh(name, columns[name])
+        columns |= {f"{name}.share": np.empty(len(ids)) for name in self.labels.shared}
+        for of_step in np.unique(step).tolist() if self.labels.shared else ():
             rows = np.repeat(step == of_step, self.micro_batch)
             for name, part in self._shares(base + of_step * self.global_batch).items():
                 columns[f"{name}.share"][rows] = part
@@ -244,13 +255,15 @@ class BatchSource:
         return self.order.at(epochs, offsets)
 
     def _shares(self, start: int) -> dict[str, float]:
-        """The part of the values of the global batch from `start` that are there, of each column with missing ones: the
-        same on every rank, which all know the order and read these columns of each other's samples."""
+        """The mean weight of the values of the global batch from `start` (without weights: the part that is there), of each
+        column whose values do not all count the same: equal on every rank, which all know the order and read these columns
+        of each other's samples."""
         ids = self._ids(np.arange(start, start + self.global_batch, dtype=np.int64))
-        there: dict[str, float] = dict.fromkeys(self.unlabelled, 0.0)
+        there: dict[str, float] = dict.fromkeys(self.labels.shared, 0.0)
         for some in np.array_split(ids, -(-len(ids) // SHARE_ROWS)):
-            for name, values in self.dataset.gather(some, self.unlabelled).items():
-                there[name] += float((values >= 0).mean()) * len(some) / len(ids)
+            for name, values in self.dataset.gather(some, self.labels.shared).items():
+                weight = self.labels.weigh(name, values)
+                there[name] += float(weight.mean(dtype=np.float64)) * len(some) / len(ids)
         return there
 
     def _split(self, values: Any) -> Any:

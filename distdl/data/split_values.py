@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from distdl.errors import InputError
 
-MOST_KEYS = 1 << 22
+MOST_KEYS = 1 << 20
 """Different times that are told apart; beyond it neighbours count as one."""
 PENDING_ROWS = 1 << 18
 
@@ -21,14 +21,14 @@ Places = Callable[[int], str]
 def coded(values: Any, column: str, place: Places, row: int) -> tuple[list[str], np.ndarray]:
     """The distinct values as text, and of each row its number among them: (n,) int64. InputError: one is missing."""
     encoded = _arrow(values, column).dictionary_encode()
-    names = [_text(value) for value in encoded.dictionary.to_pylist()]
+    names = _texts(encoded.dictionary)
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     empty = np.array([not name for name in names] + [True])[codes]  # the last is that of -1
     if empty.any():
         raise _missing(column, place(row + int(empty.argmax())))
-    distinct = list(dict.fromkeys(names))  # two values may be one text
-    renumbered = np.array([distinct.index(name) for name in names] if len(distinct) < len(names) else range(len(names)))
-    return distinct, renumbered[codes] if len(codes) else codes
+    numbers: dict[str, int] = {}
+    renumbered = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)  # two may be one text
+    return list(numbers), renumbered[codes]
 
 
 def ordered(values: Any, column: str, place: Places, row: int, kind: str) -> tuple[np.ndarray, str]:
@@ -83,6 +83,11 @@ class Counts:
         if self._waiting > max(PENDING_ROWS, len(self._keys)):
             self._merge()
 
+    @property
+    def size(self) -> int:
+        """How many different keys there are, at least."""
+        return len(self._keys)
+
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """The keys, sorted, and how often each occurs."""
         self._merge()
@@ -97,9 +102,10 @@ class Counts:
             self._join(self._keys >> 1, self._rows)
 
     def _join(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        self._keys, where = np.unique(keys, return_inverse=True)
-        self._rows = np.zeros(len(self._keys), np.int64)
-        np.add.at(self._rows, where, rows)
+        by_key = np.argsort(keys, kind="stable")
+        keys, rows = keys[by_key], rows[by_key]
+        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
+        self._keys, self._rows = keys[first], np.add.reduceat(rows, first) if len(first) else rows
 
 
 def _arrow(values: Any, column: str) -> Any:
@@ -143,12 +149,18 @@ def _reads(text: str | None) -> str:
     return ""
 
 
-def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace").strip()
-    return str(value).strip()
+def _texts(values: Any) -> list[str]:
+    """The values as people write them; a missing one is empty."""
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    try:
+        texts = pc.utf8_trim_whitespace(pc.cast(values, pa.string())).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # bytes that are no text, or what Arrow does not write
+        found = (
+            (v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else str(v)) for v in values.to_pylist()
+        )
+        texts = [text.strip() for text in found]
+    return [text or "" for text in texts]
 
 
 def _missing(column: str, where: str) -> InputError:

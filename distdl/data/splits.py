@@ -6,27 +6,34 @@
     by time     the latest rows are the test split, those before them the validation split (`split_time`)
     by column   a column says it (`split_column`)
 
-What a way needs to know of all rows it learns in one pass over one column, in little memory (`split_rules.py`). After that
-a row's split depends on nothing but the row's number and value, so rows may be read again, and by several processes.
+What a way needs to know of all rows it learns in one pass over one column, in little memory (`split_rules.py`,
+`split_shares.py`). After that a row's split depends on nothing but the row's number and value, so rows may be read again,
+and by several processes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from distdl.data.order import keyed_hash
 from distdl.data.raw import Rows
-from distdl.data.split_rules import SPLITS, ByColumn, ByGroup, ByLabel, ByRow, ByTime, Fractions, Rule, both_ends, parts
+from distdl.data.split_rules import SPLITS, ByColumn, ByRow, ByTime, Fractions, Rule, both_ends, parts
+from distdl.data.split_shares import ByGroup, ByLabel
 from distdl.errors import InputError, Problem, did_you_mean
 
 MOST_WAITING = 1 << 16
 """Rows that wait for a split to have its first one."""
 SPLIT_KEY = 0x64697374646C0001  # fixed: the same raw data gives the same split for everybody
+
+WAYS = ("stratify", "split_group", "split_time", "split_column")
+"""The options that each are a way to share rows out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,8 @@ class Splitter:
         splitter.look(chunks)               # a pass over the columns `splitter.columns`, before anything else
         splitter.assign(chunk, first_row)   # (n,) numbers of SPLITS; the same whenever it is asked
         splitter.record()                   # for info["split"]
+
+        splitter.parts(lambda: rows)        # for a source of arrays: all of that in one
 
     A chunk is column -> values (array, Arrow array or list), as they were read; it holds one column at least, to be
     counted. `names`: the columns there are. `label`: the one that holds the class. `where`: the file, `place(row)`: where
@@ -97,11 +106,28 @@ class Splitter:
             row += count
         self._rule.settle()
         self.looked = True
+        for note in self._rule.found().get("notes", ()):
+            print(note, file=sys.stderr)
 
     def assign(self, chunk: Mapping[str, Any], first_row: int) -> np.ndarray:
         """The split of each row of a chunk that begins at `first_row`, as its number in SPLITS: (n,) int8."""
         assert self.looked
         return self._rule.assign(chunk, first_row, len(next(iter(chunk.values()))))
+
+    def parts(
+        self, read: Callable[[], Iterable[Rows]], test: Callable[[], Iterable[Rows]] | None = None
+    ) -> Iterator[tuple[str, Rows]]:
+        """All rows of a source, each in its split and without the columns `apart`; `test` reads those of a test split that
+        comes from somewhere else. `read` is called twice where a look is wanted: at once, so that `record()` then knows
+        what was found."""
+        if self.looks:
+            self.look(read())
+        held_out = (("test", rows) for rows in test()) if test else ()
+        return ((split, self.kept(rows)) for split, rows in chain(self.share(read()), held_out))
+
+    def kept(self, rows: Rows) -> Rows:
+        """The rows without the columns `apart`."""
+        return {name: values for name, values in rows.items() if name not in self.apart}
 
     def share(self, chunks: Iterable[Rows]) -> Iterator[tuple[str, Rows]]:
         """Pairs of a split and some of its rows. By rows this needs no look before."""
@@ -121,6 +147,8 @@ class Splitter:
             told["column"] = self._rule.column
         if not isinstance(self._rule, ByColumn):
             told |= {"test_fraction": self.fractions.test, "validation_fraction": self.fractions.validation}
+        if self.tested:
+            told["test"] = "of its own"
         if self.looked:
             told["rows"] = {name: count for name, count in zip(SPLITS, self._rule.counts) if count}
             told |= self._rule.found()
@@ -134,11 +162,15 @@ class Splitter:
             "split_column": options.split_column,
         }
         problems = [
-            Problem(f"there is no column '{name}', which {option}= names", self.where, fix=did_you_mean(name, names))
+            Problem(
+                f"there is no column '{name}', which {option}= names",
+                self.where,
+                fix=did_you_mean(name, names) if names else f"leave {option} out: these rows have no such columns",
+            )
             for option, name in asked.items()
-            if name and names and name not in names
+            if name and name not in names
         ]
-        if options.stratify and not label:
+        if options.stratify and (not label or (names and label not in names)):
             what = "stratify=true holds out the same part of every class, and there is no label"
             problems.append(Problem(what, self.where, fix="name the column of the classes, or leave stratify out"))
         if problems:
@@ -172,7 +204,7 @@ def check_split(options: SplitOptions, tested: bool = False) -> None:
     if not problems and not tested and options.test_fraction + options.validation_fraction >= 1:
         told = f"test_fraction={options.test_fraction:g} and validation_fraction={options.validation_fraction:g}"
         problems.append(Problem(f"{told} leave nothing to train on", allowed="a sum below 1"))
-    ways = [name for name in ("stratify", "split_group", "split_time", "split_column") if getattr(options, name)]
+    ways = [name for name in WAYS if getattr(options, name)]
     if len(ways) > 1:
         problems.append(Problem(f"rows cannot be shared out by {' and '.join(ways)} at once", allowed="one of them"))
     if options.split_column and (tested or options.validation_fraction):
@@ -235,15 +267,48 @@ def _select(values: Any, chosen: np.ndarray) -> Any:
     )
 
 
-def held_out_files(names: list[str], fraction: float) -> set[str]:
-    """The whole files that belong to the test split, by a keyed hash of their names (paths relative to the source).
+def split_files(names: Sequence[str], options: SplitOptions) -> dict[str, str]:
+    """The split of each whole file or folder, by a keyed hash of its name (a path relative to the source).
 
-    With a fraction above 0 and two files or more, at least one is chosen, so that a small corpus has a test split, too.
+    A split with a fraction above 0 gets one at least where two are left, so that a small corpus has a test split, too.
     """
+    key = f"distdl-split|{options.split_seed}" if options.split_seed else "distdl-split"
 
     def place(name: str) -> float:
-        digest = hashlib.blake2b(name.encode(), digest_size=8, key=b"distdl-split").digest()
+        digest = hashlib.blake2b(name.encode(), digest_size=8, key=key.encode()).digest()
         return int.from_bytes(digest, "little") / 2.0**64
 
-    chosen = {name for name in names if place(name) < fraction}
-    return chosen or ({min(names, key=place)} if fraction > 0 and len(names) > 1 else set())
+    found, begin = dict.fromkeys(names, "train"), 0.0
+    for split, fraction in (("test", options.test_fraction), ("validation", options.validation_fraction)):
+        free = [name for name in names if found[name] == "train"]
+        chosen = [name for name in free if begin <= place(name) < begin + fraction]
+        if not chosen and fraction > 0 and len(free) > 1:
+            chosen = [min(free, key=place)]
+        found |= dict.fromkeys(chosen, split)
+        begin += fraction
+    return found
+
+
+def check_files(options: SplitOptions) -> dict[str, Any]:
+    """The record of a split by whole files. InputError: options that ask for a split by what is in their rows."""
+    check_split(options)
+    asked = [name for name in WAYS if getattr(options, name)]
+    if asked:
+        raise InputError(f"whole files are held out, so that {asked[0]} says nothing", fix=f"leave {asked[0]} out")
+    fractions = {name: getattr(options, name) for name in ("test_fraction", "validation_fraction")}
+    return {"by": "files", "seed": options.split_seed, **fractions}
+
+
+def asked_beyond_fraction(options: SplitOptions) -> list[str]:
+    """The options that ask for more than a test fraction."""
+    others = [each for each in fields(SplitOptions) if each.name != "test_fraction"]
+    return [each.name for each in others if getattr(options, each.name) != each.default]
+
+
+def check_heeded(source: str, options: Any, info: Mapping[str, Any]) -> None:
+    """InputError where options ask for a split that the source knows nothing of: it would be ignored in silence."""
+    if not isinstance(options, SplitOptions) or "split" in info:
+        return
+    if ignored := asked_beyond_fraction(options):
+        what = f"the source {source} does not share its rows out by {' or '.join(ignored)}"
+        raise InputError(what, allowed="test_fraction")

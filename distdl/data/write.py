@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from distdl.data.draft import Draft
 from distdl.data.manifest import (
     FILE_NAME,
     VARIABLE,
@@ -33,6 +34,7 @@ from distdl.data.manifest import (
     to_json,
 )
 from distdl.data.store import hash_file, is_remote, remote_file, shown
+from distdl.data.summary import Summary
 from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
 from distdl.files import publish, sync_folder
@@ -65,9 +67,10 @@ class DatasetWriter:
     error.
 
     `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
-    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard
-    begins. `about`: the manifest's `info` and `preparation`. After the block, `manifest` is what was published.
-    InputError: the target exists (unless `overwrite`), or the rows do not fit the columns. DistdlError: the disk failed.
+    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard begins.
+    `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the block, `manifest`
+    is what was published. InputError: the target exists (unless `overwrite`), or the rows do not fit the columns.
+    DistdlError: the disk failed.
     """
 
     def __init__(
@@ -88,9 +91,9 @@ class DatasetWriter:
         self.target, self.columns, self.overwrite = os.fspath(target), dict(columns), overwrite
         self.shard_bytes, self.rows_per_batch = shard_bytes, rows_per_batch or choose_rows_per_batch(columns)
         self.manifest: Manifest | None = None
-        facts = {"source": source, "options": dict(options), **(about or {})}
-        self._about: dict[str, Any] = json.loads(json.dumps(facts))  # as the manifest will be read again
+        self._about: dict[str, Any] = {"source": source, "options": dict(options), **(about or {})}
         self._splits: dict[str, _SplitWriter] = {}
+        self._draft: Draft | None = None
         check_target(self.target, overwrite)
 
     def __enter__(self) -> DatasetWriter:
@@ -98,10 +101,8 @@ class DatasetWriter:
             if is_remote(self.target):
                 self._folder = Path(tempfile.mkdtemp(prefix="distdl-prepare-"))
             else:
-                target = Path(self.target).absolute()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-                self._folder.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the data set from other users
+                self._draft = Draft(Path(self.target).absolute())
+                self._folder = self._draft.folder
         except OSError as error:
             raise InputError(f"cannot write to {self.target}: {error}") from error
         return self
@@ -125,6 +126,8 @@ class DatasetWriter:
         finally:
             for split in self._splits.values():
                 split.abandon()
+            if self._draft:
+                self._draft.remove()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _failed(self, error: OSError) -> DistdlError:
@@ -156,9 +159,14 @@ class DatasetWriter:
         splits = {name: split for name, split in splits.items() if split.rows}
         if not splits:
             raise InputError(f"no rows were written to {self.target}", fix="check that the source holds any data")
-        values = {name: self._splits[name].tally.values() for name in splits}
+        about = json.loads(json.dumps(self._about))  # as the manifest will be read again
         self.manifest = Manifest(
-            columns=self.columns, rows_per_batch=self.rows_per_batch, splits=splits, values=values, **self._about
+            columns=self.columns,
+            rows_per_batch=self.rows_per_batch,
+            splits=splits,
+            values={name: self._splits[name].tally.values() for name in splits},
+            statistics={name: self._splits[name].summary.statistics() for name in splits},
+            **about,
         )
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))
@@ -167,6 +175,8 @@ class DatasetWriter:
             _upload(self._folder, self.target, self.manifest)
         else:
             check_target(self.target, self.overwrite)  # again: preparing may have taken hours
+            assert self._draft is not None
+            self._draft.publishable()
             _publish(self._folder, Path(self.target).absolute(), self.overwrite)
 
 
@@ -183,7 +193,7 @@ class _SplitWriter:
         }
         self._filled = 0
         self._file: Any = None
-        self.tally = Tally(self.columns)
+        self.tally, self.summary = Tally(self.columns), Summary(self.columns)
 
     def append(self, rows: Mapping[str, Any]) -> None:
         count, start = len(next(iter(rows.values()))), 0
@@ -217,15 +227,18 @@ class _SplitWriter:
             self._arrow = pa.ipc.new_file(self._file, self.schema)
             self._batches: list[str] = []
             self._rows = 0
-        arrays, digest = [], xxhash.xxh3_64()
+        arrays, digest, lengths = [], xxhash.xxh3_64(), {}
         for key, pending in self._pending.items():
             array, buffers = _arrow_array(self.columns[key], pending, self._filled)
             arrays.append(array)
             for buffer in buffers:
                 digest.update(buffer)
             if isinstance(pending, list):
+                lengths[key] = np.diff(np.frombuffer(buffers[0], np.int64, self._filled + 1))
                 pending.clear()
-        self.tally.add({key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)})
+        numbers = {key: p[: self._filled] for key, p in self._pending.items() if not isinstance(p, list)}
+        self.tally.add(numbers)
+        self.summary.add(numbers, lengths)
         self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
         self._batches.append(digest.hexdigest())
         self._rows += self._filled
@@ -320,9 +333,3 @@ def _upload(folder: Path, target: str, manifest: Manifest) -> None:
 def _flush_to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -144,12 +144,15 @@ class Engine(ABC):
 
     def _taken(self, source: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
         """The step's micro-batches; where the learner counts more than samples, with the mean of its counts."""
-        if type(self.learner).counted is Learner.counted:
-            yield from itertools.islice(source, self.plan.accumulate)
+        taken = itertools.islice(source, self.plan.accumulate)
+        first = next(taken)
+        if self.learner.counted(first) is None:
+            yield first
+            yield from taken
             return
-        batches = list(itertools.islice(source, self.plan.accumulate))
-        counts = [self.learner.counted(batch) for batch in batches]
-        total = torch.stack([count for count in counts if count is not None]).double().sum().to(self.device)
+        batches = [first, *taken]
+        counts = [count for batch in batches if (count := self.learner.counted(batch)) is not None]
+        total = torch.stack(counts).double().sum().to(self.device)
         # Ranks that share a replica count the same samples: the mean over all ranks is that over the replicas.
         mean = self.all_sum(total).float() / (self.plan.accumulate * self.plan.world)
         for batch in batches:

@@ -134,7 +134,7 @@ class BERT(Learner):
         "blocks.*.up": "column",
         "blocks.*.down": "row",
     }
-    chunks_loss = True
+    class_column, chunks_loss = "label", True
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -64,6 +64,7 @@ CELLS: dict[str, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {"rnn": nn.RNN, 
 
 
 class BiRNN(Learner):
+    class_column = "label"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:

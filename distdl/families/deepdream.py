@@ -104,6 +104,7 @@ class DeepDream(Learner):
     learns = "back-propagation, then gradient ascent on the input"
     better = "higher"
     batch_coupled = True  # every sample's jitter enters one step of the same pictures
+    class_column = "label"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2"})  # ZeRO-3 has no whole weights for a gradient of our own
 
     start: Tensor

@@ -13,15 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.columns import NO_LABEL, language_columns
 from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Several
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Batch, Column, Layer, Learner
-from distdl.metrics import Metrics
-from distdl.nn.language import attend, logits, places, token_losses
+from distdl.learner.labels import mean_of_counted
+from distdl.metrics import Mean, Metrics
+from distdl.nn.attention import apart, together
+from distdl.nn.language import attend, begins_of, logits, places, places_within, token_losses
 from distdl.nn.moe import MixtureOfExperts, router_loss
 
 
@@ -47,6 +51,10 @@ class Config:
     """Every n-th block is sparse."""
     capacity: AmountOrZero = 1.25
     """Tokens of a sequence that an expert takes, as a multiple of its even share; 0: no limit."""
+    labels: Annotated[bool, TRAINING_ONLY] = False
+    """The column `labels`, as long as `tokens`, says which token each place has, and -100: none counts there."""
+    documents: Annotated[bool, TRAINING_ONLY] = False
+    """Documents that share a row, told apart by the column `documents`, do not see each other and begin at place 0."""
     balance_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.01
     """Weight of the loss that spreads the tokens evenly over the experts."""
     router_z_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.001
@@ -55,6 +63,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+        if self.documents and not self.labels:
+            raise ValueError("documents without labels: the end of one would learn the next one's begin; set labels")
+        if self.documents and self.experts:
+            raise ValueError("documents with experts: the tokens of a row compete for them; prepare with packing=none")
         of_experts = ("experts_top_k", "experts_every", "capacity", "balance_loss", "router_z_loss")
         if not self.experts:
             if changed := [name for name in of_experts if getattr(self, name) != getattr(Config, name)]:
@@ -78,10 +90,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
+        """x (B, T, D); `begins` (B, T) is True where a document begins that shares the row with others."""
         B, T, _ = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, -1, self.head_width).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
-        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+        return self.out(attend(q, k, v, begins).transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
 
 
 class Block(nn.Module):
@@ -98,11 +111,13 @@ class Block(nn.Module):
         else:
             self.up = nn.Linear(config.width, 4 * config.width)
             self.down = nn.Linear(4 * config.width, config.width)
-        self.drop = Dropout(config.dropout)
+        self.drop, self.documents = Dropout(config.dropout), config.documents
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.attn(self.ln1(x)))
-        return x + self.drop(self.perceptron(self.ln2(x)))  # (B, T, D)
+        x, begins = apart(x) if self.documents else (x, None)
+        x = x + self.drop(self.attn(self.ln1(x), begins))
+        x = x + self.drop(self.perceptron(self.ln2(x)))
+        return x if begins is None else together(x, begins)  # (B, T, D); D + 1: where a document begins
 
     def perceptron(self, x: Tensor) -> Tensor:
         if self.moe is not None:
@@ -126,6 +141,8 @@ class GPT(Learner):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        if config.labels:
+            self.sequence_columns = {"tokens": 1, "labels": 1}
         self.wte = nn.Embedding(config.vocabulary, config.width)
         self.wpe = nn.Embedding(config.context, config.width)
         self.drop = Dropout(config.dropout)
@@ -140,7 +157,7 @@ class GPT(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"tokens": Column.tokens(config.vocabulary, (config.context + 1,))}
+        return language_columns(config.vocabulary, config.context, config.labels, config.documents)
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,29 +173,56 @@ class GPT(Learner):
         if self.config.experts:  # tokens compete for experts within a sequence; the routers' losses need every block
             parts |= {"sequence": {"routing group": 1}, "pipeline": {"sum of the routers' losses": 1}}
             parts["expert"] = {"experts": self.config.experts}
+        if self.config.documents:  # attention over slices has no borders
+            parts["sequence"] = {"row with borders between documents": 1}
         return parts
 
+    def counted(self, batch: Batch) -> Tensor | None:
+        return (batch["labels"][:, 1:] != NO_LABEL).sum() if self.config.labels else None
+
     def inputs(self, batch: Batch) -> Tensor:
-        return batch["tokens"][:, :-1].long()  # (B, T)
+        tokens = batch["tokens"][:, :-1].long()  # (B, T)
+        return torch.stack([tokens, begins_of(batch["documents"][:, :-1])], -1) if self.config.documents else tokens
 
     def layers(self) -> list[Layer]:
         return [
             Layer("embedding", self.embed, (self.wte, self.wpe)),
             *(Layer(f"block {i}", block, (block,)) for i, block in enumerate(self.blocks)),
-            Layer("head", self.ln, (self.ln, self.wte)),
+            Layer("head", self.head, (self.ln, self.wte)),
         ]
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return self.drop(self.wte(tokens) + self.wpe(places(tokens)))  # (B, T, D)
+        if not self.config.documents:
+            return self.drop(self.wte(tokens) + self.wpe(places(tokens)))  # (B, T, D)
+        tokens, begins = tokens.unbind(-1)
+        return together(self.drop(self.wte(tokens) + self.wpe(places_within(begins))), begins)  # (B, T, D + 1)
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.ln(apart(x)[0] if self.config.documents else x)  # (B, T, D)
 
     def criterion(self, output: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        targets = batch["tokens"][:, 1:].long().flatten()  # (B*T,)
-        loss = token_losses(output.flatten(0, 1), self.wte.weight, targets, self.loss_chunk_tokens).mean()
+        losses, counts = self.losses(output, batch)
+        loss = mean_of_counted(losses, counts, batch) if self.config.labels else losses.mean()
         if not (self.config.experts and self.training):
             return loss, {}
         routing, metrics = router_loss(self.blocks, self.config.balance_loss, self.config.router_z_loss)
         return loss + routing, metrics
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """(B, T) -> (B, T, V); where the vocabulary is cut, this rank's part of V"""
-        return logits(self.through({"tokens": F.pad(tokens, (0, 1))}), self.wte.weight)
+    def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B*T,) of every place: the cross entropy, 0 where it does not count, and whether it does."""
+        targets = batch["labels" if self.config.labels else "tokens"][:, 1:].long().flatten()
+        losses = token_losses(output.flatten(0, 1), self.wte.weight, targets.clamp(min=0), self.loss_chunk_tokens)
+        return losses.masked_fill(targets == NO_LABEL, 0.0), targets != NO_LABEL
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        if not self.config.labels:
+            return super().evaluate(batch)
+        losses, counts = self.losses(self.through(batch), batch)
+        return {"loss": Mean(losses.sum(), float(counts.sum()))}
+
+    def logits(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, T, V); where the vocabulary is cut, this rank's part of V. `documents` (B, T), where rows have
+        several"""
+        documents = torch.zeros_like(tokens) if documents is None else documents
+        batch = {"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))}
+        return logits(self.through(batch), self.wte.weight)

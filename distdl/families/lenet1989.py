@@ -71,6 +71,7 @@ class Maps(nn.Module):
 
 class ZipCodeNet(Learner):
     primary, better = "error", "lower"
+    class_column = "label"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:

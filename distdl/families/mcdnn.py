@@ -67,6 +67,7 @@ class ColumnNet(nn.Module):
 
 class MultiColumn(Learner):
     primary, better = "accuracy", "higher"
+    class_column = "label"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:

@@ -44,6 +44,7 @@ class Config:
 class Perceptron(Learner):
     learns = "error correction"
     primary, better = "accuracy", "higher"
+    class_column = "label"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
     wiring: Tensor
     mean_weight: Tensor

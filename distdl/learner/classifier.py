@@ -16,6 +16,7 @@ class Classifier(Learner):
 
     primary: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
+    class_column = "label"
     labelled: bool = True
     """Whether answers are classes, which a row may lack. A family that can also tell numbers sets it in __init__."""
 

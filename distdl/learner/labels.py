@@ -7,7 +7,8 @@ column `label` one more, `label.share`: the part of the labels of the whole glob
     mean over the micro-batch of (loss where there is a label, else 0)  /  share
 
 averages over micro-batches and ranks to the sum of the losses over the number of labels of the step, on every layout. A
-global batch without any label gives 0.
+global batch without any label gives 0. Where classes weigh (`train.class_weights`) a batch has `label.weight`, too, and the
+share is the mean weight of the global batch: the sum of weight times loss over the sum of the weights, as torch has it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distdl.layout.axes import here
 from distdl.learner.learner import Batch
 from distdl.metrics import Mean, Metrics
 
@@ -35,14 +37,29 @@ def mean_loss(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
 
     A batch that was not made by the source is taken for a global batch of its own.
     """
-    return losses.masked_fill(~_there(losses, batch[column]), 0.0).mean() / share(losses, batch, column)
+    there = _there(losses, batch[column])
+    if (weight := batch.get(f"{column}.weight")) is not None:
+        losses = losses * weight.to(losses.dtype).view(there.shape)
+    return losses.masked_fill(~there, 0.0).mean() / share(losses, batch, column)
 
 
 def share(losses: Tensor, batch: Batch, column: str = "label") -> Tensor:
-    """The part of the global batch's labels that are there, a scalar of the losses' type; 1 where none is."""
+    """The part of the global batch's labels that are there, or their mean weight: a scalar of the losses' type; 1 where
+    none is."""
     told = batch.get(f"{column}.share")
-    part = known(batch[column]).to(losses.dtype).mean() if told is None else told[0].to(losses.dtype)
+    counts = batch.get(f"{column}.weight", known(batch[column])) if told is None else told[:1]
+    part = counts.to(losses.dtype).mean()
     return part.where(part > 0, torch.ones_like(part))
+
+
+def mean_of_counted(losses: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+    """The scalar loss of a micro-batch of a learner that has `counted` its places: the mean over those that count in
+    the step's whole global batch. `losses` are 0 where `counts` is False. A batch that no engine made is a global batch
+    of its own."""
+    told = batch.get("mean_count")
+    # A rank that holds a slice of each row has counted whole rows, as the others of its axis have.
+    mean_count = counts.sum() if told is None else told[0] / here.sequence.size
+    return losses.sum() / mean_count.clamp(min=1)
 
 
 def mean_known(values: Tensor, label: Tensor) -> Mean:

@@ -72,10 +72,14 @@ class Learner(nn.Module):
     tensor_plan: ClassVar[Mapping[str, str]] = {}
     """Module path pattern -> how the tensor axis cuts it: `column`, `column/3` (three fused maps), `row`, `vocab`, or
     `gather` (by outputs, put together again at once); the first pattern that fits counts."""
-    sequence_columns: ClassVar[Mapping[str, int]] = {}
-    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target)."""
+    sequence_columns: Mapping[str, int] = {}
+    """Column whose first dimension is the sequence -> elements of it beyond the model's tokens (1: the last target). A
+    family whose config adds to them sets it in __init__."""
     fp64: ClassVar[bool] = False
     """Whether it computes in fp64 where its weights are; `train.precision: fp64` asks for that."""
+    class_column: ClassVar[str] = ""
+    """Column of the classes of whole samples, where `loss` is a `mean_loss` against it (learner/labels.py), which leaves
+    missing labels out: what `train.class_weights` can weigh."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
     # What a run asks of a learner beside its model, by `save_memory`, `augment`, `freeze` and by setting `file_units`:

@@ -25,6 +25,8 @@ class SequenceLearner(Learner):
     and `classes` (of the task rows).
     """
 
+    class_column = "label"
+
     def __init__(self, config: Any, width: int, embedding: int = 0) -> None:
         """`width` H of a state; `embedding` D of a token's trained vector, 0: tokens enter one-hot."""
         super().__init__()

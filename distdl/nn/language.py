@@ -21,8 +21,28 @@ def places(tokens: Tensor) -> Tensor:
     return torch.arange(n * here.sequence.index, n * (here.sequence.index + 1), device=tokens.device)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal scaled dot-product attention (Vaswani et al. 2017, eq. 1). (B, H, T, D) each -> (B, H, T, D)."""
+def begins_of(documents: Tensor) -> Tensor:
+    """Numbers of the documents that share a row (B, T) -> 1 where one begins, 0 elsewhere, int64 (B, T)."""
+    numbers = documents.long()
+    return F.pad((numbers[:, 1:] != numbers[:, :-1]).long(), (1, 0), value=1)
+
+
+def places_within(begins: Tensor) -> Tensor:
+    """(B, T) position of each token in its document."""
+    place = torch.arange(begins.shape[1], device=begins.device)
+    return place - (place * begins.bool()).cummax(1).values
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, begins: Tensor | None = None) -> Tensor:
+    """Causal scaled dot-product attention (Vaswani et al. 2017, eq. 1). (B, H, T, D) each -> (B, H, T, D).
+
+    `begins` (B, T): where a document begins. A token then attends to those of its own document only.
+    """
+    if begins is not None:
+        assert here.attention is None  # the plan refuses slices of rows with borders
+        document = begins.long().cumsum(1)  # (B, T)
+        mask = (document[:, :, None] == document[:, None, :]).tril()  # (B, T, T)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
     if here.attention is not None:
         return here.attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -22,7 +22,7 @@ TENSOR_SUMS = 2.0
 NOISE = 5.0
 """A tensor may be so many times as far from the reference as that is from itself, rounded otherwise: with the config's own
 optimizer, where it takes its batch in two parts (Adam makes moves of rounding noise); in the long pass along the tensor
-axis, where its linear layers add up two products of 16 bits each."""
+axis, where its linear layers add up a few products of 16 bits each."""
 START_TOLERANCE = 1e-6
 """Of the initial values of each, over their length: they are kept in fp32 whatever the arithmetic is."""
 

@@ -117,16 +117,17 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
             found |= _told(result)
     if IN_PARTS in found:
         found[OWN] = _noisy(found[OWN], found.pop(IN_PARTS))
-    for name in [name for name in found if name.endswith(SUMMED)]:
-        other, whole = found.pop(name), name.removesuffix(SUMMED)
+    for name in [name for name in found if SUMMED in name]:
+        other, whole = found.pop(name), name.partition(SUMMED)[0]
         if whole in found:
             found[whole] = _noisy(found[whole], other)
     return runs, found
 
 
 def _noisy(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A curve, and how far each tensor's movement is in another that differs from it in nothing but rounding."""
-    return one | {"noise": {gap.name: gap.error for gap in gaps(one, other)}}
+    """A curve, and how far each tensor's movement is in another, or in any before, that differs in nothing but rounding."""
+    known = one.get("noise", {})
+    return one | {"noise": {gap.name: max(gap.error, known.get(gap.name, 0.0)) for gap in gaps(one, other)}}
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

@@ -24,9 +24,11 @@ OWN, SGD, LONG = "own", "sgd", "long"
 ROUNDED, ROUNDED_3 = " rounded", " rounded twice"
 """End the names of the reference's long passes whose weights are rounded to 16 bits, as those of ZeRO 1-3 are. ZeRO-3
 rounds a layer's product once more before it adds the bias."""
-SUMMED = " summed"
-"""Ends the names of the reference's long passes whose linear layers add up products of parts, each rounded to 16 bits, as
-ranks along the tensor axis do: how far that alone leads."""
+SUMMED = " summed in "
+"""Stands before a number in the names of the reference's long passes whose linear layers add up the products of so many
+parts, each rounded to 16 bits, as ranks along the tensor axis do: how far that alone leads."""
+PARTS = (2, 3, 4)
+"""Several, since a choice between experts turns on the last digit, and of one it may not."""
 NUDGED = " nudged "
 """Stands before the seed in the names of the reference's passes that begin a rounding away: where a ReLU or a comparison is
 on the knife's edge, the last digit decides, and rounding alone leads elsewhere."""
@@ -102,7 +104,7 @@ def of_reference(runs: Runs, ranks: Iterable[int], facts: ModelFacts) -> Runs:
             if kind(name) == LONG:
                 out |= {name + ROUNDED: out[name], name + ROUNDED_3: out[name]}
                 if "tensor" in facts.layouts:
-                    out[name + SUMMED] = out[name]
+                    out |= {f"{name}{SUMMED}{parts}": out[name] for parts in PARTS}
     return out
 
 

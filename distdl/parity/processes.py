@@ -101,8 +101,8 @@ def main(folder: Path, rank: int) -> None:
     def run(name: str, values: dict[str, Any], file: Path) -> dict[str, Any]:
         if name.endswith((ROUNDED, ROUNDED_3)):
             return rounded_curve(values, file, twice=name.endswith(ROUNDED_3))
-        if name.endswith(SUMMED):
-            with summed_in_parts():
+        if parts := name.partition(SUMMED)[2]:
+            with summed_in_parts(int(parts)):
                 return curve(rank, values, file)
         return curve(rank, values, file, nudge=int(name.partition(NUDGED)[2] or 0))
 

@@ -34,15 +34,15 @@ def rounded_curve(values: dict[str, Any], file: Path, twice: bool = False) -> di
         return _rounded_curve(values, file)
 
 
-def summed_in_parts() -> AbstractContextManager[None]:
-    """Within it a linear layer adds up two products, and so does the gradient of its input: each is rounded to 16 bits, as
-    on ranks that share the layer along the tensor axis."""
+def summed_in_parts(count: int) -> AbstractContextManager[None]:
+    """Within it a linear layer adds up so many products, and so does the gradient of its input: each is rounded to 16 bits,
+    as on ranks that share the layer along the tensor axis."""
     whole = torch.nn.functional.linear
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         parts = []
-        for rows in weight.chunk(2, 0):
-            products = [whole(a, b) for a, b in zip(x.chunk(2, -1), rows.chunk(2, -1), strict=True)]
+        for rows in weight.chunk(count, 0):
+            products = [whole(a, b) for a, b in zip(x.chunk(count, -1), rows.chunk(count, -1), strict=True)]
             parts.append(sum(products[1:], products[0]))
         y = torch.cat(parts, -1)
         return y if bias is None else y + bias.to(y.dtype)

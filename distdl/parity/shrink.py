@@ -53,7 +53,7 @@ def _small_data(config: Config, model: dict[str, Any], folder: Path) -> Path:
         shape = tuple(have if want is None else min(have, want) for have, want in zip(column.shape, asked))
         columns[name] = column if column.dtype == VARIABLE else Column(column.dtype, shape)
     with DatasetWriter(target, columns, "rehearsal", {}) as writer:
-        for split in filter(None, (config.data.train_split, config.data.eval_split)):
+        for split in filter(None, (config.data.train_split, config.data.eval_split, config.data.test_split)):
             part = Dataset(config.data.path, split, cache_dir=config.data.cache)
             rows = part.gather(np.arange(min(ROWS, part.rows)))
             writer.write(split, {name: _cut(rows[name], column) for name, column in columns.items()})

@@ -45,13 +45,22 @@ class DataFacts:
 
     path: str
     fingerprint: str
+    """'': the data set is not here, and its rows are made up: an epoch counts as one step."""
     train_rows: int
     eval_rows: int
     """0: no evaluation."""
     unlabelled: tuple[str, ...] = ()
     """Columns of the training split some of whose values are missing, and count nowhere."""
+    class_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """(column, what each class weighs in the loss), where they do not weigh the same."""
+    class_rows: tuple[int, ...] = ()
+    """Rows of each class of the training split, where the run weighs or balances by them."""
+    balanced: str = ""
+    """Column whose classes are drawn equally often."""
     read_as: tuple[tuple[str, str, str], ...] = ()
     """(column, type in the data set, type that it is read in), where these differ."""
+    notes: tuple[str, ...] = ()
+    """What its values say that is no mistake, and yet nobody may have meant."""
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     warmup = config.schedule.warmup_steps
-    if warmup >= steps:
+    if warmup >= steps and (data.fingerprint or config.train.steps):
         notes.append(f"the warm-up of {warmup} steps lasts the whole run of {steps} steps")
     if hardware.device == "cpu" and config.runtime.workers > hardware.cores:
         notes.append(f"{config.runtime.workers} workers share {hardware.cores} cores: expect them to take turns")
@@ -271,6 +271,30 @@ def _notes(
     if data.unlabelled:
         names = ", ".join(map(repr, data.unlabelled))
         notes.append(f"some values of {names} are missing (-100): they count in no loss and no metric")
+    if data.class_rows:
+        notes += _class_notes(data)
+    notes += data.notes
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
+    return notes
+
+
+def _class_notes(data: DataFacts) -> list[str]:
+    """What weighing and balancing do to the classes there are."""
+    there = [rows for rows in data.class_rows if rows]
+    found = f"{len(there)} classes of {min(there):,} to {max(there):,} rows" if there else "no class has a row"
+    notes = []
+    for column, weights in data.class_weights:
+        used = [weight for weight, rows in zip(weights, data.class_rows) if rows]
+        notes.append(
+            f"{found}: the losses of {column!r} weigh {min(used, default=0):.3g} to {max(used, default=0):.3g}"
+        )
+    if data.balanced:
+        often = sum(data.class_rows) / max(len(there), 1) / max(min(there, default=1), 1)
+        notes.append(f"{found}, drawn equally often: the rows of the rarest come {often:.3g} times an epoch")
+    if data.balanced and data.class_weights:
+        notes.append("rare classes count twice: they are drawn as often as the others, and their losses weigh more")
+    empty = [str(number) for number, rows in enumerate(data.class_rows) if not rows]
+    if empty:
+        notes.append(f"the classes {', '.join(empty[:20])} have no row in the training split")
     return notes

@@ -23,6 +23,17 @@ def survey(config: Config) -> Plan:
     return make_plan(config, model_facts(config, look=True), data, hardware(config))
 
 
+def survey_unseen(config: Config) -> Plan:
+    """The plan of a config on this machine whose data set is not there yet: an epoch counts as one step. Raises
+    InputError."""
+    return make_plan(config, model_facts(config, look=True), _unseen(config), hardware(config))
+
+
+def _unseen(config: Config) -> DataFacts:
+    batch = config.train.global_batch
+    return DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+
+
 def survey_elsewhere(config: Config) -> Plan:
     """The plan of a config whose workers run on other machines than this one, which may not see the data set.
 
@@ -36,8 +47,7 @@ def survey_elsewhere(config: Config) -> Plan:
     try:
         read_manifest(config.data.path)
     except DistdlError:
-        batch = config.train.global_batch
-        data = DataFacts(config.data.path, fingerprint="", train_rows=batch, eval_rows=batch)
+        data = _unseen(config)
     else:
         data = data_facts(config)
     return make_plan(config, model_facts(config), data, there)
@@ -114,8 +124,9 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     manifest does not tell them. Raises InputError.
     """
     from distdl.data.first_pass import values_of
-    from distdl.data.fit import conversions, misfits, unlabelled
+    from distdl.data.fit import class_notes, conversions, misfits, unlabelled
     from distdl.data.manifest import read_manifest
+    from distdl.train.classes import class_facts
     from distdl.ways import columns_read, learner_class
 
     manifest = read_manifest(config.data.path)
@@ -129,7 +140,9 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
             return values_of(config.data.path, manifest, split, config.data.cache)
         return manifest.values.get(split, {})
 
-    used = [split for split in (config.data.train_split, config.data.eval_split) if split]
+    if config.data.test_split:
+        manifest.split(config.data.test_split)
+    used = [split for split in (config.data.train_split, config.data.eval_split, config.data.test_split) if split]
     problems = misfits(config.data.path, manifest, reads, {split: functools.partial(values, split) for split in used})
     if problems:
         raise InputError(*problems)
@@ -138,7 +151,16 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     missing = unlabelled(reads, values(config.data.train_split))
     kept = conversions(manifest, reads, learner_class(config).fp64)
     read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
-    return DataFacts(path, manifest.fingerprint, train.rows, evaluation.rows if evaluation else 0, missing, read_as)
+    return DataFacts(
+        path=path,
+        fingerprint=manifest.fingerprint,
+        train_rows=train.rows,
+        eval_rows=evaluation.rows if evaluation else 0,
+        unlabelled=missing,
+        read_as=read_as,
+        notes=tuple(class_notes(manifest, reads, config.data.train_split, config.data.eval_split)),
+        **class_facts(config, manifest, next(iter(reads.values())), look),
+    )
 
 
 def hardware(config: Config) -> Hardware:

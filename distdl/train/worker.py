@@ -21,6 +21,7 @@ import torch.distributed as dist
 from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
 from distdl.checkpoint.save import remove_drafts
 from distdl.config.schema import Config
+from distdl.data.balance import Labels
 from distdl.data.fit import conversions
 from distdl.data.manifest import read_manifest
 from distdl.data.preparation import recorded
@@ -40,7 +41,7 @@ from distdl.track.spool import SpoolWriter
 from distdl.train.failures import is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
 from distdl.train.hooks.early_stopping import EarlyStopping
-from distdl.train.hooks.evaluate import Evaluate
+from distdl.train.hooks.evaluate import Evaluate, at_the_end
 from distdl.train.hooks.hook import Hook, Run
 from distdl.train.hooks.log import Log
 from distdl.train.hooks.parity import ReplicaParity
@@ -146,9 +147,17 @@ def _train_from_checkpoint(
             end = start
         else:
             end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
+        last_word: dict[str, float] = {}
+        if (split := plan.settings.data.test_split) and not run_.paused:
+            last_word = at_the_end(run_, _eval_source(plan, split, rank), split, end)
     if rank == 0:
         spent = time.perf_counter() - clock
-        _write_summary(run_, folder, (start, end), (begin, spent), stopping)
+        _write_summary(run_, folder, (start, end), (begin, spent), stopping, last_word)
+
+
+def _eval_source(plan: Plan, split: str, rank: int) -> EvalSource:
+    data_rank = plan.mesh.place(rank)["data"]
+    return EvalSource(make_dataset(plan, split), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
 
 
 def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
@@ -242,7 +251,7 @@ def make_source(plan: Plan, rank: int) -> BatchSource:
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
         threads=config.data.threads,
-        unlabelled=plan.data.unlabelled,
+        labels=Labels(plan.data.unlabelled, dict(plan.data.class_weights), plan.data.balanced),
     )
 
 
@@ -261,10 +270,7 @@ def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
         hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
     if config.data.eval_split:
-        held_out = make_dataset(plan, config.data.eval_split)
-        source = EvalSource(
-            held_out, batch=plan.eval_batch, rank=plan.mesh.place(run_.rank)["data"], world=plan.mesh.data
-        )
+        source = _eval_source(plan, config.data.eval_split, run_.rank)
         hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
     if config.early_stopping:
         stopping = config.early_stopping
@@ -280,7 +286,12 @@ def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
 
 
 def _write_summary(
-    run_: Run, folder: RunFolder, steps: tuple[int, int], times: tuple[float, float], stopping: EarlyStopping | None
+    run_: Run,
+    folder: RunFolder,
+    steps: tuple[int, int],
+    times: tuple[float, float],
+    stopping: EarlyStopping | None,
+    last_word: dict[str, float],
 ) -> None:
     (start, end), (began, train_s) = steps, times
     launch = folder.read_derived("launch.json") or {"started": began}
@@ -299,7 +310,7 @@ def _write_summary(
             "steps_this_time": end - start,
             "stopped_early": end < plan.steps and not run_.paused,
             "evaluations_without_improvement": stopping.waited if stopping else 0,
-            "metrics": run_.evaluation[1] if run_.evaluation else {},
+            "metrics": {**(run_.evaluation[1] if run_.evaluation else {}), **last_word},
             "primary": plan.model.primary,
             "samples_per_s": (end - start) * plan.global_batch / max(seconds["data"] + seconds["compute"], 1e-9),
             "seconds": seconds,

@@ -26,6 +26,7 @@ from distdl.ways.way import Way
 class Contrastive(Way):
     primary: str = "alignment"
     better = "higher"
+    class_column = ""
     batch_coupled = True
 
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:

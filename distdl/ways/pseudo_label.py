@@ -21,6 +21,8 @@ from distdl.ways.way import Way, refuse_other_loss
 
 
 class PseudoLabel(Way):
+    class_column = ""  # its loss is its own
+
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         label = batch["label"]  # (B,)
         known = labels.known(label)

@@ -25,6 +25,7 @@ THEN = (
     "tables",
     "pictures_and_sound",
     "columns",
+    "text",
     "custom_family",
     "huggingface",
     "ways",

@@ -38,6 +38,7 @@ def folder(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (made / "small.yaml").write_text(yaml.safe_dump(values))
     (made / "wrong.yaml").write_text(yaml.safe_dump({**values, "nmae": "x", "train": {"steps": "many"}}))
+    (made / "table.csv").write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
     return made
 
 
@@ -66,6 +67,9 @@ ARGUMENTS = {
     "families NAME": ("families", "mlp"),
     "config show": ("config", "show", "small.yaml"),
     "config check": ("config", "check", "small.yaml"),
+    "data sources": ("data", "sources"),
+    "init": ("init", "table.csv", "--output", "of_table.yaml"),
+    "init --list": ("init", "--list"),
     "data inspect": ("data", "inspect", "DIGITS"),
     "data verify": ("data", "verify", "DIGITS"),
     "checkpoint inspect": ("checkpoint", "inspect", "runs/small"),
@@ -201,6 +205,7 @@ def completed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., set[str
     made = tmp_path_factory.mktemp("completion")
     (made / "runs" / "first-run").mkdir(parents=True)
     (made / "small.yaml").touch()
+    (made / "table.csv").touch()
     (made / "script.sh").write_text(python("-m", "distdl", "completion", "bash", cwd=made).stdout)
 
     def offered(*words: str) -> set[str]:
@@ -222,6 +227,12 @@ def test_tab_completes_what_there_is(completed: Callable[..., set[str]]) -> None
     assert completed("distdl", "families", "lenet") == {"lenet1989", "lenet5"}
     assert completed("distdl", "evaluate", "f") == {"first-run"} == completed("distdl", "train", "--resume", "f")
     assert completed("distdl", "train", "sm") == {"small.yaml"}
+    assert (
+        completed("distdl", "data", "prepare", "sin") == {"sinusoids"} == completed("distdl", "data", "sources", "sin")
+    )
+    assert completed("distdl", "data", "pre") == {"prepare"} and completed("distdl", "init", "tab") == {"table.csv"}
+    assert completed("distdl", "init", "--example", "quick") == {"quickstart"}
+    assert completed("distdl", "init", "--family", "lenet5") == {"lenet5"}
 
 
 def test_the_script_for_zsh(command: Command) -> None:

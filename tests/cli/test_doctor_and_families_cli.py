@@ -168,9 +168,19 @@ def test_plan_prepares_only_where_it_may(tmp_path: Path, yaml: Path, command: Co
     missing = f"data.path={tmp_path / 'new'}"
     code, out, err = command("plan", yaml, missing)
     assert (code, out) == (2, "") and "distdl data prepare" in err
-    code, out, _ = command("plan", yaml, missing, "data.prepare.source=digits")
+    recipe = ("plan", yaml, missing, "data.prepare.source=digits")
+    code, out, _ = command(*recipe)
+    rows = dict(re.findall(r"^(\S+(?: \S+)?)  +(\S.*?) *$", out, re.MULTILINE))
+    assert code == 0 and rows["data"].endswith("new, which is not there yet") and "fingerprint" not in rows
+    assert rows["steps"] == "2 epochs of so many steps as there are rows" and "plan --prepare" in out
+    assert command(*recipe, "train.steps=7", "train.epochs=null").stdout.count("steps          7\n") == 1
+    code, out, err = command(*recipe, "--json")
+    assert (code, out) == (2, "") and "needs the rows of its data set" in err
+    assert not (tmp_path / "new").exists(), "a plan writes nothing"
+    code, out, _ = command(*recipe, "--prepare")
     assert code == 0 and out.startswith(f"preparing digits in {tmp_path / 'new'} …\nprepared ")
     assert (tmp_path / "new" / "manifest.json").is_file()
+    assert json.loads(command(*recipe, "--prepare", "--json").stdout)["data"]["train_rows"] == 1438
 
 
 def test_plan_of_a_run_folder(tmp_path: Path, digits: str, command: Command) -> None:

@@ -578,7 +578,46 @@ def test_show_says_where_each_value_came_from(tmp_path: Path, command: Callable[
 def test_check_accepts_every_config(command: Callable[..., Result]) -> None:
     assert len(CONFIGS) >= 4
     for path in CONFIGS:
-        assert command("config", "check", path) == Result(0, f"{path} is valid\n", "")
+        data = load_config(str(path)).config.data
+        assert data.prepare is not None
+        missing = f"{data.path} is not there yet; `distdl train` and `distdl plan --prepare` write it from the source"
+        told = f"{path} is valid; its data were not checked: {missing} {data.prepare.source}\n"
+        assert command("config", "check", path) == Result(0, told, "")
+
+
+def test_check_calls_no_config_valid_that_its_data_contradict(
+    tmp_path: Path, digits: str, command: Callable[..., Result]
+) -> None:
+    (tmp_path / "good.yaml").write_text(BASE)
+    path, there = tmp_path / "good.yaml", f"data.path={digits}"
+    assert command("config", "check", path, there) == Result(0, f"{path} is valid, and its data fit\n", "")
+    code, out, error = command("config", "check", path, there, "model.inputs=[1,9,9]")
+    assert (
+        (code, out) == (2, "")
+        and "expects 'image' of shape [1, 9, 9]" in error
+        and "the data set has [1, 8, 8]" in error
+    )
+    code, out, _ = command("config", "check", path, there, "model.classes=5", "model.column=x", "--json")
+    found = json.loads(out)
+    assert (
+        code == 2
+        and not found["valid"]
+        and {"x", "class"}
+        == {
+            word
+            for problem in found["problems"]
+            for word in ("x", "class")
+            if f"column '{word}'" in problem["what"] or f"the {word} is 9" in problem["what"]
+        }
+    )
+    code, _, error = command("config", "check", path, there, "data.eval_split=val")
+    assert code == 2 and "no split 'val'" in error
+    nowhere = command("config", "check", path, f"data.path={tmp_path / 'nowhere'}", "data.prepare=null")
+    assert nowhere.code == 0 and "nowhere is not there yet" in nowhere.stdout
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
+    assert command("config", "check", path, f"data.path={tmp_path / 'torn'}").code == 2
+    assert json.loads(command("config", "check", path, there, "--json").stdout)["unchecked"] == ""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[p.stem for p in CONFIGS])

@@ -301,3 +301,36 @@ def test_tables_that_do_not_fit(tmp_path: Path, table: str, message: str) -> Non
     (raw / "labels.csv").write_text(table)
     assert message in refusal(raw, labels="labels.csv")
     assert "there is no file none.csv, neither here nor in" in refusal(raw, labels="none.csv")
+
+
+def test_files_are_shared_out_by_class_or_by_folder(tmp_path: Path) -> None:
+    for speaker in range(20):
+        for name, files in (("often", 9), ("seldom", 1)):
+            folder = tmp_path / name / f"speaker{speaker}"
+            folder.mkdir(parents=True)
+            for i in range(files):
+                (folder / f"{i}.txt").write_text("a")
+    options: dict[str, Any] = {"class_from": "first", "test_fraction": 0.2}
+    found = find(str(tmp_path), FolderOptions(stratify=True, **options), (".txt",), "texts")
+    (part,) = found.parts
+    held_out = np.array(part.shares) == "test"
+    assert np.bincount(part.labels[held_out]).tolist() == [36, 4] and found.info([])["split"]["by"] == "label"
+    grouped = find(
+        str(tmp_path), FolderOptions(split_group="folder", validation_fraction=0.2, **options), (".txt",), "texts"
+    )
+    (part,) = grouped.parts
+    splits: dict[str, set[str]] = {}
+    for i, split in enumerate(part.shares):
+        splits.setdefault(str(Path(part.called(i)).parent), set()).add(split)
+    assert all(len(of_folder) == 1 for of_folder in splits.values()) and len(splits) == 40
+    assert set(part.shares) == {"train", "test", "validation"}
+
+
+def test_folders_of_splits_leave_nothing_to_share_out(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "1.txt").write_text("a")
+    assert find(str(tmp_path), FolderOptions(), (".txt",), "texts").split == {"by": "folders"}
+    with pytest.raises(InputError, match="are splits, so that stratify say"):
+        find(str(tmp_path), FolderOptions(stratify=True), (".txt",), "texts")

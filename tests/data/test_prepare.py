@@ -25,7 +25,19 @@ def whole(path: Path, split: str = "train") -> dict:
 
 
 def test_the_folder_is_the_registry() -> None:
-    known = ["csv", "digit_strings", "digits", "idx", "images", "jsonl", "npz", "parquet", "segmentation", "series"]
+    known = [
+        "chat",
+        "csv",
+        "digit_strings",
+        "digits",
+        "idx",
+        "images",
+        "jsonl",
+        "npz",
+        "parquet",
+        "segmentation",
+        "series",
+    ]
     known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
     known += ["arrow", "assays", "customers", "huggingface", "scenes", "sinusoids", "sound", "speech", "trees", "words"]
     known += ["hdf5", "mat", "pde_file", "svmlight"]

@@ -98,7 +98,8 @@ def rows(folder: Path, split: str = "train") -> dict[str, Any]:
 def test_numbers_and_their_labels(tmp_path: Path, kind: str) -> None:
     manifest = prepared(kind, tmp_path, x=X, y=NUMBERS)
     assert manifest.columns == {"x": Column("float32", (2, 3)), "label": Column("int64")}
-    assert manifest.info == {} and manifest.preparation == {}
+    split = {"by": "rows", "seed": 0, "test_fraction": manifest.options["test_fraction"], "validation_fraction": 0.0}
+    assert manifest.info == {"split": split} and manifest.preparation == {}
     got = rows(tmp_path)
     assert (got["x"] == X.astype(np.float32)).all() and (got["label"] == NUMBERS).all()
 

@@ -39,7 +39,8 @@ def test_rows_and_labels(
     dump_svmlight_file(X, SIGNS, str(tmp_path / "a"), zero_based=zero_based, comment="made up")
     manifest = prepare_dataset("svmlight", tmp_path / "d", {"path": tmp_path / "a", "test_fraction": 0})
     assert manifest.columns == {"x": Column("float32", (9,)), "label": Column("int64")}
-    assert manifest.info == {"zero_based": zero_based, "classes": ["-1", "1"]}
+    split = {"by": "rows", "seed": 0, "test_fraction": manifest.options["test_fraction"], "validation_fraction": 0.0}
+    assert manifest.info == {"zero_based": zero_based, "classes": ["-1", "1"], "split": split}
     assert manifest.preparation == {"label": {"kind": "class", "version": 1, "classes": ["-1", "1"]}}
     assert f"counted from {0 if zero_based else 1}" in capsys.readouterr().err
     got = rows(tmp_path / "d")

@@ -217,6 +217,16 @@ def test_hugging_face_pictures_and_class_names(tmp_path: Path, kind: str) -> Non
     found = whole(tmp_path / "d")
     assert [bytes(value) for value in found["image"]] == [p["bytes"] for p in pictures]
     assert found["label"].tolist() == [0, 1, 0, 1, 1, 0]
+    assert "size=HEIGHTxWIDTH makes pixels" in manifest.info["notes"][0]
+    options = {"path": str(tmp_path / "t"), "test_fraction": "0", "size": "2x3", "channels": "1"}
+    manifest = prepare_dataset(kind.split()[0], tmp_path / "p", options)
+    assert manifest.preparation["image"]["kind"] == "picture" and "notes" not in manifest.info
+    found = whole(tmp_path / "p")
+    assert found["image"].shape == (6, 1, 2, 3) and found["image"][:, 0, 0, 0].tolist() == list(range(6))
+    broken = [*pictures[:2], {"bytes": b"no picture", "path": "x"}, *pictures[3:]]
+    write(tmp_path / "b", with_features(pa.table({"image": broken, "label": [0, 1, 0, 1, 1, 0]})), kind)
+    with pytest.raises(InputError, match=r"the picture in .*b, row 2"):
+        prepare_dataset(kind.split()[0], tmp_path / "q", {**options, "path": str(tmp_path / "b")})
     lost = [*pictures[:4], {"bytes": None, "path": "/home/me/pics/4.png"}, pictures[5]]
     write(tmp_path / "t", with_features(pa.table({"image": lost, "label": [0, 1, 0, 1, 1, 0]})), kind)
     with pytest.raises(InputError, match=r"t, row 4: the column 'image' holds the path '/home/me/pics/4.png' and not"):

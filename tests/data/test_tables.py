@@ -248,6 +248,35 @@ def test_rows_without_a_label(tmp_path: Path) -> None:
         made(tmp_path, text, unlabelled="keep", label="", target="v")
 
 
+def test_what_the_reader_and_what_the_kinds_tell_stand_beside_each_other(tmp_path: Path) -> None:
+    text = table({"v": [1, 2, 3], "w": [4, 1, 2], "y": ["a", "", "b"]}).replace(",", ";")
+    manifest, _ = made(tmp_path, text)
+    notes = manifest.info["notes"]
+    assert any("';'" in note for note in notes) and any("1 rows have no 'y'" in note for note in notes), notes
+
+
+def test_a_class_may_be_called_none(tmp_path: Path) -> None:
+    """As the least of several degrees is; among features the word says that there is nothing."""
+    text = table({"v": [1, 2, 3, 4], "w": ["None", "p", "q", "p"], "y": ["None", "mild", "severe", "None"]})
+    manifest, _ = made(tmp_path, text)
+    assert manifest.info["classes"] == ["None", "mild", "severe"] and not manifest.info["notes"]
+    assert whole(tmp_path / "d")["label"].tolist() == [0, 1, 2, 0]
+    assert manifest.info["features"] == ["v", "w=p", "w=q", "w is empty"]
+
+
+def test_a_third_word_among_held_out_rows_makes_no_boolean(tmp_path: Path) -> None:
+    values = ["yes", "no"] * 30
+    options = {"test_fraction": 0.3}
+    made(tmp_path, table({"v": values, "y": Y}), **options)
+    (tmp_path / "n.csv").write_text(table({"n": list(range(N)), "y": Y}))
+    prepare_dataset("csv", tmp_path / "n", {"path": f"{tmp_path}/n.csv", "label": "y", "scale": "none", **options})
+    held_out = int(whole(tmp_path / "n", "test")["x"][0, 0])
+    values[held_out] = "perhaps"
+    manifest, _ = made(tmp_path, table({"v": values, "y": Y}), **options)
+    assert kinds(manifest)["v"] == "category" and manifest.info["features"] == ["v=no", "v=yes"]
+    assert whole(tmp_path / "d", "test")["x"][0].tolist() == [0, 0]
+
+
 def test_a_row_in_a_refusal_is_that_of_the_file_whatever_was_left_out_before_it(tmp_path: Path) -> None:
     text = table({"v": [1, 2, 3, 4, 5], "y": [1.5, "", 2.5, "", "x"]})
     with pytest.raises(InputError, match=r"t\.csv:6: the column 'y' has the value 'x'"):

@@ -365,7 +365,7 @@ def test_a_layer_that_adds_up_parts_is_the_same_but_for_rounding() -> None:
         return [y.detach().float(), inputs.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
 
     whole, halved = both(torch.float32), both(torch.bfloat16)
-    with summed_in_parts():
+    with summed_in_parts(3):
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(whole, both(torch.float32), strict=True))
         parted = both(torch.bfloat16)
     apart = [float((a - b).norm() / a.norm()) for a, b in zip(halved, parted, strict=True)]

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, read_blocks
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unknown>", "<begin>", "<end>"
@@ -56,7 +56,7 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`source` uint16 (source_length,) and `target` uint16 (target_length + 1,), which begins with the mark 2."""
-    check_fraction(options.test_fraction)
+    splitter = Splitter(options, where=options.path, tested=bool(options.test_path))
     for name in ("source_length", "target_length"):
         if getattr(options, name) < 2:
             raise InputError(f"{name} is {getattr(options, name)}", allowed="at least 2: a word and the end")
@@ -69,16 +69,11 @@ def prepare(options: Options) -> Prepared:
     words = [vocabulary(side, size) for side, size in zip(pairs, sizes)]
     lengths = (options.source_length, options.target_length + 1)
     columns = {name: Column("uint16", (length,)) for name, length in zip(("source", "target"), lengths)}
-    train = _rows(pairs, words, lengths)
-    fraction = 0.0 if held_out else options.test_fraction
-    test = (("test", rows) for rows in _rows(held_out, words, lengths)) if held_out else iter(())
-    info = {"source_words": words[0], "target_words": words[1]}
-    return Prepared(columns, _both(hold_out(train, fraction), test), info)
-
-
-def _both(*parts: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, Rows]]:
-    for part in parts:
-        yield from part
+    chunks = splitter.parts(
+        lambda: _rows(pairs, words, lengths), (lambda: _rows(held_out, words, lengths)) if held_out else None
+    )
+    info = {"source_words": words[0], "target_words": words[1], "split": splitter.record()}
+    return Prepared(columns, chunks, info)
 
 
 def vocabulary(sentences: Sentences, size: int) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, read_blocks
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 UNKNOWN, OTHER, NONE = "<unknown>", "other", 255
@@ -65,7 +65,7 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """For a tree's nodes: `word` uint16, `children` int16 (2), `height` uint8, `label` uint8; 255 is no node."""
-    check_fraction(options.test_fraction)
+    splitter = Splitter(options, where=options.path, tested=bool(options.test_path))
     trees = _read(options.path, options) if options.path else _made(options)
     held_out = _read(options.test_path, options) if options.test_path else []
     counts = Counter(word for tree in trees for word in leaves(tree))
@@ -90,9 +90,10 @@ def prepare(options: Options) -> Prepared:
         "label": Column("uint8", (nodes,)),
     }
     numbers = ({word: i for i, word in enumerate(words)}, {label: i for i, label in enumerate(labels)})
-    train = hold_out(_chunks(trees, numbers, nodes), 0.0 if options.test_path else options.test_fraction)
-    test = (("test", rows) for rows in _chunks(held_out, numbers, nodes))
-    return Prepared(columns, itertools.chain(train, test), {"words": words, "labels": labels})
+    chunks = splitter.parts(
+        lambda: _chunks(trees, numbers, nodes), (lambda: _chunks(held_out, numbers, nodes)) if held_out else None
+    )
+    return Prepared(columns, chunks, {"words": words, "labels": labels, "split": splitter.record()})
 
 
 def leaves(tree: Tree) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from distdl.data.corpora import stdlib
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw, read_blocks
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 PIECE_BYTES = 1 << 14
@@ -42,7 +42,7 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`tokens` uint32 (context,)."""
-    check_fraction(options.test_fraction)
+    splitter = Splitter(options)
     if options.context < 2:
         raise InputError(f"context is {options.context}", allowed="at least 2")
     for path in options.path:
@@ -59,8 +59,9 @@ def prepare(options: Options) -> Prepared:
     renumbered[kept] = np.arange(len(kept))
     tokens = renumbered[read]
     columns = {"tokens": Column("uint32", (options.context,))}
-    info = {"encoding": "words", "vocabulary": len(kept), "words": names[kept].tolist()}
-    return Prepared(columns, hold_out(_rows(tokens[tokens >= 0], options.context), options.test_fraction), info)
+    chunks = splitter.parts(lambda: _rows(tokens[tokens >= 0], options.context))
+    info = {"encoding": "words", "vocabulary": len(kept), "words": names[kept].tolist(), "split": splitter.record()}
+    return Prepared(columns, chunks, info)
 
 
 def _words(options: Options) -> Iterator[str]:

@@ -14,7 +14,7 @@ from distdl.data.classes import in_order
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import ITEM_BYTES, Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.data.values import numbered
 from distdl.errors import InputError, did_you_mean
 
@@ -92,7 +92,6 @@ class ArrayFile(Protocol):
 def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile]) -> Prepared:
     """The samples as they are stored, or float32 where they are real or scaled; `label` and other whole numbers int64,
     other real ones float32."""
-    check_fraction(options.test_fraction)
     file = open_file(options.path)
     train = _Part(options, file, options.train)
     test = None
@@ -117,16 +116,25 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
                 f"the training rows {columns[name].dtype} {list(columns[name].shape)}"
             )
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(numbered(train.rows(columns, names)), 0 if test else options.test_fraction)
-        for rows in numbered(test.rows(columns, names)) if test else ():
-            yield "test", rows
+    splitter = Splitter(
+        options,
+        names=options.columns,
+        label=LABEL,
+        where=options.path,
+        place=lambda row: train.place(next(iter(splitter.columns), options.columns[0]), row),
+        tested=bool(test),
+    )
+    chunks = splitter.parts(
+        lambda: numbered(train.rows(columns, names)), (lambda: numbered(test.rows(columns, names))) if test else None
+    )
+    kept = {name: column for name, column in columns.items() if name not in splitter.apart}
 
     def place(split: str, column: str, row: int) -> str:
         return (test if test and split == "test" else train).place(column, row)
 
     record = {LABEL: {"kind": "class", "version": 1, "classes": names}} if names else {}
-    return Prepared(columns, chunks(), {"classes": names} if names else {}, record, place)
+    info = {"split": splitter.record(), **({"classes": names} if names else {})}
+    return Prepared(kept, chunks, info, record, place)
 
 
 def _same_kind_of_labels(train: _Part, test: _Part) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from distdl.data.advice import BY_ENDING, Advice, Wish, by_ending, has_ending, table_advice
+from distdl.data.inputs import find_files
 from distdl.data.raw import Prepared
 from distdl.data.table.csv_table import CSV_ENDINGS, CsvTable
-from distdl.data.table.dialect import Told
+from distdl.data.table.dialect import Told, sniff
 from distdl.data.table.files import open_files
+from distdl.data.table.header import is_number
 from distdl.data.table.options import TableOptions
 from distdl.data.table.reader import Table
 from distdl.data.table.sources import prepare_tables
+from distdl.errors import InputError
+
+ENDINGS = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -45,3 +53,33 @@ def open_table(path: str, options: Options) -> Table:
     """The table of a file, or of several."""
     told = Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
     return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target))
+
+
+def recognise(path: Path) -> float:
+    """By the ending; or, of plain text, by lines that are all cut into the same number of values, some of them numbers."""
+    if fit := by_ending(path, ENDINGS):
+        return fit
+    return 0.8 * BY_ENDING if has_ending(path, (".txt", ".data", ".dat", "")) and _is_table(path) else 0.0
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the first lines are cut into as many values each, two or more, and one of the columns holds numbers: prose
+    may have as many commas in each line."""
+    try:
+        rows = sniff(path, Told()).sample if path.is_file() else ()
+    except InputError:
+        return False
+    if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
+        return False
+    return any(all(is_number(value) for value in column) for column in zip(*rows))
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, and whether the first line is a row, for `distdl init`."""
+    options: dict[str, Any] = {"path": path}
+    because = {}
+    dialect = sniff(find_files(path, CSV_ENDINGS)[0], Told())
+    if not dialect.header:
+        options["header"], because["header"] = False, (*dialect.why, "the first line holds no names")[-1]
+    advice = table_advice(open_table(path, Options(**options)), wish, options)
+    return Advice(advice.options, {**because, **advice.because})

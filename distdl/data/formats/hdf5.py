@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish, arrays_advice
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array, h5py_word
 from distdl.data.raw import Prepared
@@ -74,3 +75,8 @@ class _Attribute:
     def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
         for start in range(0, len(self._values), rows):
             yield self._values[start : start + rows]
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Which arrays are samples and which are labels, by their names, for `distdl init`."""
+    return arrays_advice(Hdf5File(path), wish)

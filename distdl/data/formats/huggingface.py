@@ -6,13 +6,13 @@ import importlib.util
 from dataclasses import dataclass
 
 from distdl.data.raw import Prepared
-from distdl.data.table.options import TableOptions
+from distdl.data.table.options import TypedOptions
 from distdl.data.table.sources import prepare_splits
 from distdl.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options(TableOptions):
+class Options(TypedOptions):
     """Options of the source `huggingface`. Without label, target and features all columns are taken as they are."""
 
     path: str
@@ -27,7 +27,7 @@ class Options(TableOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and files as bytes."""
+    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and files, pictures."""
     if importlib.util.find_spec("datasets") is None:
         raise InputError(
             "the source huggingface needs the library datasets, which is not installed",

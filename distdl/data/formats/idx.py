@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from distdl.data.advice import SURE
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError, did_you_mean
 
 CHUNK_ROWS = 4096
@@ -40,7 +41,6 @@ class Options(SplitOptions):
 
 def prepare(options: Options) -> Prepared:
     """`image` uint8 (1, H, W) and `label` int64."""
-    check_fraction(options.test_fraction)
     folder = Path(options.path)
     files = _find(folder, options.name)
     train = [files.get(f"train-{kind}") for kind in KINDS]
@@ -54,6 +54,7 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"{folder} holds only one of the two t10k- files", fix="add the other, or remove this one")
     if test[0] and options.test_fraction:
         raise InputError("test_fraction is set, but there are t10k- files already", fix="leave test_fraction out")
+    splitter = Splitter(options, label="label", where=str(folder), tested=bool(test[0]))
     with open_raw(train[0] or "") as file:
         _, height, width = _header(file, train[0], "images")
     if test[0]:
@@ -63,17 +64,10 @@ def prepare(options: Options) -> Prepared:
             raise InputError(
                 f"{test[0]} has images of {other[0]} x {other[1]}, the training images are {height} x {width}"
             )
-    return Prepared(
-        {"image": Column("uint8", (1, height, width)), "label": Column("int64")},
-        _chunks(train, test, options),
-    )
-
-
-def _chunks(train: list[Path | None], test: list[Path | None], options: Options) -> Iterator[tuple[str, Rows]]:
-    yield from hold_out(_pairs(train, options.first_class), options.test_fraction)
-    if test[0]:
-        for rows in _pairs(test, options.first_class):
-            yield "test", rows
+    first = options.first_class
+    chunks = splitter.parts(lambda: _pairs(train, first), (lambda: _pairs(test, first)) if test[0] else None)
+    columns = {"image": Column("uint8", (1, height, width)), "label": Column("int64")}
+    return Prepared(columns, chunks, {"split": splitter.record()})
 
 
 def _find(folder: Path, name: str) -> dict[str, Path]:
@@ -134,3 +128,10 @@ def _pairs(paths: list[Path | None], first_class: int) -> Iterator[Rows]:
                 raise InputError(
                     f"{path} holds more bytes than the {rows:,} rows of its header", fix="download it again"
                 )
+
+
+def recognise(path: Path) -> float:
+    """A folder with images and labels to train on, of one set or of several."""
+    names = [NAME.fullmatch(one.name) for one in path.iterdir()] if path.is_dir() else []
+    kinds = {found[3] for found in names if found and found[2] == "train"}
+    return SURE if kinds == set(KINDS) else 0.0

@@ -6,25 +6,28 @@ field text= is packed as bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import NAMED, Advice, Wish, table_advice
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
-from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, token_columns
-from distdl.data.splits import check_fraction, hold_out
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
+from distdl.data.splits import Splitter
 from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
 from distdl.data.table.json_table import ENDINGS, JsonTable
 from distdl.data.table.options import TableOptions
 from distdl.data.table.sources import prepare_tables
+from distdl.data.text.documents import json_lines
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
+LONG_TEXT = 200
+"""Characters of a field that is taken for a text to learn from."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,6 @@ def prepare(options: Options) -> Prepared:
         return prepare_tables(
             options, options.path, options.test_path, lambda path: open_files(path, ENDINGS, JsonTable)
         )
-    check_fraction(options.test_fraction)
     check_not_the_same(options.path, options.test_path)
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
@@ -62,38 +64,21 @@ def prepare(options: Options) -> Prepared:
             pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns, options)
         )
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        yield from hold_out(rows_of(options.path), 0 if options.test_path else options.test_fraction)
-        if options.test_path:
-            for rows in rows_of(options.test_path):
-                yield "test", rows
-
-    return Prepared(columns, chunks(), info)
-
-
-def _objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, object) of every line that is not blank."""
-    with open_raw(path) as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"not valid JSON: {error}", where=where) from error
-            if not isinstance(record, dict):
-                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
-            yield where, record
+    names, test = () if options.text else tuple(columns), options.test_path
+    label = "label" if "label" in names else ""
+    splitter = Splitter(options, names=names, label=label, where=options.path, tested=bool(test))
+    chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
+    kept = {name: column for name, column in columns.items() if name not in splitter.apart}
+    return Prepared(kept, chunks, {**info, "split": splitter.record()})
 
 
 def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same without the fields of `drop=`, under the names of `rename=`."""
     if not options.rename and not options.drop:
-        yield from _objects(path)
+        yield from json_lines(path)
         return
     kept: dict[str, str] | None = None
-    for where, record in _objects(path):
+    for where, record in json_lines(path):
         kept = kept or new_names(options, path, list(record))
         old = set(kept.values())
         others = {name: value for name, value in record.items() if name not in old and name not in options.drop}
@@ -102,7 +87,7 @@ def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]
 
 def _texts(path: str, field: str) -> Iterator[bytes]:
     """The text of each object, with a line feed between two."""
-    for where, record in _objects(path):
+    for where, record in json_lines(path):
         if not isinstance(record.get(field), str):
             raise InputError(
                 f"the field '{field}' holds {record.get(field)!r:.60}, not text",
@@ -174,3 +159,14 @@ def _rows(path: str, columns: dict[str, Column], options: Options) -> Iterator[R
 
 def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
     return {field: np.array([record[field] for record in records], column.dtype) for field, column in columns.items()}
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, or the text that is packed where the objects have a long one and no label, for `distdl init`."""
+    _, first = next(json_lines(path), ("", {}))
+    texts = {field: len(value) for field, value in first.items() if isinstance(value, str)}
+    longest = max(texts, key=lambda field: texts[field], default="")
+    labelled = bool(wish.options()) or any(field.lower() in NAMED for field in first)
+    if longest and not labelled and (texts[longest] >= LONG_TEXT or len(first) == 1):
+        return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
+    return table_advice(open_files(path, ENDINGS, JsonTable), wish, {"path": path})

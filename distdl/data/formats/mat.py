@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish, arrays_advice
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
 from distdl.data.formats._mat5 import check
@@ -286,3 +287,8 @@ class _Reversed:
     def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
         for block in self._array.blocks(len(self.shape) - 1 - axis, rows):
             yield block.T
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Which arrays are samples and which are labels, by their names, for `distdl init`."""
+    return arrays_advice(open_mat(path), wish)

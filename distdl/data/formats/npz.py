@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish, arrays_advice
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.inputs import open_bytes
 from distdl.data.raw import Prepared
@@ -183,3 +184,8 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if version not in read:
         raise ValueError(f"version {version} of the .npy format holds records")
     return read[version](member)
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Which arrays are samples and which are labels, by their names, for `distdl init`."""
+    return arrays_advice((NpyFolder if Path(path).is_dir() else NpzFile)(path), wish)

@@ -6,15 +6,17 @@ A folder of `key=value` folders has a column for each key.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
-from distdl.data.table.options import TableOptions
+from distdl.data.table.options import TypedOptions
 from distdl.data.table.parquet_table import open_parquet
 from distdl.data.table.sources import prepare_typed
 
 
 @dataclass(frozen=True)
-class Options(TableOptions):
+class Options(TypedOptions):
     """Options of the source `parquet`. Without label, target and features all columns are taken as they are."""
 
     path: str
@@ -24,5 +26,15 @@ class Options(TableOptions):
 
 
 def prepare(options: Options) -> Prepared:
-    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text and binary as bytes."""
+    """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text, binary and pictures."""
     return prepare_typed(options, options.path, options.test_path, open_parquet)
+
+
+def recognise(path: Path) -> float:
+    """By the first bytes; of a folder, by the endings."""
+    return SURE if begins_with(path, b"PAR1") else by_ending(path, (".parquet", ".pq")) if path.is_dir() else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, for `distdl init`."""
+    return table_advice(open_parquet(path), wish, {"path": path})

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish
 from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
+from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared
 from distdl.data.sounds import (
@@ -90,7 +93,8 @@ def prepare(options: Options) -> Prepared:
         lambda part, i: _recordings(part, i, hearing, columns, mean, std),
     )
     info = {**found.info(_notes(facts, hearing, options)), "sounds": {"stored_as": dict(facts.subtypes)}}
-    return Prepared({**columns, "label": Column("int64")}, chunks, info, {name: record, "label": found.label_record()})
+    preparation = {name: record, "label": found.label_record()}
+    return Prepared({**columns, "label": Column("int64")}, chunks, info, preparation, rows=len(facts.seconds))
 
 
 def _check(options: Options) -> None:
@@ -130,9 +134,8 @@ def _hearing(facts: _Facts, options: Options) -> Hearing:
         raise InputError(f"the rate is {rate} Hz", allowed="at least 100 for log_mel, whose frames come every 10 ms")
     longest, middle = max(facts.seconds), float(np.median(facts.seconds))
     if not options.seconds and longest > LONGEST_BY_MEDIAN * middle:
-        most = np.ceil(1000 * np.quantile(facts.seconds, 0.95)) / 1000
         what = f"the longest recording has {longest:.3g} s, half of them at most {middle:.3g} s"
-        raise InputError(what, fix=f"say how long a row is: seconds={most:g} cuts one in 20")
+        raise InputError(what, fix=f"say how long a row is: seconds={_most_seconds(facts):g} cuts one in 20")
     samples = round((options.seconds or longest) * rate)
     if samples < 1:
         raise InputError(f"seconds is {options.seconds:g}, less than a sample at {rate} Hz", allowed="more")
@@ -200,3 +203,30 @@ def _notes(facts: _Facts, hearing: Hearing, options: Options) -> list[str]:
         f"{resampled:,} recordings were resampled to {hearing.rate_hz:,} Hz": resampled,
     }
     return [sentence for sentence, count in told.items() if count]
+
+
+def recognise(path: Path) -> float:
+    """A folder or archive of folders with recordings."""
+    return fits(path, ENDINGS)
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """One rate and one length for all, as pictures of frames and filters, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} is a folder of recordings: the folder of a recording is its class, no column is")
+    need_soundfile("sound")
+    facts = _read_headers(find(path, Options(path=path), ENDINGS, "recordings"))
+    options: dict[str, object] = {"path": path, "as_image": True}
+    because = {"as_image": "frames and filters, as a convolutional network reads them"}
+    if len(facts.rates) > 1:
+        options["rate_hz"] = facts.rates.most_common(1)[0][0]
+        because["rate_hz"] = f"the recordings have {len(facts.rates)} rates, and most have this one"
+    if max(facts.seconds) > LONGEST_BY_MEDIAN * float(np.median(facts.seconds)):
+        options["seconds"] = _most_seconds(facts)
+        because["seconds"] = "a few recordings are much longer, and are cut"
+    return Advice(options, because)
+
+
+def _most_seconds(facts: _Facts) -> float:
+    """A length that one recording in twenty is longer than."""
+    return float(np.ceil(1000 * np.quantile(facts.seconds, 0.95)) / 1000)

@@ -14,7 +14,7 @@ from distdl.data.classes import in_order
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw, read_blocks
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.data.values import numbered
 from distdl.errors import InputError
 
@@ -47,7 +47,6 @@ class Options(SplitOptions):
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), dense; `label` int64 or `y` float32; `qid` int64, the query of a row, where the lines have one. The
     files are read twice: for what there is, then for the rows."""
-    check_fraction(options.test_fraction)
     check_not_the_same(options.path, options.test_path)
     files = [_File(path) for path in (options.path, options.test_path) if path]
     if len({file.queries for file in files}) > 1:
@@ -66,18 +65,22 @@ def prepare(options: Options) -> Prepared:
         {"qid": Column("int64")} if files[0].queries else {}
     )
 
-    def chunks() -> Iterator[tuple[str, Rows]]:
-        train, *test = (numbered(_rows(file, width, zero_based, classes)) for file in files)
-        yield from hold_out(train, 0 if test else options.test_fraction)
-        for rows in test[0] if test else ():
-            yield "test", rows
+    def rows_of(file: Any) -> Iterator[Rows]:
+        return numbered(_rows(file, width, zero_based, classes))
+
+    tested, place_of = len(files) > 1, files[0].place
+    splitter = Splitter(options, names=tuple(columns), label="label", where=options.path, place=place_of, tested=tested)
+    chunks = splitter.parts(lambda: rows_of(files[0]), (lambda: rows_of(files[1])) if tested else None)
 
     def place(split: str, column: str, row: int) -> str:
         return files[-1 if split == "test" else 0].place(row)
 
     record = {"label": {"kind": "class", "version": 1, "classes": classes}} if classes else {}
-    info: dict[str, Any] = {"zero_based": zero_based} | ({"classes": classes} if classes else {})
-    return Prepared(columns, chunks(), info, record, place)
+    columns = {name: column for name, column in columns.items() if name not in splitter.apart}
+    info: dict[str, Any] = {"zero_based": zero_based, "split": splitter.record()} | (
+        {"classes": classes} if classes else {}
+    )
+    return Prepared(columns, chunks, info, record, place)
 
 
 def _width(options: Options, found: _Found, zero_based: bool) -> int:

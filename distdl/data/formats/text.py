@@ -1,40 +1,229 @@
-"""Plain text files (.gz too) as a corpus of bytes."""
+"""Plain text: files, folders, JSON lines (.gz too), as bytes or as tokens of a tokenizer, in rows for a language model.
+
+Bytes of files one after the other, as they are, unless the options ask for documents: a tokenizer, JSON lines, or packing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Literal
 
-from distdl.data.raw import BYTE_INFO, Prepared, Rows, open_raw, pack_bytes, read_blocks, token_columns
-from distdl.data.splits import SplitOptions, check_fraction, hold_out
+from distdl.data.advice import BY_ENDING, has_ending
+from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
+from distdl.data.splits import hold_out, split_files
+from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
+from distdl.data.text.learn import KINDS
+from distdl.data.text.rows import (
+    Encoded,
+    RoundTrip,
+    TokenOptions,
+    array,
+    check_options,
+    make_layout,
+    make_tokenizer,
+    prepared,
+)
+from distdl.data.text.tokens import BYTES, Tokenizer
+from distdl.errors import InputError
+
+MANY_FILES = 20
+"""From so many on a file is held out whole; of fewer, parts."""
+BATCH = 64
+
+ENDINGS = (".txt", ".text", ".md", ".rst", ".tex")
 
 
 @dataclass(frozen=True)
-class Options(SplitOptions):
+class Options(TokenOptions):
     """Options of the source `text`."""
 
     path: tuple[str, ...]
-    """The file or files, separated by commas; they are read one after the other."""
+    """The files or folders, separated by commas; they are read one after the other. Of a file whose name ends in .jsonl
+    or .json each line holds a document."""
     context: int = 128
-    """Bytes that a row predicts; a row holds one more."""
+    """Tokens (or bytes) that a row predicts; a row holds one more."""
     test_path: tuple[str, ...] = ()
-    """Files that become the split `test`; then nothing is held out of `path`."""
+    """Files or folders that become the split `test`; then nothing is held out of `path`."""
+    packing: Literal["stream", "best_fit", "none"] = "stream"
+    """stream: documents follow each other, and rows are cut from that. best_fit: whole documents share a row. none: a
+    row each."""
+    document: Literal["file", "line", "paragraph"] = "file"
+    """What one document of a text file is; a paragraph ends at an empty line."""
+    separator: str = ""
+    """Text that stands between two documents of a file, such as <|endoftext|>; then `document` does not count."""
+    field: str = "text"
+    """The field of JSON lines that holds the text."""
+    files: tuple[str, ...] = ("*.txt", "*.md", "*.jsonl", "*.txt.gz", "*.jsonl.gz")
+    """Names of the files of a folder that are read."""
+    encoding: str = ""
+    """How text files are written; empty: UTF-8, or what a byte order mark says."""
 
 
 def prepare(options: Options) -> Prepared:
-    """`tokens` uint8 (context + 1,)."""
-    check_fraction(options.test_fraction)
-    for path in (*options.path, *options.test_path):
-        open_raw(path).close()  # a missing file is said before the first is read
-    return Prepared(token_columns(options.context), _chunks(options), BYTE_INFO)
+    """`tokens` uint8, uint16 or uint32 (context + 1,); with packing `labels` int32 and `documents`, as text/packing.py
+    has them."""
+    check_options(options)
+    notes: list[str] = []
+    paths, test = (files_of(given, options.files, notes.append) for given in (options.path, options.test_path))
+    if _as_bytes(options, [*paths, *test]):
+        notes += _marks([*paths, *test])
+        info = {**BYTE_INFO, **({"notes": notes} if notes else {})}
+        return Prepared(token_columns(options.context), _bytes(paths, test, options), info)
+    texts = _Texts(options, paths, test, notes)
+    tokenizer = make_tokenizer(options, texts.of_training)
+    layout = make_layout(options, tokenizer, options.packing, options.context)
+    return prepared(options, tokenizer, layout, texts.encoded(tokenizer), notes)
 
 
-def _chunks(options: Options) -> Iterator[tuple[str, Rows]]:
+def _as_bytes(options: Options, paths: list[str]) -> bool:
+    """Whether files are taken as they are, one after the other."""
+    of_documents = options.document != "file" or options.separator or options.packing != "stream" or options.encoding
+    return options.tokenizer == BYTES and not of_documents and not any(map(is_json, paths))
+
+
+def _bytes(paths: list[str], test_paths: list[str], options: Options) -> Iterator[tuple[str, Rows]]:
     train, test = (
-        pack_bytes(chain.from_iterable(map(read_blocks, paths)), options.context)
-        for paths in (options.path, options.test_path)
+        pack_bytes(chain.from_iterable(map(read_blocks, some)), options.context) for some in (paths, test_paths)
     )
-    yield from hold_out(train, 0 if options.test_path else options.test_fraction)
+    yield from hold_out(train, 0 if test_paths else options.test_fraction)
     for rows in test:
         yield "test", rows
+
+
+def _marks(paths: list[str]) -> Iterator[str]:
+    """What a model of bytes would learn that is no text."""
+    for path in paths:
+        head = next(iter(read_blocks(path)), b"")[:4]
+        if mark := next((mark for mark in MARKS if head.startswith(mark)), b""):
+            how = (
+                "is one of its bytes; encoding=utf-8 leaves it out"
+                if MARKS[mark] == "utf-8"
+                else "says that it is no UTF-8"
+            )
+            yield f"{path} begins with a byte order mark ({MARKS[mark]}), which {how}"
+
+
+class _Texts:
+    """The texts of the splits: read once for a tokenizer that is learned, and once more for their tokens."""
+
+    def __init__(self, options: Options, paths: list[str], test: list[str], notes: list[str]) -> None:
+        self.options, self.paths, self.test, self.notes = options, paths, test, notes
+
+    def of_training(self) -> Iterator[str]:
+        """Every text of the training split."""
+        return (text.text for split, text in self.shared() if split == "train")
+
+    def shared(self) -> Iterator[tuple[str, Text]]:
+        """Every text with its split. A document is held out whole; where a few files are one document each, parts of
+        them are."""
+        options = self.options
+        reader = Reader(options.encoding, options.document, options.separator, options.field, self.notes)
+        fraction = 0.0 if self.test else options.test_fraction
+        by_file = options.document == "file" and not options.separator and not any(map(is_json, self.paths))
+        if by_file and len(self.paths) >= MANY_FILES and fraction:
+            chosen = split_files(self.paths, options)
+            for path in self.paths:
+                yield from ((chosen[path], text) for text in reader.documents([path]))
+        else:
+            for split, rows in hold_out(_batches(reader.documents(self.paths)), fraction):
+                yield from ((split, text) for text in rows["text"])
+        yield from (("test", text) for text in reader.documents(self.test))
+
+    def encoded(self, tokenizer: Tokenizer) -> Iterator[tuple[str, Encoded]]:
+        """Every document's tokens, with what it begins and ends with. Raises InputError for a text that cannot be read."""
+        ours = self.options.tokenizer in (BYTES, "bpe", "unigram")
+        check = RoundTrip(tokenizer, ours, self.notes)
+        joined = {split: _Joined(tokenizer, self.options.context) for split in ("train", "test")}
+        for split, some in _by_split(self.shared()):
+            for text, ids in zip(some, self._tokens(tokenizer, some)):
+                check.look(text.text, ids, text.where)
+                yield from ((split, found) for found in joined[split].add(text, ids))
+        for split, rest in joined.items():
+            yield from ((split, found) for found in rest.end())
+
+    def _tokens(self, tokenizer: Tokenizer, texts: list[Text]) -> list[list[int]]:
+        try:
+            if any(text.part for text in texts) and self.options.tokenizer not in (BYTES, *KINDS):
+                return self._with_further(tokenizer, texts)
+            return tokenizer.encode([text.text for text in texts], self.options.special_in_text)
+        except ValueError:
+            for text in texts:  # which of them it is
+                try:
+                    tokenizer.encode([text.text])
+                except ValueError as error:
+                    raise InputError(f"the text has {error}", where=text.where) from None
+            raise
+
+    def _with_further(self, tokenizer: Tokenizer, texts: list[Text]) -> list[list[int]]:
+        """Where some of the texts are parts that go on with the one before."""
+        special = self.options.special_in_text
+        found: dict[int, list[int]] = {}
+        for encode, some in (
+            (tokenizer.encode, [text for text in texts if not text.part]),
+            (tokenizer.encode_further, [text for text in texts if text.part]),
+        ):
+            found |= dict(zip(map(id, some), encode([text.text for text in some], special)))
+        return [found[id(text)] for text in texts]
+
+
+class _Joined:
+    """Puts the parts of a document together again, as far as they lie side by side in one split."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+        self.tokenizer, self.context = tokenizer, context
+        self._ids: list[int] = []
+        self._at: tuple[int, int] | None = None  # document and part that would go on
+        self._follows = False
+
+    def add(self, text: Text, ids: list[int]) -> Iterator[Encoded]:
+        """The next part; what is complete by it."""
+        if self._at is not None and self._at != (text.document, text.part):
+            yield from self.end()  # the part between is of another split: the text breaks off
+        if text.part == 0:
+            self._ids += self.tokenizer.roles.begin
+        self._ids += ids
+        if text.last:
+            self._ids.append(self.tokenizer.roles.end)
+            yield from self.end()
+            return
+        self._at = (text.document, text.part + 1)
+        whole = (len(self._ids) - 1) // self.context * self.context
+        if whole > 0:
+            yield Encoded(array(self._ids[: whole + 1], self.tokenizer), follows=self._follows, ends=False)
+            self._ids, self._follows = self._ids[whole:], True
+
+    def end(self) -> Iterator[Encoded]:
+        """What is left of the document."""
+        if self._ids:
+            yield Encoded(array(self._ids, self.tokenizer), follows=self._follows)
+        self._ids, self._at, self._follows = [], None, False
+
+
+def _by_split(texts: Iterator[tuple[str, Text]]) -> Iterator[tuple[str, list[Text]]]:
+    """Some texts of one split at a time, enough for the library's threads."""
+    waiting: dict[str, list[Text]] = {}
+    for split, text in texts:
+        waiting.setdefault(split, []).append(text)
+        if len(waiting[split]) == BATCH:
+            yield split, waiting.pop(split)
+    yield from waiting.items()
+
+
+def _batches(texts: Iterable[Text]) -> Iterator[Rows]:
+    """Some at a time."""
+    some: list[Text] = []
+    for text in texts:
+        some.append(text)
+        if len(some) == BATCH:
+            yield {"text": some}
+            some = []
+    if some:
+        yield {"text": some}
+
+
+def recognise(path: Path) -> float:
+    """By the ending; a file of numbers may have it, too, which a source of tables knows better."""
+    return 0.6 * BY_ENDING if path.is_file() and has_ending(path, ENDINGS) else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -12,30 +13,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
+from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
-from distdl.data.table.options import TableOptions
+from distdl.data.table.options import TableOptions, TypedOptions
 from distdl.data.table.reader import Table
 from distdl.data.values import numbered
 from distdl.errors import InputError, Problem, did_you_mean
 
+ROWS_BYTES = 16 << 20
+"""Of the rows that are made at a time: pictures are much larger than their files."""
 
-def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
+
+def prepare_as_is(options: TypedOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
     """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
     kept = new_names(options, table.path, table.names)
     first = next(table.batches(list(kept.values())), None)
     if first is None:
         raise InputError(f"{table.path} has no rows")
     columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
+    pictures = [name for name, old in kept.items() if getattr(table, "media", {}).get(old) in ("", "Image")]
+    look = _look(options) if options.size and pictures else None
+    if look and options.size:
+        columns |= {name: Column("uint8", (options.channels, *options.size)) for name in pictures}
     label, tested = "label" if "label" in kept else "", "test" in others
     splitter = Splitter(options, names=list(kept), label=label, where=table.path, place=table.place, tested=tested)
     if splitter.looks:
-        splitter.look(_rows(table, columns, kept))
+        splitter.look(_rows(table, columns, kept, look))
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         shares = itertools.chain(
-            splitter.share(numbered(_rows(table, columns, kept))),
-            ((split, rows) for split, other in others.items() for rows in numbered(_rows(other, columns, kept))),
+            splitter.share(numbered(_rows(table, columns, kept, look))),
+            ((split, rows) for split, other in others.items() for rows in numbered(_rows(other, columns, kept, look))),
         )
         for split, rows in shares:
             yield split, {name: values for name, values in rows.items() if name not in splitter.apart}
@@ -45,9 +54,21 @@ def prepare_as_is(options: TableOptions, table: Table, others: Mapping[str, Tabl
 
     named = {name: table.classes[old] for name, old in kept.items() if old in table.classes}
     preparation = {name: {"kind": "class", "version": 1, "classes": names} for name, names in named.items()}
-    info = {"split": splitter.record(), **({"classes": next(iter(named.values()))} if len(named) == 1 else {})}
+    if look and options.size:
+        preparation |= {name: picture_record(look, options.size) for name in pictures}
+    info: dict[str, Any] = {"split": splitter.record()}
+    if len(named) == 1:
+        info["classes"] = next(iter(named.values()))
+    if pictures and not look:
+        some = ", ".join(pictures)
+        info["notes"] = [f"{table.path}: the pictures of {some} stay files, as bytes; size=HEIGHTxWIDTH makes pixels"]
     learned = {name: column for name, column in columns.items() if name not in splitter.apart}
     return Prepared(learned, chunks(), info, preparation, place=place)
+
+
+def _look(options: TypedOptions) -> Look:
+    need_pillow("of tables with pictures")
+    return make_look(options.channels, options.size, "stretch", None, "white")
 
 
 def new_names(options: TableOptions, path: str, names: list[str]) -> dict[str, str]:
@@ -94,15 +115,26 @@ def _column(table: Table, name: str, values: pa.Array) -> Column:
     return Column(dtype, tuple(shape))
 
 
-def _rows(table: Table, columns: dict[str, Column], kept: dict[str, str]) -> Iterator[Rows]:
-    row = 0
+def _rows(table: Table, columns: dict[str, Column], kept: dict[str, str], look: Look | None) -> Iterator[Rows]:
+    row, most = 0, max(1, ROWS_BYTES // sum(column.row_bytes or 1 for column in columns.values()))
     for batch in table.batches([kept[name] for name in columns]):
-        if batch.num_rows:
+        for start in range(0, batch.num_rows, most):
+            part, first = batch.slice(start, most), row + start
             yield {
-                name: _values(table, kept[name], column, batch.column(i), row)
+                name: _pictures(table, kept[name], part.column(i), first, look)
+                if look and is_bytes(part.column(i).type) and column.dtype != VARIABLE
+                else _values(table, kept[name], column, part.column(i), first)
                 for i, (name, column) in enumerate(columns.items())
             }
         row += batch.num_rows
+
+
+def _pictures(table: Table, name: str, values: pa.Array, row: int, look: Look) -> np.ndarray:
+    """Files of pictures as pixels (n, C, H, W). InputError that names the row: there is none, or it cannot be read."""
+    if values.null_count:
+        raise _empty(table, name, row + pc.index(pc.is_null(values), True).as_py())
+    files = enumerate(values.to_pylist(), row)
+    return np.stack([read_picture(io.BytesIO(file), f"the picture in {table.place(i)}", look) for i, file in files])
 
 
 def _values(table: Table, name: str, column: Column, values: pa.Array, row: int) -> Any:

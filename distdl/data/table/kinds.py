@@ -149,7 +149,7 @@ def _of_words(look: Look, options: TableOptions) -> ColumnKind:
     levels, seen = len(words.counts), sum(words.counts.values()) + words.other
     if levels == 1 and not look.missing and not words.too_many:
         return ColumnKind(name, "constant", 0, f"always {next(iter(words.counts))!r}")
-    if tuple(sorted(word.lower() for word in words.counts)) in _TRUE_FALSE:
+    if tuple(sorted(word.lower() for word in words.few)) in _TRUE_FALSE and len(words.counts) == 2:
         true = max(words.counts, key=str.lower)
         return ColumnKind(name, "boolean", look.missing, f"{true!r} is 1", {"true": true})
     common = sum(count for _, count in words.counts.most_common(options.max_categories))

@@ -44,3 +44,14 @@ class TableOptions(SplitOptions):
     """Words that stand for an empty value, beside no word at all."""
     unlabelled: Literal["drop", "keep", "refuse"] = "drop"
     """Rows whose label or target is empty: left out, kept (with the class number -100, which counts nowhere) or refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypedOptions(TableOptions):
+    """Those of sources whose files may hold pictures, too."""
+
+    size: tuple[int, int] | None = None
+    """Height and width, as 224x224: columns of pictures that are taken as they are become pixels, uint8 (C, H, W); without
+    it they stay whole files, as bytes."""
+    channels: int = 3
+    """3 for colour, 1 for grey."""

@@ -6,6 +6,7 @@ numbers (`fit.py`); then its rows, made into numbers by what was fitted (`encode
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
-from distdl.data.table.values import dates, is_date, is_number, is_text
+from distdl.data.table.values import dates, is_date, is_number, is_text, label_na
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label
@@ -71,12 +72,13 @@ class Opened:
     def refuse(self) -> None:
         """InputError lists all that is wrong with the choice of columns."""
         options, table = self.options, self.table
+        have, listed = set(table.names), Counter(options.features)
         chosen = [("label", options.label), ("target", options.target)]
         chosen += [(key, name) for key in ("features", "drop") for name in getattr(options, key)]
         problems = [
             Problem(f"{table.path} has no column '{name}', which {key}= names", fix=did_you_mean(name, table.names))
             for key, name in chosen
-            if name and name not in table.names
+            if name and name not in have
         ]
         if options.label and options.target:
             problems.append(
@@ -90,12 +92,12 @@ class Opened:
                     allowed=", ".join(table.names[:50]),
                 )
             )
-        for name in dict.fromkeys(options.features):
+        for name, times in listed.items():
             if name and name == self.answer:
                 what = f"'{name}' is to be predicted, and features= names it, too"
                 problems.append(Problem(what, fix="leave it out of features="))
-            if options.features.count(name) > 1:
-                problems.append(Problem(f"features= names the column '{name}' {options.features.count(name)} times"))
+            if times > 1:
+                problems.append(Problem(f"features= names the column '{name}' {times} times"))
         if self.answer in options.drop:
             problems.append(Problem(f"'{self.answer}' is to be predicted, and drop= leaves it out"))
         if options.target and options.unlabelled == "keep":
@@ -117,7 +119,8 @@ class Opened:
         """What the columns hold, and what they are taken for."""
         options = self.options
         if self.answer and options.unlabelled == "drop":
-            self.gaps = [Kept(table, [self.answer], self.na) for table in (self.table, *self.others.values())]
+            na = label_na(self.na) if options.label else self.na
+            self.gaps = [Kept(table, [self.answer], na) for table in (self.table, *self.others.values())]
             self.table = self.gaps[0]
             self.others = dict(zip(self.others, self.gaps[1:], strict=True))
         given = given_kinds(options, self.table.names, self.table.path)
@@ -195,9 +198,8 @@ class Opened:
         """A column that features= lists is used, whatever it would be taken for."""
         if kind.used:
             return kind
-        if kind.kind in ("id", "constant") and is_number(self._type(kind.name)) | (
-            self.found.looks[kind.name].numbers > 0
-        ):
+        look = self.found.looks[kind.name]
+        if kind.kind in ("id", "constant") and look.numbers and not look.strange:
             return ColumnKind(kind.name, "number", kind.missing)
         what = f"features= names the column '{kind.name}' of {self.table.path}, which is taken for {kind.kind}: {kind.told}"
         fix = f"leave it out of features=, or say what it is: kinds={kind.name}:category"
@@ -275,7 +277,7 @@ def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
     record, na = preparation["x"], preparation["x"]["na"]
     rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)}
     if label := preparation.get("label"):
-        rows["label"] = encode_label(label, columns[label["name"]], na, part.rows, table.place)
+        rows["label"] = encode_label(label, columns[label["name"]], label_na(na), part.rows, table.place)
     if y := preparation.get("y"):
         rows["y"] = encode_target(y, columns[y["name"]], na, part.rows, table.place)
     return rows

@@ -16,7 +16,17 @@ import pyarrow.compute as pc
 
 from distdl.data.order import keyed_hash
 from distdl.data.table.stream import Part
-from distdl.data.table.values import DATE_FORMATS, is_date, is_number, is_text, is_vector, numbers, parse_dates, texts
+from distdl.data.table.values import (
+    DATE_FORMATS,
+    is_date,
+    is_number,
+    is_text,
+    is_vector,
+    label_na,
+    numbers,
+    parse_dates,
+    texts,
+)
 from distdl.data.table.values import dates as read_dates
 
 MOST_LEVELS = 10_000
@@ -147,6 +157,8 @@ class Words:
     rows: int = 0
     formats: tuple[str, ...] = DATE_FORMATS
     """The patterns of a date that all of them had so far."""
+    few: set[str] = field(default_factory=set)
+    """The words of all rows, held-out ones too, while they are two or three."""
     pictures: bool = True
     """All of them are names of pictures."""
 
@@ -169,6 +181,8 @@ class Words:
         if self.pictures:
             named = pc.match_substring_regex(distinct, pattern=r"\.(png|jpe?g|gif|bmp|tiff?|webp)$", ignore_case=True)
             self.pictures = bool(pc.all(named).as_py())
+        if len(self.few) < 3:
+            self.few.update(distinct.slice(0, 3).to_pylist())
         if not train:
             return
         if self.characters > LONG_WORDS * self.rows:
@@ -307,7 +321,7 @@ class Profile:
 
     def _words(self, look: Look, column: pa.Array, part: Part, train: bool, wordy: bool) -> None:
         assert look.words is not None
-        words = texts(column, self.na)
+        words = texts(column, label_na(self.na) if look.name == self.label else self.na)
         look.words.add(words.drop_null(), train or look.name == self.label)
         if wordy:
             look.strange += len(words) - words.null_count

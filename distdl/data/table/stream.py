@@ -15,8 +15,9 @@ from distdl.data.table.reader import Table
 from distdl.data.table.values import texts
 from distdl.errors import InputError, Problem, did_you_mean
 
-PIECE_BYTES = 16 << 20
-PIECE_ROWS = 1 << 16
+PIECE_BYTES = 8 << 20
+PIECE_ROWS, PIECE_CELLS, FEW_ROWS = 1 << 16, 1 << 19, 256
+"""A piece has no more rows or, beyond a few rows, cells: each becomes a number of 8 bytes, and some copies of it."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ def pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     ones cut."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
-    for batch in (whole.slice(i, PIECE_ROWS) for whole in batches for i in range(0, whole.num_rows, PIECE_ROWS)):
-        waiting.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows >= PIECE_ROWS or size >= PIECE_BYTES:
-            yield _joined(waiting)
-            waiting, rows, size = [], 0, 0
+    for whole in batches:
+        most = min(PIECE_ROWS, max(FEW_ROWS, PIECE_CELLS // max(whole.num_columns, 1)))
+        for batch in (whole.slice(i, most) for i in range(0, whole.num_rows, most)):
+            waiting.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if rows >= most or size >= PIECE_BYTES:
+                yield _joined(waiting)
+                waiting, rows, size = [], 0, 0
     if rows:
         yield _joined(waiting)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,8 +34,8 @@ class TypedTable:
     def __init__(self, location: str, schema: pa.Schema):
         self.path = shown(location)
         self._ways: dict[str, tuple[str, tuple[int, ...]]] = {}  # column -> the stored one, and the fields inside it
-        self.media: set[str] = set()
-        """Columns of pictures or sounds: each value is a whole file."""
+        self.media: dict[str, str] = {}
+        """Columns of pictures or sounds, each value a whole file -> what `datasets` calls them: Image, Audio, or ''."""
         self.notes: list[str] = []
         fields: list[pa.Field] = []
         for field in schema:
@@ -47,8 +48,13 @@ class TypedTable:
         if double:
             raise InputError(f"{self.path} has two columns of the same name: {', '.join(double)}")
         self.schema = pa.schema(fields)
-        named = class_names(schema.metadata or {})
-        self.classes: Mapping[str, list[str]] = {key: value for key, value in named.items() if key in self._ways}
+        features = hugging_face_features(schema.metadata or {})
+        self.media.update((name, features[name].get("_type", "")) for name in self.media if name in features)
+        self.classes: Mapping[str, list[str]] = {
+            name: [str(item) for item in feature["names"]]
+            for name, feature in features.items()
+            if name in self._ways and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)
+        }
         self._as_stored = {
             name
             for name, (stored, way) in self._ways.items()
@@ -61,7 +67,7 @@ class TypedTable:
                 yield from self._leaves(f"{name}.{field.name}", field.type, stored, (*way, i))
             return
         if is_media(kind):
-            self.media.add(name)
+            self.media[name] = ""
         self._ways[name] = (stored, way)
         yield pa.field(name, plain_type(kind))
 
@@ -155,15 +161,11 @@ def plain_values(values: pa.Array) -> pa.Array:
     return values if wanted == kind else pc.cast(values, wanted)
 
 
-def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """Column -> names of its classes, from what `datasets` writes into a schema. What is no such thing says nothing."""
+def hugging_face_features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """Column -> what `datasets` writes of it into a schema. What is no such thing says nothing."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {
-            name: [str(item) for item in feature["names"]]
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 NA = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NaT", "NULL", "null", "None")
 """Words that stand for an empty value, as pandas has them, and the question mark of the UCI tables."""
+SOME_CLASS = ("None",)
+"""Those that are as likely the name of a class."""
 NO_NUMBER = (".", "-", "--")
 """The same, among numbers and dates alone."""
 FLOAT32 = float(np.finfo(np.float32).max)
@@ -24,6 +26,11 @@ DATE_FORMATS = (
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZONE = r"(\.\d+)?\s?(Z|UTC|[+-]\d\d:?\d\d)?$"
 _FIELDS = {"%Y": r"\d{4}", "%y": r"\d\d", "%b": "[A-Za-z]{3}", "%B": "[A-Za-z]{3,9}"}
+
+
+def label_na(na: Sequence[str]) -> tuple[str, ...]:
+    """The words that stand for no label."""
+    return tuple(word for word in na if word not in SOME_CLASS)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -72,26 +79,38 @@ def numbers(columns: Sequence[pa.Array], na: Sequence[str]) -> tuple[np.ndarray,
     """(k, n) float64, NaN where there is nothing; and of the columns that hold something else, where: (n,) bool. Infinite
     is something else. All columns of words are read in one go: of a wide table each has few rows."""
     n = len(columns[0]) if columns else 0
-    found, bad = np.empty((len(columns), n)), {}
+    found = np.empty((len(columns), n))
+    bad: dict[int, np.ndarray] = {}
     of_words = [i for i, values in enumerate(columns) if is_text(values.type)]
     for i, values in enumerate(columns):
         if not is_text(values.type):
             found[i] = _typed(values)
     if of_words:
-        empty = (*na, *NO_NUMBER)
-        joined = texts(pa.concat_arrays([pc.cast(plain(columns[i]), pa.string()) for i in of_words]), empty)
-        try:
-            found[of_words] = _floats(pc.cast(joined, pa.float64())).reshape(len(of_words), n)
-        except pa.ArrowInvalid:
-            for place, i in enumerate(of_words):
-                found[i], strange = _some_numbers(joined.slice(place * n, n))
-                if strange is not None:
-                    bad[i] = strange
+        _read_words(columns, of_words, (*na, *NO_NUMBER), found, bad)
     infinite = np.isinf(found)
     for i in np.flatnonzero(infinite.any(1)).tolist():
         bad[i] = bad.get(i, False) | infinite[i]
     found[infinite] = np.nan
     return found, bad
+
+
+def _read_words(
+    columns: Sequence[pa.Array], of_words: list[int], na: Sequence[str], found: np.ndarray, bad: dict[int, np.ndarray]
+) -> None:
+    """Columns of words as numbers: all at once where all are, else one by one, and with blanks and gaps where there are."""
+    words = [pc.cast(plain(columns[i]), pa.string()) for i in of_words]
+    try:
+        found[of_words] = _floats(pc.cast(pa.concat_arrays(words), pa.float64())).reshape(len(words), -1)
+        return
+    except pa.ArrowInvalid:
+        pass
+    for i, column in zip(of_words, words, strict=True):
+        try:
+            found[i] = _floats(pc.cast(column, pa.float64()))
+        except pa.ArrowInvalid:
+            found[i], strange = _some_numbers(texts(column, na))
+            if strange is not None:
+                bad[i] = strange
 
 
 def dates(values: pa.Array, pattern: str, na: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import inspect
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from distdl.config.family import DOCS
 from distdl.errors import InputError, did_you_mean
 from distdl.layout.gather import gathered
+from distdl.nn.language import begins_of, places_within
 
 CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 TOKENIZER = (
@@ -267,6 +268,56 @@ def _tokenizer(name: str) -> Any:
             return None
         what = f"model.name = {name!r}: its tokenizer cannot be read: {' '.join(str(error).split())[:300]}"
         raise InputError(what, fix="model.pad: none, where rows have no padding; or mend the folder") from error
+
+
+# -- documents that share a row ----------------------------------------------------------------------------------------
+
+
+def borders(model: nn.Module, theirs: Any) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """Documents (B, T) -> what the model is told so that those of one row do not see each other; None where it cannot
+    compute yet.
+
+    Positions that begin again are enough for most: their library sees the borders in them, and keeps the windows of a
+    model's attention. Others need a mask, which would take the place of such windows. Which it is, a row of two short
+    documents shows: either must be as if it were alone. Raises InputError where it never is, such as for a recurrence.
+    """
+    if next(model.parameters()).is_meta:
+        return _positions
+    size = theirs.get_text_config().vocab_size
+    first, second = (torch.arange(n)[None] * 7 % size for n in (5, 6))
+    documents = torch.tensor([[1] * 5 + [2] * 6])
+    row, was = torch.cat([first, second], 1), model.training
+    model.eval()
+
+    def logits(**inputs: Tensor) -> Tensor:
+        return cast("Any", model)(**inputs, use_cache=False).logits.float()
+
+    with torch.no_grad():
+        alone = torch.cat([logits(input_ids=first), logits(input_ids=second)], 1)
+        leak = (logits(input_ids=row) - alone).abs().max()
+        windows = any(isinstance(of(theirs, key), int) for key in ("sliding_window", "window_size", "attention_window"))
+        for how in (_positions,) if windows else (_positions, _positions_and_mask):
+            try:
+                apart = (logits(input_ids=row, **how(documents)) - alone).abs().max()
+            except (TypeError, ValueError, RuntimeError):
+                continue
+            if apart < 0.01 * leak:
+                model.train(was)
+                return how
+    what = f"model.documents: a {theirs.model_type} cannot be told where a document in a row begins"
+    raise InputError(
+        what, fix="prepare the data with packing=none, a row for each document, and leave model.documents out"
+    )
+
+
+def _positions(documents: Tensor) -> dict[str, Tensor]:
+    return {"position_ids": places_within(begins_of(documents))}
+
+
+def _positions_and_mask(documents: Tensor) -> dict[str, Tensor]:
+    numbers = begins_of(documents).cumsum(1)
+    mask = (numbers[:, :, None] == numbers[:, None, :]).tril()  # (B, T, T)
+    return {**_positions(documents), "attention_mask": mask[:, None]}
 
 
 # -- what a model is used with -----------------------------------------------------------------------------------------

@@ -27,11 +27,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from distdl.columns import NO_LABEL, sentences
+from distdl.columns import NO_LABEL, language_columns, sentences
 from distdl.config.fields import Count, CountOrZero, StrictShare
 from distdl.families.huggingface import hub
 from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner
+from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics, mean
 
 
@@ -53,6 +54,9 @@ class Config:
     """seq2seq: tokens that are predicted for a sentence; a row holds one more, the token it begins with."""
     labels: bool = False
     """The column `labels`, as long as the one that is predicted, says which token each place has, and -100: none counts."""
+    documents: bool = False
+    """causal: documents that share a row, told apart by the column `documents`, do not see each other, and each begins
+    at place 0."""
     pad: Literal["model", "none"] | CountOrZero = "model"
     """The token of padding at a row's begin or end; model: that of its config or tokenizer, none where they have none."""
     segments: bool = False
@@ -63,6 +67,14 @@ class Config:
     """masked: tokens that are never hidden; null: the special tokens of the model's tokenizer or config."""
     hide: StrictShare = 0.15
     """masked: share of a row's tokens that is predicted; of these 80 % are hidden and 10 % replaced."""
+
+    def __post_init__(self) -> None:
+        if self.documents and self.task != "causal":
+            raise ValueError(f"documents with task {self.task}, which has one in a row; leave documents out")
+        if self.documents and not self.labels:
+            raise ValueError(
+                "documents without labels: the end of one would learn the begin of the next; labels: true, too"
+            )
 
 
 class HuggingFace(Learner):
@@ -75,6 +87,7 @@ class HuggingFace(Learner):
         self.model: Any = hub.network(config, theirs)  # its methods and its config are not those of torch
         self.balance = hub.Balance(self.model, theirs) if hub.of(theirs, "output_router_logits") else None
         self.batch_coupled = self.balance is not None
+        self.borders = hub.borders(self.model, theirs) if config.documents else None
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -83,7 +96,7 @@ class HuggingFace(Learner):
             target = Column.tokens(size, (config.target_length + 1,), key=key)
             columns = {"source": Column.tokens(size, row, key=key), "target": target}
         elif config.task == "causal":
-            columns = {"tokens": Column.tokens(size, (config.context + 1,), key=key)}
+            columns = language_columns(size, config.context, config.labels, config.documents, key)
         else:
             columns = sentences(size, config.context)
             columns = columns if config.segments else {"tokens": columns["tokens"]}
@@ -105,8 +118,7 @@ class HuggingFace(Learner):
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, counts, hits, balance = self.losses(batch)
-        mean_count = batch["mean_count"][0] if "mean_count" in batch else counts.sum()
-        loss, metrics = losses.sum() / mean_count.clamp(min=1), self.accuracy(counts, hits)
+        loss, metrics = mean_of_counted(losses, counts, batch), self.accuracy(counts, hits)
         if balance is not None and self.balance:
             loss, metrics["balance_loss"] = loss + self.balance.weight * balance, mean(balance)
         return loss, metrics
@@ -125,7 +137,11 @@ class HuggingFace(Learner):
         targets = self.targets(batch)  # (B, T)
         if config.task == "causal":
             row = batch["tokens"].long()  # (B, T + 1)
-            inputs = {"input_ids": row[:, :-1], **self.attended(tokens.real(row)[:, :-1])}
+            inputs = {"input_ids": row[:, :-1]}
+            if self.borders:
+                inputs |= self.borders(batch["documents"][:, :-1])
+            else:
+                inputs |= self.attended(tokens.real(row)[:, :-1])
         elif config.task == "seq2seq":
             source, target = batch["source"].long(), batch["target"].long()  # (B, S), (B, T + 1)
             inputs = {"input_ids": source, "decoder_input_ids": target[:, :-1], **self.attended(tokens.real(source))}

@@ -75,3 +75,14 @@ class Evaluate(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         step_values = state["evaluation"]
         self.run.evaluation = (step_values[0], step_values[1]) if step_values else None
+
+
+def at_the_end(run: Run, source: Iterable[Any], split: str, step: int) -> dict[str, float]:
+    """The metrics of `data.test_split`, called test_…, of the weights that the run has ended with."""
+    begin = time.perf_counter()
+    run.event("phase", name="evaluation", text=f"split {split}")
+    run.engine.pulse.at("evaluation")
+    values = evaluate(run.learner, run.engine, source)
+    run.event("evaluation", step=step, values=values, split=split)
+    run.seconds["evaluation"] += time.perf_counter() - begin
+    return {f"test_{name}": value for name, value in values.items()}

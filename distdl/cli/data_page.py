@@ -1,0 +1,183 @@
+"""A data set as one HTML page that needs nothing else: no script, no network, samples and drawings within it.
+
+Everything that comes from the data is escaped, and the page forbids the browser whatever it does not hold itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import numpy as np
+
+from distdl.cli.data_text import class_rows, number, part_names
+from distdl.cli.media import Shown, class_names, shown
+from distdl.data.manifest import VARIABLE, Manifest
+from distdl.data.statistics import Part
+
+SAMPLES = 24
+MOST_PARTS, MOST_CLASSES = 60, 60
+POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
+  padding: 0 1em; color: #222; background: #fff }
+h1 { font-size: 1.5em; overflow-wrap: anywhere } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse } th, td { text-align: left; padding: .2em .9em .2em 0; border-bottom: 1px solid #ddd }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)); gap: 1em }
+.sample { border: 1px solid #ddd; border-radius: 6px; padding: .7em; overflow: hidden }
+.sample img { image-rendering: pixelated; width: 100%; max-height: 16em; object-fit: contain } audio { width: 100% }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2em 0; font-size: .85em }
+.name { color: #777; font-size: .85em }
+svg { vertical-align: middle } rect { fill: #4878a8 }
+"""
+
+
+def page(path: str, manifest: Manifest, split: str) -> str:
+    """The page of a data set. DataCorrupt: one of the rows that it shows is damaged."""
+    parts = [
+        f"<h1>{escape(path)}</h1>",
+        f"<p>from the source <b>{escape(manifest.source)}</b>; fingerprint <code>{manifest.fingerprint}</code></p>",
+        *_splits(manifest),
+        *_columns(manifest, split),
+        *_distributions(manifest, split),
+        *(line for name in manifest.columns for line in _classes(manifest, name)),
+        *_samples(path, manifest, split),
+    ]
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(path)}</title><style>{STYLE}</style>"
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells that are HTML already."""
+    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>"
+
+
+def _cell(text: object) -> str:
+    return f"<td>{escape(str(text))}</td>"
+
+
+def _number(text: object) -> str:
+    return f'<td class="n">{escape(str(text))}</td>'
+
+
+def _splits(manifest: Manifest) -> Iterator[str]:
+    yield "<h2>Splits</h2>"
+    rows = [
+        (
+            _cell(name),
+            _number(f"{split.rows:,}"),
+            _number(len(split.shards)),
+            _number(f"{sum(s.bytes for s in split.shards):,}"),
+        )
+        for name, split in manifest.splits.items()
+    ]
+    yield _table(("split", "rows", "shards", "bytes"), rows)
+
+
+def _columns(manifest: Manifest, split: str) -> Iterator[str]:
+    yield "<h2>Columns</h2>"
+    values = manifest.values.get(split, {})
+    rows = []
+    for name, column in manifest.columns.items():
+        told = values[name].in_words() if name in values else ""
+        one = manifest.statistics.get(split, {}).get(name)
+        if one and one.lengths:
+            told = f"{one.lengths[0]:,} to {one.lengths[2]:,} bytes, {one.lengths[1]:.4g} on average"
+        rows.append((_cell(name), _cell(column.dtype), _cell(list(column.shape)), _cell(told)))
+    yield _table(("column", "type", "shape", f"values of {split}"), rows)
+
+
+# -- drawings ----------------------------------------------------------------------------------------------------------
+
+
+def histogram(part: Part, width: int = 260, height: int = 48) -> str:
+    """A histogram as SVG; each bar says its ends and its count."""
+    if not part.histogram or part.low is None or part.high is None:
+        return ""
+    top, each = max(part.histogram) or 1, width / len(part.histogram)
+    step = (part.high - part.low) / len(part.histogram)
+    bars = []
+    for i, count in enumerate(part.histogram):
+        tall = height * count / top
+        ends = f"{part.low + i * step:.4g} to {part.low + (i + 1) * step:.4g}: {count:,}"
+        bars.append(
+            f'<rect x="{i * each:.1f}" y="{height - tall:.1f}" width="{max(each - 1, 0.5):.1f}" height="{tall:.1f}">'
+            f"<title>{ends}</title></rect>"
+        )
+    return f'<svg width="{width}" height="{height}" role="img">{"".join(bars)}</svg>'
+
+
+def _distributions(manifest: Manifest, split: str) -> Iterator[str]:
+    rows, left_out = [], 0
+    for name, one in manifest.statistics.get(split, {}).items():
+        if class_names(manifest, name) and one.classes is not None:
+            continue
+        labels = part_names(manifest, name, one)
+        for label, part in list(zip(labels, one.parts))[:MOST_PARTS]:
+            told = (part.mean, part.deviation, part.median, part.low, part.high)
+            cells = [_cell(label), *(_number(number(value)) for value in told), _number(part.missing or "")]
+            rows.append([*cells, f"<td>{histogram(part)}</td>"])
+        left_out += max(0, len(labels) - MOST_PARTS)
+    if not rows:
+        return
+    yield f"<h2>Distributions of {escape(split)}, as they are stored</h2>"
+    yield _table(("", "mean", "deviation", "median", "smallest", "largest", "missing", ""), rows)
+    if left_out:
+        yield f"<p>and {left_out:,} more features</p>"
+
+
+def _classes(manifest: Manifest, name: str) -> Iterator[str]:
+    of_name = {split: of[name] for split, of in manifest.statistics.items() if name in of}
+    counts = {split: dict(one.classes) for split, one in of_name.items() if one.classes is not None}
+    if not counts or len(counts) < len(of_name):
+        return
+    splits = sorted(counts, key=lambda split: (split != "train", split))
+    names, order = class_names(manifest, name), class_rows(counts, splits)
+    if not names and len(order) > MOST_CLASSES:
+        return
+    total, rows = sum(counts[splits[0]].values()) or 1, []
+    for value in order[:MOST_CLASSES]:
+        share = counts[splits[0]].get(value, 0) / total
+        drawn = f'<svg width="300" height="12"><rect width="{300 * share:.1f}" height="12"/></svg> {100 * share:.1f} %'
+        label = f"{value} {names[value]}" if 0 <= value < len(names) else str(value)
+        rows.append(
+            [_cell(label), *(_number(f"{counts[split].get(value, 0):,}") for split in splits), f"<td>{drawn}</td>"]
+        )
+    yield f"<h2>Classes of {escape(name)}</h2>"
+    yield _table((name, *(f"{split} rows" for split in splits), f"share of {splits[0]}"), rows)
+    if len(order) > MOST_CLASSES:
+        yield f"<p>and {len(order) - MOST_CLASSES:,} more</p>"
+
+
+# -- samples -----------------------------------------------------------------------------------------------------------
+
+
+def _samples(path: str, manifest: Manifest, split: str) -> Iterator[str]:
+    from distdl.data.read import Dataset
+
+    rows = manifest.splits[split].rows
+    chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLES, rows)).astype(np.int64))
+    found = Dataset(path, split).gather(chosen)
+    yield f"<h2>Samples of {escape(split)}</h2>"
+    yield '<div class="samples">'
+    for i, row in enumerate(chosen.tolist()):
+        parts = [f'<div class="name">row {row:,}</div>']
+        for name, column in manifest.columns.items():
+            value = found[name][i]
+            parts.append(f'<div class="name">{escape(name)}</div>')
+            parts.append(_drawn(shown(manifest, name, value if column.dtype == VARIABLE else np.asarray(value))))
+        yield f'<div class="sample">{"".join(parts)}</div>'
+    yield "</div>"
+
+
+def _drawn(value: Shown) -> str:
+    if value.kind == "picture":
+        return f'<img alt="" src="{escape(value.content)}">'
+    if value.kind == "sound":
+        return f'<audio controls src="{escape(value.content)}"></audio>'
+    return f"<pre>{escape(value.content)}</pre>"

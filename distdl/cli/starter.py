@@ -1,0 +1,231 @@
+"""A first config for a data set: the family that fits its columns, sizes that train in minutes, words for why."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distdl.config.family import family_schema
+from distdl.data.manifest import VARIABLE, Manifest
+from distdl.errors import InputError
+
+ANSWERS = ("label", "y", "mask")
+"""Columns that are learned, not learned from, by the names that families read."""
+STEPS, EPOCHS = 3000, (10, 100)
+"""Optimizer steps that a table or pictures are worth, and the passes that this may be."""
+TEXT_STEPS = 1000
+EVALUATIONS = 10
+DROPOUT = {1_500: 0.5, 20_000: 0.2, math.inf: 0.1}
+"""Of a perceptron on fewer rows than that: few noisy ones are learned by heart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What there is to learn in a data set."""
+
+    sample: str
+    """The column that is learned from."""
+    shape: tuple[int, ...]
+    answer: str
+    """`label`, `y` or `mask`; '': the sample itself."""
+    classes: int
+    """Numbers of classes, from 0, or of tokens where the sample is text."""
+    rows: int
+
+    @property
+    def tokens(self) -> bool:
+        return self.sample == "tokens"
+
+
+def contents(manifest: Manifest, train_split: str = "train") -> Contents:
+    """What can be learned from a data set. InputError: nothing that a family of its own accord would take."""
+    columns = {name: column for name, column in manifest.columns.items() if column.dtype != VARIABLE}
+    samples = [name for name in columns if name not in ANSWERS and columns[name].shape]
+    preferred = [name for name in ("tokens", "image", "x") if name in samples]
+    if not samples or (len(samples) > 1 and not preferred):
+        have = ", ".join(f"{name} {c.dtype} {list(c.shape)}" for name, c in manifest.columns.items())
+        raise InputError(
+            f"what is to be learned from the columns of the data set is not clear: {have}",
+            fix="name the columns so that a family reads them: x or image, and label or y (docs/columns.md)",
+        )
+    sample = (preferred or samples)[0]
+    answer = "" if sample == "tokens" else next((name for name in ANSWERS if name in columns), "")
+    counted = sample if sample == "tokens" else answer
+    known = {"label": len(_classes(manifest)), "tokens": int(manifest.info.get("vocabulary", 0))}
+    highest = [values[counted].high for values in manifest.values.values() if counted in values]
+    seen = 1 + int(max((high for high in highest if high is not None), default=0))
+    return Contents(
+        sample,
+        columns[sample].shape,
+        answer,
+        max(known.get(counted, 0), seen) if counted != "y" else 0,
+        manifest.split(train_split).rows,
+    )
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    return list(manifest.preparation.get("label", {}).get("classes") or manifest.info.get("classes") or [])
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+def choose_family(found: Contents) -> tuple[str, str]:
+    """A family that learns this, and why it."""
+    if found.tokens:
+        return "gpt", "rows of tokens are text to continue"
+    picture = len(found.shape) == 3
+    if found.answer == "mask":
+        return "unet", "a picture, and the class of each of its pixels"
+    if found.answer == "label" and picture and min(found.shape[1:]) >= 8:
+        return "cnn", "pictures of classes"
+    if found.answer == "label":
+        return "mlp", "numbers of classes"
+    if found.answer == "y":
+        return "mlp", "numbers, and a number to predict"
+    return "autoencoder", "samples without an answer"
+
+
+def model_section(found: Contents, family: str) -> dict[str, Any]:
+    """The `model:` section of any family: what follows from the data by the names of its fields, and modest sizes."""
+    known = {field.name: field.default for field in dataclasses.fields(family_schema(family).config)}
+    fits: dict[str, Any] = {"column": found.sample, "classes": max(2, found.classes), "image": list(found.shape)}
+    whole_shape = isinstance(known.get("inputs"), tuple)
+    fits["inputs"] = list(found.shape) if whole_shape else found.shape[-1]
+    if found.tokens:
+        fits = {"vocabulary": max(2, found.classes), "context": found.shape[0] - 1}
+        if known.get("task") == "tokens":
+            fits |= {"inputs": max(2, found.classes), "steps": found.shape[0] - 1}
+    if found.answer == "y":
+        del fits["classes"]
+        fits["target"] = "value"
+    fits |= _sizes(found, family)
+    return {"family": family, **{key: value for key, value in fits.items() if key in known and value != known[key]}}
+
+
+def _sizes(found: Contents, family: str) -> dict[str, Any]:
+    """What makes the first run short: the families' own defaults are those of their papers."""
+    side = min(found.shape[1:]) if len(found.shape) == 3 else 0
+    if family == "cnn":
+        depth = max(1, min(4, int(math.log2(max(side, 4))) - 2))
+        return {"stages": [[min(128, 32 << i), 3, 2] for i in range(depth)], "dense": [128], "dropout": 0.2}
+    if family == "unet":
+        depth = next((d for d in (3, 2, 1) if all(n % (1 << d) == 0 for n in found.shape[1:])), 1)
+        return {
+            "width": 16,
+            "depth": depth,
+            "padding": "same",
+            "batch_norm": True,
+            "border_weight": 0.0,
+            "dropout": 0.0,
+        }
+    if family == "vit":
+        patch = next((p for p in (16, 8, 7, 5, 4, 3, 2) if all(n % p == 0 and n // p > 3 for n in found.shape[1:])), 1)
+        return {"patch": patch, "layers": 4, "heads": 4, "width": 128}
+    sizes: dict[str, dict[str, Any]] = {
+        "mlp": {"hidden": [128, 64], "dropout": next(share for most, share in DROPOUT.items() if found.rows < most)},
+        "gpt": {"layers": 2, "heads": 4, "width": 128, "dropout": 0.1},
+        "mamba": {"layers": 2, "width": 128},
+        "autoencoder": {"hidden": [128, 64], "code": 16, "activation": "relu", "output": "linear", "error": "squared"},
+        **{name: {"embedding": 64, "units": 128, "layers": 1, "dropout": 0.0} for name in ("lstm", "gru", "elman")},
+    }
+    return sizes.get(family, {})
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the data set came to be, and what is to be said of it."""
+
+    path: str
+    """Of the data set."""
+    source: str
+    options: Mapping[str, Any]
+    because: Mapping[str, str]
+    """Option -> why it was chosen."""
+
+
+def config_text(name: str, recipe: Recipe, manifest: Manifest, family: str = "") -> str:
+    """A commented YAML that trains. `family`: which one; '': the one that fits. InputError: nothing fits."""
+    found = contents(manifest)
+    chosen, why = (family, "as you said") if family else choose_family(found)
+    model = model_section(found, chosen)
+    raw = recipe.options.get("path", "")
+    raw = raw if isinstance(raw, str) else ", ".join(map(str, raw))
+    lines = [
+        f"# Written by `distdl init` for {raw or recipe.source}. `distdl config show` has every other key.".replace(
+            "\n", " "
+        )
+    ]
+    lines += [f"# {line}" for line in _about(found, manifest)]
+    lines += [f"name: {name}", "model:"]
+    lines += _block(model, 2, {"family": f"{why}; `distdl families {chosen}` tells its fields"})
+    lines += ["data:", *_block({"path": recipe.path}, 2, {})]
+    lines += [
+        "  prepare:  # how the data set was written, and will be where it is not there",
+        f"    source: {recipe.source}",
+    ]
+    lines += ["    options:", *_block(dict(recipe.options), 6, dict(recipe.because))] if recipe.options else []
+    if "test" not in manifest.splits and "validation" in manifest.splits:
+        lines.append("  eval_split: validation")
+    elif "test" not in manifest.splits:
+        lines.append("  eval_split: null  # no rows are held out: test_fraction=0.1 of the source would")
+    lines += _training(found)
+    lines.append("runtime: {kind: local}  # processes of this machine; workers: 2 trains with two")
+    return "\n".join(lines) + "\n"
+
+
+def _about(found: Contents, manifest: Manifest) -> list[str]:
+    rows = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
+    told = [f"{found.sample} {list(found.shape)}; rows: {rows}"]
+    if found.answer == "label":
+        names = _classes(manifest)
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        told.append(f"{found.classes} classes" + (f": {' '.join(shown.split())}" if names else ""))
+    return told
+
+
+def _training(found: Contents) -> list[str]:
+    if found.tokens:
+        batch, steps, long = 16, TEXT_STEPS, f"  steps: {TEXT_STEPS}"
+        optimizer = "{name: adamw, lr: 1e-3, betas: [0.9, 0.95], weight_decay: 0.1}"
+    else:
+        batch = 1 << min(8, max(4, round(math.log2(max(1, found.rows / 50)))))
+        epochs = min(max(math.ceil(STEPS * batch / found.rows), EPOCHS[0]), EPOCHS[1])
+        steps, long = math.ceil(epochs * found.rows / batch), f"  epochs: {epochs}"
+        optimizer = "{name: adamw, lr: 1e-3, weight_decay: 1e-4}"
+    every = math.ceil(steps / EVALUATIONS)
+    return [
+        "train:",
+        f"  global_batch: {batch}  # samples a step, over all workers",
+        f"{long}  # {steps:,} steps in all" if not found.tokens else long,
+        "  clip_norm: 1.0",
+        f"optimizer: {optimizer}",
+        f"schedule: {{name: cosine, warmup_steps: {min(100, max(1, steps // 20))}}}",
+        f"evaluate: {{every_steps: {every}}}",
+        f"checkpoint: {{every_steps: {every}}}",
+    ]
+
+
+def _block(values: Mapping[str, Any], indent: int, notes: Mapping[str, str]) -> list[str]:
+    """Keys of a YAML mapping, one a line, a comment behind those that have one."""
+    lines = []
+    for key, value in values.items():
+        text = yaml.safe_dump({key: value}, default_flow_style=True, width=math.inf, allow_unicode=True).strip()[1:-1]
+        note = " ".join(notes[key].split()) if key in notes else ""
+        lines.append(" " * indent + text + (f"  # {note}" if note else ""))
+    return lines
+
+
+def examples() -> dict[str, Path]:
+    """Name -> the file of each shipped example: of the wheel, else of the checkout."""
+    package = Path(__file__).parents[1]
+    folder = next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
