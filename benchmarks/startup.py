@@ -199,7 +199,7 @@ def main() -> None:
     command = " ".join(
         ["python benchmarks/startup.py", *(["--base", args.base] if args.base else []), f"--rounds {args.rounds}"]
     )
-    told = f"`{command}`: medians.\n\n{table(found)}\n"
+    told = f"# Start-up\n\n`{command}`: medians.\n\n{table(found)}\n"
     Path(args.output).write_text(told)
     print(told)
 

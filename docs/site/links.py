@@ -25,6 +25,9 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/results/overhead.md": "results/overhead.md",
     "benchmarks/results/step.md": "results/step.md",
     "benchmarks/results/verify_again.md": "results/verify_again.md",
+    "benchmarks/results/tables.md": "results/tables.md",
+    "benchmarks/results/data_sources.md": "results/data_sources.md",
+    "benchmarks/results/startup.md": "results/startup.md",
 }
 ASSETS = "repository"
 """Folder of the site with the repository's files that pages link to."""
