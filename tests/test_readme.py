@@ -126,7 +126,8 @@ def test_every_command_of_the_guide_is_executed(tmp_path: Path) -> None:
     """In the order of the pages, in one process, with the configs of a clone and those that the pages show."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     for block in re.findall(r"```yaml\n(.*?)```", "".join(GUIDE.values()), re.DOTALL):
-        (tmp_path / f"{yaml.safe_load(block)['name']}.yaml").write_text(block, encoding="utf-8")
+        if name := yaml.safe_load(block).get("name"):  # else it is a part of one
+            (tmp_path / f"{name}.yaml").write_text(block, encoding="utf-8")
     lines = [shlex.split(line) for page in GUIDE.values() for line in commands(page) if not line.startswith("source ")]
     assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 9
     script = (
@@ -212,7 +213,16 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
     assert "minute" in said[-1], "how long the tests take"
 
 
-ONLY_WHERE_ASKED_FOR = {"datasets", "soundfile", "tokenizers", "transformers", "torchvision", "torchao", "ale_py"}
+ONLY_WHERE_ASKED_FOR = {
+    "datasets",
+    "h5py",
+    "soundfile",
+    "tokenizers",
+    "transformers",
+    "torchvision",
+    "torchao",
+    "ale_py",
+}
 """Imported by the one family, key or source that needs them, which says how to install them."""
 
 

@@ -60,11 +60,15 @@ class ProcessState:
 
     def __enter__(self) -> ProcessState:
         alone.acquire()
-        assert self not in _entered, "it is entered already"
-        self._before = {key: thing.get() for key, thing in _things.items()}
-        for key, thing in list(_things.items()):
-            thing.put(self._own[key] if key in self._own else thing.fresh())
-        _entered.append(self)
+        try:
+            assert self not in _entered, "it is entered already"
+            self._before = {key: thing.get() for key, thing in _things.items()}
+            for key, thing in list(_things.items()):
+                thing.put(self._own[key] if key in self._own else thing.fresh())
+            _entered.append(self)
+        except BaseException:
+            alone.release()  # nobody will leave what was not entered
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
