@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,7 @@ from distdl.plan.facts import ModelFacts
 from distdl.plan.refuse import AXES, layout_key
 from distdl.train.survey import model_facts, survey
 
+NUMBER = re.compile(r"\d+")
 IN_PARTS = "in parts"
 """The reference's own pass once more, as two micro-batches: how far rounding alone leads."""
 NO_GRADIENT = "no gradient in the family's first step, of which a long one would consist"
@@ -120,14 +122,26 @@ def references(values: dict[str, Any], facts: ModelFacts, data_ranks: set[int]) 
     for name in [name for name in found if SUMMED in name]:
         other, whole = found.pop(name), name.partition(SUMMED)[0]
         if whole in found:
-            found[whole] = _noisy(found[whole], other)
+            found[whole] = _noisy(found[whole], other, alike=True)
     return runs, found
 
 
-def _noisy(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A curve, and how far each tensor's movement is in another, or in any before, that differs in nothing but rounding."""
-    known = one.get("noise", {})
-    return one | {"noise": {gap.name: max(gap.error, known.get(gap.name, 0.0)) for gap in gaps(one, other)}}
+def _noisy(one: dict[str, Any], other: dict[str, Any], alike: bool = False) -> dict[str, Any]:
+    """A curve, and how far each tensor's movement is in another, or in any before, that differs in nothing but rounding.
+
+    `alike`: of tensors whose names differ in their numbers the largest. Where a rounding sends a token to another expert,
+    it is chance which of the experts shows it.
+    """
+    known = dict(one.get("noise", {}))
+    for gap in gaps(one, other):
+        known[gap.name] = max(gap.error, known.get(gap.name, 0.0))
+    if alike:
+        largest: dict[str, float] = {}
+        for name, error in known.items():
+            like = NUMBER.sub("#", name)
+            largest[like] = max(error, largest.get(like, 0.0))
+        known = {name: largest[NUMBER.sub("#", name)] for name in known}
+    return one | {"noise": known}
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

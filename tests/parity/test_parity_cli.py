@@ -350,6 +350,20 @@ def test_sums_of_16_bits_along_the_tensor_axis_may_differ_as_the_reference_does_
         assert compare(layout, 2, noisy, {"long 128": moved(by * SIZE, 0, 0, 0)}, "fp32").status == status, layout
 
 
+def test_which_of_several_experts_shows_a_rounding_is_chance() -> None:
+    names = [f"weights/moe.experts.{n}.up" for n in range(3)]
+    still = {name: torch.ones(4) for name in (*names, "weights/ln")}
+
+    def ended(**by: float) -> dict[str, Any]:
+        end = {name: torch.ones(4) * (2 + by.get(name.rpartition("/")[2].replace(".", "_"), 0.0)) for name in still}
+        return CURVE | {"start": still, "end": end}
+
+    noisy = matrix._noisy(ended(), ended(moe_experts_1_up=0.1), alike=True)["noise"]
+    assert all(noisy[name.partition("/")[2]] == pytest.approx(0.1, rel=1e-3) for name in names) and noisy["ln"] == 0.0
+    noisy = matrix._noisy(ended(), ended(moe_experts_1_up=0.1))["noise"]
+    assert [round(noisy[f"moe.experts.{n}.up"], 3) for n in range(3)] == [0.0, 0.1, 0.0]
+
+
 def test_a_layer_that_adds_up_parts_is_the_same_but_for_rounding() -> None:
     generator = torch.Generator().manual_seed(0)
     layer = torch.nn.Linear(64, 32)
