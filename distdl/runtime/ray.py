@@ -45,20 +45,25 @@ NODE_S = 10.0
 def workers(plan: Plan, folder: RunFolder) -> Iterator[tuple[Callable[[int], None], Callable[[Beat, str], str]]]:
     """(what starts the workers and returns when they have ended well, `watch.state_and_kill` for one of them)."""
     settings = {"folder": str(folder.path), "attempt": folder.attempt.number, "plan": plan.to_dict()}
+    ended: list[int] = []  # ranks that hung, which are known
+
     with _cluster(plan) as ray:
 
         def start(restart: int) -> None:
+            ended.clear()
             where = {"name": f"attempt-{folder.attempt.number}.{restart}", "storage_path": str(folder.path / "ray")}
             try:
                 with closing(follow(folder.events, plan.model.family, plan.layout, plan.steps, gauges())):
                     _fit(plan, worker_loop, settings, where, timeout_s=plan.settings.runtime.timeout_s)
             except Exception as error:
-                raise WorkersEnded(_deaths(ray, folder, plan.world, error), str(error)) from error
+                wait_s = 0.0 if ended else NODE_S  # who was ended here was not lost with its node
+                raise WorkersEnded(_deaths(ray, folder, plan.world, error, wait_s), str(error)) from error
 
         def end(beat: Beat, stack: str) -> str:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+            ended.append(beat.rank)
             task = ray.remote(num_cpus=0, max_retries=0)(state_and_kill).options(scheduling_strategy=there)
             try:
                 return str(ray.get(task.remote(beat.pid, stack), timeout=END_S))
@@ -68,14 +73,15 @@ def workers(plan: Plan, folder: RunFolder) -> Iterator[tuple[Callable[[int], Non
         yield start, end
 
 
-def _deaths(ray: Any, folder: RunFolder, world: int, error: Exception) -> dict[int, str]:
-    """Rank -> how it ended without an exception of its own, as far as Ray knows it: with its node, or alone."""
+def _deaths(ray: Any, folder: RunFolder, world: int, error: Exception, wait_s: float) -> dict[int, str]:
+    """Rank -> how it ended without an exception of its own, as far as Ray knows it within `wait_s`: with its node, or
+    alone."""
     found = {}
     for rank, failure in getattr(error, "worker_failures", {}).items():
         if "ActorDied" in type(failure).__name__ or "ActorDied" in str(failure):
             found[rank] = "died without a word: os._exit, a signal, or too little memory"
     beats = [beat for beat in read_beats(folder.attempt.ranks, world) if beat]
-    end = time.monotonic() + NODE_S
+    end = time.monotonic() + wait_s
     while True:
         nodes = {node["NodeID"]: node for node in ray.nodes()}
         lost = {beat.rank: nodes.get(beat.node) for beat in beats if not nodes.get(beat.node, {}).get("Alive")}
