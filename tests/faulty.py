@@ -61,6 +61,7 @@ class Faulty(Learner):
         elif fault == "exit":
             os._exit(7)
         elif fault == "segfault":
+            time.sleep(1)  # some heartbeats: what is told of one that dies alone is where its last one was
             os.kill(os.getpid(), signal.SIGSEGV)
         elif fault == "value":
             raise ValueError("the user's own bug")
