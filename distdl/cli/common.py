@@ -16,6 +16,7 @@ from distdl.errors import DistdlError, InputError
 
 if TYPE_CHECKING:  # a command that reads no config is not to wait for the schema
     from distdl.config.load import Loaded
+    from distdl.data.manifest import Manifest
     from distdl.data.progress import Follow
     from distdl.jobs.records import Record
     from distdl.jobs.target import Job, Package, Target
@@ -65,6 +66,16 @@ def followed(args: argparse.Namespace) -> Follow | None:
     from distdl.data.progress import on_stderr
 
     return None if args.quiet else on_stderr(True if args.plain else None)
+
+
+def tell_prepared(manifest: Manifest) -> None:
+    """Prints what a preparation made of each column of a table, and what else it guessed, cut or left out."""
+    from distdl.data.table.report import render
+
+    for line in render(manifest.info):
+        print(line)
+    for note in manifest.info.get("notes", []):
+        print(f"note: {note}")
 
 
 def key_values(arguments: Collection[str]) -> dict[str, str]:

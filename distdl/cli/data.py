@@ -16,6 +16,7 @@ from distdl.cli.common import (
     followed,
     key_values,
     print_json,
+    tell_prepared,
     to_write,
 )
 from distdl.errors import InputError
@@ -100,15 +101,11 @@ def run_sources(args: argparse.Namespace) -> int:
 def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0; bad input raises InputError."""
     from distdl.data.prepare import prepare_dataset
-    from distdl.data.table.report import render
 
     manifest = prepare_dataset(
         args.source, args.target, key_values(args.options), args.overwrite, follow=followed(args)
     )
-    for line in render(manifest.info):
-        print(line)
-    for note in manifest.info.get("notes", []):
-        print(f"note: {note}")
+    tell_prepared(manifest)
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0

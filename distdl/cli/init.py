@@ -15,6 +15,7 @@ from distdl.cli.common import (
     followed,
     key_values,
     print_json,
+    tell_prepared,
     to_write,
 )
 from distdl.errors import InputError, Problem, did_you_mean
@@ -126,7 +127,6 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     from distdl.cli.starter import Recipe, config_text
     from distdl.data.advice import Wish
     from distdl.data.recognise import advise, recognise
-    from distdl.data.table.report import render
 
     path = args.path.rstrip("/") or args.path
     output = _free(args.output or f"{_name(path)}.yaml", args.overwrite)
@@ -138,10 +138,7 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
     recipe = Recipe(f"data/{name}", source, options, advice.because)
     manifest = _prepared(recipe, args.overwrite, followed(args))
-    for line in render(manifest.info):
-        print(line)
-    for note in manifest.info.get("notes", []):
-        print(f"note: {note}")
+    tell_prepared(manifest)
     rows = ", ".join(f"{split} {part.rows:,}" for split, part in manifest.splits.items())
     print(f"{recipe.path}: {rows} rows")
     text = config_text(name, recipe, manifest, args.family)

@@ -46,9 +46,10 @@ def source_names() -> list[str]:
 
 def source_module(name: str) -> Any:
     """The module of a source. InputError: there is none of that name."""
-    if name not in source_names():
-        raise InputError(f"there is no source '{name}'", fix=did_you_mean(name, source_names()))
-    return importlib.import_module(source_modules()[name])
+    known = source_modules()
+    if name not in known:
+        raise InputError(f"there is no source '{name}'", fix=did_you_mean(name, sorted(known)))
+    return importlib.import_module(known[name])
 
 
 def parse_options(name: str, given: Mapping[str, Any]) -> Any:

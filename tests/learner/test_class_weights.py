@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from distdl.cli.checkpoint import _data_state
 from distdl.config.load import config_from_dict
+from distdl.data import first_pass
+from distdl.data.manifest import read_manifest
 from distdl.data.read import Dataset
 from distdl.errors import InputError
 from distdl.families import load_family, model_config
@@ -70,6 +73,12 @@ def test_balanced_weights_are_those_of_the_training_split(tmp_path: Path) -> Non
     assert Plan.from_dict(plan.to_dict()).data == plan.data
     assert "2 classes of 10 to 30 rows: the losses of 'label' weigh 0.667 to 2" in plan.notes
     assert "the classes 1 have no row in the training split" in plan.notes
+    told = read_manifest(path)
+    with pytest.MonkeyPatch.context() as no_pass:
+        no_pass.setattr(first_pass, "_passed", None)
+        assert first_pass.class_rows(path, told, "train", "label", 3, str(tmp_path / "empty")) == [30, 0, 10]
+    older = dataclasses.replace(told, statistics={})  # no such count: by a pass over the shards
+    assert first_pass.class_rows(path, older, "train", "label", 3, str(tmp_path / "other")) == [30, 0, 10]
     drawn = survey(config_from_dict({**config(path), "data": {"path": path, "sampling": "balanced"}}))
     assert drawn.data.balanced == "label" and drawn.data.class_weights == ()
     assert (

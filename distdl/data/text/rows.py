@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, check_fraction
+from distdl.data.splits import SplitOptions, asked_beyond_fraction, check_fraction
 from distdl.data.text.learn import KINDS, learned
 from distdl.data.text.load import loaded
 from distdl.data.text.packing import Layout, Packer, in_words
@@ -53,10 +53,9 @@ class Encoded:
 def check_options(options: TokenOptions) -> None:
     """InputError for a way to share rows out that sources of text do not have: documents have no columns."""
     check_fraction(options.test_fraction)
-    for field in fields(SplitOptions):
-        if field.name != "test_fraction" and getattr(options, field.name) != field.default:
-            what = f"{field.name}={getattr(options, field.name)}: texts are held out by test_fraction, or by test_path"
-            raise InputError(what, fix=f"leave {field.name}= out")
+    for name in asked_beyond_fraction(options):
+        what = f"{name}={getattr(options, name)}: texts are held out by test_fraction, or by test_path"
+        raise InputError(what, fix=f"leave {name}= out")
 
 
 def make_tokenizer(options: TokenOptions, texts: Callable[[], Iterable[str]]) -> Tokenizer:
