@@ -24,6 +24,7 @@ from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refus
 
 if TYPE_CHECKING:
     from distdl.learner import Learner
+    from distdl.track.ahead import Early
 
 Say = Callable[[str], None]
 
@@ -89,28 +90,31 @@ def train(
     check_server(config, folder.path if folder else source, named)  # before anything is written
     prepare_if_missing(config, say)
 
-    from distdl.train.survey import survey
-    from distdl.ways.start import located
+    from distdl.track import ahead
 
-    before = folder or (None if fresh else existing_run(config))
-    plan = survey(located(config, before))  # of places that are found; nothing changes it from here on
-    remember_family(config)
-    folder = folder or open_run(config, str(source) if source else None, fresh=fresh)
-    if summary := _nothing_left(folder, plan):
-        return Outcome(folder, plan.settings, plan, summary, trained=False)
-    with folder.private(), folder.locked(take_over=take_over):
-        folder.begin()
-        folder.keep(config)
-        if source and source.is_file():
-            folder.copy("config.yaml", str(source))
-        for note in notes(plan, folder):
-            say(f"note: {note}")
-        folder.write("launch.json", {"started": asked})
-        folder.write("plan.json", plan.to_dict())
-        return _tracked(plan, folder, source.parent if source else None, show, say)
+    with ahead.waiting(config.track.enabled) as early:  # MLflow is imported while this process plans
+        from distdl.train.survey import survey
+        from distdl.ways.start import located
+
+        before = folder or (None if fresh else existing_run(config))
+        plan = survey(located(config, before))  # of places that are found; nothing changes it from here on
+        remember_family(config)
+        folder = folder or open_run(config, str(source) if source else None, fresh=fresh)
+        if summary := _nothing_left(folder, plan):
+            return Outcome(folder, plan.settings, plan, summary, trained=False)
+        with folder.private(), folder.locked(take_over=take_over):
+            folder.begin()
+            folder.keep(config)
+            if source and source.is_file():
+                folder.copy("config.yaml", str(source))
+            for note in notes(plan, folder):
+                say(f"note: {note}")
+            folder.write("launch.json", {"started": asked})
+            folder.write("plan.json", plan.to_dict())
+            return _tracked(plan, folder, source.parent if source else None, early, show, say)
 
 
-def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show, say: Say) -> Outcome:
+def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Early, show: Show, say: Say) -> Outcome:
     """Starts the workers, and gives the MLflow run an honest end, whatever theirs is."""
     from distdl.runtime.blame import goes_on
     from distdl.runtime.launch import launch
@@ -131,7 +135,7 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, show: Show,
     title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
     watcher = show(folder.path, plan.steps, title, tracked=track.enabled)
     with _sigterm_interrupts():  # while there are no workers that could write a checkpoint
-        tracker.start()
+        tracker.start(early)
         try:
             with watcher:
                 summary = launch(plan, folder, watcher.waits_for)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from distdl.run.attempts import Attempt
-from distdl.track import uploader
+from distdl.track import process, uploader
+from distdl.track.ahead import Early
 from distdl.track.alive import Heartbeat
 from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update
 from distdl.track.spool import SpoolWriter, count_events
 
-NO_ATTEMPT = Attempt()
+NO_ATTEMPT, NONE_WAITS = Attempt(), Early()
 
 
 class Tracker:
@@ -49,8 +50,8 @@ class Tracker:
         self._process: subprocess.Popen[bytes] | None = None
         self._heartbeat = Heartbeat(attempt) if enabled and attempt.number else None
 
-    def start(self) -> None:
-        """Writes tracking.json and starts the uploader.
+    def start(self, early: Early = NONE_WAITS) -> None:
+        """Writes tracking.json and starts the uploader, or tells the one that waits.
 
         Raises DistdlError for a tracking.json that is damaged. A machine that cannot start one more process is only
         warned about: the events wait in the spool.
@@ -73,7 +74,7 @@ class Tracker:
             )
             if self._heartbeat:
                 self._heartbeat.start()
-            self._process = uploader.spawn(self.run_dir, *arguments)
+            self._process = early.take(self.run_dir, arguments) or uploader.spawn(self.run_dir, *arguments)
         except OSError as error:
             print(
                 f"distdl: tracking could not be started ({error}); events are kept in {self.run_dir / SPOOL_NAME}",
@@ -104,9 +105,9 @@ class Tracker:
             return f"not tracked in MLflow; the events are in {self.run_dir / SPOOL_NAME}"
         code = 1
         if self._process is not None:
-            uploader.wake(self._process)
+            process.wake(self._process)
             # The uploader stops by itself at the deadline; the second is for it to notice the event.
-            code = uploader.wait_or_kill(self._process, drain_timeout_s + 1.0)
+            code = process.wait_or_kill(self._process, drain_timeout_s + 1.0)
             self._process = None
         left_s = drain_timeout_s - (time.monotonic() - began_s)
         if code and left_s > 1.0:  # the uploader had died, or never started: one more attempt in the time that is left

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from distdl.errors import InputError
 from distdl.run.attempts import Attempt
 from distdl.track import alive, provenance, store
+from distdl.track.process import pause, start, wait_or_kill
 from distdl.track.run import (
     LOG_NAME,
     SPOOL_NAME,
@@ -64,18 +65,9 @@ class Upload(NamedTuple):
 
 
 def spawn(run_dir: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Starts an uploader in a session of its own: Ctrl-C in the terminal does not reach it. May raise OSError."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    """Starts an uploader of a run. May raise OSError."""
     with open(run_dir / LOG_NAME, "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "distdl.track.uploader", str(run_dir.resolve()), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        )
+        return start("distdl.track.uploader", log, str(run_dir.resolve()), *arguments)
 
 
 def upload_pending(run_dir: str | Path, timeout_s: float = 60.0, uri: str | None = None) -> Upload:
@@ -126,15 +118,6 @@ def close_dead(runs: Path, uri: str | None = None) -> None:
                 log(f"nobody trains {run.name} any more: its MLflow run is closed")
                 with contextlib.suppress(store.RunGone):
                     Uploader(run, 0, 0, True, NEIGHBOUR_S, attempt).follow()
-
-
-def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int:
-    """Waits for an uploader, at most `timeout_s`; then ends it. Its exit code: 0 is 'all sent'."""
-    try:
-        return process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()  # safe at any moment: offsets are noted only for what MLflow has accepted
-        return process.wait()
 
 
 class Uploader:
@@ -296,20 +279,6 @@ class _SystemMetrics:
         if self._monitor is not None:
             self._monitor.finish()
             self._monitor = None
-
-
-def pause(seconds: float) -> bool:
-    """Waits so long, or until the driver has written the end and says so (`wake`): True then. A signal that comes while
-    this process is at work waits for it."""
-    if not hasattr(signal, "sigtimedwait"):
-        time.sleep(seconds)
-        return False
-    return signal.sigtimedwait([signal.SIGCONT], seconds) is not None
-
-
-def wake(process: subprocess.Popen[bytes]) -> None:
-    """Ends an uploader's pause. By SIGCONT, which does nothing to a process that is not ready for it."""
-    process.send_signal(signal.SIGCONT)
 
 
 def log(text: str) -> None:

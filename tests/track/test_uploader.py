@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from distdl.errors import InputError
-from distdl.track import provenance, uploader
+from distdl.track import process, provenance, uploader
 from distdl.track.client import Tracker
 from distdl.track.run import load, update
 from distdl.track.spool import SpoolReader, SpoolWriter
@@ -261,12 +261,12 @@ def test_an_uploader_is_woken_for_the_end(tmp_path: Path, monkeypatch: pytest.Mo
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])
     try:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCONT)
-        assert uploader.pause(60.0) and not uploader.pause(0.01)
+        assert process.pause(60.0) and not process.pause(0.01)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     woken: list[Any] = []
-    monkeypatch.setattr(uploader, "wake", woken.append)
-    monkeypatch.setattr(uploader, "wait_or_kill", lambda process, timeout_s: 0 if woken == [process] else 1)
+    monkeypatch.setattr(process, "wake", woken.append)
+    monkeypatch.setattr(process, "wait_or_kill", lambda started, timeout_s: 0 if woken == [started] else 1)
     monkeypatch.setattr(uploader, "upload_pending", lambda *_: pytest.fail("it was not woken"))
     tracker = Tracker(tmp_path, f"sqlite:///{tmp_path / 'm.db'}", "e", "r", enabled=True)
     tracker._process = object()  # type: ignore[assignment]
