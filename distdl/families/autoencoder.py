@@ -28,8 +28,10 @@ from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Counts, Shape, StrictShare
 from distdl.config.marks import INVISIBLE
+from distdl.errors import InputError
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import Kind
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -78,6 +80,7 @@ class Config:
             raise ValueError(f"corruption_strength {self.corruption_strength} masks everything; choose one below 1")
 
 
+VARIATIONAL = "train with model.variational=true"
 ACTIVATIONS = {"linear": lambda x: x, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 SLOPES = {  # d act(a) / d a, from the activation's value h
     "linear": torch.ones_like,
@@ -112,7 +115,29 @@ class Autoencoder(Learner):
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column.sample(config.inputs, *((0, 1) if config.error == "cross_entropy" else ()))}
 
-    def sample(self, batch: Batch) -> Tensor:
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        kind: Kind = "picture" if len(config.inputs) == 3 else "values"
+        restored = Answer(kind, "the sample, restored from its code", of=config.column)
+        return {"restored": restored, "embedding": Answer("embedding", "the code, of a variational one its mean")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        code = self.encode(self.samples(batch))[-1][:, : self.config.code]
+        return {"restored": self.restored(code), "embedding": code.float()}
+
+    def draw(self, n: int) -> Tensor:
+        if not self.config.variational:
+            raise InputError(
+                "an autoencoder has samples only where it learned a distribution of codes", fix=VARIATIONAL
+            )
+        return self.restored(noise.normal(n, self.config.code, device=next(self.parameters()).device))
+
+    def restored(self, code: Tensor) -> Tensor:
+        """(B, k) -> (B, *inputs)"""
+        out = self.decode(code).float()
+        return (out.sigmoid() if self.config.output == "sigmoid" else out).view(-1, *self.config.inputs)
+
+    def samples(self, batch: Batch) -> Tensor:
         """(B, D)"""
         return to_unit(batch[self.config.column]).flatten(1)
 
@@ -162,7 +187,7 @@ class Autoencoder(Learner):
         return z, (mu.square() + log_variance.exp() - 1 - log_variance).sum(-1) / 2
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        x = self.sample(batch)
+        x = self.samples(batch)
         outputs = self.encode(self.corrupted(x))
         if self.config.variational:
             code, kl = self.posterior(outputs[-1])
@@ -195,7 +220,7 @@ class Autoencoder(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         """Of undamaged samples: the error (variational: -ELBO, with one code drawn), and the squared error."""
-        x = self.sample(batch)
+        x = self.samples(batch)
         code = self.encode(x)[-1]
         if self.config.variational:
             code, kl = self.posterior(code)

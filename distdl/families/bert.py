@@ -27,7 +27,8 @@ from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, Several,
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.axes import gathered, shard_of
-from distdl.learner import Batch, Column, Layer, Learner
+from distdl.learner import Answer, Batch, Column, Layer, Learner
+from distdl.learner.answers import CLASSES, EMBEDDING, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.metrics import Metrics, mean
 from distdl.nn.attention import SelfAttention, apart, together
@@ -159,6 +160,24 @@ class BERT(Learner):
         follows = Column.label(2, key="", missing=None, meaning="whether the second sentence follows")
         label = {"classify": {"label": Column.label(config.classes)}, "pretrain": {"label": follows}, "mask": {}}
         return {**sentences(config.vocabulary, config.context), **label[config.task]}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        words = {"tokens": Answer("tokens", "the row, its hidden words filled in", of="tokens"), "embedding": EMBEDDING}
+        follows = {"follows": Answer("chances", "that the second sentence follows the first")}
+        return {"classify": CLASSES, "pretrain": words | follows, "mask": words}[config.task]
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        tokens = batch["tokens"].long()
+        x = self.through_layers(torch.stack([tokens, batch["segments"].long()], -1))  # (B, K) or (B, T, D)
+        if self.words is None:
+            return of_logits(x)
+        words = logits(F.pad(self.words(x), (0, 1), value=1.0), self.vocabulary()).argmax(-1)
+        found = {"tokens": words.where(tokens == self.config.mask, tokens), "embedding": x[:, 0].float()}
+        return found | ({"follows": self.classify(x).float().softmax(-1)[:, 1:]} if self.head is not None else {})
+
+    def read_out(self) -> nn.Module | None:
+        return self.head
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from distdl.config.fields import Count, Several
 from distdl.config.marks import INVISIBLE
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import CLASSES, HEARD, in_rows, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
@@ -64,7 +65,7 @@ CELLS: dict[str, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {"rnn": nn.RNN, 
 
 
 class BiRNN(Learner):
-    class_column = "label"
+    class_column, targets = "label", frozenset({"label", "length"})
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:
@@ -89,6 +90,14 @@ class BiRNN(Learner):
             "width": Column.whole(1, config.steps, meaning="columns of a strip"),
         }
         return {**strip, **strings(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return CLASSES if config.task == "rows" else HEARD
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        out, frames = self.outputs(batch)
+        return of_logits(out) if self.config.task == "rows" else {"string": in_rows(best_path(out, frames), frames)}
 
     def states(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) and its lengths (B,) -> the states (B, T, H) of the two directions, in the order of the input."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero
 from distdl.layout.noise import bernoulli
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
 
@@ -44,6 +44,9 @@ class Config:
             )
 
 
+SWEEPS = 1000  # of Gibbs sampling from chance to a sample of the model
+
+
 class BoltzmannMachine(Learner):
     parameter_kinds = {"pairs": "matrix"}
     learns = "contrast of clamped and free correlations"
@@ -60,6 +63,20 @@ class BoltzmannMachine(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"x": Column.numbers((config.visible,), 0, 1, meaning="0 or 1")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        told = Answer("values", "ln of the probability of the row, in nats")
+        return {"log_probability": told} if config.learning == "exact" else {}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"log_probability": -self.nll(batch["x"].to(self.bias.dtype))}
+
+    def draw(self, n: int) -> Tensor:
+        start = bernoulli(torch.full((n, self.units), 0.5, device=self.bias.device, dtype=self.bias.dtype))
+        for _ in range(-(-SWEEPS // self.config.sweeps)):
+            start = self.gibbs(start, range(self.units))
+        return start[:, : self.config.visible]
 
     def weights(self) -> Tensor:
         """W, symmetric with a zero diagonal: (n, n)."""

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from distdl.config.fields import Count, Counts, ImageShape, OpenShare, Several
 from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import NOTHING
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
@@ -57,6 +58,7 @@ class Config:
 
 
 class Captioner(Learner):
+    targets = frozenset({"caption"})
     primary, better = "loss", "lower"  # nats per word
     batch_coupled = True  # batch normalisation in the trunk
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
@@ -79,6 +81,14 @@ class Captioner(Learner):
             "image": Column.sample(config.image),
             "caption": Column.tokens(config.vocabulary, (config.length + 1,), meaning="word"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"caption": Answer("tokens", "the likeliest word at each place", of="caption")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        words = self.greedy(batch["image"])
+        return {"caption": words.masked_fill((words == PAD) | (words == END), NOTHING)}
 
     def picture(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1, D): what stands in for the first word."""

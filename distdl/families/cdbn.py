@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Counts, ImageShape, SomeCounts, StrictShare
 from distdl.layout.noise import uniform
-from distdl.learner import Batch, Column, Learner, Verbs, bare
+from distdl.learner import Answer, Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -140,6 +140,13 @@ class CDBN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample(config.image, 0, 1)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"embedding": Answer("embedding", "pooling probabilities of the last layer")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"embedding": self.features(batch["image"])[-1].flatten(1)}
 
     def stack(self) -> list[ConvolutionalRBM]:
         """From the pixels up, without the engine's wrappers."""

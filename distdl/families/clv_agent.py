@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count, OpenShare, Several, SomeCounts
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
@@ -94,6 +94,7 @@ class QNetwork(nn.Module):
 
 
 class CLVAgent(Learner):
+    targets = frozenset({"action", "reward", "after", "values"})
     learns = "Q-learning by back-propagation"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2"})  # zero3 has no whole weights that could be copied
 
@@ -114,6 +115,18 @@ class CLVAgent(Learner):
         columns = {"state": state, "action": action, "reward": Column.numbers(meaning="reward"), "after": state}
         values = {"values": Column.numbers((config.actions,), meaning="best value of an action")}
         return {**columns, **values} if config.known else columns
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        values = Answer("values", "dollars that each action is worth; the largest is the customer's lifetime value")
+        return {"action": Answer("action", "the best action", of="action"), "values": values}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        values, config = self.values(batch["state"]), self.config
+        best = values.argmax(-1)
+        if config.continuous:
+            return {"action": torch.linspace(config.least, config.most, config.actions)[best.cpu()], "values": values}
+        return {"action": best, "values": values}
 
     @torch.no_grad()
     def copy(self) -> None:

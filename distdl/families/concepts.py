@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, Counts, ImageShape, StrictShare
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
@@ -44,6 +44,7 @@ class Config:
 
 
 class Concepts(Learner):
+    targets = frozenset({"caption"})
     primary, better = "f1", "higher"
     batch_coupled = True  # batch normalisation in the trunk
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
@@ -65,6 +66,13 @@ class Concepts(Learner):
                 0, None, (config.length + 1,), meaning="word (those beyond the vocabulary count nowhere)"
             ),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"words": Answer("chances", "that a caption would have the word", of="caption", first=config.first)}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"words": self.detect(batch["image"])[0]}
 
     def regions(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, h, w): logits of each word in each region."""

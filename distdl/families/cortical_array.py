@@ -37,7 +37,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distdl.config.fields import Amount, AmountOrZero, Count, Several, Share
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 
 
@@ -109,6 +109,13 @@ class CorticalArray(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"x": Column.numbers((2,), 0, 1, meaning="0 or 1")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"activity": Answer("values", "of each unit, row by row, from 0 to 1")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"activity": self.respond(batch["x"])}
 
     def plasticity(self, step: int) -> Tensor:
         """p of each unit at a step. (N,)"""

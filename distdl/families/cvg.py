@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, CountOrZero, Several
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
+from distdl.learner.answers import NOTHING
 from distdl.learner.trees import NONE, Trees, node_labels, touched, tree_columns, trees_of
 from distdl.metrics import Mean, Metrics, mean
 
@@ -194,6 +195,27 @@ class CVG(Learner):
         found = [self.grammar.parse(words[:, :longest], count, how) for how in ([None, u] if best else [u])]
         parts = {name: [one[name].unflatten(0, (B, -1)) for one in found] for name in found[0]}
         return {name: torch.cat(columns, 1).flatten(0, 1) for name, columns in parts.items()}
+
+    @classmethod
+    def asked(cls, config: Config) -> dict[str, Column]:
+        return {name: column for name, column in tree_columns(config.vocabulary).items() if name != "children"}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        told = {"label": "of the best parse", "children": "places of both, of a phrase", "height": "0: a word"}
+        return {name: Answer("nodes", meaning, of=name) for name, meaning in told.items()}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """Sentence by sentence: where the nodes of a parse stand depends on the longest that is parsed with it."""
+        found: dict[str, list[Tensor]] = {"label": [], "children": [], "height": []}
+        for word, height in zip(batch["word"], batch["height"]):
+            with noise.apart(0, torch.zeros(1, dtype=torch.long, device=word.device)):
+                parses = self.candidates({"word": word[None], "height": height[None]}, best=True)
+            best = self.scores(*self.read(parses)).argmax()
+            for name, columns in found.items():
+                behind = (0, 0) * (parses[name].ndim - 2) + (0, len(height) - parses[name].shape[1])
+                columns.append(F.pad(parses[name][best], behind, value=NOTHING))
+        return {name: torch.stack(columns) for name, columns in found.items()}
 
     def right(self, batch: Batch, parses: Batch) -> Tensor:
         """(2, B, N) phrases of each parse with the span and the label of one of the given tree's, and with its span."""

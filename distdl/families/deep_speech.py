@@ -26,7 +26,8 @@ from distdl.columns import recording
 from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several
 from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import HEARD, in_rows
 from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
@@ -55,6 +56,7 @@ class Config:
 
 
 class DeepSpeech(Learner):
+    targets = frozenset({"label", "length"})
     primary, better = "label_error", "lower"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
@@ -71,6 +73,18 @@ class DeepSpeech(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {**recording((None, config.inputs)), **strings(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return HEARD
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """By the search where the config has one, else by the best path."""
+        (log_y, frames), beam = self.log_y(batch), self.config.beam
+        if not beam:
+            return {"string": in_rows(best_path(log_y, frames), frames)}
+        found = [prefix_beam(row[:n], beam)[0] for row, n in zip(log_y, frames.tolist())]
+        return {"string": in_rows(found, frames)}
 
     def log_y(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, K + 1), and how many of the T are the sample's (B,)."""

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, CountOrZero, Counts, ImageShape, Several
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
+from distdl.learner import Answer, Batch, Column, Learner, Verbs, bare, frozen
+from distdl.learner.answers import CLASSES, of_logits
 from distdl.learner.labels import filled, mean_known, mean_loss, of_classes
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.googlenet import GoogLeNet
@@ -130,6 +131,17 @@ class DeepDream(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return CLASSES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_logits(bare(self.carrier)(to_unit(batch["image"]))[0])
+
+    def draw(self, n: int) -> Tensor:
+        """The first n of the dreams that there are: no more come of a trained carrier without further steps."""
+        return self.pictures()[:n]
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         if step >= self.config.carrier_steps:

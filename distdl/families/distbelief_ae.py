@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, ImageShape
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -132,6 +132,13 @@ class DistBeliefAutoencoder(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample(config.image)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"embedding": Answer("embedding", "outputs of the last stage")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"embedding": self.outputs(batch)}
 
     def picture(self, batch: Batch) -> Tensor:
         x = to_unit(batch["image"]).float()

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from distdl.columns import recording
 from distdl.config.fields import Amount, Count, Counts, OpenShare, Pair, Several
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
+from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, known, mean_known, share
 from distdl.metrics import Metrics
 
@@ -118,6 +119,13 @@ class Ensemble(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {**recording((config.steps, config.bands)), "label": Column.label(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return SCORES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_scores(self.stacked(self.members(batch)) @ self.coefficients())
 
     def members(self, batch: Batch) -> Tensor:
         """ln of the members' posteriors, (M, B, K)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distdl.config.fields import Amount, Count, CountOrZero, SomeShare
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
@@ -78,6 +78,13 @@ class ESN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"x": Column.numbers((config.steps + 1, config.inputs), meaning="value of a series")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"next": Answer("values", "those of the next steps, one after the other", of="x")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"next": self.generate(batch["x"].double(), max(1, self.config.generate))}
 
     def step(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input (B, D) and state (B, N) -> h (B, 1 + D + N) and the new state."""

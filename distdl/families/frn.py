@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count
 from distdl.config.marks import INVISIBLE
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
 
@@ -61,6 +61,13 @@ class FullyRecurrent(Learner):
             "x": Column.numbers((None, config.inputs), meaning="input of a tick"),
             "y": Column.numbers((None, config.outputs), meaning="wanted activity, or NaN"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"activity": Answer("values", "of the output units after each tick", of="y")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"activity": self.activities(batch["x"])[..., : self.config.outputs]}
 
     def tick(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (B, m) and activities (B, n) -> z (B, n + m + 1) and the activities a tick later."""

@@ -173,8 +173,12 @@ class GAN(Learner):
             "fake_score": mean(fake_logit.sigmoid()),
         }
 
+    def draw(self, n: int) -> Tensor:
+        made = self.made(noise.normal(n, self.config.latent, device=self.latents.device)).float()
+        return (made + 1) / 2 if len(self.config.inputs) == 3 else made
+
     @torch.no_grad()
-    def sample(self, z: Tensor) -> Tensor:
+    def made(self, z: Tensor) -> Tensor:
         """(M, Z) -> (M, *inputs)"""
         return bare(self.generator)(z)
 
@@ -184,7 +188,7 @@ class GAN(Learner):
 
         It is a mean over samples, so it adds up; it falls when a mode is missing as well as when samples are poor. It says
         little about sharpness, and depends on sigma and on the number of windows: compare runs with equal ones only."""
-        real, fake = self.real(batch).flatten(1), self.sample(self.latents).float().flatten(1)  # (B, D), (M, D)
+        real, fake = self.real(batch).flatten(1), self.made(self.latents).float().flatten(1)  # (B, D), (M, D)
         squared = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist").square()  # (B, M)
         sigma, (windows, dimensions) = self.config.parzen_sigma, fake.shape
         constant = math.log(windows) + dimensions * math.log(sigma * math.sqrt(2 * math.pi))

@@ -21,7 +21,8 @@ from distdl.columns import NO_LABEL, language_columns
 from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Several
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Layer, Learner
+from distdl.learner import Answer, Batch, Column, Layer, Learner
+from distdl.learner.answers import NEXT_TOKEN, last_real
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import apart, together
@@ -126,6 +127,7 @@ class Block(nn.Module):
 
 
 class GPT(Learner):
+    targets = frozenset({"labels"})
     primary, better = "loss", "lower"  # nats per token
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence", "expert"})
     tensor_plan = {
@@ -158,6 +160,17 @@ class GPT(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return language_columns(config.vocabulary, config.context, config.labels, config.documents)
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return NEXT_TOKEN
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """Of each row's last `context` tokens; of its first `length` (B,) where rows are filled up behind."""
+        tokens = batch["tokens"].long()[:, -self.config.context :]
+        documents = batch.get("documents", torch.zeros_like(tokens))[:, -self.config.context :]
+        x = self.through({"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))})
+        return {"next": logits(last_real(x, batch.get("length")), self.wte.weight).float().softmax(-1)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distdl.config.fields import Count, Several, Share
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
@@ -45,6 +45,13 @@ class Hopfield(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"x": Column.numbers((config.units,), meaning="bit, on above 0")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"recalled": Answer("values", "the pattern that the row falls into, of 1 and -1", of="x")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"recalled": self.recall(signs(batch["x"]))}
 
     @property
     def weights(self) -> Tensor:

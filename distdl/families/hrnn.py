@@ -70,7 +70,10 @@ class Chunks(nn.Module):
         self.high = nn.GRU(config.units, config.units, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, D = x.shape
+        B, given, D = x.shape
+        if given % self.chunk:  # a last chunk that is no whole one: what fills it up is never looked at
+            x = F.pad(x, (0, 0, 0, self.chunk - given % self.chunk))
+        T = x.shape[1]
         low, _ = self.low(x.reshape(-1, self.chunk, D))  # (B*T/k, k, H): no chunk waits for another
         low = low.reshape(B, T, -1)  # (B, T, H)
         high, _ = self.high(low[:, self.chunk - 1 :: self.chunk])  # (B, T/k, H)
@@ -78,7 +81,7 @@ class Chunks(nn.Module):
             self.chunk, 1
         )  # (B, T, H): high_j at the steps of chunk j, k - 1 of them too early
         high = F.pad(high, (0, 0, self.chunk - 1, 0))[:, :T]  # delayed to the last step of chunk j
-        return torch.cat([low, high], -1)  # (B, T, 2H)
+        return torch.cat([low, high], -1)[:, :given]  # (B, T, 2H)
 
 
 class Clockwork(nn.Module):

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, Several
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
@@ -88,6 +89,16 @@ class ZipCodeNet(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample(config.image), "label": Column.label(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return SCORES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_scores(self.outputs(batch["image"]))
+
+    def read_out(self) -> nn.Module | None:
+        return self.head
 
     def outputs(self, image: Tensor) -> Tensor:
         """(B, K) in (-1, 1); the largest is the answer."""

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from distdl.config.fields import Count, CountOrZero, Several
-from distdl.learner import Batch, Column, Layer, Learner
+from distdl.learner import Answer, Batch, Column, Layer, Learner
+from distdl.learner.answers import NEXT_TOKEN, last_real
 from distdl.metrics import Metrics, mean
 from distdl.nn.language import token_losses
 
@@ -183,6 +184,14 @@ class Mamba(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"tokens": Column.tokens(config.vocabulary, (config.context + 1,))}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return NEXT_TOKEN
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        x = last_real(self.through_layers(batch["tokens"].long()), batch.get("length"))
+        return {"next": F.linear(x, self.embedding.weight).float().softmax(-1)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count, CountOrZero, Counts
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 
 Weights = list[tuple[Tensor, Tensor]]
@@ -49,6 +49,7 @@ class Config:
 
 
 class MAML(Learner):
+    targets = frozenset({"query_y"})
     learns = "back-propagation through steps of back-propagation"
     primary = "query_error"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2"})  # zero3 has no whole weights outside a layer's own pass
@@ -68,6 +69,13 @@ class MAML(Learner):
             for axis, size in sizes.items()
             for part, points in parts.items()
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"query": Answer("values", "of each query point, learned from the row's support", of="query_y")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"query": told(self.adapted(batch, self.config.evaluate_steps, learn=False), batch["query_x"])}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         weights = self.adapted(batch, self.config.inner_steps, learn=True)
@@ -100,10 +108,14 @@ class MAML(Learner):
 
     def errors(self, weights: Weights, batch: Batch, part: str) -> Tensor:
         """Mean squared error of each task's points (T,)."""
-        x = batch[f"{part}_x"]  # (T, N, D)
-        for i, (w, b) in enumerate(weights):
-            x = torch.baddbmm(b[:, None], x.relu() if i else x, w.mT)  # (T, N, out)
-        return (x - batch[f"{part}_y"]).square().mean((1, 2))
+        return (told(weights, batch[f"{part}_x"]) - batch[f"{part}_y"]).square().mean((1, 2))
+
+
+def told(weights: Weights, x: Tensor) -> Tensor:
+    """What each task's own weights say of its points: (T, N, D) -> (T, N, out)."""
+    for i, (w, b) in enumerate(weights):
+        x = torch.baddbmm(b[:, None], x.relu() if i else x, w.mT)
+    return x
 
 
 def _each(weight: Tensor, tasks: int) -> Tensor:

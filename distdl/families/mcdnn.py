@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, Several
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import CLASSES
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
@@ -88,6 +89,14 @@ class MultiColumn(Learner):
         x = F.pad(x, (0, FRAME - SIDE, 0, FRAME - SIDE))  # (B, 1, 29, 29)
         inputs = {width: of_width(x, width) if width else x for width in self.config.widths}
         return torch.stack([net(inputs[width]) for net, width in zip(self.nets, self.widths)])
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return CLASSES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        together = self.logits(batch).softmax(-1).mean(0)
+        return {"class": together.argmax(-1), "probabilities": together}
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """Cross entropy of every sample (B,), summed over columns: no column feels how many others there are."""

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 
 
@@ -57,7 +57,8 @@ class McCullochPitts(Learner):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        layers, self.targets = net_of(config)
+        self.config = config
+        layers, self.targets_of = net_of(config)
         self.depth = len(layers)
         for i, layer in enumerate(layers):
             self.register_buffer(f"weight{i}", torch.tensor([weights for weights, _ in layer]))  # (units, inputs)
@@ -70,6 +71,17 @@ class McCullochPitts(Learner):
             "x": Column.numbers((len(layers[0][0][0]),), 0, 1, meaning="0 or 1"),
             **{name: Column.numbers((), 0, 1, meaning="answer, 0 or 1") for name in targets},
         }
+
+    @classmethod
+    def asked(cls, config: Config) -> dict[str, Column]:
+        return {"x": cls.columns(config)["x"]}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {name: Answer("values", "0 or 1", of=name) for name in net_of(config)[1]}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return dict(zip(self.targets_of, self.outputs(batch["x"]).unbind(1)))
 
     def outputs(self, x: Tensor) -> Tensor:
         """0 and 1 (B, inputs) -> 0 and 1 (B, outputs)."""
@@ -84,7 +96,7 @@ class McCullochPitts(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         """Rows of the truth table that are right in every output."""
-        wanted = torch.stack([batch[name] for name in self.targets], 1)  # (B, outputs)
+        wanted = torch.stack([batch[name] for name in self.targets_of], 1)  # (B, outputs)
         right = (self.outputs(batch["x"]) == wanted).all(1).float()
         return {"loss": mean(1 - right), "accuracy": mean(right)}
 

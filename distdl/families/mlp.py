@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from distdl.config.fields import Activation, Counts, Init, Norm, OpenShare, Several, Shape
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Layer
+from distdl.learner import Answer, Batch, Column, Layer
+from distdl.learner.answers import CLASSES, SCORES, of_logits, of_scores
 from distdl.learner.classifier import Classifier
 from distdl.learner.labels import accuracy, filled
 from distdl.learner.units import of_numbers
@@ -90,6 +91,18 @@ class MLP(Classifier):
         if config.target == "class":
             return {**sample, "label": Column.label(config.classes)}
         return {**sample, "y": Column.numbers(meaning="value to tell")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        if config.target == "value":
+            return {"value": Answer("values", "the number that is asked for", of="y")}
+        return CLASSES if config.loss in ("default", "cross_entropy") else SCORES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        output = self.through(batch)
+        if not self.labelled:
+            return {"value": self.in_file_units(output.squeeze(1))}
+        return of_logits(output) if self.cost == "cross_entropy" else of_scores(output)
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from distdl.config.fields import Count, CountOrZero, Counts, OpenShare, SomeShar
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 
 
@@ -120,6 +120,16 @@ class MultiTaskDNN(Learner):
         if self.config.packed:
             x = (x[..., None] >> torch.arange(7, -1, -1, device=x.device, dtype=x.dtype) & 1).flatten(1)
         return self.heads(self.trunk(x.to(weight.dtype))).float()  # (B, T)
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"tasks": Answer("chances", "that the answer to each task is 1", of="y")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"tasks": self.logits(batch).sigmoid()}
+
+    def read_out(self) -> nn.Module | None:
+        return self.heads
 
     def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What is answered, and whether: (B, T) each."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, Counts, ImageShape
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -131,6 +131,13 @@ class Neocognitron(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"image": Column.sample(config.image)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"embedding": Answer("embedding", "answers of the last C-cells")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"embedding": self.features(batch["image"])}
 
     def features(self, image: Tensor) -> Tensor:
         """(B, F): the last C-cells, in fp64 or fp32 as the picture."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Several
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
 
 
@@ -118,6 +118,7 @@ def draw(edges: Tensor, weights: Tensor, u: Tensor) -> Tensor:
 
 
 class NeRF(Learner):
+    targets = frozenset({"rgb"})
     primary, better = "mse", "lower"  # psnr = -10 log10(mse) dB
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor"})
     tensor_plan = {"*.trunk.*": "gather", "*.feature": "gather", "*.view": "gather"}
@@ -132,6 +133,13 @@ class NeRF(Learner):
     def columns(config: Config) -> dict[str, Column]:
         places = {name: Column.numbers((3,), meaning=f"{name} of a ray") for name in ("origin", "direction")}
         return {**places, "rgb": Column.numbers((3,), 0, 1, meaning="colour of a ray")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"rgb": Answer("values", "the colour of the ray, from 0 to 1", of="rgb")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"rgb": self.pictures(batch["origin"], batch["direction"])[-1]}
 
     def pictures(self, origin: Tensor, direction: Tensor) -> list[Tensor]:
         """Colours (R, 3) of rays by the coarse and, where there is one, the fine network."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
 
 
@@ -71,6 +71,13 @@ class NeuralField(Learner):
             "x": Column.numbers((config.inputs,), meaning="place"),
             "y": Column.numbers((config.outputs,), meaning="value there"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"value": Answer("values", "of the field at the place", of="y")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"value": self.field(batch["x"]).float()}
 
     def field(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""

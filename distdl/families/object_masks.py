@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, Counts, ImageShape, Pair, Several
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -75,6 +75,7 @@ class Config:
 
 
 class ObjectMasks(Learner):
+    targets = frozenset({"boxes"})
     primary, better = "iou", "higher"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
@@ -108,6 +109,14 @@ class ObjectMasks(Learner):
             "image": Column.sample(config.image),
             "boxes": Column.numbers((config.objects, 4), 0, max(config.image[1:]), meaning="side of a box in pixels"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"boxes": Answer("boxes", "the best boxes, best first"), "scores": Answer("values", "of the boxes")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        boxes, scores = self.read(self.masks(batch["image"]))
+        return {"boxes": boxes / self.cells(torch.ones_like(boxes)), "scores": scores}
 
     def masks(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 5, d, d)."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import CountOrZero, Several, Shape
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
@@ -68,6 +69,14 @@ class Perceptron(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column.sample(config.inputs), "label": Column.label(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return SCORES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        a = self.stimulus(batch)
+        return of_scores(F.linear(a, self.mean_weight, self.mean_bias) if self.config.average else self.response(a))
 
     def stimulus(self, batch: Batch) -> Tensor:
         """What the response units see."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Count
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
 
 DOMAINS = {  # (low, high) of each input, the time last
@@ -54,6 +54,7 @@ def derivatives(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 
 
 class PINN(Learner):
+    targets = frozenset({"u", "kind", "weight"})
     learns = "back-propagation through an equation"
     primary, better = "relative_l2_squared", "lower"
     layouts = frozenset({"torch", "zero0", "zero1", "zero2"})
@@ -85,6 +86,13 @@ class PINN(Learner):
             "kind": Column.whole(0, None, meaning="kind of a point"),
             "weight": Column.numbers((), 0, meaning="weight of a point"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"u": Answer("values", "of the solution at the point", of="u")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"u": self.solution(batch["x"].to(self.low.dtype)).detach()}
 
     def net(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, K)"""

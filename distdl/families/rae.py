@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, OpenShare, Several
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import CLASSES, of_logits
 from distdl.learner.labels import mean_known
 from distdl.learner.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
@@ -74,6 +75,16 @@ class RAE(Learner):
     def columns(config: Config) -> dict[str, Column]:
         label = {"label": node_labels(config.classes)} if config.supervision else {}
         return {**tree_columns(config.vocabulary), **label}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        vector = {"embedding": Answer("embedding", "of the whole sentence, at the root of its tree")}
+        return {**CLASSES, **vector} if config.supervision else vector
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        trees, nodes, _ = self.outputs(batch)
+        roots = nodes[trees.roots]
+        return {**(of_logits(self.head(roots)) if self.head is not None else {}), "embedding": roots.float()}
 
     def encode(self, pairs: Tensor) -> Tensor:
         """(n, 2, d) -> (n, d)."""

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from distdl.config.fields import Count, CountOrZero, Shape
 from distdl.errors import InputError
 from distdl.layout.noise import bernoulli, uniform
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
+from distdl.learner.answers import Kind
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -41,6 +42,9 @@ class Config:
     """Persistent chains, at least train.global_batch (Tieleman 2008); 0: sampling starts at the data."""
     sample_visible: bool = False
     """Draw visible units as 0 or 1 while sampling; false: use their probabilities (less noise, Hinton 2010, section 3)."""
+
+
+SWEEPS = 1000  # steps of Gibbs sampling from chance to a sample of the model
 
 
 class RBM(Learner):
@@ -65,6 +69,22 @@ class RBM(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column.sample(config.inputs, 0, 1)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        kind: Kind = "picture" if len(config.inputs) == 3 else "values"
+        restored = Answer(kind, "one way up and down again, without sampling", of=config.column)
+        return {"restored": restored, "embedding": Answer("embedding", "probabilities of the hidden units to be on")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        h = self.hidden(self.samples(batch))
+        return {"restored": self.visible(h).view(-1, *self.config.inputs), "embedding": h}
+
+    def draw(self, n: int) -> Tensor:
+        v = bernoulli(torch.full((n, self.visible_units), 0.5, device=self.weight.device, dtype=self.weight.dtype))
+        for _ in range(-(-SWEEPS // self.config.k)):
+            v = self.gibbs(v)
+        return v.view(-1, *self.config.inputs)
 
     def hidden(self, v: Tensor) -> Tensor:
         """P(h=1|v): (B, V) -> (B, H)."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count, Several
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
+from distdl.learner.answers import CLASSES, NOTHING, of_logits
 from distdl.learner.labels import known, mean_known
 from distdl.learner.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
@@ -75,6 +76,18 @@ class RecNN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {**tree_columns(config.vocabulary), "label": node_labels(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {**CLASSES, "nodes": Answer("nodes", "class of each node", of="label")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """`class` and `probabilities` are those of the root."""
+        trees = trees_of(batch, self.words)
+        logits = self.head(self.nodes(trees)).float()
+        nodes = torch.full_like(batch["height"].long(), NOTHING)
+        nodes.view(-1)[trees.place] = logits.argmax(-1)
+        return {**of_logits(logits[trees.roots]), "nodes": nodes}
 
     def nodes(self, trees: Trees) -> Tensor:
         """(R, d) vectors of all nodes."""

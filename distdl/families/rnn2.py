@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from distdl.config.fields import Amount, Count, SequenceTask, Several
 from distdl.config.marks import INVISIBLE
 from distdl.learner import Batch, Column
+from distdl.learner.answers import of_logits
 from distdl.learner.labels import of_classes
 from distdl.learner.sequence import SequenceLearner
 from distdl.metrics import Metrics
@@ -74,6 +75,9 @@ class SecondOrder(SequenceLearner):
             }
         return SequenceLearner.columns(config)
 
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_logits(self.accepted(batch)) if self.config.task == "strings" else super().answer(batch)
+
     def states(self, x: Tensor) -> Tensor:
         if self.w.shape[-1] > x.shape[-1]:
             x = torch.cat([x, torch.ones_like(x[..., :1])], -1)  # (B, T, K)
@@ -91,9 +95,12 @@ class SecondOrder(SequenceLearner):
     def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
         if self.config.task != "strings":
             return super().losses(batch)
+        return of_classes(self.accepted(batch), batch["label"])
+
+    def accepted(self, batch: Batch) -> Tensor:
+        """Logits of a string's classes (B, K)."""
         longest = max(1, int(batch["length"].max()))  # what lies behind the end of every string is not read
         symbols = batch["tokens"][:, :longest].long().clamp_max(self.config.inputs - 1)  # fillers are never looked at
         x = F.one_hot(symbols, self.config.inputs).to(self.head.weight.dtype)  # (B, T, K)
         states = torch.cat([self.start(x)[:, None], self.states(x)], 1)  # (B, 1 + T, N)
-        logits = self.head(states[torch.arange(len(x), device=x.device), batch["length"]])  # (B, classes)
-        return of_classes(logits.float(), batch["label"])
+        return self.head(states[torch.arange(len(x), device=x.device), batch["length"]]).float()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count, OpenShare, Several, Shape
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 
@@ -69,6 +69,15 @@ class SOM(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column.sample(config.inputs)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"cell": Answer("cell", "of the nearest prototype"), "distance": Answer("values", "to it")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        distance, winner = self.distances(self.samples(batch)).min(1)
+        columns = self.config.grid[1]
+        return {"cell": torch.stack([winner // columns, winner % columns], 1), "distance": distance}
 
     def samples(self, batch: Batch) -> Tensor:
         return to_unit(batch[self.config.column]).flatten(1)  # (B, D)

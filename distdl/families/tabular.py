@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from distdl.config.fields import Count, Share, SomeShare
 from distdl.errors import InputError
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
 
 
@@ -138,6 +138,22 @@ class Tabular(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"seed": Column.whole(None, None, meaning="seed of an episode")}
+
+    @classmethod
+    def asked(cls, config: Config) -> dict[str, Column]:
+        return {"state": Column.whole(0, None, meaning="number of a state")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        values = {"values": Answer("values", "of each action" if config.rule != "td0" else "of the state")}
+        return values if config.rule == "td0" else {"action": Answer("action", "the best action"), **values}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        state, states = batch["state"].long(), len(self.values)
+        if len(state) and not 0 <= int(state.min()) <= int(state.max()) < states:
+            raise InputError(f"{self.config.environment} has the states 0 to {states - 1}, and one is asked for beyond")
+        values = self.values[state]
+        return {"values": values} if self.config.rule == "td0" else {"action": values.argmax(-1), "values": values}
 
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
         errors: list[float] = []

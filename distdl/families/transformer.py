@@ -26,12 +26,13 @@ from torch.nn import functional as F
 from distdl.config.fields import Count, CountOrZero, OpenShare
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Layer, Learner
+from distdl.learner import Answer, Batch, Column, Layer, Learner
+from distdl.learner.answers import NOTHING
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import CrossAttention, SelfAttention, apart, together
 from distdl.nn.language import token_losses
 
-PAD = 0
+PAD, BEGIN, END = 0, 2, 3  # as the source `translation` numbers them
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class DecoderBlock(Block):
 
 
 class Transformer(Learner):
+    targets = frozenset({"target"})
     primary, better = "loss", "lower"  # nats per token
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
     tensor_plan = {
@@ -150,6 +152,14 @@ class Transformer(Learner):
             "source": Column.tokens(read, (config.source_length,), key=key),
             "target": Column.tokens(config.vocabulary, (config.target_length + 1,)),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"target": Answer("tokens", "the likeliest token at each place", of="target")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        words = self.translate(batch["source"], BEGIN, END)
+        return {"target": words.masked_fill((words == PAD) | (words == END), NOTHING)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, ImageShape, OpenShare
 from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.labels import filled, known, mean_known, mean_loss
 from distdl.metrics import Mean, Metrics
 from distdl.nn.batch_norm import BatchNorm
@@ -101,6 +101,7 @@ def centre(x: Tensor, size: torch.Size) -> Tensor:
 
 
 class UNet(Learner):
+    targets = frozenset({"mask", "border"})
     primary, better = "dice", "higher"
     batch_coupled = True  # with batch_norm
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
@@ -128,6 +129,17 @@ class UNet(Learner):
         border = Column.numbers(size, 0, meaning="weight of a pixel near a border")
         return columns | ({"border": border} if config.border_weight else {})
 
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"mask": Answer("mask", "the likeliest class of every pixel", of="mask")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"mask": self.found(self.segment(batch["image"]))}
+
+    def found(self, logits: Tensor) -> Tensor:
+        """(B, K, h, w) -> (B, h, w): the class of each pixel; of a single class whether it is there."""
+        return (logits[:, 0] > 0).long() if self.config.classes == 1 else logits.argmax(1)
+
     def logits(self, x: Tensor) -> Tensor:
         """Pixels 0..1 (B, C, H, W) -> (B, K, h, w) of the inner part."""
         x = x - 0.5  # else filters of negative sum see nothing
@@ -154,9 +166,9 @@ class UNet(Learner):
         answer = filled(mask)
         if config.classes == 1:  # a single sigmoid: the class is there or not
             losses = F.binary_cross_entropy_with_logits(logits[:, 0], answer.float(), reduction="none")
-            found = (logits[:, 0] > 0).long()
         else:
-            losses, found = F.cross_entropy(logits, answer, reduction="none"), logits.argmax(1)
+            losses = F.cross_entropy(logits, answer, reduction="none")
+        found = self.found(logits)
         weights = losses.new_tensor(config.class_weights)[answer] if config.class_weights else torch.ones_like(losses)
         if config.border_weight:
             weights = weights + config.border_weight * of_pixel["border"]

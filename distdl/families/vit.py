@@ -28,7 +28,8 @@ from distdl.config.fields import Amount, Count, CountOrZero, ImageShape, OpenSha
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout import noise
 from distdl.layout.noise import Dropout
-from distdl.learner import Batch, Column, Layer
+from distdl.learner import Answer, Batch, Column, Layer
+from distdl.learner.answers import CLASSES
 from distdl.learner.classifier import Classifier
 from distdl.metrics import Metrics, mean
 from distdl.nn.attention import SelfAttention
@@ -138,6 +139,18 @@ class ViT(Classifier):
     def columns(config: Config) -> dict[str, Column]:
         label = {"label": Column.label(config.classes)} if config.task == "classify" else {}
         return {"image": Column.sample(config.image), **label}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return CLASSES if config.task == "classify" else {"embedding": Answer("embedding", "of the whole picture")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        if self.config.task == "classify":
+            return super().answer(batch)
+        x = self.embed(2 * to_unit(batch["image"]) - 1)  # nothing is hidden from it
+        for block in self.blocks:
+            x = block(x)
+        return {"embedding": self.ln(x[:, 0]).float()}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, Counts, ImageShape, Several
 from distdl.layout.gather import gathered, rank
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
@@ -59,6 +59,7 @@ class Config:
 
 
 class VSE(Learner):
+    targets = frozenset({"contrasts"})
     primary, better = "recall_at_1", "higher"
     batch_coupled = True  # the other pairs of a step are the mismatches; and batch normalisation
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
@@ -79,6 +80,18 @@ class VSE(Learner):
             "caption": Column.tokens(config.vocabulary, (words,), meaning="word"),
             "contrasts": Column.tokens(config.vocabulary, (config.contrasts, words), meaning="word"),
         }
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {
+            "picture": Answer("embedding", "of the picture, in the common space"),
+            "sentence": Answer("embedding", "of the sentence, in the common space"),
+        }
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """Of what there is: a picture, a sentence, or both."""
+        of = {"picture": ("image", self.of_images), "sentence": ("caption", self.of_captions)}
+        return {name: make(batch[column]).float() for name, (column, make) in of.items() if column in batch}
 
     def of_images(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> unit vectors (B, D)."""

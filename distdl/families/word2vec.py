@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from distdl.config.fields import AmountOrZero, Count, Several, Share
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
 
 
@@ -74,6 +74,13 @@ class Word2Vec(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"tokens": Column.tokens(config.vocabulary, (config.context,), meaning="word")}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"embedding": Answer("embedding", "the mean of the vectors of the row's words")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return {"embedding": self.words(batch["tokens"].long()).mean(1)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ index, so the same sample meets the same mask whichever rank, micro-batch or res
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,18 @@ def begin(seed: int, positions: Tensor | None) -> None:
     """Says which samples the following draws are for: int64 (B,), or None to end."""
     _scope.seed, _scope.positions = seed, positions
     layer(-1)
+
+
+@contextlib.contextmanager
+def apart(seed: int, positions: Tensor) -> Iterator[None]:
+    """Within it draws are for these samples; afterwards those of the forward pass under way go on as if nothing was."""
+    before = dict(vars(_scope))
+    begin(seed, positions)
+    try:
+        yield
+    finally:
+        vars(_scope).clear()
+        vars(_scope).update(before)
 
 
 def layer(index: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from distdl.learner.answers import CLASSES, Answer, last_linear, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.learner import Batch, Learner
 from distdl.metrics import Metrics, mean
@@ -23,6 +24,16 @@ class Classifier(Learner):
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) unnormalised log-probabilities of the classes."""
         return self.through(batch)
+
+    @staticmethod
+    def tells(config: Any) -> dict[str, Answer]:
+        return CLASSES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_logits(self.logits(batch))
+
+    def read_out(self) -> nn.Module | None:
+        return last_linear(self)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         return self.criterion(self.logits(batch), batch)

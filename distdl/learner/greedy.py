@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distdl.learner import Batch, Learner, Verbs, bare
+from distdl.learner import Answer, Batch, Learner, Verbs, bare
+from distdl.learner.answers import CLASSES, last_linear, of_logits
 from distdl.learner.labels import filled, known, mean_known, of_classes, share
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
@@ -91,6 +92,16 @@ class GreedyStack(Learner):
         loss = F.cross_entropy(logits, filled(label), reduction="none")[known(label)].sum() / expected
         engine.minimize(loss, "classifier")
         return {"loss": mean(loss)}
+
+    @staticmethod
+    def tells(config: Any) -> dict[str, Answer]:
+        return CLASSES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_logits(bare(self.classifier)(self.samples(batch)))
+
+    def read_out(self) -> nn.Module | None:
+        return last_linear(bare(self.classifier))
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distdl.columns import Column as Column
 from distdl.layout import noise
+from distdl.learner.answers import Answer
 from distdl.learner.units import Units
 from distdl.metrics import Mean, Metrics, mean
 
@@ -93,6 +94,8 @@ class Learner(nn.Module):
     """Those of the file that the column `y` came from, in which evaluations speak; None: it has none of its own."""
     frozen: tuple[nn.Module, ...] = ()
     """Modules that learn nothing and stay in evaluation mode."""
+    targets: ClassVar[frozenset[str]] = frozenset({"label", "y"})
+    """Columns that only learning and measuring read: a question has none of them."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -104,6 +107,32 @@ class Learner(nn.Module):
     def columns(config: Any) -> dict[str, Column]:
         """The columns that this family reads from the data set, checked before the run starts."""
         raise NotImplementedError
+
+    @classmethod
+    def asked(cls, config: Any) -> dict[str, Column]:
+        """The columns that `predict` reads. A sequence may be of another length there."""
+        return {name: column for name, column in cls.columns(config).items() if name not in cls.targets}
+
+    @staticmethod
+    def tells(config: Any) -> dict[str, Answer]:
+        """What `predict` answers, by name; empty where no question has an answer."""
+        return {}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """What `tells` says, of each row. `predict` calls it in evaluation mode and without gradients."""
+        raise NotImplementedError
+
+    def in_file_units(self, values: Tensor) -> Tensor:
+        """Numbers of the column `y` as the file had them, where it had others."""
+        return self.file_units.restore(values) if self.file_units else values.float()
+
+    def draw(self, n: int) -> Tensor:
+        """n samples, for a family that makes some; `sample` calls it as `predict` calls `answer`."""
+        raise NotImplementedError
+
+    def read_out(self) -> nn.Module | None:
+        """The module whose input is the embedding of a row, where `tells` has none of its own."""
+        return None
 
     def counted(self, batch: Batch) -> Tensor | None:
         """How much of a micro-batch `loss` is a mean over, where that differs from one to the next (tokens beside padding).
@@ -138,7 +167,10 @@ class Learner(nn.Module):
 
     def through(self, batch: Batch) -> Tensor:
         """The last layer's output."""
-        x = self.inputs(batch)
+        return self.through_layers(self.inputs(batch))
+
+    def through_layers(self, x: Tensor) -> Tensor:
+        """The last layer's output for what the first one sees."""
         for index, layer in enumerate(self.layers()):
             x = self.run_layer(index, layer, x)
         return x
@@ -165,6 +197,44 @@ class Learner(nn.Module):
         loss, metrics = self.loss(batch, -1)
         shown, n = mean(loss), len(batch["id"])
         return {"loss": Mean(shown.total * n, float(n)), **metrics}
+
+    def predict(self, batch: Batch, embedding: bool = False) -> dict[str, Tensor]:
+        """The answer to each row: name -> tensor (B, ...), as `tells` declares them. The batch has the columns `asked`, and
+        need not have any other.
+
+        A row's answer depends on nothing but the row: what is drawn at random on the way is drawn alike for each.
+        `embedding` adds what the last layer sees of a row, where the family has such a thing and does not tell it anyway.
+        """
+        rows = next(iter(batch.values()))
+        with self._asked_alone(0, torch.zeros(len(rows), dtype=torch.long, device=rows.device)):
+            layer = self.read_out() if embedding else None
+            if layer is None:
+                return self.answer(batch)
+            seen: list[Tensor] = []
+            handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+            try:
+                found = self.answer(batch)
+            finally:
+                handle.remove()
+            return {"embedding": seen[-1].reshape(len(rows), -1).float(), **found}
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """n samples (n, ...) of a family that makes some: pictures from 0 to 1, or what its data are like. Of a seed the
+        first ones are the same, however many are drawn."""
+        device = next((tensor.device for tensor in self.state_dict().values()), None)
+        with self._asked_alone(seed, torch.arange(n, device=device)):
+            return self.draw(n)
+
+    @contextlib.contextmanager
+    def _asked_alone(self, seed: int, positions: Tensor) -> Iterator[None]:
+        """In evaluation mode, without gradients, with noise of a seed and of positions of its own."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), noise.apart(seed, positions):
+                yield
+        finally:
+            self.train(training)
 
     def forward(self, batch: Batch, step: int, evaluate: bool = False) -> Any:
         """What an engine wraps: everything in the gradient path happens inside this call."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.learner.answers import CLASSES, NEXT_TOKEN, Answer, last_real, of_logits
 from distdl.learner.labels import accuracy, filled, mean_known, mean_loss
 from distdl.learner.learner import Batch, Column, Learner
 from distdl.metrics import Metrics, mean
@@ -45,6 +46,20 @@ class SequenceLearner(Learner):
             return {"tokens": Column.tokens(config.inputs, (config.steps + 1,), key="inputs")}
         return {"x": Column.numbers((config.steps + 1, config.inputs), meaning="value of a series")}
 
+    @staticmethod
+    def tells(config: Any) -> dict[str, Answer]:
+        of = {"tokens": NEXT_TOKEN, "values": {"next": Answer("values", "those of the next step", of="x")}}
+        return of.get(config.task, CLASSES)
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """The class, or what comes after the last step of a row: of all steps, or of the first `length` (B,)."""
+        if self.config.task == "rows":
+            return of_logits(self.outputs(self.rows(batch)))
+        values = self.config.task == "values"
+        states = self.states(batch["x"] if values else self.encode(batch["tokens"].long()))
+        out = self.head(last_real(states, batch.get("length"))).float()
+        return {"next": out if values else out.softmax(-1)}
+
     def states(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, H): the state after each step, the first from a state of zeros."""
         raise NotImplementedError
@@ -55,10 +70,14 @@ class SequenceLearner(Learner):
             return self.embed(tokens)
         return F.one_hot(tokens, self.config.inputs).to(self.head.weight.dtype)
 
+    def rows(self, batch: Batch) -> Tensor:
+        """The rows of pixels of a picture, (B, T, D)."""
+        return to_unit(batch["image"]).squeeze(1)
+
     def inputs_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, D), and classes (B,), next tokens (B, T) or next values (B, T, D)."""
         if self.config.task == "rows":
-            return to_unit(batch["image"]).squeeze(1), batch["label"]
+            return self.rows(batch), batch["label"]
         if self.config.task == "tokens":
             tokens = batch["tokens"].long()
             return self.encode(tokens[:, :-1]), tokens[:, 1:]

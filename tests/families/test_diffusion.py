@@ -184,7 +184,8 @@ def test_samples_of_a_perfect_denoiser_have_the_datas_distribution() -> None:
         model = {**MLP, "inputs": [2], "column": "x", "steps": 300, "beta_last": 0.05, "variance": variance}
         learner = made(model)
         learner.net = Perfect()
-        x = learner.sample(10000, torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        x = learner.denoised(10000)
         assert x.shape == (10000, 2)
         assert float(x.mean(0).abs().max()) < 0.01 and abs(float(torch.corrcoef(x.T)[0, 1])) < 0.03
         assert low < float(x.std()) < high, variance

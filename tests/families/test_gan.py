@@ -102,14 +102,14 @@ def test_dcgan_is_the_example_code(dtype: torch.dtype, tolerance: float) -> None
     for net in (learner, *peers):
         net.eval()
     with torch.no_grad():
-        assert (learner.sample(z) - peers[0](z[:, :, None, None])).abs().max() < tolerance
+        assert (learner.made(z) - peers[0](z[:, :, None, None])).abs().max() < tolerance
         assert (learner.discriminator(real)[0] - peers[1](real).flatten()).abs().max() < tolerance * max(1, size)
 
 
 @pytest.mark.parametrize("side", [8, 12, 28, 32, 64])
 def test_dcgan_makes_and_judges_pictures_of_any_such_side(side: int) -> None:
     learner = made({**TINY, "inputs": [2, side, side]})
-    fake = learner.sample(torch.randn(3, 5))
+    fake = learner.made(torch.randn(3, 5))
     assert fake.shape == (3, 2, side, side) and float(fake.abs().max()) <= 1
     assert learner.discriminator(fake)[0].shape == (3,)
 
@@ -193,7 +193,7 @@ def test_the_score_is_the_density_of_scikit_learns_windows(small_data: Path) -> 
     learner = made({**TINY, "parzen_samples": 40, "parzen_sigma": 0.7})
     batch = rows_of(prepared({"source": "digits"}, small_data), range(30), "test")
     reached = learner.evaluate(batch)["parzen"]
-    windows = learner.sample(learner.latents).flatten(1).double().numpy()
+    windows = learner.made(learner.latents).flatten(1).double().numpy()
     real = batch["image"].flatten(1).double().numpy() / 127.5 - 1
     expected = KernelDensity(bandwidth=0.7).fit(windows).score_samples(real)
     assert reached.count == 30 and float(reached.total) == pytest.approx(expected.sum(), rel=1e-5)
@@ -203,8 +203,8 @@ def test_the_score_is_the_density_of_scikit_learns_windows(small_data: Path) -> 
 def test_dense_output_and_refused_shapes() -> None:
     points = {"family": "gan", "architecture": "dense", "inputs": [2], "column": "x", "hidden": [8]}
     z = 100 * torch.randn(50, 100)
-    assert float(made({**points, "output": "linear"}).sample(z).detach().abs().max()) > 1
-    assert float(made(points).sample(z).detach().abs().max()) <= 1
+    assert float(made({**points, "output": "linear"}).made(z).detach().abs().max()) > 1
+    assert float(made(points).made(z).detach().abs().max()) <= 1
     with pytest.raises(ValueError, match="square pictures"):
         model_config({**TINY, "inputs": [1, 8, 12]})
     with pytest.raises(ValueError, match="try dense"):

@@ -169,7 +169,7 @@ def test_a_sample_meets_the_same_masks_in_any_batch(kind: str, folders: Path) ->
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_without_dropout_is_torchs(causal: bool) -> None:
-    module = __import__("distdl.families.huggingface.huggingface", fromlist=["_attention"])
+    module = __import__("distdl.families.huggingface.dropout", fromlist=["_attention"])
     q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
     how = {"is_causal": causal, "enable_gqa": True, "scale": 0.3}
     torch.testing.assert_close(module._attention(q, k, v, **how), F.scaled_dot_product_attention(q, k, v, **how))

@@ -153,7 +153,7 @@ def test_an_autoencoder_that_learned_from_damage_repairs_it_better(bench: Bench)
         config["optimizer"]["lr"] = 2e-3
         run, _ = after(config, 500)
         rows = rows_of(config["data"]["path"], range(300), "test")
-        clean = run.learner.sample(rows)
+        clean = run.learner.samples(rows)
         damaged = clean * (torch.rand(clean.shape, generator=torch.Generator().manual_seed(1)) > 0.3)
         with torch.no_grad():
             repaired = torch.sigmoid(run.learner.decode(run.learner.encode(damaged)[-1]))

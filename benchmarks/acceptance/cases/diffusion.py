@@ -24,7 +24,8 @@ def judged(bench: Bench) -> Judged:
     from sklearn.neural_network import MLPClassifier
 
     learner = bench.train("diffusion", f"data.path={bench.data('digits', 'digits')}").learner()
-    generated = learner.sample(PICTURES, torch.Generator().manual_seed(0)).flatten(1).double().numpy()
+    torch.manual_seed(0)
+    generated = learner.denoised(PICTURES).flatten(1).double().numpy()
     raw = load_digits()
     real = raw.data / 8 - 1
     judge = MLPClassifier((128,), max_iter=200, random_state=0).fit(real, raw.target)

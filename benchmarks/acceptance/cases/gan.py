@@ -17,7 +17,7 @@ def judged(bench: Bench):  # type: ignore[no-untyped-def]
     generator = bench.train("dcgan", path).learner()
     with torch.no_grad():
         z = torch.randn(PICTURES, generator.config.latent, generator=torch.Generator().manual_seed(0))
-        return judge.logits({"image": (generator.sample(z) + 1) / 2}).softmax(-1)
+        return judge.logits({"image": (generator.made(z) + 1) / 2}).softmax(-1)
 
 
 def inception_score(bench: Bench) -> float:

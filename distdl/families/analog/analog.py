@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Counts, Several, Shape
 from distdl.config.marks import INVISIBLE
 from distdl.families.analog.devices import DEVICES, Crossbar, Digital, Periphery
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
+from distdl.learner.answers import CLASSES, of_logits
 from distdl.learner.labels import filled, known, mean_known, of_classes
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
@@ -111,6 +112,13 @@ class Analog(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {config.column: Column.sample(config.inputs), "label": Column.label(config.classes)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return CLASSES
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_logits(self.read(batch)[1])
 
     def read(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """What each crossbar sees (B, I), and what the last one says (B, K), in fp64."""

@@ -168,14 +168,18 @@ class Diffusion(Learner):
         variance = beta if self.config.variance == "large" else beta * (1 - before) / (1 - abar)
         return mu + variance.sqrt() * z if t else mu
 
+    def draw(self, n: int) -> Tensor:
+        x = self.denoised(n)
+        return (x + 1) / 2 if len(self.config.inputs) == 3 else x
+
     @torch.no_grad()
-    def sample(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
+    def denoised(self, rows: int) -> Tensor:
         """(rows, *inputs) in -1..1, from noise in T steps (algorithm 2)."""
         shape, device = (rows, *self.config.inputs), self.abar.device
-        x = torch.randn(shape, generator=generator, device=device)
+        x = noise.normal(*shape, device=device)
         for t in reversed(range(self.config.steps)):
             eps = self.averaged(x, torch.full((rows,), t, device=device))
-            x = self.previous(x, t, eps, torch.randn(shape, generator=generator, device=device))
+            x = self.previous(x, t, eps, noise.normal(*shape, device=device))
         return x
 
 

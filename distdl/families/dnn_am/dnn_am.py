@@ -37,7 +37,8 @@ from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several,
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
+from distdl.learner.answers import SCORES, of_scores
 from distdl.metrics import Mean, Metrics, mean
 
 
@@ -135,6 +136,13 @@ class DNNAcousticModel(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {**recording((None, config.bands)), "label": Column.label(config.classes, missing=None)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return SCORES  # ln p of the likeliest path through the word, but for a constant
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return of_scores(self.decode(self.emissions(self.posteriors(batch["x"]), self.counts), batch["frames"]))
 
     # -- the trunk -----------------------------------------------------------------------------------------------------
 

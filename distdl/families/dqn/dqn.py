@@ -32,7 +32,7 @@ from distdl.config.fields import Amount, Count, CountOrZero, Counts, Shape, Shar
 from distdl.errors import TrainingFailed
 from distdl.families.dqn.environments import make_environment
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner, Verbs
+from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.blocks import Dueling
 from distdl.nn.images import to_unit
@@ -135,6 +135,18 @@ class DQN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {"seed": Column.whole(None, None, meaning="seed of an episode")}
+
+    @classmethod
+    def asked(cls, config: Config) -> dict[str, Column]:
+        return {"state": Column.sample(config.observation)}
+
+    @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return {"action": Answer("action", "the best action"), "values": Answer("values", "of each action")}
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        values = self.q(to_unit(batch["state"]))
+        return {"action": values.argmax(-1), "values": values}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         stored = min(int(self.rollouts) * self.transitions, self.config.capacity)

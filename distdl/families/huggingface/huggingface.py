@@ -9,7 +9,7 @@ or rank weighs more than another. Padding does not count and is not attended to;
 predicted at each place, and -100 that nothing is: a prompt, for example. Where the model's config asks for its balance loss
 (a mixture of experts, `output_router_logits`), theirs is added, over what the ranks take at a time.
 
-The network is theirs, from a folder, the hub, or fresh (`hub.py`), its dropout drawn by sample (`KeyedDropout`): every
+The network is theirs, from a folder, the hub, or fresh (`hub.py`), its dropout drawn by sample (`dropout.py`): every
 layout trains the same. `distdl checkpoint convert RUN FOLDER --to huggingface` writes a trained model back for
 `from_pretrained`, with the tokenizer and the generation settings it came with. The default is GPT-2 small: 124,439,808.
 """
@@ -25,13 +25,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from distdl.columns import NO_LABEL, language_columns, sentences
 from distdl.config.fields import Count, CountOrZero, StrictShare
-from distdl.families.huggingface import hub
+from distdl.families.huggingface import answers, hub
+from distdl.families.huggingface.dropout import KeyedDropout
 from distdl.layout import noise
-from distdl.learner import Batch, Column, Learner
+from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics, mean
 
@@ -78,6 +78,7 @@ class Config:
 
 
 class HuggingFace(Learner):
+    targets = frozenset({"labels", "target"})
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:
@@ -105,6 +106,13 @@ class HuggingFace(Learner):
         return columns | labels
 
     @staticmethod
+    def tells(config: Config) -> dict[str, Answer]:
+        return answers.tells(config.task)
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        return answers.of(self, batch)
+
+    @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
         theirs = hub.config_of(Config(**{key: value for key, value in model.items() if key != "family"}))
         layers = {"num_hidden_layers": 2} if hasattr(theirs, "num_hidden_layers") else {}
@@ -114,7 +122,7 @@ class HuggingFace(Learner):
     def counted(self, batch: Batch) -> Tensor:
         if self.config.task == "masked" and not self.config.labels:
             return self.number_hidden(self.hideable(batch["tokens"].long())).sum()
-        return (self.targets(batch) != NO_LABEL).sum()
+        return (self.predicted(batch) != NO_LABEL).sum()
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         losses, counts, hits, balance = self.losses(batch)
@@ -134,7 +142,7 @@ class HuggingFace(Learner):
         """Of every place (B, T): cross entropy, 0 where it does not count, whether it does, and whether the best guess is
         right there; and the balance loss of a mixture that trains."""
         config, tokens = self.config, self.tokens
-        targets = self.targets(batch)  # (B, T)
+        targets = self.predicted(batch)  # (B, T)
         if config.task == "causal":
             row = batch["tokens"].long()  # (B, T + 1)
             inputs = {"input_ids": row[:, :-1]}
@@ -158,7 +166,7 @@ class HuggingFace(Learner):
         balance = output.aux_loss if self.balance and self.training else None
         return losses.view(targets.shape), targets != NO_LABEL, logits.argmax(-1) == targets, balance
 
-    def targets(self, batch: Batch) -> Tensor:
+    def predicted(self, batch: Batch) -> Tensor:
         """(B, T): the tokens that are to be predicted, where none are hidden, and NO_LABEL."""
         row = batch["target" if self.config.task == "seq2seq" else "tokens"].long()
         first = 0 if self.config.task == "masked" else 1
@@ -218,33 +226,3 @@ class HuggingFace(Learner):
         self.model.save_pretrained(folder)
         if self.config.name:
             hub.copy_companions(self.config.name, folder)
-
-
-class KeyedDropout(TorchFunctionMode):
-    """While it is entered, each dropout draws its mask by sample, wherever in foreign code it is asked for."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.dropout:
-            return _dropout(*args, **kwargs)
-        if func is F.scaled_dot_product_attention and kwargs.get("dropout_p"):
-            return _attention(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return noise.Dropout(p)(input) if training else input
-
-
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **how: Any
-) -> Tensor:
-    """Attention whose shares are dropped by sample. (B, H, T, D), (B, H, S, D) twice -> (B, H, T, D)."""
-    if how.get("enable_gqa"):
-        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
-    scores = query @ key.transpose(-2, -1) * (how.get("scale") or query.shape[-1] ** -0.5)  # (B, H, T, S)
-    if how.get("is_causal"):
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return noise.Dropout(dropout_p)(scores.softmax(-1).to(value)) @ value
