@@ -167,7 +167,7 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
 
     InputError: there are none, or the folders can be read in two ways.
     """
-    splitter = Splitter(options, names=("label", "folder"), label="label", where=path, tested=bool(options.test_path))
+    splitter = _splitter(path, options, bool(options.test_path))
     if options.class_from and options.class_from not in WAYS:
         raise InputError(f"class_from is '{options.class_from}'", allowed=", ".join(WAYS))
     if options.split_folders not in ("", "yes", "no"):
@@ -180,10 +180,14 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     if torn := same_numbers(classes):
         groups = "; ".join(", ".join(group) for group in torn[:5])
         notes.append(f"classes whose names are the same number stay apart: {groups}")
-    if any(entries.splits) and (asked := asked_beyond_fraction(options)):
-        what = f"the folders of {path} are splits, so that {' and '.join(asked)} say nothing"
-        raise InputError(what, fix="leave them out, or split_folders=no")
-    parts = _parts(files, entries, classes, splitter)
+    shared = ""
+    if by_folders := set(entries.splits) - {""}:
+        asked = asked_beyond_fraction(options)
+        if asked and ("validation" in by_folders or not options.validation_fraction):
+            what = f"the folders of {path} are splits, so that {' and '.join(asked)} say nothing"
+            raise InputError(what, fix="leave them out, or split_folders=no")
+        splitter, shared = _splitter(path, options, tested=True), "train" if asked else ""
+    parts = _parts(files, entries, classes, splitter, shared)
     if options.test_path:
         if any(entries.splits):
             raise InputError(f"{path} has folders of splits of its own", fix="leave out test_path, or split_folders=no")
@@ -196,12 +200,19 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
         notes += _absent(classes, [name for name, s in zip(entries.classes, entries.splits) if s == split], split)
     if left_out:
         notes.append("left out: " + ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())))
-    record = {"by": "folders"} if any(entries.splits) else splitter.record()
+    record = splitter.record()
+    if by_folders:
+        record = {"by": "folders", **({"validation": record} if shared else {})}
     return Found(parts, classes, notes, dict(sorted(left_out.items())), record)
 
 
-def _parts(files: Files, entries: _Entries, classes: list[str], splitter: Splitter) -> list[Part]:
-    """One part for each split, its files in the order of the classes, or of the archive where that is read forward."""
+def _splitter(path: str, options: FolderOptions, tested: bool) -> Splitter:
+    return Splitter(options, names=("label", "folder"), label="label", where=path, tested=tested)
+
+
+def _parts(files: Files, entries: _Entries, classes: list[str], splitter: Splitter, shared: str = "") -> list[Part]:
+    """One part for each split, its files in the order of the classes, or of the archive where that is read forward.
+    `shared`: the split whose files are shared out; '': those that no folder puts into one."""
     place = {name: number for number, name in enumerate(classes)}
     if strange := sorted(set(entries.classes) - place.keys()):
         what = f"{files.place}: the classes {some_names(strange)} are not among those of the training split"
@@ -216,17 +227,14 @@ def _parts(files: Files, entries: _Entries, classes: list[str], splitter: Splitt
             numbers[some],
             labels[some],
             split or "train",
-            _shares(split, files, numbers[some], labels[some], splitter),
+            _shares(files, numbers[some], labels[some], splitter) if split == shared else [split] * len(some),
         )
         for split, some in chosen.items()
     ]
 
 
-def _shares(split: str, files: Files, numbers: np.ndarray, labels: np.ndarray, splitter: Splitter) -> list[str]:
-    """The split of each of a part's files; those that no folder puts into one are shared out, by their number, class or
-    innermost folder."""
-    if split:
-        return [split] * len(numbers)
+def _shares(files: Files, numbers: np.ndarray, labels: np.ndarray, splitter: Splitter) -> list[str]:
+    """The split of each of a part's files, by their number, class or innermost folder."""
     files_of = {"label": labels, "folder": [str(PurePosixPath(files.names[n]).parent) for n in numbers.tolist()]}
     splitter.look([files_of])
     return [IN_ORDER[which] for which in splitter.assign(files_of, 0).tolist()]

@@ -63,7 +63,7 @@ def parse_options(name: str, given: Mapping[str, Any]) -> Any:
             continue
         try:
             values[key] = _convert(value, hints[key])
-        except ValueError:
+        except (ValueError, TypeError):
             problems.append(Problem(f"option {key}={value!r} of the source {name}", allowed=_describe(hints[key])))
     missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
     problems += [Problem(f"the source {name} needs the option {key}=...") for key in missing]
@@ -172,6 +172,8 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin is tuple:
         if isinstance(value, str):
             value = value.replace("x", ",").split(",") if arguments[0] is int else value.split(",")
+        if isinstance(value, os.PathLike):
+            value = (value,)
         converted = tuple(_convert(item, arguments[0]) for item in value)
         if arguments[-1] is not Ellipsis and len(converted) != len(arguments):
             raise ValueError(value)

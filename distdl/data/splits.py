@@ -68,8 +68,8 @@ class Splitter:
 
     A chunk is column -> values (array, Arrow array or list), as they were read; it holds one column at least, to be
     counted. `names`: the columns there are. `label`: the one that holds the class. `where`: the file, `place(row)`: where
-    in it a row is. `tested`: the test split comes from somewhere else. InputError: options that do not go together, or with
-    these columns; from `look`, rows that cannot be shared out so.
+    in it a row is. `tested`, `validated`: the split comes from somewhere else. InputError: options that do not go
+    together, or with these columns; from `look`, rows that cannot be shared out so.
     """
 
     def __init__(
@@ -81,8 +81,9 @@ class Splitter:
         where: str = "",
         place: Callable[[int], str] | None = None,
         tested: bool = False,
+        validated: bool = False,
     ):
-        check_split(options, tested)
+        check_split(options, tested, validated)
         self.options, self.where, self.tested = options, where, tested
         self.fractions = Fractions(0.0 if tested else options.test_fraction, options.validation_fraction)
         self.looked = False
@@ -165,7 +166,7 @@ class Splitter:
             Problem(
                 f"there is no column '{name}', which {option}= names",
                 self.where,
-                fix=did_you_mean(name, names) if names else f"leave {option} out: these rows have no such columns",
+                fix=did_you_mean(name, names) if names else f"leave {option}= out: these rows have no such columns",
             )
             for option, name in asked.items()
             if name and name not in names
@@ -188,13 +189,7 @@ class Splitter:
         return ByRow(key, self.fractions, self.where)
 
 
-def check_fraction(fraction: float) -> None:
-    """InputError for a test fraction that leaves no training data."""
-    if not 0 <= fraction < 1:
-        raise InputError(f"test_fraction is {fraction}", allowed="from 0 to below 1")
-
-
-def check_split(options: SplitOptions, tested: bool = False) -> None:
+def check_split(options: SplitOptions, tested: bool = False, validated: bool = False) -> None:
     """InputError for options that no data could be shared out by."""
     problems = [
         Problem(f"{name} is {value}", allowed="from 0 to below 1")
@@ -211,6 +206,9 @@ def check_split(options: SplitOptions, tested: bool = False) -> None:
         other = "a test split of its own" if tested else "validation_fraction"
         what = f"split_column={options.split_column} says which rows are held out, and {other} says it, too"
         problems.append(Problem(what, fix="leave one of the two out"))
+    if validated and options.validation_fraction:
+        what = f"validation_fraction={options.validation_fraction:g}, and there is a validation split of its own"
+        problems.append(Problem(what, fix="leave validation_fraction out"))
     if problems:
         raise InputError(*problems)
 
@@ -220,15 +218,6 @@ def split_key(seed: int) -> int:
     if seed == 0:
         return SPLIT_KEY
     return int.from_bytes(hashlib.blake2b(f"distdl-split|{seed}".encode(), digest_size=8).digest(), "little")
-
-
-def hold_out(chunks: Iterable[Rows], fraction: float) -> Iterator[tuple[str, Rows]]:
-    """Send each row to `train` or `test` by a keyed hash of its number: about `fraction` of the rows are held out,
-    the same ones every time, without knowing how many rows there are.
-
-    With a fraction above 0 either split gets a row at least. InputError: there are too few rows for that.
-    """
-    yield from _share_by_rows(chunks, Fractions(fraction, 0.0), SPLIT_KEY)
 
 
 def _share_by_rows(chunks: Iterable[Rows], fractions: Fractions, key: int) -> Iterator[tuple[str, Rows]]:
@@ -289,14 +278,15 @@ def split_files(names: Sequence[str], options: SplitOptions) -> dict[str, str]:
     return found
 
 
-def check_files(options: SplitOptions) -> dict[str, Any]:
-    """The record of a split by whole files. InputError: options that ask for a split by what is in their rows."""
+def check_files(options: SplitOptions, by: str = "files", how: str = "whole files are held out") -> dict[str, Any]:
+    """The record of a split by whole files, or in another way that looks at no values. InputError: options that ask for a
+    split by what is in the rows."""
     check_split(options)
     asked = [name for name in WAYS if getattr(options, name)]
     if asked:
-        raise InputError(f"whole files are held out, so that {asked[0]} says nothing", fix=f"leave {asked[0]} out")
+        raise InputError(f"{how}, so that {asked[0]} says nothing", fix=f"leave {asked[0]} out")
     fractions = {name: getattr(options, name) for name in ("test_fraction", "validation_fraction")}
-    return {"by": "files", "seed": options.split_seed, **fractions}
+    return {"by": by, "seed": options.split_seed, **fractions}
 
 
 def asked_beyond_fraction(options: SplitOptions) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from distdl.data.manifest import read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module, source_names
 from distdl.data.read import Dataset
-from distdl.data.splits import hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 
@@ -326,7 +326,8 @@ def test_a_test_fraction_that_leaves_nothing(tmp_path: Path, fraction: str) -> N
 def test_either_split_gets_a_row_of_few(rows: int, fraction: float) -> None:
     """Chance may send all of a handful of rows to one split; an evaluation needs one, and so does training."""
     parts: dict[str, list[int]] = {"train": [], "test": []}
-    for split, part in hold_out(({"x": np.arange(i, min(i + 3, rows))} for i in range(0, rows, 3)), fraction):
+    splitter = Splitter(SplitOptions(test_fraction=fraction))
+    for split, part in splitter.share({"x": np.arange(i, min(i + 3, rows))} for i in range(0, rows, 3)):
         parts[split] += part["x"].tolist()
     assert parts["train"] and parts["test"] and sorted(parts["train"] + parts["test"]) == list(range(rows))
 
@@ -336,4 +337,4 @@ def test_either_split_gets_a_row_of_few(rows: int, fraction: float) -> None:
 )
 def test_a_split_that_would_be_empty_is_refused(rows: int, fraction: float, purpose: str) -> None:
     with pytest.raises(InputError, match=f"of {rows:,} rows leaves nothing to {purpose} on"):
-        list(hold_out([{"x": np.arange(rows)}], fraction))
+        list(Splitter(SplitOptions(test_fraction=fraction)).share([{"x": np.arange(rows)}]))

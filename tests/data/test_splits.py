@@ -19,7 +19,7 @@ from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
 from distdl.data.split_rules import SPLITS
 from distdl.data.split_shares import apportion
-from distdl.data.splits import SPLIT_KEY, SplitOptions, Splitter, hold_out, split_files
+from distdl.data.splits import SPLIT_KEY, SplitOptions, Splitter, split_files
 from distdl.errors import InputError
 
 ROWS = 20_000
@@ -231,7 +231,9 @@ def test_a_source_that_cannot_heed_an_option_refuses_it(tmp_path: Path) -> None:
         prepare_dataset("stdlib", tmp_path / "d", {"max_bytes": 10_000, "stratify": "true"})
 
 
-def test_the_rows_of_a_stream_are_those_of_hold_out() -> None:
+def test_the_rows_of_a_stream_are_those_of_a_splitter_that_has_looked() -> None:
     x = {"x": np.arange(3000)}
-    held = [i for split, rows in hold_out(cut(x), 0.3) if split == "test" for i in rows["x"].tolist()]
+    splitter = Splitter(SplitOptions(test_fraction=0.3))
+    splitter.look(cut(x))
+    held = [i for split, rows in splitter.share(cut(x)) if split == "test" for i in rows["x"].tolist()]
     assert held == shared(x, test_fraction=0.3)["test"]

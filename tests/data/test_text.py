@@ -524,7 +524,7 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         ({"packing": "none", "context": 0}, "at least 1"),
         ({"packing": "none", "window": 0}, "at least 1 document"),
         ({"tokenizer": "bpe", "end": "x"}, "leave end= out"),
-        ({"validation_fraction": 0.1}, "held out by test_fraction"),
+        ({"stratify": True}, "there is no label"),
         ({"split_group": "author", "packing": "none"}, "leave split_group= out"),
         ({"tokenizer": "bpe", "context": 64, "test_fraction": 0}, "fill no row of 65"),
     ):

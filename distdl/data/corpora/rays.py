@@ -37,6 +37,8 @@ class Options:
     """Whether the colours are multiplied by the opacity already."""
     test_every: int = 10
     """Every so-manieth view is held out as the split `test`, the first one first."""
+    validation: bool = False
+    """The view behind each of those is held out, too, as the split `validation`."""
     views: int = 40
     """Views of the three balls, spread evenly over the upper half of a sphere of radius 4."""
     size: int = 32
@@ -45,9 +47,9 @@ class Options:
 
 def prepare(options: Options) -> Prepared:
     """`origin` and `direction` float32 (3,), the direction such that its z in the camera is -1, and `rgb` float32 (3,)."""
-    if options.test_every < 2 or min(options.views, options.size) < 2:
+    if options.test_every < 2 + options.validation or min(options.views, options.size) < 2:
         what = f"test_every={options.test_every} views={options.views} size={options.size}"
-        raise InputError(what, allowed="2 or more each")
+        raise InputError(what, allowed="2 or more each" + (", and test_every=3 or more" * options.validation))
     pictures, poses, focal = _read(options) if options.path else _balls(options.views, options.size)
     columns = {name: Column("float32", (3,)) for name in ("origin", "direction", "rgb")}
     return Prepared(columns, _chunks(options, pictures, poses, focal))
@@ -63,7 +65,8 @@ def _chunks(options: Options, pictures: np.ndarray, poses: np.ndarray, focal: fl
             rgb = (colour if options.premultiplied else colour * opacity) + 1 - opacity
         rows = {"origin": origin, "direction": direction, "rgb": rgb}
         rows = {name: np.ascontiguousarray(a.reshape(-1, 3), np.float32) for name, a in rows.items()}
-        yield ("train" if view % options.test_every else "test"), rows
+        place = view % options.test_every
+        yield "test" if place == 0 else "validation" if place == 1 and options.validation else "train", rows
 
 
 def rays_of(pose: np.ndarray, height: int, width: int, focal: float) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,8 @@ class Options:
     """Pixels of surroundings on each side of a tile, mirrored at the edge of the picture: what valid convolutions eat."""
     test_pictures: int = 1
     """The last so many pictures, in the order of the numbers in their names, are the split `test`."""
+    validation_pictures: int = 0
+    """So many pictures before those are the split `validation`."""
     sigma: float = 0.0
     """Above 0: a column `border`, 1 where two objects touch and falling with this distance in pixels; see `borders`."""
     range: tuple[float, float] | None = None
@@ -99,10 +101,12 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"most_classes is {options.most_classes}", allowed="1 to 256")
     left_out: Counter[str] = Counter()
     pairs = _pairs(_pages(options.images, left_out), _pages(options.masks, left_out))
-    if not 0 <= options.test_pictures < len(pairs):
+    counts = (options.test_pictures, options.validation_pictures)
+    if min(counts) < 0 or sum(counts) >= len(pairs):
+        told = f"test_pictures is {counts[0]}" + (f" and validation_pictures {counts[1]}" if counts[1] else "")
         raise InputError(
-            f"test_pictures is {options.test_pictures}, there are {len(pairs)} pictures",
-            allowed=f"from 0 to {len(pairs) - 1}",
+            f"{told}, there are {len(pairs)} pictures",
+            allowed=f"from 0 to {len(pairs) - 1}" + (" together" if counts[1] else ""),
         )
     deep = _check_headers(pairs)
     if not look.range:
@@ -248,7 +252,9 @@ def _chunks(
                 fix=f"cut all of them into tiles: tile={tile[0]}x{tile[1]}",
             )
         rows = {name: _tiles(pixels, tile, options.margin) for name, pixels in whole.items()}
-        yield "test" if number >= len(pairs) - options.test_pictures else "train", rows
+        tested = len(pairs) - options.test_pictures
+        validated = tested - options.validation_pictures
+        yield "test" if number >= tested else "validation" if number >= validated else "train", rows
 
 
 def _tiles(pixels: np.ndarray, tile: tuple[int, int], margin: int) -> np.ndarray:

@@ -9,7 +9,8 @@ bytes: 0 is padding, 1 [CLS], 2 [SEP], 3 [MASK], and a byte is itself plus 4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from distdl.data.corpora import stdlib
 from distdl.data.formats import text
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.split_rules import SPLITS
 from distdl.data.splits import SplitOptions
 from distdl.errors import InputError
 
@@ -52,18 +54,20 @@ def prepare(options: Options) -> Prepared:
         if value < least:
             raise InputError(f"{name} is {value}", allowed=f"at least {least}")
     size = max(DOCUMENT_BYTES, DOCUMENT_ROWS * options.context)
+    shares = {field.name: getattr(options, field.name) for field in fields(SplitOptions)}
     if options.path:
-        raw = text.prepare(text.Options(options.path, size, options.test_path, test_fraction=options.test_fraction))
+        raw = text.prepare(text.Options(options.path, size, options.test_path, **shares))
     else:
-        raw = stdlib.prepare(stdlib.Options(size, options.max_bytes, test_fraction=options.test_fraction))
+        raw = stdlib.prepare(stdlib.Options(size, options.max_bytes, **shares))
     row = (options.context,)
     columns = {"tokens": Column("uint16", row), "segments": Column("uint8", row), "label": Column("int64")}
-    info = {"vocabulary": 256 + FIRST_BYTE, "cls": CLS, "sep": SEP, "mask": MASK, "classes": ["follows", "does not"]}
+    info: dict[str, Any] = {"vocabulary": 256 + FIRST_BYTE, "cls": CLS, "sep": SEP, "mask": MASK}
+    info |= {"classes": ["follows", "does not"], "split": raw.info["split"]}
     return Prepared(columns, _chunks(raw, options), info)
 
 
 def _chunks(raw: Prepared, options: Options) -> Iterator[tuple[str, Rows]]:
-    documents: dict[str, list[Document]] = {"train": [], "test": []}
+    documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for split, rows in raw.chunks:
         for piece in rows["tokens"]:
             lines = [line.strip() for line in piece[:-1].tobytes().split(b"\n")[:-1]]  # the last is cut off

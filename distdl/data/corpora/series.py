@@ -29,7 +29,7 @@ class Options(WindowOptions):
     average: int = 1
     """Lines that are averaged to one value, such as 12 for the yearly means of months."""
     train_values: int = 0
-    """Values of the training part; 0: nine tenths of all."""
+    """Values of the training part; 0: nine tenths of all, less those of the validation part."""
     test_values: int = 0
     """Values of the test part, which follows; 0: all that are left."""
     standardise: bool = False
@@ -39,7 +39,8 @@ class Options(WindowOptions):
 def prepare(options: Options) -> Prepared:
     """`x` float32 (steps + 1, D). The manifest's info holds the `mean` and `std` that were taken out."""
     values = _averaged(_read(options), options.average)  # (T, D)
-    train, test = _parts(values, options)
+    parts = _parts(values, options)
+    train = parts["train"]
     mean, std = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if options.standardise:
         mean, std = train.mean(0), train.std(0)  # of the training part alone: the test part is not known yet
@@ -47,8 +48,7 @@ def prepare(options: Options) -> Prepared:
             what = f"a column of {options.path} does not change in its training part"
             raise InputError(what, fix="standardise=false")
     chunks: Iterator[tuple[str, Rows]] = (
-        (split, {"x": windows((part - mean) / std, options).astype(np.float32)})
-        for split, part in (("train", train), ("test", test))
+        (split, {"x": windows((part - mean) / std, options).astype(np.float32)}) for split, part in parts.items()
     )
     info = {"mean": mean.tolist(), "std": std.tolist()}
     return Prepared({"x": Column("float32", (options.steps + 1, values.shape[1]))}, chunks, info)
@@ -97,20 +97,27 @@ def _averaged(values: np.ndarray, n: int) -> np.ndarray:
     return values[: len(values) // n * n].reshape(-1, n, values.shape[1]).mean(1)
 
 
-def _parts(values: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """The training part, and the test part with the `lookback` values before it."""
+def _parts(values: np.ndarray, options: Options) -> dict[str, np.ndarray]:
+    """The training part, and those held out with the `lookback` values before them."""
     steps, lookback, have = options.steps, options.lookback, len(values)
     check_windows(options)
-    n_train = options.train_values or have * 9 // 10
-    n_test = options.test_values or have - n_train
+    n_validation = options.validation_values
+    n_train = options.train_values or have * 9 // 10 - n_validation
+    n_test = options.test_values or have - n_train - n_validation
     problems = []
-    if n_train + n_test > have:
-        problems.append(Problem(f"{n_train} training and {n_test} test values of {options.path}, which has {have}"))
+    if n_train + n_validation + n_test > have:
+        between = f", {n_validation} validation" if n_validation else ""
+        told = f"{n_train} training{between} and {n_test} test values"
+        problems.append(Problem(f"{told} of {options.path}, which has {have}"))
     if n_train < steps + 1:
         problems.append(Problem(f"{n_train} training values do not fill a window of {steps + 1}", fix="fewer steps"))
-    if n_test < steps + 1 - lookback:
-        fix = f"test_values={steps + 1 - lookback} or more, or another lookback"
-        problems.append(Problem(f"{n_test} test values, a window asks for {steps + 1 - lookback}", fix=fix))
+    for split, count in (("validation", n_validation or have), ("test", n_test)):
+        if count < steps + 1 - lookback:
+            fix = f"{split}_values={steps + 1 - lookback} or more, or another lookback"
+            problems.append(Problem(f"{count} {split} values, a window asks for {steps + 1 - lookback}", fix=fix))
     if problems:
         raise InputError(*problems)
-    return values[:n_train], values[n_train - lookback : n_train + n_test]
+    held_out = n_train + n_validation
+    found = {"train": values[:n_train]}
+    found |= {"validation": values[n_train - lookback : held_out]} if n_validation else {}
+    return found | {"test": values[held_out - lookback : held_out + n_test]}

@@ -46,6 +46,9 @@ class Options:
     """Takes numbered below this are the split `test`."""
     test_speaker: str = ""
     """Hold out this speaker instead of takes."""
+    validation_takes: int = 0
+    """So many takes behind those of the test split (with test_speaker: the first ones of the others) are the split
+    `validation`."""
     longest: int = 1
     """Words of the longest strings; lengths from 1 to this are equally frequent. 1: words alone."""
     spell: bool = False
@@ -75,10 +78,18 @@ def prepare(options: Options) -> Prepared:
             raise InputError(f"{name} is {getattr(options, name)}", allowed="at least 1")
     recordings, rate = _read(options.path) if options.path else _tones(options)
     splits: dict[str, list[Recording]] = {"train": [], "test": []}
+    splits |= {"validation": []} if options.validation_takes else {}
+    first = 0 if options.test_speaker else options.test_takes
     for r in recordings:
         held_out = r.speaker == options.test_speaker if options.test_speaker else r.take < options.test_takes
-        splits["test" if held_out else "train"].append(r)
-    if not splits["train"] or (options.test_speaker and not splits["test"]):
+        validated = r.take < first + options.validation_takes
+        splits["test" if held_out else "validation" if validated else "train"].append(r)
+    wanted = {
+        "train",
+        *(("test",) if options.test_speaker else ()),
+        *(("validation",) if options.validation_takes else ()),
+    }
+    if not all(splits[split] for split in wanted):
         speakers = sorted({r.speaker for r in recordings})
         raise InputError("no recording is left for a split", fix=f"other test_takes; the speakers are {speakers}")
     spelt = options.spell or options.longest > 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -22,19 +22,18 @@ import numpy as np
 
 from distdl.columns import NO_LABEL
 from distdl.data.corpora import stdlib
-from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import hold_out
+from distdl.data.raw import Prepared
 from distdl.data.text.documents import files_of, json_records
 from distdl.data.text.rows import (
     Encoded,
     RoundTrip,
     TokenOptions,
     array,
-    check_options,
     make_layout,
     make_tokenizer,
     prepared,
 )
+from distdl.data.text.shares import Shares, field_of, value_beside
 from distdl.data.text.template import SIMPLE, Template, TemplateError, marked, of_tokenizer, tokens_of
 from distdl.data.text.tokens import Tokenizer
 from distdl.errors import InputError
@@ -42,7 +41,6 @@ from distdl.errors import InputError
 ROLES = {"human": "user", "gpt": "assistant"}
 """Roles of other collections -> ours."""
 FORMS = "messages, conversations, instruction and output, or prompt and completion"
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ class _Chat:
     tools: Any = None
     plain: tuple[str, str] | None = None
     """A prompt and what completes it, where they are texts without a template."""
+    beside: Any = None
+    """The value of the field that says which split it belongs to."""
 
     def texts(self) -> Iterator[str]:
         """All that people wrote."""
@@ -91,7 +91,6 @@ class _Chat:
 def prepare(options: Options) -> Prepared:
     """`tokens` uint16 or uint32, `labels` int32 and, with best_fit, `documents`, (context + 1,) each: as
     text/packing.py has them."""
-    check_options(options)
     _check_date(options.date)
     notes: list[str] = []
     chats = _Chats(options, notes)
@@ -99,7 +98,7 @@ def prepare(options: Options) -> Prepared:
     template = _template(options, tokenizer)
     tokenizer.template = template.source
     layout = make_layout(options, tokenizer, options.packing, options.context, cut=options.too_long == "cut")
-    made = prepared(options, tokenizer, layout, chats.encoded(tokenizer, template), notes)
+    made = prepared(options, tokenizer, layout, chats.encoded(tokenizer, template), chats.split, notes)
     if options.date:
         made.preparation["tokens"]["special"]["date"] = options.date
     return made
@@ -135,6 +134,11 @@ class _Chats:
         self.options, self.notes = options, notes
         patterns = ("*.jsonl", "*.jsonl.gz", "*.json")
         self.paths, self.test = (files_of(given, patterns, notes.append) for given in (options.path, options.test_path))
+        self._shares = Shares(
+            options, self.read, ", ".join(options.path), fields=bool(options.path), tested=bool(self.test)
+        )
+        self.split = self._shares.record()
+        """How they are shared out."""
         self._across = self._answers = 0
 
     def of_training(self) -> Iterator[str]:
@@ -143,12 +147,13 @@ class _Chats:
 
     def read(self) -> Iterator[_Chat]:
         """Every conversation that is not of a test file."""
-        return _read(self.paths) if self.options.path else islice(_of_library(), self.options.rows)
+        if not self.options.path:
+            return islice(_of_library(), self.options.rows)
+        return _read(self.paths, field_of(self.options))
 
     def shared(self) -> Iterator[tuple[str, _Chat]]:
         """Every conversation with its split."""
-        for split, rows in hold_out(_batches(self.read()), 0 if self.test else self.options.test_fraction):
-            yield from ((split, chat) for chat in rows["chat"])
+        yield from self._shares()
         yield from (("test", chat) for chat in _read(self.test))
 
     def encoded(self, tokenizer: Tokenizer, template: Template) -> Iterator[tuple[str, Encoded]]:
@@ -193,10 +198,11 @@ class _Chats:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read(paths: list[str]) -> Iterator[_Chat]:
+def _read(paths: list[str], key: str = "") -> Iterator[_Chat]:
+    """Every conversation of these files, with the value of the field `key`, if one is asked for."""
     for path in paths:
         for where, record in json_records(path):
-            yield _checked(_chat(where, record))
+            yield replace(_checked(_chat(where, record)), beside=value_beside(record, key, where))
 
 
 def _of_library() -> Iterator[_Chat]:
@@ -204,11 +210,6 @@ def _of_library() -> Iterator[_Chat]:
         yield _Chat(
             where, [{"role": "user", "content": f"What does {head} do?"}, {"role": "assistant", "content": told}]
         )
-
-
-def _batches(chats: Iterator[_Chat]) -> Iterator[Rows]:
-    while some := list(islice(chats, BATCH)):
-        yield {"chat": some}
 
 
 def _chat(where: str, record: dict[str, Any]) -> _Chat:

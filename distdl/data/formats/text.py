@@ -5,15 +5,16 @@ Bytes of files one after the other, as they are, unless the options ask for docu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from distdl.data.advice import BY_ENDING, has_ending
-from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, read_blocks, token_columns
-from distdl.data.splits import hold_out, split_files
+from distdl.data.raw import BYTE_INFO, Prepared, pack_bytes, read_blocks, token_columns
+from distdl.data.split_rules import SPLITS
+from distdl.data.splits import Splitter, check_files, split_files
 from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
 from distdl.data.text.learn import KINDS
 from distdl.data.text.rows import (
@@ -21,11 +22,11 @@ from distdl.data.text.rows import (
     RoundTrip,
     TokenOptions,
     array,
-    check_options,
     make_layout,
     make_tokenizer,
     prepared,
 )
+from distdl.data.text.shares import Shares, field_of
 from distdl.data.text.tokens import BYTES, Tokenizer
 from distdl.errors import InputError
 
@@ -65,32 +66,26 @@ class Options(TokenOptions):
 def prepare(options: Options) -> Prepared:
     """`tokens` uint8, uint16 or uint32 (context + 1,); with packing `labels` int32 and `documents`, as text/packing.py
     has them."""
-    check_options(options)
     notes: list[str] = []
     paths, test = (files_of(given, options.files, notes.append) for given in (options.path, options.test_path))
     if _as_bytes(options, [*paths, *test]):
         notes += _marks([*paths, *test])
-        info = {**BYTE_INFO, **({"notes": notes} if notes else {})}
-        return Prepared(token_columns(options.context), _bytes(paths, test, options), info)
+        splitter = Splitter(options, where=", ".join(options.path), tested=bool(test))
+        train, tested = (
+            pack_bytes(chain.from_iterable(map(read_blocks, some)), options.context) for some in (paths, test)
+        )
+        info = {**BYTE_INFO, "split": splitter.record(), **({"notes": notes} if notes else {})}
+        return Prepared(token_columns(options.context), splitter.parts(lambda: train, lambda: tested), info)
     texts = _Texts(options, paths, test, notes)
     tokenizer = make_tokenizer(options, texts.of_training)
     layout = make_layout(options, tokenizer, options.packing, options.context)
-    return prepared(options, tokenizer, layout, texts.encoded(tokenizer), notes)
+    return prepared(options, tokenizer, layout, texts.encoded(tokenizer), texts.split, notes)
 
 
 def _as_bytes(options: Options, paths: list[str]) -> bool:
     """Whether files are taken as they are, one after the other."""
     of_documents = options.document != "file" or options.separator or options.packing != "stream" or options.encoding
     return options.tokenizer == BYTES and not of_documents and not any(map(is_json, paths))
-
-
-def _bytes(paths: list[str], test_paths: list[str], options: Options) -> Iterator[tuple[str, Rows]]:
-    train, test = (
-        pack_bytes(chain.from_iterable(map(read_blocks, some)), options.context) for some in (paths, test_paths)
-    )
-    yield from hold_out(train, 0 if test_paths else options.test_fraction)
-    for rows in test:
-        yield "test", rows
 
 
 def _marks(paths: list[str]) -> Iterator[str]:
@@ -111,6 +106,22 @@ class _Texts:
 
     def __init__(self, options: Options, paths: list[str], test: list[str], notes: list[str]) -> None:
         self.options, self.paths, self.test, self.notes = options, paths, test, notes
+        of_json = [is_json(path) for path in paths]
+        wanted = options.validation_fraction > 0 or (options.test_fraction > 0 and not test)
+        one_each = options.document == "file" and not options.separator and not any(of_json)
+        self._whole_files = one_each and len(paths) >= MANY_FILES and wanted
+        self._shares = Shares(options, self._read, ", ".join(options.path), all(of_json), bool(test))
+        held_out = replace(options, test_fraction=0.0) if test else options
+        self.split = check_files(held_out) if self._whole_files else self._shares.record()
+        """How they are shared out."""
+        self._split_of = split_files(paths, held_out) if self._whole_files else {}
+
+    def _reader(self, beside: str = "") -> Reader:
+        options = self.options
+        return Reader(options.encoding, options.document, options.separator, options.field, beside, self.notes)
+
+    def _read(self) -> Iterator[Text]:
+        return self._reader(field_of(self.options)).documents(self.paths)
 
     def of_training(self) -> Iterator[str]:
         """Every text of the training split."""
@@ -119,24 +130,19 @@ class _Texts:
     def shared(self) -> Iterator[tuple[str, Text]]:
         """Every text with its split. A document is held out whole; where a few files are one document each, parts of
         them are."""
-        options = self.options
-        reader = Reader(options.encoding, options.document, options.separator, options.field, self.notes)
-        fraction = 0.0 if self.test else options.test_fraction
-        by_file = options.document == "file" and not options.separator and not any(map(is_json, self.paths))
-        if by_file and len(self.paths) >= MANY_FILES and fraction:
-            chosen = split_files(self.paths, options)
+        if self._whole_files:
+            reader = self._reader()
             for path in self.paths:
-                yield from ((chosen[path], text) for text in reader.documents([path]))
+                yield from ((self._split_of[path], text) for text in reader.documents([path]))
         else:
-            for split, rows in hold_out(_batches(reader.documents(self.paths)), fraction):
-                yield from ((split, text) for text in rows["text"])
-        yield from (("test", text) for text in reader.documents(self.test))
+            yield from self._shares()
+        yield from (("test", text) for text in self._reader().documents(self.test))
 
     def encoded(self, tokenizer: Tokenizer) -> Iterator[tuple[str, Encoded]]:
         """Every document's tokens, with what it begins and ends with. Raises InputError for a text that cannot be read."""
         ours = self.options.tokenizer in (BYTES, "bpe", "unigram")
         check = RoundTrip(tokenizer, ours, self.notes)
-        joined = {split: _Joined(tokenizer, self.options.context) for split in ("train", "test")}
+        joined = {split: _Joined(tokenizer, self.options.context) for split in SPLITS}
         for split, some in _by_split(self.shared()):
             for text, ids in zip(some, self._tokens(tokenizer, some)):
                 check.look(text.text, ids, text.where)
@@ -210,18 +216,6 @@ def _by_split(texts: Iterator[tuple[str, Text]]) -> Iterator[tuple[str, list[Tex
         if len(waiting[split]) == BATCH:
             yield split, waiting.pop(split)
     yield from waiting.items()
-
-
-def _batches(texts: Iterable[Text]) -> Iterator[Rows]:
-    """Some at a time."""
-    some: list[Text] = []
-    for text in texts:
-        some.append(text)
-        if len(some) == BATCH:
-            yield {"text": some}
-            some = []
-    if some:
-        yield {"text": some}
 
 
 def recognise(path: Path) -> float:

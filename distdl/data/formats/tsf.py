@@ -26,6 +26,7 @@ from distdl.data.raw import Prepared, Rows
 from distdl.data.series.labelled import filled
 from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
 from distdl.data.series.windows import WindowOptions, check_windows, windows
+from distdl.data.split_rules import SPLITS
 from distdl.errors import InputError, did_you_mean
 
 KEYS = ("relation", "attribute", "frequency", "horizon", "missing", "equallength")
@@ -190,7 +191,7 @@ def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
 
 
 def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
-    pending: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for where, values in _series(header, _Told()):
         parts = _parts(where, values, _test_values(values, header, options), options)
         for split, part in (parts or {}).items():
@@ -210,19 +211,23 @@ def _test_values(values: np.ndarray, header: _Header, options: Options) -> int:
 
 
 def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dict[str, np.ndarray] | None:
-    """The training part, and the test part with the `lookback` values before it; None: too short for a window of each."""
-    n_train = len(values) - n_test
-    if n_train < options.steps + 1 or n_test < options.steps + 1 - options.lookback:
+    """The training part, and those held out with the `lookback` values before them; None: too short for a window of
+    each."""
+    n_validation, asked = options.validation_values, options.steps + 1 - options.lookback
+    n_train = len(values) - n_test - n_validation
+    if n_train < options.steps + 1 or n_test < asked or (n_validation and n_validation < asked):
         return None
     gaps = int(np.isnan(values).sum())
     if gaps and options.missing == "refuse":
         fix = "missing=interpolate, mean or zero fills them"
         raise InputError(f"{gaps:,} of the series' {len(values):,} values are missing", where=where, fix=fix)
-    train, test = (filled(part, options.missing, where) for part in (values[:n_train], values[n_train:]))
+    ends = [n_train, n_train + n_validation]
+    parts = [filled(part, options.missing, where) if len(part) else part for part in np.split(values, ends)]
     if options.normalise == "series":
-        mean, deviation = train.mean(0), train.std(0)
-        train, test = ((part - mean) / np.where(deviation > 0, deviation, 1) for part in (train, test))
-    both = np.concatenate([train, test])
-    if not (abs(both) <= np.finfo(np.float32).max).all():
+        mean, deviation = parts[0].mean(0), parts[0].std(0)
+        parts = [(part - mean) / np.where(deviation > 0, deviation, 1) for part in parts]
+    whole = np.concatenate(parts)
+    if not (abs(whole) <= np.finfo(np.float32).max).all():
         raise InputError("the series has a value that is not a finite number of 32 bits", where=where)
-    return {"train": train, "test": both[n_train - options.lookback :]}
+    found = {"train": parts[0], "test": whole[ends[1] - options.lookback :]}
+    return found | ({"validation": whole[n_train - options.lookback : ends[1]]} if n_validation else {})

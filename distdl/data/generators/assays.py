@@ -5,13 +5,13 @@ Real ones (Tox21 and others, with fingerprints from RDKit) are an archive of two
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared
-from distdl.data.splits import hold_out
+from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 MISSING = 255
@@ -20,7 +20,7 @@ CAUSES = 8
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SplitOptions):
     """Options of the source `assays`."""
 
     molecules: int = 5000
@@ -31,7 +31,7 @@ class Options:
     """Assays."""
     missing: float = 0.2
     """Share of the answers that is missing."""
-    test_fraction: float = 0.2
+    test_fraction: float = field(default=0.2, kw_only=True)
     """Part of the rows held out as the split `test`."""
     seed: int = 0
     """Seed of what is drawn."""
@@ -42,9 +42,9 @@ def prepare(options: Options) -> Prepared:
     if options.bits < 8 or options.bits % 8 or min(options.molecules, options.tasks) < 1:
         what = f"molecules={options.molecules} bits={options.bits} tasks={options.tasks}"
         raise InputError(what, allowed="1 or more molecules and tasks, and a multiple of 8 bits")
-    if not 0 <= options.missing < 1 or not 0 <= options.test_fraction < 1:
-        what = f"missing={options.missing} test_fraction={options.test_fraction}"
-        raise InputError(what, allowed="from 0 to below 1")
+    if not 0 <= options.missing < 1:
+        raise InputError(f"missing={options.missing}", allowed="from 0 to below 1")
+    splitter = Splitter(options)
     draw = np.random.default_rng(options.seed)
     bits = draw.random((options.molecules, options.bits)) < draw.beta(1, 8, options.bits)
     # A cause is that enough of its few bits are set; an assay weighs the causes, and one molecule in eight is active.
@@ -56,4 +56,4 @@ def prepare(options: Options) -> Prepared:
     answers[draw.random(answers.shape) < options.missing] = MISSING
     rows = {"x": np.packbits(bits, axis=1), "y": answers}
     columns = {"x": Column("uint8", (options.bits // 8,)), "y": Column("uint8", (options.tasks,))}
-    return Prepared(columns, hold_out([rows], options.test_fraction))
+    return Prepared(columns, splitter.parts(lambda: [rows]), {"split": splitter.record()})

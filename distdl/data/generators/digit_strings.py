@@ -30,6 +30,8 @@ class Options:
     """Digits of the longest strings; lengths from 1 to this are equally frequent."""
     passes: int = 1
     """How often each training digit is used; each pass makes other strings."""
+    validation_fraction: float = 0.0
+    """Part of the digits whose strings are the split `validation`."""
     seed: int = 0
     """Seed of the strings."""
 
@@ -39,7 +41,12 @@ def prepare(options: Options) -> Prepared:
     for name, value in (("longest", options.longest), ("passes", options.passes)):
         if value < 1:
             raise InputError(f"{name} is {value}", allowed="at least 1")
-    single = idx.prepare(idx.Options(options.path)) if options.path else digits.prepare(digits.Options())
+    share = options.validation_fraction
+    single = (
+        idx.prepare(idx.Options(options.path, validation_fraction=share))
+        if options.path
+        else digits.prepare(digits.Options(validation_fraction=share))
+    )
     _, height, width = single.columns["image"].shape
     columns = {
         "image": Column("uint8", (1, height, options.longest * width)),

@@ -23,6 +23,8 @@ from distdl.data.raw import Prepared, Rows
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
+VALIDATION = 0.1
+"""Part of the digits of which validation scenes are made, where there are any."""
 WORDS = [*MARKS, "a", "an", "left", "of", "above", *UNITS[:10]]
 TRIES = 1000
 """How often the places of a scene are drawn before the ground is called too small."""
@@ -38,6 +40,8 @@ class Options:
     """Training scenes."""
     test_rows: int = 1000
     """Scenes of the split `test`."""
+    validation_rows: int = 0
+    """Scenes of the split `validation`, of a tenth of the digits, which no training scene shows then."""
     least: int = 1
     """Digits of the emptiest scenes."""
     most: int = 2
@@ -60,7 +64,14 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"most is {options.most}, least is {options.least}", fix="make most at least as large")
     if options.contrasts < 0:
         raise InputError(f"contrasts is {options.contrasts}", allowed="0 or more")
-    single = idx.prepare(idx.Options(options.path)) if options.path else digits.prepare(digits.Options())
+    if options.validation_rows < 0:
+        raise InputError(f"validation_rows is {options.validation_rows}", allowed="0 or more")
+    share = VALIDATION if options.validation_rows else 0.0
+    single = (
+        idx.prepare(idx.Options(options.path, validation_fraction=share))
+        if options.path
+        else digits.prepare(digits.Options(validation_fraction=share))
+    )
     size = max(single.columns["image"].shape)
     side = options.side or (2 * size if size == 28 else 3 * size)
     if side < size:
@@ -83,7 +94,7 @@ def _chunks(single: Prepared, options: Options, side: int) -> Iterator[tuple[str
         images = np.concatenate([rows["image"] for rows in splits[split]])[:, 0]  # (N, H, W)
         labels = np.concatenate([rows["label"] for rows in splits[split]])  # (N,)
         random = np.random.default_rng([options.seed, place])
-        total = options.test_rows if split == "test" else options.rows
+        total = {"test": options.test_rows, "validation": options.validation_rows}.get(split, options.rows)
         for start in range(0, total, CHUNK_ROWS):
             scenes = [_scene(images, labels, options, side, random) for _ in range(min(CHUNK_ROWS, total - start))]
             rows = {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}

@@ -36,8 +36,15 @@ def prepare_as_is(options: TypedOptions, table: Table, others: Mapping[str, Tabl
     look = _look(options) if options.size and pictures else None
     if look and options.size:
         columns |= {name: Column("uint8", (options.channels, *options.size)) for name in pictures}
-    label, tested = "label" if "label" in kept else "", "test" in others
-    splitter = Splitter(options, names=list(kept), label=label, where=table.path, place=table.place, tested=tested)
+    splitter = Splitter(
+        options,
+        names=list(kept),
+        label="label" if "label" in kept else "",
+        where=table.path,
+        place=table.place,
+        tested="test" in others,
+        validated="validation" in others,
+    )
     if splitter.looks:
         splitter.look(_rows(table, columns, kept, look))
 

@@ -143,6 +143,7 @@ class Opened:
             where=table.path,
             place=table.place,
             tested="test" in self.others,
+            validated="validation" in self.others,
         )
         apart = {*options.drop, *self.splitter.apart, self.answer}
         names = list(options.features) or [name for name in table.names if name not in apart]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, AnyStr, Literal
 
 from distdl.data.raw import open_raw, read_blocks
+from distdl.data.text.shares import value_beside
 from distdl.errors import InputError
 
 PART_LETTERS = 1 << 14
@@ -37,6 +38,8 @@ OF_JSON = (".jsonl", ".ndjson", ".json")
 SEPARATORS = {"line": "\n", "paragraph": "\n\n"}
 
 Unit = Literal["file", "line", "paragraph"]
+Found = tuple[str, str, int, bool, Any]
+"""The fields of a `Text` but for its document's number."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Text:
     part: int = 0
     last: bool = True
     """It is the document's last part."""
+    beside: Any = None
+    """Of JSON lines: the value of the field that says which split it belongs to."""
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Reader:
     """Text between two documents; then `unit` does not count."""
     key: str = "text"
     """The field of JSON lines."""
+    beside: str = ""
+    """Another field of theirs that is wanted, too; empty: none."""
     told: list[str] = field(default_factory=list)
 
     def documents(self, paths: list[str]) -> Iterator[Text]:
@@ -71,11 +78,11 @@ class Reader:
         number = -1
         for path in paths:
             found = self._of_json(path) if is_json(path) else self._of_text(path)
-            for text, where, part, last in found:
+            for text, where, part, last, beside in found:
                 number += part == 0
-                yield Text(text, where, number, part, last)
+                yield Text(text, where, number, part, last, beside)
 
-    def _of_text(self, path: str) -> Iterator[tuple[str, str, int, bool]]:
+    def _of_text(self, path: str) -> Iterator[Found]:
         letters = decoded(path, self.encoding, self._say)
         separator = self.separator or SEPARATORS.get(self.unit, "")
         if not separator:
@@ -86,22 +93,22 @@ class Reader:
             *whole, rest = (rest + some).split(separator)
             for text in whole:
                 if text.strip():
-                    yield text, f"{path}:{line}", 0, True
+                    yield text, f"{path}:{line}", 0, True, None
                 line += text.count("\n") + separator.count("\n")
             if len(rest) > MOST_LETTERS:
                 what = f"a document of more than {MOST_LETTERS:,} letters: no {separator!r} ends it"
                 raise InputError(what, where=f"{path}:{line}", fix="another separator, or document=file")
         if rest.strip():
-            yield rest, f"{path}:{line}", 0, True
+            yield rest, f"{path}:{line}", 0, True, None
 
-    def _of_json(self, path: str) -> Iterator[tuple[str, str, int, bool]]:
+    def _of_json(self, path: str) -> Iterator[Found]:
         for where, record in json_records(path):
             text = record.get(self.key)
             if not isinstance(text, str):
                 what = f"the field '{self.key}' holds {text!r:.60}, not text"
                 raise InputError(what, where=where, allowed="fields: " + ", ".join(record), fix="field=NAME")
             if text.strip():
-                yield text, where, 0, True
+                yield text, where, 0, True, value_beside(record, self.beside, where)
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.told:
@@ -210,7 +217,7 @@ def _like_utf16(block: bytes) -> bool:
     )
 
 
-def _parts(path: str, letters: Iterator[str]) -> Iterator[tuple[str, str, int, bool]]:
+def _parts(path: str, letters: Iterator[str]) -> Iterator[Found]:
     """A file that is one document, in parts."""
     line, part, rest, most = 1, 0, "", 0
     for some in letters:
@@ -223,12 +230,12 @@ def _parts(path: str, letters: Iterator[str]) -> Iterator[tuple[str, str, int, b
             end = rest.rfind("\n", start, start + most) + 1
             end = end if end > start else rest.rfind(" ", start, start + most)
             end = end if end > start else start + most
-            yield rest[start:end], f"{path}:{line}", part, False
+            yield rest[start:end], f"{path}:{line}", part, False, None
             line += rest.count("\n", start, end)
             start, part = end, part + 1
         rest = rest[start:]
     if rest or part:
-        yield rest, f"{path}:{line}", part, True
+        yield rest, f"{path}:{line}", part, True, None
 
 
 def files_of(paths: tuple[str, ...], patterns: tuple[str, ...], say: Callable[[str], None]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distdl.data.raw import Prepared, Rows
-from distdl.data.splits import SplitOptions, asked_beyond_fraction, check_fraction
+from distdl.data.splits import SplitOptions
 from distdl.data.text.learn import KINDS, learned
 from distdl.data.text.load import loaded
 from distdl.data.text.packing import Layout, Packer, in_words
@@ -50,14 +50,6 @@ class Encoded:
     ends: bool = True
 
 
-def check_options(options: TokenOptions) -> None:
-    """InputError for a way to share rows out that sources of text do not have: documents have no columns."""
-    check_fraction(options.test_fraction)
-    for name in asked_beyond_fraction(options):
-        what = f"{name}={getattr(options, name)}: texts are held out by test_fraction, or by test_path"
-        raise InputError(what, fix=f"leave {name}= out")
-
-
 def make_tokenizer(options: TokenOptions, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer that the options ask for. `texts`: those of the training split, read once or twice where it is
     learned."""
@@ -81,12 +73,15 @@ def prepared(
     tokenizer: Tokenizer,
     layout: Layout,
     documents: Iterator[tuple[str, Encoded]],
+    split: dict[str, Any],
     notes: list[str],
 ) -> Prepared:
-    """Documents of the splits, in rows. `notes` grows while they are read, and is in the manifest's `info`."""
+    """Documents of the splits, in rows. `split`: how they were shared out. `notes` grows while they are read, and is in the
+    manifest's `info`."""
     info: dict[str, Any] = {
         "encoding": options.tokenizer if options.tokenizer in ("bytes", *KINDS) else "tokenizer",
         "vocabulary": tokenizer.vocabulary,
+        "split": split,
         "notes": notes,
     }
     if options.tokenizer == "unigram":
