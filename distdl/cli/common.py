@@ -70,12 +70,15 @@ def followed(args: argparse.Namespace) -> Follow | None:
 
 def tell_prepared(manifest: Manifest) -> None:
     """Prints what a preparation made of each column of a table, and what else it guessed, cut or left out."""
+    from distdl.data import bad_rows
     from distdl.data.table.report import render
 
     for line in render(manifest.info):
         print(line)
     for note in manifest.info.get("notes", []):
         print(f"note: {note}")
+    for line in bad_rows.told(manifest.info):
+        print(line)
 
 
 def key_values(arguments: Collection[str]) -> dict[str, str]:

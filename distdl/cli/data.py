@@ -114,6 +114,7 @@ def run_prepare(args: argparse.Namespace) -> int:
 def run_inspect(args: argparse.Namespace) -> int:
     """Exit code 0; InputError where there is no data set, DataCorrupt where its first rows are damaged."""
     from distdl.cli.data_text import tables
+    from distdl.data import bad_rows
     from distdl.data.manifest import read_manifest
 
     manifest = read_manifest(args.path)
@@ -136,6 +137,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     for name, split in facts["splits"].items():
         splits.add_row(name, f"{split['rows']:,}", f"{split['shards']:,}", f"{split['bytes']:,}")
     out.print(columns, splits, *tables(manifest, facts["split"]))
+    for line in bad_rows.told(manifest.info):
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
     if not manifest.statistics:
         out.print("an older version wrote it: distributions and classes are told once it is prepared again")
     if args.html:

@@ -25,6 +25,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from distdl.data import bad_rows
 from distdl.data.manifest import Manifest
 from distdl.data.progress import Follow, Progress
 from distdl.errors import InputError, Problem, did_you_mean
@@ -59,7 +60,8 @@ def parse_options(name: str, given: Mapping[str, Any]) -> Any:
     values, problems = {}, []
     for key, value in given.items():
         if key not in known:
-            problems.append(Problem(f"the source {name} has no option '{key}'", fix=did_you_mean(key, known)))
+            no_option = Problem(f"the source {name} has no option '{key}'", fix=did_you_mean(key, known))
+            problems.append(bad_rows.unknown_here(name, key) if key in bad_rows.NAMES else no_option)
             continue
         try:
             values[key] = _convert(value, hints[key])
@@ -108,6 +110,7 @@ def _written(
     try:
         prepared = source_module(source_name).prepare(parsed)
         check_heeded(source_name, parsed, prepared.info)
+        bad_rows.check_heeded(source_name, parsed, prepared.bad)
         progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
@@ -116,6 +119,11 @@ def _written(
             for split, rows in in_range(prepared):
                 writer.write(split, rows)
                 progress.rows += len(next(iter(rows.values())))
+            if prepared.bad and prepared.bad.wanted:
+                prepared.bad.check(prepared.bad.good or progress.rows)
+                prepared.info["bad_rows"], writer.bad_rows = prepared.bad.record(), prepared.bad.lines()
+    except InputError as error:
+        raise bad_rows.with_others(error, source_module(source_name).prepare, parsed) from error
     except OSError as error:
         raise InputError(f"the source {source_name} cannot be read: {shown(error)}") from error
     assert writer.manifest is not None

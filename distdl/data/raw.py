@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.manifest import Column
 from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
@@ -31,6 +32,8 @@ class Prepared:
     """Column -> how its values came from the raw ones, as plain values (manifest.py)."""
     place: Callable[[str, str, int], str] | None = None
     """Split, column and row of the file (`values.numbered`) -> where that is, for a person; None: said by split and row."""
+    bad: BadRows | None = None
+    """The rows that were set aside, or that would be; None: none of this source's rows can be bad alone."""
     rows: int | None = None
     """How many rows there will be, where the source knows it beforehand: then the time left is told."""
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data.bad_rows import NAMES, BadRowOptions
 from distdl.data.order import keyed_hash
 from distdl.data.raw import Rows
 from distdl.data.split_rules import SPLITS, ByColumn, ByRow, ByTime, Fractions, Rule, both_ends, parts
@@ -37,7 +38,7 @@ WAYS = ("stratify", "split_group", "split_time", "split_column")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitOptions:
+class SplitOptions(BadRowOptions):
     """How a source's rows are shared out; the options of a source take these over."""
 
     test_fraction: float = 0.1
@@ -291,7 +292,7 @@ def check_files(options: SplitOptions, by: str = "files", how: str = "whole file
 
 def asked_beyond_fraction(options: SplitOptions) -> list[str]:
     """The options that ask for more than a test fraction."""
-    others = [each for each in fields(SplitOptions) if each.name != "test_fraction"]
+    others = [each for each in fields(SplitOptions) if each.name not in ("test_fraction", *NAMES)]
     return [each.name for each in others if getattr(options, each.name) != each.default]
 
 

@@ -10,7 +10,7 @@ real numbers of which most become the same are refused, too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,27 @@ def to_float32(values: np.ndarray, name: str, place: Place) -> np.ndarray:
     found = _cast(values, np.dtype("float32"), name, place)
     if bad := _first(~np.isfinite(found)):
         raise _not_finite(name, values[bad], place(bad[0]), found.dtype)
+    return found
+
+
+def check_finite(values: np.ndarray, name: str, gaps: bool) -> None:
+    """InputError for a value that is not finite. `gaps`: NaN is an answer that nobody has."""
+    wrong = np.isinf(values) if gaps else ~np.isfinite(values)
+    if bad := _first(wrong):
+        raise _not_finite(name, values[bad], "")
+
+
+def only_answers(batches: Iterable[Any], names: Sequence[str]) -> dict[str, bool]:
+    """Column -> whether all its finite values are 0 and 1, so that NaN may stand among them. `batches`: of Arrow, with
+    columns of real numbers, or of lists of such."""
+    found = dict.fromkeys(names, True)
+    for batch in batches:
+        for i, name in enumerate(names):
+            values = batch.column(i)
+            while values.type.num_fields:
+                values = values.flatten()
+            flat = np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+            found[name] &= bool(((flat == 0) | (flat == 1) | ~np.isfinite(flat)).all())
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from distdl.data.bad_rows import FILE as BAD_ROWS
 from distdl.data.manifest import Manifest, Shard, read_manifest
 from distdl.data.read import MappedShard
 from distdl.data.store import hash_file, is_remote
@@ -18,12 +19,23 @@ def verify_dataset(path_or_uri: str | os.PathLike[str]) -> list[str]:
     """
     location = os.fspath(path_or_uri)
     manifest = read_manifest(location)
-    return [
+    return _list_of_bad_rows(location, manifest) + [
         problem
         for split in manifest.splits.values()
         for shard in split.shards
         for problem in _problems(location, shard, manifest)
     ]
+
+
+def _list_of_bad_rows(location: str, manifest: Manifest) -> list[str]:
+    told = manifest.info.get("bad_rows", {}).get("checksum")
+    if told is None:
+        return []
+    try:
+        found = hash_file(location, BAD_ROWS)[1]
+    except (OSError, DataCorrupt) as error:
+        return [f"{BAD_ROWS}: the file cannot be read: {error}"]
+    return [] if found == told else [f"{BAD_ROWS}: the checksum of the file is {found}, the manifest says {told}"]
 
 
 def _problems(location: str, shard: Shard, manifest: Manifest) -> list[str]:

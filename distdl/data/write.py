@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from distdl.data.bad_rows import FILE as BAD_ROWS
 from distdl.data.draft import Draft
 from distdl.data.manifest import (
     FILE_NAME,
@@ -94,6 +95,8 @@ class DatasetWriter:
         self._about: dict[str, Any] = {"source": source, "options": dict(options), **(about or {})}
         self._splits: dict[str, _SplitWriter] = {}
         self._draft: Draft | None = None
+        self.bad_rows = ""
+        """The list of rows that were set aside, which stands beside the shards; no part of the fingerprint."""
         check_target(self.target, overwrite)
 
     def __enter__(self) -> DatasetWriter:
@@ -171,6 +174,8 @@ class DatasetWriter:
         with open(self._folder / FILE_NAME, "w", encoding="utf-8") as file:
             file.write(to_json(self.manifest))
             _flush_to_disk(file)
+        if self.bad_rows:
+            (self._folder / BAD_ROWS).write_text(self.bad_rows, encoding="utf-8")
         if is_remote(self.target):
             _upload(self._folder, self.target, self.manifest)
         else:
@@ -292,7 +297,7 @@ def check_target(target: str, overwrite: bool) -> None:
             f"{target} already exists",
             fix="choose another target" + (", or pass --overwrite to replace it" if FILE_NAME in contents else ""),
         )
-    strange = [name for name in contents if name != FILE_NAME and not name.endswith(".arrow")]
+    strange = [name for name in contents if name not in (FILE_NAME, BAD_ROWS) and not name.endswith(".arrow")]
     if contents and (FILE_NAME not in contents or strange):
         raise InputError(
             f"{target} is not only a data set, so it is not overwritten: it holds "
@@ -325,7 +330,8 @@ def _upload(folder: Path, target: str, manifest: Manifest) -> None:
     if filesystem.get_file_info(manifest_path).is_file:
         filesystem.delete_file(manifest_path)
     files = [shard.file for split in manifest.splits.values() for shard in split.shards]
-    for name in [*files, FILE_NAME]:
+    beside = [BAD_ROWS] if (folder / BAD_ROWS).is_file() else []
+    for name in [*files, *beside, FILE_NAME]:
         with open(folder / name, "rb") as source, filesystem.open_output_stream(remote_file(target, name)[1]) as sink:
             shutil.copyfileobj(source, sink, 8 << 20)
 

@@ -5,7 +5,7 @@ Series in ARFF (a relational attribute, as the UEA archive has them) are read by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared
 from distdl.data.series.arff import ArffFile, Attribute, is_missing
 from distdl.data.series.lines import number
@@ -39,8 +40,9 @@ class Options(TableOptions):
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), and `label` int64 or `y` float32."""
     train, test, notes = find_pair(options.path, options.test_path, (".arff",))
-    others: dict[str, Table] = {"test": ArffTable(test)} if test else {}
-    prepared = prepare_table(options, ArffTable(train), others)
+    bad = BadRows(options)
+    others: dict[str, Table] = {"test": ArffTable(test, bad)} if test else {}
+    prepared = prepare_table(options, ArffTable(train, bad), others, bad)
     notes += prepared.info.get("notes", [])
     return replace(prepared, info={**prepared.info, "notes": notes})
 
@@ -48,9 +50,10 @@ def prepare(options: Options) -> Prepared:
 class ArffTable:
     """An ARFF file as a table."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, bad: BadRows | None = None) -> None:
         self.path = path
         self._file = ArffFile(path)
+        self._left_out = set(self._bad_lines(bad)) if bad and bad.wanted else set[int]()
         if bags := [a.name for a in self._file.attributes if a.kind == "relational"]:
             raise InputError(
                 f"the attribute {bags[0]} of {path} holds tables, not values", fix="as series: distdl data prepare ts"
@@ -59,6 +62,26 @@ class ArffTable:
         self.names: list[str] = self.schema.names
         self.classes: dict[str, list[str]] = {}
         """None: nominal values come as text, in the one order of classes."""
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        return self._file.rows(self._left_out)
+
+    def _bad_lines(self, bad: BadRows) -> Iterator[int]:
+        """The lines that are no rows of these attributes; each is set aside."""
+        for n, line in self._file.lines():
+            where = f"{self.path}:{n}"
+            row: list[str] = []
+            with bad.row(where, line, reason="damaged line"):
+                row = self._file.row(line, where)
+            for value, attribute in zip(row, self._file.attributes):
+                try:
+                    if not is_missing(value):
+                        _value(value, attribute, where)
+                except InputError as error:
+                    bad.refused(where, error, line, f"no {attribute.kind} value", attribute.name)
+                    break
+            if where in bad:
+                yield n
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns; None is missing. InputError names line and value of what is not of its type."""
@@ -73,7 +96,7 @@ class ArffTable:
             columns = [self._column([row[i] for row in rows], attribute, lines) for i, attribute in chosen]
             return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema)
 
-        for n, row in self._file.rows():
+        for n, row in self._rows():
             rows.append(row)
             lines.append(n)
             if len(rows) == at_once:
@@ -97,10 +120,13 @@ class ArffTable:
 
     def place(self, row: int) -> str:
         """`file:line`, found by reading again: blank lines and comments count."""
-        for i, (n, _) in enumerate(self._file.rows()):
-            if i == row:
-                return f"{self.path}:{n}"
-        return self.path
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several rows."""
+        wanted = set(rows)
+        lines = {i: n for i, (n, _) in enumerate(self._rows()) if i in wanted}
+        return [f"{self.path}:{lines[row]}" if row in lines else self.path for row in rows]
 
 
 def _value(text: str, attribute: Attribute, where: str) -> Any:

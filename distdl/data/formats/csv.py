@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distdl.data.advice import BY_ENDING, Advice, Wish, by_ending, has_ending, table_advice
+from distdl.data.bad_rows import BadRows
 from distdl.data.inputs import find_files
 from distdl.data.raw import Prepared
 from distdl.data.table.csv_table import CSV_ENDINGS, CsvTable
@@ -46,13 +47,13 @@ class Options(TableOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (F,), and `label` int64 or `y` float32."""
-    return prepare_tables(options, options.path, options.test_path, lambda path: open_table(path, options))
+    return prepare_tables(options, options.path, options.test_path, lambda path, bad: open_table(path, options, bad))
 
 
-def open_table(path: str, options: Options) -> Table:
+def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:
     """The table of a file, or of several."""
     told = Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
-    return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target))
+    return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target, bad))
 
 
 def recognise(path: Path) -> float:

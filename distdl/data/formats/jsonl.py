@@ -51,7 +51,8 @@ def prepare(options: Options) -> Prepared:
     (context + 1,)."""
     if options.label or options.target or options.features:
         return prepare_tables(
-            options, options.path, options.test_path, lambda path: open_files(path, ENDINGS, JsonTable)
+            *(options, options.path, options.test_path),
+            lambda path, bad: open_files(path, ENDINGS, lambda file: JsonTable(file, bad)),
         )
     check_not_the_same(options.path, options.test_path)
     if options.text:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from distdl.data.series.lines import lines_of
@@ -106,25 +106,31 @@ class ArffFile:
         if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
             raise InputError(f"{self.path} has two attributes of the same name: {', '.join(twice)}")
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line and values of each row, one for each attribute; sparse rows are filled up."""
-        wanted = len(self.attributes)
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Number and text of each line that is a row."""
         for n, line in lines_of(self.path):
-            if n <= self.data_line or line.startswith("%"):
-                continue
-            where = f"{self.path}:{n}"
-            values = self._sparse(line, where) if line.startswith("{") else split_values(line, where)
-            if len(values) == wanted + 1 and re.fullmatch(r"\{[^}]*\}", values[-1]):
-                raise InputError(
-                    "the row has a weight, which no column holds", where=where, fix="remove it, or make it an attribute"
-                )
-            if len(values) != wanted:
-                raise InputError(
-                    f"the row has {len(values):,} values, there are {wanted:,} attributes",
-                    where=where,
-                    fix="complete the row; a value with a comma or a quote stands in quotes",
-                )
-            yield n, values
+            if n > self.data_line and not line.startswith("%"):
+                yield n, line
+
+    def rows(self, left_out: Container[int] = ()) -> Iterator[tuple[int, list[str]]]:
+        """Line and values of each row, one for each attribute; sparse rows are filled up. `left_out`: lines."""
+        return ((n, self.row(line, f"{self.path}:{n}")) for n, line in self.lines() if n not in left_out)
+
+    def row(self, line: str, where: str) -> list[str]:
+        """The values of a line. InputError: they are not those of the attributes."""
+        wanted = len(self.attributes)
+        values = self._sparse(line, where) if line.startswith("{") else split_values(line, where)
+        if len(values) == wanted + 1 and re.fullmatch(r"\{[^}]*\}", values[-1]):
+            raise InputError(
+                "the row has a weight, which no column holds", where=where, fix="remove it, or make it an attribute"
+            )
+        if len(values) != wanted:
+            raise InputError(
+                f"the row has {len(values):,} values, there are {wanted:,} attributes",
+                where=where,
+                fix="complete the row; a value with a comma or a quote stands in quotes",
+            )
+        return values
 
     def _sparse(self, line: str, where: str) -> list[str]:
         inside = line[1:].rstrip()

@@ -5,37 +5,44 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
 from distdl.data.table.options import TableOptions, TypedOptions
 from distdl.data.table.reader import Table
-from distdl.data.values import numbered
+from distdl.data.table.set_aside import Nowhere, without_odd
+from distdl.data.table.stream import Part
+from distdl.data.values import check_finite, numbered, only_answers
 from distdl.errors import InputError, Problem, did_you_mean
 
 ROWS_BYTES = 16 << 20
 """Of the rows that are made at a time: pictures are much larger than their files."""
 
 
-def prepare_as_is(options: TypedOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
+def prepare_as_is(options: TypedOptions, table: Table, others: dict[str, Table], bad: BadRows) -> Prepared:
     """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
     kept = new_names(options, table.path, table.names)
     first = next(table.batches(list(kept.values())), None)
     if first is None:
         raise InputError(f"{table.path} has no rows")
-    columns = {name: _column(table, old, first.column(i)) for i, (name, old) in enumerate(kept.items())}
+    begin = [first.column(i).drop_null() if bad.wanted else first.column(i) for i in range(len(kept))]
+    columns = {name: _column(table, old, values) for (name, old), values in zip(kept.items(), begin, strict=True)}
     pictures = [name for name, old in kept.items() if getattr(table, "media", {}).get(old) in ("", "Image")]
     look = _look(options) if options.size and pictures else None
     if look and options.size:
         columns |= {name: Column("uint8", (options.channels, *options.size)) for name in pictures}
+    if bad.wanted:
+        table, *rest = _without_bad([table, *others.values()], columns, kept, look, options, bad)
+        others = dict(zip(others, rest, strict=True))
     splitter = Splitter(
         options,
         names=list(kept),
@@ -70,7 +77,40 @@ def prepare_as_is(options: TypedOptions, table: Table, others: Mapping[str, Tabl
         some = ", ".join(pictures)
         info["notes"] = [f"{table.path}: the pictures of {some} stay files, as bytes; size=HEIGHTxWIDTH makes pixels"]
     learned = {name: column for name, column in columns.items() if name not in splitter.apart}
-    return Prepared(learned, chunks(), info, preparation, place=place)
+    return Prepared(learned, chunks(), info, preparation, place=place, bad=bad)
+
+
+def _without_bad(
+    tables: Sequence[Table],
+    columns: dict[str, Column],
+    kept: dict[str, str],
+    look: Look | None,
+    options: TypedOptions,
+    bad: BadRows,
+) -> list[Table]:
+    """The tables without rows that cannot be used: empty, of another shape, not finite, or a picture that is damaged."""
+    names = [kept[name] for name in columns]
+    real = {name: kept[name] for name, column in columns.items() if column.dtype.startswith("float")}
+    by = [options.split_group, options.split_time, options.split_column]
+    gaps: dict[str, bool] = {}
+    for table in tables if real else ():
+        found = only_answers(table.batches(list(real.values())), list(real))
+        gaps = {name: found[name] and gaps.get(name, True) for name in real}
+
+    def attempt(part: Part) -> None:
+        nowhere = Nowhere(tables[0])
+        for i, (name, column) in enumerate(columns.items()):
+            values = part.batch.column(i)
+            if look and is_bytes(values.type) and column.dtype != VARIABLE:
+                _pictures(nowhere, kept[name], values, 0, look)
+                continue
+            numbers = _values(nowhere, kept[name], column, values, 0)
+            if name in real:
+                check_finite(numbers, name, gaps=gaps[name] and name not in by)
+
+    sound = [without_odd(table, names, attempt, bad) for table in tables]
+    bad.check(sum(batch.num_rows for table in sound for batch in table.batches(names[:1])))
+    return sound
 
 
 def _look(options: TypedOptions) -> Look:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.store import is_remote, shown
 from distdl.data.table.dialect import BLANKS, Dialect, Told, decodes, read_records, sniff
 from distdl.data.table.reader import doubled
+from distdl.data.table.stream import before_gone
 from distdl.data.unpack import ENDINGS, open_unpacked
 from distdl.errors import InputError
 
@@ -32,10 +34,15 @@ class CsvTable:
     such table, or that begins without names while nobody said which.
     """
 
-    def __init__(self, path: str, told: Told | None = None, label: str = ""):
+    def __init__(self, path: str, told: Told | None = None, label: str = "", bad: BadRows | None = None):
         self.path, self._location = shown(path), path
+        self._aside = bad if bad and bad.wanted else None
+        self._torn: dict[int, str] | None = None if self._aside else {}
+        """Records of too many or too few values that are left out: number among all records -> its text."""
+        self._undecoded: list[int] = []
+        """Lines that are left out, as they are no text."""
         told = told or Told()
-        self.dialect: Dialect = sniff(path, told)
+        self.dialect: Dialect = sniff(path, told, lenient=self._aside is not None)
         self._check_header(told, label)
         every = [name.strip() for name in told.names] or list(self.dialect.names)
         self._every = [name or f"\0{i}" for i, name in enumerate(every)]  # what pyarrow is to call a nameless one
@@ -44,6 +51,8 @@ class CsvTable:
         self._check_names(every)
         self.schema = pa.schema([(name, pa.string()) for name in self.names])
         self.classes: dict[str, list[str]] = {}
+        if self._aside and self.dialect.encoding == "utf-8":
+            self._undecoded = list(undecodable(path, self.path, self._aside))
 
     def _check_header(self, told: Told, label: str) -> None:
         dialect = self.dialect
@@ -55,7 +64,7 @@ class CsvTable:
                     fix="header=yes reads what names= says instead of that line, header=no reads it as a row",
                 )
             if told.header is None:  # names= says that the first line has none
-                self.dialect = sniff(self._location, Told(**{**vars(told), "header": False}))
+                self.dialect = sniff(self._location, Told(**{**vars(told), "header": False}), self._aside is not None)
             if len(told.names) != len(dialect.names):
                 raise InputError(
                     f"names= has {len(told.names)} names, the first line of {self.path} {len(dialect.names)} values"
@@ -89,23 +98,31 @@ class CsvTable:
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, about a megabyte at a time; more where rows are long."""
         block, done = max(BLOCK_BYTES, RECORDS_A_BLOCK * self.dialect.record_bytes), 0
+        torn: dict[int, str] = {}
         while True:
             try:
                 before = done
-                for batch in self._open(names, min(block, LONGEST_RECORD)):
+                for batch in self._open(names, min(block, LONGEST_RECORD), torn):
                     skip, before = min(before, batch.num_rows), before - min(before, batch.num_rows)
                     if skip < batch.num_rows:
                         done += batch.num_rows - skip
                         yield self._numbers(batch.slice(skip))
+                self._set_aside(torn)
                 return
             except (pa.ArrowException, ValueError, OSError) as error:
                 if "straddling" not in str(error) or block >= LONGEST_RECORD:
                     raise self._bad(error) from error
                 block *= 8  # a row is longer than a block: once more from the beginning
 
-    def _open(self, names: list[str], block_bytes: int) -> Any:
+    def _open(self, names: list[str], block_bytes: int, torn: dict[int, str]) -> Any:
         dialect = self.dialect
         plain = not is_remote(self._location) and dialect.delimiter != BLANKS and dialect.encoding == "utf-8"
+        plain = plain and not self._undecoded
+
+        def set_aside(row: Any) -> str:
+            torn[row.number - dialect.lines - 1] = row.text
+            return "skip"
+
         stream = self._stream()
         if plain and isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
             stream.close()
@@ -120,7 +137,9 @@ class CsvTable:
                 encoding="utf8" if dialect.encoding == "utf-8" else dialect.encoding,
             ),
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=" " if dialect.delimiter == BLANKS else dialect.delimiter, newlines_in_values=True
+                delimiter=" " if dialect.delimiter == BLANKS else dialect.delimiter,
+                newlines_in_values=True,
+                invalid_row_handler=set_aside if self._aside else None,
             ),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
@@ -129,7 +148,7 @@ class CsvTable:
         )
 
     def _stream(self) -> BinaryIO:
-        stream = open_unpacked(self._location)
+        stream = self._text()
         return io.BufferedReader(_OneBlank(stream)) if self.dialect.delimiter == BLANKS else stream
 
     def _numbers(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -146,15 +165,52 @@ class CsvTable:
             columns.append(pc.if_else(pc.match_substring_regex(column, number), plain, column))
         return pa.record_batch(columns, schema=batch.schema)
 
+    def _text(self) -> BinaryIO:
+        """The file without lines that are no text, where those are left out."""
+        stream = open_unpacked(self._location)
+        return io.BufferedReader(WithoutLines(stream, self._undecoded)) if self._undecoded else stream
+
+    def _set_aside(self, torn: dict[int, str]) -> None:
+        """Lists the records of another number of values, after the first pass over all of them."""
+        if self._torn is not None or self._aside is None:
+            return
+        self._torn, names = torn, len(self._every)
+        left = set(torn)
+        for number, (first, last, record) in enumerate(self._records() if left else ()):
+            if number in left:
+                what = f"the row has {len(record)} values where the table has {names} columns"
+                if last > first:
+                    what += f"; it goes on to line {last}, as a quote is open"
+                where, lines = f"{self.path}:{first}", last - first + 1
+                self._aside.add(where, what, reason="number of values", content=torn[number], rows=lines)
+                left.remove(number)
+        if left:  # the two readers do not agree where a record ends
+            raise self._bad_file("its quotes cannot be told apart in the rows that are bad")
+
     def place(self, row: int) -> str:
         """`file:line` of the row's first line. The file is read up to there."""
-        for number, (line, _, _) in enumerate(self._records()):
-            if number == row:
-                return f"{self.path}:{line}"
-        return f"{self.path}, row {row}"
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several rows, in rising order."""
+        found: list[str] = []
+        good = (line for n, (line, _, _) in enumerate(self._records()) if n not in (self._torn or ()))
+        for number, line in enumerate(good):
+            while len(found) < len(rows) and rows[len(found)] == number:
+                found.append(f"{self.path}:{line}")
+            if len(found) == len(rows):
+                break
+        return found + [f"{self.path}, row {row}" for row in rows[len(found) :]]
 
     def _records(self) -> Iterator[tuple[int, int, list[str]]]:
-        with io.TextIOWrapper(open_unpacked(self._location), self.dialect.encoding, "replace", newline="") as lines:
+        for first, last, record in self._read_records():
+            if self._undecoded:
+                first, last = before_gone([line - 1 for line in self._undecoded], [first - 1, last - 1])
+                first, last = first + 1, last + 1
+            yield first, last, record
+
+    def _read_records(self) -> Iterator[tuple[int, int, list[str]]]:
+        with io.TextIOWrapper(self._text(), self.dialect.encoding, "replace", newline="") as lines:
             remarks = self.dialect.remarks
             records = read_records(itertools.islice(lines, remarks, None), self.dialect.delimiter)
             for first, last, record in records:
@@ -178,9 +234,11 @@ class CsvTable:
                     return self._ragged(begin, record)
         except ValueError as ours:
             error = ours
+        return self._bad_file(shown(error))
+
+    def _bad_file(self, why: str) -> InputError:
         return InputError(
-            f"{self.path} is not a CSV file that can be read: {shown(error)}",
-            fix="check delimiter= and the row that is named",
+            f"{self.path} is not a CSV file that can be read: {why}", fix="check delimiter= and the row that is named"
         )
 
     def _ragged(self, line: int, record: list[str]) -> InputError:
@@ -194,25 +252,48 @@ class CsvTable:
         return InputError(f"{what}: {self.dialect.delimiter.join(record):.60}", where=f"{self.path}:{line}", fix=fix)
 
 
-class _OneBlank(io.RawIOBase):
-    """Lines of columns that are lined up by blanks and tabs, with one blank between two values."""
+def undecodable(path: str, told: str, bad: BadRows) -> Iterator[int]:
+    """The lines (from 1) of a file that are no UTF-8; each is set aside."""
+    line = 1
+    with open_unpacked(path) as file:
+        for block in _whole_lines(file):
+            if not decodes(block, "utf-8"):
+                for number, text in enumerate(block.split(b"\n"), line):
+                    if not decodes(text, "utf-8"):
+                        what = "the line is not written in UTF-8, as the others are"
+                        bad.add(f"{told}:{number}", what, reason="no text", content=text.strip())
+                        yield number
+            line += block.count(b"\n")
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while block := file.read(BLOCK_BYTES):
+        lines, end, left = block.rpartition(b"\n")
+        if end:
+            yield rest + lines + end
+            rest = left
+        else:
+            rest += block
+    if rest:
+        yield rest
+
+
+class _Lines(io.RawIOBase):
+    """A stream that is made anew, some whole lines at a time."""
 
     def __init__(self, stream: BinaryIO):
         super().__init__()
-        self._stream, self._rest, self._ready = stream, b"", b""
+        self._stream, self._blocks, self._ready = stream, _whole_lines(stream), b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            block = self._stream.read(BLOCK_BYTES)
-            lines, end, rest = (self._rest + block).rpartition(b"\n")
-            self._rest = rest if block else b""
-            text = lines + end if block else rest
-            self._ready = re.sub(rb"(?m)^ | (?=\r?$)", b"", re.sub(rb"[ \t]+", b" ", text))
-            if not block:
+            if (block := next(self._blocks, None)) is None:
                 break
+            self._ready = self._made(block)
         part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
@@ -220,6 +301,30 @@ class _OneBlank(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+    def _made(self, lines: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class _OneBlank(_Lines):
+    """Lines of columns that are lined up by blanks and tabs, with one blank between two values."""
+
+    def _made(self, lines: bytes) -> bytes:
+        return re.sub(rb"(?m)^ | (?=\r?$)", b"", re.sub(rb"[ \t]+", b" ", lines))
+
+
+class WithoutLines(_Lines):
+    """A file without some lines, by their numbers from 1, in rising order."""
+
+    def __init__(self, stream: BinaryIO, left_out: Sequence[int]):
+        super().__init__(stream)
+        self._left_out, self._line = set(left_out), 1
+
+    def _made(self, lines: bytes) -> bytes:
+        every = enumerate(io.BytesIO(lines).readlines(), self._line)
+        kept = [line for number, line in every if number not in self._left_out]
+        self._line += lines.count(b"\n")
+        return b"".join(kept)
 
 
 CSV_ENDINGS = tuple(

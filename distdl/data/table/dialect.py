@@ -79,14 +79,17 @@ class Dialect:
     """The first rows, as text."""
 
 
-def sniff(path: str | os.PathLike[str], told: Told | None = None) -> Dialect:
-    """How the file is written. InputError: it is empty, it is no text, or not in the encoding that was told."""
+def sniff(path: str | os.PathLike[str], told: Told | None = None, lenient: bool = False) -> Dialect:
+    """How the file is written. `lenient`: some lines may be no text. InputError: it is empty, it is no text, or not in the
+    encoding that was told."""
     told = told or Told()
     with open_unpacked(path) as file:
         sample = _read(file, SAMPLE_BYTES)
     whole = len(sample) < SAMPLE_BYTES
     encoding, why = _encoding(sample, told.encoding, os.fspath(path))
-    text, remarks, last_remark = _without_remarks(_decode(sample, encoding, whole, os.fspath(path)))
+    text, remarks, last_remark = _without_remarks(
+        _decode(sample, encoding, whole, os.fspath(path), "replace" if lenient else "strict")
+    )
     delimiter = WORDS.get(told.delimiter, told.delimiter)
     if len(delimiter) != 1 and delimiter not in ("", BLANKS):
         raise InputError(f"delimiter is {told.delimiter!r}", allowed=f"one character, {', '.join(WORDS)}, {BLANKS}")
@@ -196,9 +199,9 @@ def decodes(sample: bytes, encoding: str) -> bool:
         return False
 
 
-def _decode(sample: bytes, encoding: str, whole: bool, path: str) -> str:
+def _decode(sample: bytes, encoding: str, whole: bool, path: str, errors: str) -> str:
     try:
-        return codecs.getincrementaldecoder(encoding)().decode(sample, whole).removeprefix("\ufeff")
+        return codecs.getincrementaldecoder(encoding)(errors).decode(sample, whole).removeprefix("\ufeff")
     except UnicodeError as error:
         raise InputError(f"{shown(path)} is not written in {encoding}: {error}", fix="another encoding=") from error
 

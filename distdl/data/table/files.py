@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from distdl.data.inputs import find_files
 from distdl.data.store import shown
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Table, places_of
 from distdl.errors import InputError
 
 
@@ -55,12 +55,26 @@ class Files:
 
     def place(self, row: int) -> str:
         """Where a row is in its own file."""
-        for i, table in enumerate(self._tables[:-1]):
-            count = self._rows[i]
-            if count is None:
-                count = sum(batch.num_rows for batch in table.batches(self.names[:1]))
-                self._rows[i] = count
-            if row < count:
-                return table.place(row)
-            row -= count
-        return self._tables[-1].place(row)
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several, in rising order."""
+        found: list[str] = []
+        first = 0
+        for i, table in enumerate(self._tables):
+            here = [
+                row - first for row in rows[len(found) :] if i == len(self._tables) - 1 or row < first + self._count(i)
+            ]
+            found += places_of(table, here) if here else []
+            if len(found) == len(rows):
+                break
+            first += self._count(i)
+        return found
+
+    def _count(self, number: int) -> int:
+        """The rows of a file."""
+        count = self._rows[number]
+        if count is None:
+            count = sum(batch.num_rows for batch in self._tables[number].batches(self.names[:1]))
+            self._rows[number] = count
+        return count

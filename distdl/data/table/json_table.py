@@ -7,13 +7,17 @@ null is null.
 
 from __future__ import annotations
 
+import bisect
+import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.store import shown
 from distdl.data.table.reader import doubled
 from distdl.data.table.typed import TypedTable, pieces
@@ -29,8 +33,11 @@ WORDS = {"b": "true or false", "i": "a number", "f": "a number", "s": "text", "l
 class JsonTable(TypedTable):
     """A file of JSON lines. InputError names the line that is no object, or whose field is of another type than above."""
 
-    def __init__(self, location: str):
+    def __init__(self, location: str, bad: BadRows | None = None):
         self._location = location
+        self._bad = bad if bad and bad.wanted else None
+        self._left_out: list[int] = []
+        """Lines that are left out, as they cannot be read, in rising order."""
         self._fields = self._find_fields()
         if not len(self._fields):
             raise InputError(f"{shown(location)} holds no objects")
@@ -40,11 +47,15 @@ class JsonTable(TypedTable):
         found = pa.schema([])
         for line, block in self._blocks():
             try:
-                block.decode("utf-8")  # Arrow does not look at every letter
-                schema = _read(block).schema
-                found = _merged_schemas(found, schema)
+                found = _with_block(found, block)
             except (pa.ArrowException, UnicodeError, TypeError) as error:
-                raise self._wrong(block, line, found, error) from None
+                if self._bad is None:
+                    raise self._wrong(block, line, found, error) from None
+                if good := self._sound(block, line, found, self._bad):
+                    try:
+                        found = _with_block(found, good)
+                    except (pa.ArrowException, UnicodeError, TypeError) as other:
+                        raise self._wrong(good, line, found, other) from None
         return pa.schema([pa.field(field.name, _settled(field.type)) for field in found])
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
@@ -78,6 +89,9 @@ class JsonTable(TypedTable):
     def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([self._fields.field(name) for name in columns])
         for line, block in self._blocks():
+            block = self._without(block, line)
+            if not block.strip():
+                continue
             try:
                 table = _read(block, schema)
             except (pa.ArrowException, UnicodeError) as error:
@@ -87,12 +101,65 @@ class JsonTable(TypedTable):
 
     def place(self, row: int) -> str:
         """`file:line`. The file is read up to there."""
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several rows, in rising order."""
+        found: list[str] = []
+        gone, row = set(self._left_out), 0
         with open_unpacked(self._location) as file:
             for number, line in enumerate(file, 1):
-                row -= bool(line.strip())
-                if row < 0:
-                    return f"{self.path}:{number}"
-        return f"{self.path}, row {row}"
+                if line.strip() and number not in gone:
+                    while len(found) < len(rows) and rows[len(found)] == row:
+                        found.append(f"{self.path}:{number}")
+                    row += 1
+                if len(found) == len(rows):
+                    break
+        return found + [f"{self.path}, row {row}" for row in rows[len(found) :]]
+
+    def _without(self, block: bytes, first: int) -> bytes:
+        """Some lines without those that are left out."""
+        begin = bisect.bisect_left(self._left_out, first)
+        end = bisect.bisect_left(self._left_out, first + block.count(b"\n") + 1)
+        if begin == end:
+            return block
+        gone = set(self._left_out[begin:end])
+        return b"".join(line for n, line in enumerate(io.BytesIO(block), first) if n not in gone)
+
+    def _sound(self, block: bytes, first: int, schema: pa.Schema, bad: BadRows) -> bytes:
+        """The lines that can be read; the others are set aside. A field that no line above has is of the type that most
+        lines here have."""
+        path = shown(self._location)
+        known = {name: kind for field in schema for name, kind in _kinds(field.name, field.type)}
+        records = list(self._records(block, first, bad))
+        seen: dict[str, Counter[str]] = {}
+        for _, _, record in records:
+            for name, _, kind in _values("", record):
+                seen.setdefault(name, Counter())["f" if kind == "i" else kind] += 1
+        usual = {name: kinds.most_common(1)[0][0] for name, kinds in seen.items()} | known
+        good = []
+        for number, line, record in records:
+            odd = next((each for each in _values("", record) if not _alike(each[2], usual[each[0]])), None)
+            if odd is None:
+                good.append(line.rstrip(b"\n") + b"\n")
+                continue
+            name, value, _ = odd
+            what = f"the field '{name}' holds {value!r:.60}; in other lines it holds {WORDS[usual[name]]}"
+            bad.add(f"{path}:{number}", what, reason="another type", column=name, content=line.strip())
+            bisect.insort(self._left_out, number)
+        return b"".join(good)
+
+    def _records(self, block: bytes, first: int, bad: BadRows) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+        """Number, text and object of each line that is an object; the others are set aside."""
+        for number, line in enumerate(io.BytesIO(block), first):
+            if line.strip():
+                where, record = f"{shown(self._location)}:{number}", None
+                with bad.row(where, line.strip(), reason="damaged line"):
+                    record = _object(line, where)
+                if record is None:
+                    bisect.insort(self._left_out, number)
+                else:
+                    yield number, line, record
 
     def _wrong(self, block: bytes, first: int, schema: pa.Schema, error: Exception) -> InputError:
         """What is wrong in some lines, where it can be found, and what Arrow says otherwise."""
@@ -103,18 +170,38 @@ class JsonTable(TypedTable):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=_once)
-            except (ValueError, RecursionError) as problem:
-                return InputError(f"not valid JSON: {problem}", where=where, fix="one whole object a line")
-            if not isinstance(record, dict):
-                return InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+                record = _object(line, where)
+            except InputError as problem:
+                return problem
             for name, value, kind in _values("", record):
                 before = known.setdefault(name, kind)
-                if before != kind and {before, kind} != {"i", "f"}:
+                if not _alike(before, kind):
                     what = f"the field '{name}' holds {value!r:.60}; above it holds {WORDS[before]}"
                     fix = f"write all of '{name}' in one way, or null where there is none"
                     return InputError(what, where=where, fix=fix)
         return InputError(f"{path}:{first} or a line below it cannot be read: {error}")
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    """What a line holds. InputError: it is no object."""
+    try:
+        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"not valid JSON: {problem}", where=where, fix="one whole object a line") from None
+    if not isinstance(record, dict):
+        raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+    return record
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether values of two kinds can be of one column."""
+    return one == other or {one, other} == {"i", "f"}
+
+
+def _with_block(found: pa.Schema, block: bytes) -> pa.Schema:
+    """The fields with those of some more lines."""
+    block.decode("utf-8")  # Arrow does not look at every letter
+    return _merged_schemas(found, _read(block).schema)
 
 
 def _read(block: bytes, schema: pa.Schema | None = None) -> pa.Table:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
@@ -23,6 +25,7 @@ from distdl.data.table.options import TableOptions
 from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
+from distdl.data.table.set_aside import Nowhere, list_unlabelled, without_bad, without_empty, without_odd
 from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
 from distdl.data.table.values import dates, is_date, is_number, is_text, label_na
 from distdl.errors import InputError, Problem, did_you_mean
@@ -31,17 +34,19 @@ MAX_CLASSES = 10_000  # a column with more distinct values is not a label
 VERSION = 1
 
 
-def prepare_table(options: TableOptions, table: Table, others: Mapping[str, Table] | None = None) -> Prepared:
+def prepare_table(
+    options: TableOptions, table: Table, others: Mapping[str, Table] | None = None, bad: BadRows | None = None
+) -> Prepared:
     """`x` float32 (F,), and `label` int64 with its class names in the info, or `y` float32.
 
-    `others`: split -> a table of the same columns that is that split; what they hold is fitted to nothing. InputErrors name
-    the file, the line, the column and the value.
+    `others`: split -> a table of the same columns that is that split; what they hold is fitted to nothing. `bad`: what the
+    reader has set aside, which rows may join. InputErrors name the file, the line, the column and the value.
     """
     renamed = parse_renamed(options)
     if renamed:
         table = Renamed(table, renamed)
         others = {split: Renamed(other, renamed) for split, other in (others or {}).items()}
-    opened = Opened(options, table, dict(others or {}))
+    opened = Opened(options, table, dict(others or {}), bad or BadRows(options))
     opened.refuse()
     opened.look()
     return opened.prepared()
@@ -58,8 +63,8 @@ def parse_renamed(options: TableOptions) -> dict[str, str]:
 class Opened:
     """A table with the options of its preparation, on the way to a data set."""
 
-    def __init__(self, options: TableOptions, table: Table, others: dict[str, Table]) -> None:
-        self.options, self.table, self.others = options, table, others
+    def __init__(self, options: TableOptions, table: Table, others: dict[str, Table], bad: BadRows) -> None:
+        self.options, self.table, self.others, self.bad = options, table, others, bad
         self.na = ("", *options.na)
         self.answer = options.label or options.target
         self.gaps: list[Kept] = []
@@ -124,14 +129,20 @@ class Opened:
             self.table = self.gaps[0]
             self.others = dict(zip(self.others, self.gaps[1:], strict=True))
         given = given_kinds(options, self.table.names, self.table.path)
+        if self.bad.wanted:
+            by = [name for name in (options.split_group, options.split_time, options.split_column) if name]
+            by = [name for name in by if name in self.table.names]
+            self.table = without_bad(self.table, options, given, by, self.bad)
         self._pass(given)
-        if options.missing == "drop":
-            needed = [kind.name for kind in self.kinds if kind.used and kind.missing]
-            if needed:
-                self.dropped = Kept(self.table, needed, self.na)
-                self.table = self.dropped
-                self.others = {split: Kept(other, needed, self.na) for split, other in self.others.items()}
-                self._pass(given)
+        needed = [kind.name for kind in self.kinds if kind.used and kind.missing]
+        if needed and options.missing == "refuse" and self.bad.wanted:
+            self.table = without_empty(self.table, needed, self.na, self.bad)
+            self._pass(given)
+        if options.missing == "drop" and needed:
+            self.dropped = Kept(self.table, needed, self.na)
+            self.table = self.dropped
+            self.others = {split: Kept(other, needed, self.na) for split, other in self.others.items()}
+            self._pass(given)
         check_answer(self)
 
     def _pass(self, given: Mapping[str, Kind]) -> None:
@@ -251,11 +262,25 @@ class Opened:
             preparation["y"] = target_record(self)
             columns["y"] = Column("float32")
             info["target"] = options.target
+        self._set_others_aside(preparation)
         notes += notes_of_numbers(found, [*features, *([preparation["y"]] if options.target else [])], self.table)
         info["kinds"] = rows_of_kinds(self.kinds, features, preparation, self.answer, found)
         info["notes"] = notes
         info["split"] = self.splitter.record()
-        return Prepared(columns, self._chunks(preparation), info, preparation)
+        return Prepared(columns, self._chunks(preparation), info, preparation, bad=self.bad)
+
+    def _set_others_aside(self, preparation: dict[str, Any]) -> None:
+        """The rows of the other tables that do not fit, and what there is to list of all."""
+        if not self.bad.wanted:
+            return
+        names, others = needed_columns(preparation), 0
+        for split, other in self.others.items():
+            self.others[split] = without_odd(other, names, partial(_attempt, preparation, Nowhere(other)), self.bad)
+            others += sum(batch.num_rows for batch in self.others[split].batches(names[:1]))
+        for gap in self.gaps:
+            if gap.left_out:
+                list_unlabelled(gap.table, gap.left_out, self.answer, self.bad)
+        self.bad.check(self.found.rows + others)
 
     def _chunks(self, preparation: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
         names = needed_columns(preparation)
@@ -282,6 +307,10 @@ def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
     if y := preparation.get("y"):
         rows["y"] = encode_target(y, columns[y["name"]], na, part.rows, table.place)
     return rows
+
+
+def _attempt(preparation: Mapping[str, Any], table: Table, part: Part) -> None:
+    encoded(preparation, part, table)
 
 
 def check_answer(opened: Opened) -> None:

@@ -41,6 +41,12 @@ class Table(Protocol):
         ...
 
 
+def places_of(table: Table, rows: Sequence[int]) -> list[str]:
+    """Where rows (in rising order) are, for a person: in one pass over the file where its lines must be counted."""
+    several = getattr(table, "places", None)
+    return several(rows) if several else [table.place(row) for row in rows]
+
+
 def doubled(names: Sequence[str]) -> list[str]:
     """The names that stand there more than once."""
     return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.inputs import check_not_the_same
 from distdl.data.raw import Prepared
 from distdl.data.table.as_is import prepare_as_is
@@ -13,13 +14,16 @@ from distdl.data.table.prepare import prepare_table
 from distdl.data.table.reader import Table
 
 
-def prepare_tables(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
+def prepare_tables(
+    options: TableOptions, path: str, test_path: str, open_table: Callable[[str, BadRows], Table]
+) -> Prepared:
     """`x`, and `label` or `y`, of the table at `path`; the one at `test_path` is the split `test`. InputError: the two
     are the same file."""
     check_not_the_same(path, test_path)
-    table = open_table(path)
-    others = {"test": open_table(test_path)} if test_path else {}
-    return with_notes(prepare_table(options, table, others), [table, *others.values()])
+    bad = BadRows(options)
+    table = open_table(path, bad)
+    others = {"test": open_table(test_path, bad)} if test_path else {}
+    return with_notes(prepare_table(options, table, others, bad), [table, *others.values()])
 
 
 def prepare_typed(options: TypedOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
@@ -30,8 +34,8 @@ def prepare_typed(options: TypedOptions, path: str, test_path: str, open_table: 
 
 def prepare_splits(options: TypedOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
     """The same of tables that are open; `others`: split -> the table that is that split."""
-    chosen = options.label or options.target or options.features
-    prepared = prepare_table(options, table, others) if chosen else prepare_as_is(options, table, others)
+    chosen, bad = options.label or options.target or options.features, BadRows(options)
+    prepared = (prepare_table if chosen else prepare_as_is)(options, table, dict(others), bad)
     return with_notes(prepared, [table, *others.values()])
 
 

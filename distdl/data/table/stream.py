@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from distdl.data.split_rules import SPLITS
 from distdl.data.splits import Splitter
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Table, places_of
 from distdl.data.table.values import texts
 from distdl.errors import InputError, Problem, did_you_mean
 
@@ -50,7 +51,7 @@ class Renamed:
         fields = [table.schema.field(name) for name in table.names]
         self.schema = pa.schema([of_one.with_name(renamed.get(of_one.name, of_one.name)) for of_one in fields])
         self.classes = {renamed.get(name, name): of_column for name, of_column in table.classes.items()}
-        self.place = table.place
+        self.place, self.places = table.place, partial(places_of, table)
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """As of the table, under the new names."""
@@ -85,8 +86,48 @@ class Kept:
 
     def place(self, row: int) -> str:
         """Where a row that is kept is in the file."""
-        gone = np.array(self.left_out, np.int64)
-        return self.table.place(row + int(np.searchsorted(gone - np.arange(len(gone)), row, side="right")))
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several, in rising order."""
+        return places_of(self.table, before_gone(self.left_out, rows))
+
+
+class Without:
+    """A table without some rows, that are known by their numbers in it, in rising order."""
+
+    def __init__(self, table: Table, left_out: np.ndarray) -> None:
+        self.table, self.left_out = table, left_out
+        self.path, self.names, self.schema, self.classes = table.path, table.names, table.schema, table.classes
+        self.media = getattr(table, "media", {})
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The other rows."""
+        row = 0
+        for batch in self.table.batches(names):
+            first, last = np.searchsorted(self.left_out, (row, row + batch.num_rows))
+            if first < last:
+                keep = np.ones(batch.num_rows, bool)
+                keep[self.left_out[first:last] - row] = False
+                yield batch.filter(pa.array(keep))
+            else:
+                yield batch
+            row += batch.num_rows
+
+    def place(self, row: int) -> str:
+        """Where a row that is left is in the file."""
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """The same of several, in rising order."""
+        return places_of(self.table, before_gone(self.left_out, rows))
+
+
+def before_gone(gone: Sequence[int] | np.ndarray, rows: Sequence[int]) -> list[int]:
+    """The numbers that rows had before others were left out; `gone`: the numbers of these, in rising order."""
+    gone = np.asarray(gone, np.int64)
+    found: list[int] = (np.asarray(rows) + np.searchsorted(gone - np.arange(len(gone)), rows, side="right")).tolist()
+    return found
 
 
 def is_empty(column: pa.Array, na: Sequence[str]) -> np.ndarray:
