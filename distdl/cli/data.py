@@ -1,4 +1,4 @@
-"""`distdl data`: what there is to prepare from, prepare a data set, look into it, check its bytes."""
+"""`distdl data`: what there is to prepare from or to fetch, prepare a data set, look into it, check its bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl.cli import data_fetch
 from distdl.cli.common import (
     Verb,
     add_json_argument,
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Register `data` and its verbs on the main parser's subparsers."""
-    parser = subparsers.add_parser("data", help="list sources; prepare, inspect and verify data sets")
+    parser = subparsers.add_parser("data", help="list sources; fetch, prepare, inspect and verify data sets")
     verbs = add_verbs(
         parser,
         Verb("sources", "list what data can be prepared from, or the options of one source", run_sources),
         Verb("prepare", "convert raw data into Arrow shards", run_prepare, add_help=False),
         Verb("inspect", "print columns, splits, distributions and classes; --html shows samples", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
+        Verb("fetch", "bring a classic data set from where it is published", data_fetch.run),
     )
     prepare = verbs["prepare"]
     prepare.add_argument(
@@ -48,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
     verbs["sources"].add_argument("name", metavar="SOURCE", nargs="?", help="one of them")
     add_json_argument(verbs["sources"])
     add_progress_arguments(prepare)
+    data_fetch.add_arguments(verbs["fetch"])
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])

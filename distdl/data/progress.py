@@ -32,10 +32,10 @@ Follow = Callable[["Progress"], contextlib.AbstractContextManager[Any]]
 class Progress:
     """Where a preparation stands. The writer counts, a thread looks."""
 
-    def __init__(self, title: str, options: Mapping[str, Any]) -> None:
-        self.title = title
+    def __init__(self, title: str, options: Mapping[str, Any], unit: str = "rows") -> None:
+        self.title, self.unit = title, unit
         self.rows = 0
-        """Rows that were written."""
+        """Rows that were written; or what else `unit` counts."""
         self.total: int | None = None
         """Rows there will be, where the source knows."""
         self._files = raw_files(options)
@@ -82,7 +82,8 @@ def _open_at(files: Mapping[str, int]) -> Iterator[tuple[str, int]]:
 class Pace:
     """Rate and time left, from what was seen in the last seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "rows") -> None:
+        self.unit = unit
         self._seen: deque[tuple[float, int, float | None]] = deque()
 
     def see(self, now: float, rows: int, share: float | None) -> None:
@@ -97,9 +98,9 @@ class Pace:
         if not self._seen:
             return ""
         (then, rows_then, share_then), (now, rows, share) = self._seen[0], self._seen[-1]
-        parts = [f"{rows:,} rows"] if rows else ["reading"]
+        parts = [f"{rows:,} {self.unit}"] if rows else ["reading"]
         if rows > rows_then and now > then:
-            parts.append(f"{(rows - rows_then) / (now - then):,.0f} rows/s")
+            parts.append(f"{(rows - rows_then) / (now - then):,.0f} {self.unit}/s")
         if share is not None and share > READ:
             parts.append("all is read")
         elif share is not None:
@@ -130,7 +131,7 @@ def on_stderr(plain: bool | None = None, file: IO[str] | None = None, interval_s
 
         console = Console(file=file or sys.stderr, soft_wrap=True, highlight=False)
         live = not (not console.is_terminal if plain is None else plain)
-        pace, over = Pace(), threading.Event()
+        pace, over = Pace(progress.unit), threading.Event()
         every_s = interval_s or (LIVE_INTERVAL_S if live else PLAIN_INTERVAL_S)
 
         def look() -> None:
