@@ -11,6 +11,7 @@ import shlex
 import struct
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -318,7 +319,7 @@ def test_two_do_not_fetch_to_one_place(tmp_path: Path, servers: Callable[..., Se
     first = threading.Thread(target=fetch, args=(told, tmp_path / "it"))
     first.start()
     while not server.asked:
-        pass
+        time.sleep(0.001)
     with pytest.raises(InputError, match="another process is fetching"):
         fetch(told, tmp_path / "it")
     first.join()

@@ -100,14 +100,17 @@ def _alone(draft: Path, place: Path) -> Iterator[None]:
     """Nobody else fetches to the same place. InputError: somebody does."""
     folder = os.open(draft, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(f"another process is fetching to {place}", fix="wait for it, or end it") from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # the draft is theirs
+            raise InputError(f"another process is fetching to {place}", fix="wait for it, or end it") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                draft.rmdir()  # where nothing has arrived
     finally:
         os.close(folder)
-        with suppress(OSError):
-            draft.rmdir()  # where nothing has arrived
 
 
 def _download_all(
