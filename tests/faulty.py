@@ -56,13 +56,14 @@ class Faulty(Learner):
             return
         if fault == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1000)  # it is let go for its stack, and must not be at the end of this short run by then
         elif fault == "sleep":
             time.sleep(1000)
         elif fault == "exit":
             os._exit(7)
         elif fault == "segfault":
             time.sleep(1)  # some heartbeats: what is told of one that dies alone is where its last one was
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)  # in this thread, as a real one: os.kill lets it go on meanwhile
         elif fault == "value":
             raise ValueError("the user's own bug")
         elif fault == "runtime":

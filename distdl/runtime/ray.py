@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 """Folder that distdl lies in: the workers import this very copy where they see it."""
 END_S = 10.0
 """Seconds for a node to end a worker that hung."""
+DIED = "died without a word: os._exit, a signal, or too little memory"
 NODE_S = 10.0
 """Seconds in which Ray learns that a node is lost, after its peers have lost their connection to it."""
 
@@ -79,8 +81,11 @@ def _deaths(ray: Any, folder: RunFolder, world: int, error: Exception, wait_s: f
     found = {}
     for rank, failure in getattr(error, "worker_failures", {}).items():
         if "ActorDied" in type(failure).__name__ or "ActorDied" in str(failure):
-            found[rank] = "died without a word: os._exit, a signal, or too little memory"
+            found[rank] = DIED
     beats = [beat for beat in read_beats(folder.attempt.ranks, world) if beat]
+    if not found:  # Ray Train's controller, which met the death itself between two looks, names the process alone
+        dead = re.findall(r"^\s*pid: (\d+)$", str(error), re.MULTILINE)
+        found = {beat.rank: DIED for beat in beats if str(beat.pid) in dead}
     end = time.monotonic() + wait_s
     while True:
         nodes = {node["NodeID"]: node for node in ray.nodes()}
@@ -248,24 +253,38 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
         **({"DS_ACCELERATOR": "cpu"} if plan.device == "cpu" else {}),
         **({trust.VARIABLE: os.environ[trust.VARIABLE]} if trust.VARIABLE in os.environ else {}),
     }
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
-    theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice
-    options: dict[str, Any] = {
-        "runtime_env": {"env_vars": {name: value for name, value in variables.items() if name not in theirs}},
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = runtime.address or os.environ.get("RAY_ADDRESS")
     if address:
         _probe(address)
+        job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+        theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice
+        told = {name: value for name, value in variables.items() if name not in theirs}
         try:
-            ray.init(address=address, **options)
+            ray.init(address=address, runtime_env={"env_vars": told}, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
         return
     cores = len(os.sched_getaffinity(0))
     needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
-    ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+    # Inherited, not a runtime_env: that would ask for other processes than those that Ray starts ahead.
+    with _environment(variables):
+        ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """What is started within it has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _probe(address: str, timeout_s: float = 5.0) -> None:

@@ -17,8 +17,10 @@ from distdl.run.heartbeat import ASK, ENDED, START_UP, Beat, beat_s, dumped_stac
 ORDER = ("data", "forward", "backward", "after the step", "evaluation", "checkpoint")
 """The phases of a step, first to last."""
 SILENT = "its process answers no more"
-STACK_S = 1.0
-"""Seconds for a process to begin to write its stack."""
+STACK_S, QUIET_S = 1.0, 0.3
+"""Seconds for a process to begin to write its stack, and without another byte of it: then it is whole."""
+SOON_S = 0.05
+"""The latter where the process was stopped: let go for its stack, it trains on meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,19 @@ def state_and_kill(pid: int, stack: str) -> str:
         state = str(psutil.Process(pid).status())
         os.kill(pid, ASK)
         os.kill(pid, signal.SIGCONT)
-        end = time.monotonic() + STACK_S
-        while not Path(stack).stat().st_size and time.monotonic() < end:
-            time.sleep(0.01)
+        _wait_until_written(Path(stack), SOON_S if state == "stopped" else QUIET_S)
         os.kill(pid, signal.SIGKILL)
     except (psutil.Error, OSError):
         pass
     return {"disk-sleep": "waiting for a disk or device"}.get(state, state)
+
+
+def _wait_until_written(file: Path, quiet_s: float) -> None:
+    """Each thread's stack is written by itself: who is ended after the first one has not told where it trains."""
+    size, end = 0, time.monotonic() + STACK_S
+    while time.monotonic() < end:
+        time.sleep(quiet_s if size else 0.01)
+        if (now := file.stat().st_size) == size > 0:
+            return
+        if now > size:
+            size, end = now, time.monotonic() + STACK_S

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +24,8 @@ from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat, Pulse, Who, beating, make_beats, read_beats
 from distdl.runtime.blame import WorkersEnded, ending, first_failure, goes_on
 from distdl.runtime.launch import launch
-from distdl.runtime.watch import Seen, Watch, out_of_step, suspect
+from distdl.runtime.ray import _deaths
+from distdl.runtime.watch import Seen, Watch, out_of_step, state_and_kill, suspect
 from distdl.track.spool import SpoolReader
 from distdl.train import worker
 from distdl.train.failures import is_consequence, is_lasting
@@ -150,6 +154,29 @@ def test_a_beat_is_never_seen_torn(tmp_path: Path, monkeypatch: Any) -> None:
             assert read_beats(tmp_path, 1)[0], (tmp_path / "rank-0.beat").read_text()
 
 
+def test_a_worker_is_not_ended_in_the_middle_of_its_stack(tmp_path: Path) -> None:
+    """Which one under load writes thread by thread, the one that trains last."""
+    file = tmp_path / "stack"
+    file.touch()
+    words = """
+import signal, sys, time
+
+def write(*_):
+    for n in range(4):
+        open(sys.argv[1], "a").write(f"Thread {n}\\n")
+        time.sleep(0.1)
+
+signal.signal(signal.SIGUSR2, write)
+print(flush=True)
+time.sleep(100)
+"""
+    with subprocess.Popen([sys.executable, "-c", words, str(file)], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        state_and_kill(process.pid, str(file))
+        assert process.wait(10) == -signal.SIGKILL
+    assert file.read_text().count("Thread") == 4
+
+
 # -- what is told, and what is tried again -----------------------------------------------------------------------------
 
 GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:58078")
@@ -207,6 +234,22 @@ def test_the_error_that_is_told_is_the_cause(tmp_path: Path) -> None:
     worker._note_failure(folder, 1, TrainingFailed("disk full"))
     assert told(WorkersEnded({0: ending(1), 2: ending(-9)})) == "disk full"
     assert told(WorkersEnded({1: ending(-9)}), "worker 1 hung").startswith("worker 1 hung")
+
+
+def test_a_death_that_only_rays_controller_met_is_told_by_its_process(tmp_path: Path) -> None:
+    """Between two of its looks: its error has no ranks, and the other worker was ended before it could say a word."""
+    folder, died = RunFolder(tmp_path), "The actor died unexpectedly before finishing this task.\n\tclass_name: A\n"
+    folder.begin()
+    make_beats(folder.attempt.ranks, 2)
+    for rank, pid in ((0, 41), (1, 412)):
+        words = f'{{"rank": {rank}, "pid": {pid}, "host": "b", "node": "n", "step": 9, "stack": []}}'
+        (folder.attempt.ranks / f"rank-{rank}.beat").write_text(words)
+    ray = SimpleNamespace(nodes=lambda: [{"NodeID": "n", "Alive": True}])
+    error = RuntimeError(
+        f"Training failed due to controller error:\n{died}\tpid: 412\n\tip: 10.0.0.1\nThe actor is dead."
+    )
+    told = str(first_failure(folder, WorkersEnded(_deaths(ray, folder, 2, error, 0.0), str(error))).error)
+    assert told.startswith("worker 1 died without a word") and "process 412 on b" in told
 
 
 # -- Ctrl-C of one worker, which trains in its driver's process ----------------------------------------------------------
