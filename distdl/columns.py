@@ -53,6 +53,9 @@ class Column:
     """Another column, of whose first dimension this one is a number of places: it may not be larger."""
     filler: int | None = None
     """A value that fills up a row of fewer places, where nobody reads it: it may lie outside the range."""
+    lengths: str = ""
+    """Another column, which says how many of the steps (the dimension before the last) count, where the data set has it: a
+    family that takes one step after the other must read that one, too, or have rows without padding."""
 
     @staticmethod
     def label(

@@ -39,6 +39,8 @@ def misfits(
             for name, column in columns.items():
                 if name in values:
                     problems += _Check(where, manifest, split, who, name, column, values[name]).problems()
+                if column.lengths in values and column.lengths not in columns:
+                    problems += _padded(where, manifest, split, who, name, column, values[column.lengths])
     return list(dict.fromkeys(problems))
 
 
@@ -51,6 +53,19 @@ def _unread(where: str, manifest: Manifest, who: str, columns: Mapping[str, Colu
                 what = f"{who} reads {name!r} without {other!r}: rows hold several documents, and filling"
                 fix = f"model.{other}: true, where the family has that key; or prepare the data with packing=stream"
                 yield Problem(what, where, fix=fix)
+
+
+def _padded(
+    where: str, manifest: Manifest, split: str, who: str, name: str, column: Column, lengths: Values
+) -> Iterator[Problem]:
+    """Rows with fewer steps than they have room for, which the reader would take for values."""
+    room = manifest.columns[name].shape[-2]
+    if lengths.low is None or lengths.low >= room:
+        return
+    told = f"{column.lengths!r} is {in_digits(lengths.low)} of {room}"
+    what = f"{who} reads {name!r} step by step, and rows have padding: {told}"
+    fix = f"model.{column.lengths}: true, where the family has that key; or prepare rows of one length (length=)"
+    yield Problem(f"split {split!r}, row {lengths.low_row:,}: {what}", where, fix=fix)
 
 
 def _of_type(where: str, manifest: Manifest, who: str, name: str, column: Column) -> Iterator[Problem]:

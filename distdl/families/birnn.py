@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Count, Several
-from distdl.config.marks import INVISIBLE
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.learner import Answer, Batch, Column, Learner
-from distdl.learner.answers import CLASSES, HEARD, in_rows, of_logits
+from distdl.learner.answers import CLASSES, HEARD, in_rows, last_real, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
-from distdl.learner.sequence import reverse
+from distdl.learner.sequence import of_steps, reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, strings
 from distdl.nn.images import to_unit
@@ -53,12 +53,16 @@ class Config:
     """Cells of a layer in each direction."""
     layers: Count = 1
     """Bidirectional layers on top of each other."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many rows of a picture count; what follows them is padding (task rows)."""
 
     def __post_init__(self) -> None:
         if self.steps % self.frame:
             raise ValueError(
                 f"{self.steps} steps are no whole frames of {self.frame}; choose a frame that divides them"
             )
+        if self.frames and self.task == "ctc":
+            raise ValueError("frames is true, but strips have their column width: set it to false")
 
 
 CELLS: dict[str, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -84,7 +88,8 @@ class BiRNN(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         if config.task == "rows":
-            return {"image": Column.sample((1, config.steps, config.inputs)), "label": Column.label(config.classes)}
+            picture = of_steps(Column.sample((1, config.steps, config.inputs)), "image", config)
+            return {**picture, "label": Column.label(config.classes)}
         strip = {
             "image": Column.sample((1, config.inputs, config.steps)),
             "width": Column.whole(1, config.steps, meaning="columns of a strip"),
@@ -112,8 +117,8 @@ class BiRNN(Learner):
         if self.config.task == "ctc":
             x = x.transpose(1, 2)
         x = x.reshape(len(x), self.config.steps // f, f * self.config.inputs)
-        if self.config.task == "ctc":
-            return x, (batch["width"] + f - 1) // f
+        if self.config.task == "ctc" or self.config.frames:
+            return x, (batch["width" if self.config.task == "ctc" else "frames"] + f - 1) // f
         return x, x.new_full((len(x),), x.shape[1], dtype=torch.int64)
 
     def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -121,7 +126,7 @@ class BiRNN(Learner):
         x, frames = self.frames(batch)
         ahead, behind = self.states(x, frames)
         if self.config.task == "rows":
-            return self.head(torch.cat([ahead[:, -1], behind[:, 0]], -1)).float(), frames
+            return self.head(torch.cat([last_real(ahead, frames), behind[:, 0]], -1)).float(), frames
         return self.head(torch.cat([ahead, behind], -1)).float().log_softmax(-1), frames
 
     def losses(self, batch: Batch, decode: bool) -> tuple[Tensor, Metrics]:

@@ -14,15 +14,14 @@ entropy, with their accuracy; or the next values, by their squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distdl.config.fields import Amount, Count, CountOrZero, SequenceTask, Several
-from distdl.learner import Batch
+from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
-from distdl.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,17 @@ class Config:
     """Fresh time constants are uniform between an integration step and this."""
     washout: CountOrZero = 0
     """First steps of a sample whose predictions do not count, in the task values."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
 
     def __post_init__(self) -> None:
         if self.slowest < self.step_time / self.substeps:
             raise ValueError(f"slowest {self.slowest} is shorter than an integration step; raise it, or substeps")
         if self.washout and (self.task != "values" or self.washout >= self.steps):
             raise ValueError(f"a washout of {self.washout} is for the task values with more steps; set it to 0")
+        if self.frames and self.task == "tokens":
+            raise ValueError("frames is true, but rows of tokens are full: set it to false")
 
 
 class CTRNN(SequenceLearner):
@@ -60,6 +64,7 @@ class CTRNN(SequenceLearner):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.units)
+        self.washout = config.washout
         N, D = config.units, config.inputs
         self.dt = config.step_time / config.substeps
         # A logistic unit passes on a quarter of a change, at its centre: hence the 4, and thresholds that put it there
@@ -90,7 +95,3 @@ class CTRNN(SequenceLearner):
         k2 = self.slope(v + self.dt / 2 * k1, drive, tau)
         k3 = self.slope(v + self.dt / 2 * k2, drive, tau)
         return (k1 + 2 * k2 + 2 * k3 + self.slope(v + self.dt * k3, drive, tau)) / 6
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        losses, metrics = super().losses(batch)
-        return (losses[:, self.config.washout :], metrics) if self.config.washout else (losses, metrics)

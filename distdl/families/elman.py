@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
-from distdl.config.marks import INVISIBLE
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
 
 
@@ -44,10 +44,15 @@ class Config:
     """Recurrent layers on top of each other; one in the paper."""
     activation: Annotated[Literal["relu", "tanh", "sigmoid"], INVISIBLE] = "tanh"
     """f: the paper has sigmoid, the logistic function."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
 
     def __post_init__(self) -> None:
         if self.embedding and self.task != "tokens":
             raise ValueError(f"embedding is {self.embedding}, but the task {self.task} has no tokens: set it to 0")
+        if self.frames and self.task == "tokens":
+            raise ValueError("frames is true, but rows of tokens are full: set it to false")
 
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}

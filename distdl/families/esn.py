@@ -77,7 +77,8 @@ class ESN(Learner):
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
-        return {"x": Column.numbers((config.steps + 1, config.inputs), meaning="value of a series")}
+        shape = (config.steps + 1, config.inputs)
+        return {"x": Column(shape, "real", meaning="value of a series", lengths="frames")}
 
     @staticmethod
     def tells(config: Config) -> dict[str, Answer]:

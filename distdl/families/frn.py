@@ -58,7 +58,7 @@ class FullyRecurrent(Learner):
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
         return {
-            "x": Column.numbers((None, config.inputs), meaning="input of a tick"),
+            "x": Column((None, config.inputs), "real", meaning="input of a tick", lengths="frames"),
             "y": Column.numbers((None, config.outputs), meaning="wanted activity, or NaN"),
         }
 

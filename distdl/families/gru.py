@@ -16,12 +16,14 @@ entropy, with their accuracy; or the next values, by their squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
 
 
@@ -43,10 +45,15 @@ class Config:
     """Recurrent layers on top of each other."""
     reset_after: bool = False
     """The reset gate acts after the recurrent product (torch's fused kernel) instead of before it (the paper)."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
 
     def __post_init__(self) -> None:
         if self.embedding and self.task != "tokens":
             raise ValueError(f"embedding is {self.embedding}, but the task {self.task} has no tokens: set it to 0")
+        if self.frames and self.task == "tokens":
+            raise ValueError("frames is true, but rows of tokens are full: set it to false")
 
 
 class ResetBefore(nn.GRU):

@@ -22,13 +22,14 @@ entropy, with their accuracy; or the next values, by their squared error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, SequenceTask, Several
+from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
 
 
@@ -50,6 +51,9 @@ class Config:
     """Steps of a chunk (form chunks); must divide `steps`."""
     groups: Count = 4
     """Groups of units (form clockwork); must divide `units`."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
 
     def __post_init__(self) -> None:
         if self.form == "chunks" and self.steps % self.chunk:
@@ -58,6 +62,8 @@ class Config:
             )
         if self.form == "clockwork" and self.units % self.groups:
             raise ValueError(f"{self.units} units cannot be split into {self.groups} groups; choose a divisor")
+        if self.frames and self.task == "tokens":
+            raise ValueError("frames is true, but rows of tokens are full: set it to false")
 
 
 class Chunks(nn.Module):

@@ -50,10 +50,15 @@ class Config:
     """Probability of dropping what enters a layer or the output."""
     forget_gate: bool = True
     """false: the cell of 1997, without a forget gate."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
 
     def __post_init__(self) -> None:
         if self.embedding and self.task != "tokens":
             raise ValueError(f"embedding is {self.embedding}, but the task {self.task} has no tokens: set it to 0")
+        if self.frames and self.task == "tokens":
+            raise ValueError("frames is true, but rows of tokens are full: set it to false")
 
 
 class Layer1997(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, SequenceTask, Several
-from distdl.config.marks import INVISIBLE
+from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.learner import Batch, Column
 from distdl.learner.answers import of_logits
 from distdl.learner.labels import of_classes
@@ -47,6 +47,13 @@ class Config:
     """Non-linearity g: logistic as in the paper, or tanh."""
     scale: Amount = 1.0
     """Fresh W_ijk are normal with this deviation divided by the root of N."""
+    frames: Annotated[bool, TRAINING_ONLY] = False
+    """The data set's column `frames` says how many steps of a row count; what follows them is padding (tasks rows and
+    values)."""
+
+    def __post_init__(self) -> None:
+        if self.frames and self.task in ("tokens", "strings"):
+            raise ValueError(f"frames is true, but the task {self.task} counts its symbols otherwise: set it to false")
 
 
 class SecondOrder(SequenceLearner):

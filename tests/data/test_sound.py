@@ -214,10 +214,12 @@ def test_waveforms_are_cut_and_padded(tmp_path: Path, folder: Path) -> None:
 
 def test_features_as_pictures(tmp_path: Path, folder: Path) -> None:
     prepared(folder, mels=12)
-    x = whole(tmp_path / "set")["x"]
+    recordings = whole(tmp_path / "set")
+    x = recordings["x"]
     manifest = prepared(folder, mels=12, as_image=True)
     rows = whole(tmp_path / "set")
-    assert list(manifest.columns) == ["image", "label"] and np.array_equal(rows["image"][:, 0], x)
+    assert list(manifest.columns) == ["image", "frames", "label"] and np.array_equal(rows["image"][:, 0], x)
+    assert rows["frames"].tolist() == recordings["frames"].tolist()
     file = sorted((folder / "high").iterdir())[0]
     assert np.array_equal(
         prepare_sound(read_manifest(tmp_path / "set").preparation["image"], file)[0], rows["image"][0]

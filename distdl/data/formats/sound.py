@@ -57,7 +57,7 @@ class Options(FolderOptions):
     channel: str = "mean"
     """Of several channels: their `mean`, or the number of one, from 0."""
     as_image: bool = False
-    """`log_mel` as the column `image` (1, frames, mels), for families that take pictures, instead of `x` and `frames`."""
+    """`log_mel` as the column `image` (1, frames, mels), for families that take pictures, instead of `x`."""
 
 
 @dataclass
@@ -72,7 +72,8 @@ class _Facts:
 
 
 def prepare(options: Options) -> Prepared:
-    """`x` float32 (frames, mels) of which `frames` count, or (samples,) of which `samples` count, and `label` int64."""
+    """`x` float32 (frames, mels) or `image` (1, frames, mels), of which `frames` count; or `x` (samples,), of which
+    `samples` count; and `label` int64."""
     need_soundfile("sound")
     _check(options)
     found = find(options.path, options, ENDINGS, "recordings")
@@ -83,8 +84,7 @@ def prepare(options: Options) -> Prepared:
     name = "image" if options.as_image else "x"
     shape = (1, *whole) if options.as_image else whole
     columns = {name: Column("float32", shape)}
-    if not options.as_image:
-        columns["frames" if options.features == "log_mel" else "samples"] = Column("int64")
+    columns["frames" if options.features == "log_mel" else "samples"] = Column("int64")
     record = sound_record(hearing, shape, mean, std)
     chunk = max(1, min(CHUNK_RECORDINGS, CHUNK_BYTES // columns[name].row_bytes))
     chunks = rows_of(

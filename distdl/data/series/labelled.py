@@ -36,11 +36,11 @@ class SeriesOptions(SplitOptions):
     """Time points of a row: shorter series are padded with zeros, longer ones are cut, which is told; 0: as the longest
     of all files has."""
     pad: Literal["end", "front"] = "end"
-    """Where a series shorter than `length` is padded: families that read the state after the last step (lstm, gru, elman
-    and others, task rows) want the front."""
+    """Where a series shorter than `length` is padded. With end the column `frames` says how long each is; zeros at the
+    front are read as values, which is told."""
     layout: Literal["recording", "image", "flat"] = "recording"
-    """recording: `x` (T, D) and `frames`, the time points that count; image: `image` (1, T, D), which the recurrent
-    families and the convolutional ones read; flat: `x` (T * D,), for mlp and its kin."""
+    """recording: `x` (T, D); image: `image` (1, T, D), which the recurrent families and the convolutional ones read; both
+    with `frames`, the time points that count; flat: `x` (T * D,), for mlp and its kin."""
     normalise: Literal["none", "series"] = "none"
     """series: each dimension of each series to mean 0 and deviation 1 over the time points of its own that are kept."""
     target_scale: Literal["standard", "none"] = "standard"
@@ -98,6 +98,9 @@ def prepare_series(
     """The columns that `layout` names, and `label` int64 with its class names or `y` float32. The files are read twice."""
     if options.length < 0:
         raise InputError(f"length is {options.length}", allowed="0 (of the longest series) or more")
+    if options.pad == "front" and options.layout == "recording":
+        what = "pad=front with layout=recording, whose `frames` are counted from the first time point on"
+        raise InputError(what, fix="pad=end, or layout=image")
     facts = _scan(train, options, None)
     classes, told = _classes(train, facts)
     notes = [*notes, *train.notes, *_notes(train, facts, options), *told]
@@ -107,6 +110,11 @@ def prepare_series(
         _same_classes(train, classes, test, of_test)
         notes += [*test.notes, *_notes(test, of_test, options)]
         length = options.length or max(length, of_test.longest)
+    if options.pad == "front" and options.layout == "image" and facts.shortest < length:
+        notes.append(
+            f"series of fewer than {length:,} time points begin with zeros, which a recurrent family reads as values: "
+            "pad=end with model.frames: true reads none"
+        )
     columns = _columns(options, length, facts.dimensions, train.answers)
     record = {
         "kind": "series",
@@ -253,7 +261,8 @@ def _same_classes(train: SeriesFile, classes: list[str], test: SeriesFile, of_te
 def _columns(options: SeriesOptions, length: int, dimensions: int, answers: str) -> dict[str, Column]:
     columns = {
         "recording": {"x": Column("float32", (length, dimensions)), "frames": Column("int64")},
-        "image": {"image": Column("float32", (1, length, dimensions))},
+        "image": {"image": Column("float32", (1, length, dimensions))}
+        | ({"frames": Column("int64")} if options.pad == "end" else {}),
         "flat": {"x": Column("float32", (length * dimensions,))},
     }[options.layout]
     if answers == "class":
