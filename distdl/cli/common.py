@@ -70,14 +70,9 @@ def followed(args: argparse.Namespace) -> Follow | None:
 
 def tell_prepared(manifest: Manifest) -> None:
     """Prints what a preparation made of each column of a table, and what else it guessed, cut or left out."""
-    from distdl.data import bad_rows
-    from distdl.data.table.report import render
+    from distdl.data.table.report import told
 
-    for line in render(manifest.info):
-        print(line)
-    for note in manifest.info.get("notes", []):
-        print(f"note: {note}")
-    for line in bad_rows.told(manifest.info):
+    for line in told(manifest.info):
         print(line)
 
 

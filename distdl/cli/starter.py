@@ -19,6 +19,8 @@ ANSWERS = ("label", "y", "mask")
 STEPS, EPOCHS = 3000, (10, 100)
 """Optimizer steps that a table or pictures are worth, and the passes that this may be."""
 TEXT_STEPS = 1000
+TUNING_EPOCHS = 3
+"""Of a model that has learned a language already."""
 EVALUATIONS = 10
 DROPOUT = {1_500: 0.5, 20_000: 0.2, math.inf: 0.1}
 """Of a perceptron on fewer rows than that: few noisy ones are learned by heart."""
@@ -36,6 +38,14 @@ class Contents:
     classes: int
     """Numbers of classes, from 0, or of tokens where the sample is text."""
     rows: int
+    steps: str = ""
+    """Of a series that is read step by step, what is learned of it: its class (`rows`), or its next values (`values`)."""
+    frames: bool = False
+    """Whether a column says how many of the steps count."""
+    beside: tuple[str, ...] = ()
+    """Columns without which the sample would be taken for something else."""
+    model: str = ""
+    """Folder of a model whose tokenizer made the tokens."""
 
     @property
     def tokens(self) -> bool:
@@ -59,12 +69,17 @@ def contents(manifest: Manifest, train_split: str = "train") -> Contents:
     known = {"label": len(_classes(manifest)), "tokens": int(manifest.info.get("vocabulary", 0))}
     highest = [values[counted].high for values in manifest.values.values() if counted in values]
     seen = 1 + int(max((high for high in highest if high is not None), default=0))
+    record = manifest.preparation.get(sample, {})
+    steps = {"label": "rows", "": "values"}.get(answer, "") if record.get("kind") == "series" else ""
     return Contents(
         sample,
         columns[sample].shape,
         answer,
         max(known.get(counted, 0), seen) if counted != "y" else 0,
         manifest.split(train_split).rows,
+        steps if len(columns[sample].shape) == (3 if answer else 2) else "",
+        "frames" in manifest.columns,
+        tuple(record.get("beside", ())),
     )
 
 
@@ -77,8 +92,14 @@ def _classes(manifest: Manifest) -> list[str]:
 
 def choose_family(found: Contents) -> tuple[str, str]:
     """A family that learns this, and why it."""
+    if found.tokens and found.model:
+        return "huggingface", "the folder of the tokenizer holds a model, which is trained on"
     if found.tokens:
         return "gpt", "rows of tokens are text to continue"
+    if found.steps:
+        return "gru", "series, step by step: " + (
+            "their classes" if found.answer else "each value from those before it"
+        )
     picture = len(found.shape) == 3
     if found.answer == "mask":
         return "unet", "a picture, and the class of each of its pixels"
@@ -101,10 +122,20 @@ def model_section(found: Contents, family: str) -> dict[str, Any]:
         fits = {"vocabulary": max(2, found.classes), "context": found.shape[0] - 1}
         if known.get("task") == "tokens":
             fits |= {"inputs": max(2, found.classes), "steps": found.shape[0] - 1}
+        fits |= dict.fromkeys(found.beside, True)
+    if family == "huggingface":
+        if not found.model:
+            what = "the family huggingface trains a model on, and no folder of one is named"
+            raise InputError(what, fix="tokenizer=FOLDER, a folder of a model of transformers with its tokenizer")
+        fits |= {"name": found.model}
     if found.answer == "y":
         del fits["classes"]
         fits["target"] = "value"
     fits |= _sizes(found, family)
+    if {"task", "steps"} <= known.keys() and (found.steps or (len(found.shape) == 3 and found.answer == "label")):
+        values = found.steps == "values"
+        fits |= {"task": "values" if values else "rows", "steps": found.shape[-2] - values, "inputs": found.shape[-1]}
+        fits |= {"embedding": 0, "frames": found.frames}
     return {"family": family, **{key: value for key, value in fits.items() if key in known and value != known[key]}}
 
 
@@ -154,7 +185,7 @@ class Recipe:
 
 def config_text(name: str, recipe: Recipe, manifest: Manifest, family: str = "") -> str:
     """A commented YAML that trains. `family`: which one; '': the one that fits. InputError: nothing fits."""
-    found = contents(manifest)
+    found = dataclasses.replace(contents(manifest), model=_model_of(recipe))
     chosen, why = (family, "as you said") if family else choose_family(found)
     model = model_section(found, chosen)
     raw = recipe.options.get("path", "")
@@ -177,9 +208,15 @@ def config_text(name: str, recipe: Recipe, manifest: Manifest, family: str = "")
         lines.append("  eval_split: validation")
     elif "test" not in manifest.splits:
         lines.append("  eval_split: null  # no rows are held out: test_fraction=0.1 of the source would")
-    lines += _training(found)
+    lines += _training(found, chosen)
     lines.append("runtime: {kind: local}  # processes of this machine; workers: 2 trains with two")
     return "\n".join(lines) + "\n"
+
+
+def _model_of(recipe: Recipe) -> str:
+    """The folder that the tokenizer is of, where it holds a model, too."""
+    folder = str(recipe.options.get("tokenizer", ""))
+    return folder if folder and (Path(folder) / "config.json").is_file() else ""
 
 
 def _about(found: Contents, manifest: Manifest) -> list[str]:
@@ -192,8 +229,12 @@ def _about(found: Contents, manifest: Manifest) -> list[str]:
     return told
 
 
-def _training(found: Contents) -> list[str]:
-    if found.tokens:
+def _training(found: Contents, family: str) -> list[str]:
+    if family == "huggingface":
+        batch, epochs = 16, TUNING_EPOCHS
+        steps, long = math.ceil(epochs * found.rows / batch), f"  epochs: {epochs}"
+        optimizer = "{name: adamw, lr: 2e-5, weight_decay: 0.01}"
+    elif found.tokens:
         batch, steps, long = 16, TEXT_STEPS, f"  steps: {TEXT_STEPS}"
         optimizer = "{name: adamw, lr: 1e-3, betas: [0.9, 0.95], weight_decay: 0.1}"
     else:

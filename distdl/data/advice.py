@@ -29,6 +29,8 @@ ZIPPED = (".gz", ".bz2", ".zst", ".xz")
 NAMED = ("label", "labels", "class", "classes", "target", "targets", "y", "outcome", "response")
 """Names of columns that mean "this is to be predicted", the most telling first."""
 EMPTY = ("", "?", "-", "na", "n/a", "nan", "null", "none")
+HEAD_BYTES = 1 << 16
+"""Of a file that is looked at to tell what it is."""
 FILES = 200
 """Files of a folder whose names are looked at."""
 LOOKED_AT = 20_000
@@ -45,6 +47,8 @@ MOST_DECIMALS = 10
 SAME = 5
 """Columns at the end that are passed over where each has one value."""
 MOST_NAMES = 1_000
+ADVISED_SIDE = 64
+"""Pixels that pictures are resized to where they differ, or are larger than twice that."""
 
 
 def has_ending(path: str | os.PathLike[str], endings: Collection[str]) -> bool:
@@ -257,3 +261,33 @@ def arrays_advice(file: Any, wish: Wish) -> Advice:
     if len(sample) == 3:  # pictures without an axis of channels
         options["shape"] = [1, *sample[1:]]
     return Advice(options, {"train": "by the names of the arrays"})
+
+
+def look_advice(modes: Collection[str], sizes: Collection[tuple[int, int]]) -> Advice:
+    """One size for all pictures, and whether they have colours. `modes`: Pillow's names; `sizes`: height and width."""
+    options: dict[str, Any] = {}
+    because = {}
+    if all(mode in ("1", "L", "LA") or mode.startswith("I") for mode in modes):
+        options["channels"], because["channels"] = 1, "all pictures are grey"
+    if len(sizes) > 1:
+        because["size"] = "the pictures differ in size"
+    elif any(max(size) > 2 * ADVISED_SIDE for size in sizes):
+        because["size"] = "the pictures are large for a first run"
+    if "size" in because:
+        side = min(ADVISED_SIDE, *(side for size in sizes for side in size))
+        options["size"] = f"{side}x{side}"
+    return Advice(options, because)
+
+
+def first_lines(path: Path, most: int = 50) -> list[str]:
+    """The first lines of a text file that may be packed; [] where it is none."""
+    from distdl.data.unpack import open_unpacked
+
+    if not path.is_file():
+        return []
+    try:
+        with open_unpacked(path) as file:
+            lines = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").splitlines()
+    except InputError:
+        return []
+    return [] if "\0" in "".join(lines) else lines[:most]

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from distdl.data.advice import SURE
+from distdl.data.tars import Member, Torn
 from distdl.errors import InputError
 
 LARGEST_FILE_BYTES = 1 << 30
@@ -191,24 +192,30 @@ class _Tar(Files):
         self.names = list(self._places) if self.forward_only else sorted(self._places, key=_by_parts)
 
     def _list(self) -> None:
-        blocks, seen = _Blocks(self._stream), set[str]()
-        with tarfile.open(fileobj=blocks, mode="r:") as archive:  # type: ignore[call-overload]
-            for member in archive:
-                archive.members = []  # it would keep all of them
-                name = _safe(self.place, member.name, () if member.isdir() else seen)
-                _add_folders(self.folders, name, member.isdir())
-                if member.isdir():
-                    continue
-                seen.add(name)
-                if not member.isreg() or member.issparse():
-                    self.left_out["links and special files"] += 1
-                elif self._wanted(name):
-                    self._places[name] = (member.offset_data, member.size)
-                elif name.endswith(".csv"):
-                    self._tables[name] = (member.offset_data, member.size)
-        if blocks.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
-            what = f"{self.place} stops without the end mark of a tar after {len(seen):,} files"
-            raise InputError(what, fix="it is cut off or damaged: copy or make it again")
+        seen = set[str]()
+        try:
+            with tarfile.open(fileobj=self._stream, mode="r:", tarinfo=Member) as archive:
+                for member in archive:
+                    archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                    self._add(member, seen)
+        except Torn as error:
+            if not seen:
+                raise
+            what = f"{self.place} stops without the end mark of a tar after {len(seen):,} files ({error})"
+            raise InputError(what, fix="it is cut off or damaged: copy or make it again") from error
+
+    def _add(self, member: tarfile.TarInfo, seen: set[str]) -> None:
+        name = _safe(self.place, member.name, () if member.isdir() else seen)
+        _add_folders(self.folders, name, member.isdir())
+        if member.isdir():
+            return
+        seen.add(name)
+        if not member.isreg() or member.issparse():
+            self.left_out["links and special files"] += 1
+        elif self._wanted(name):
+            self._places[name] = (member.offset_data, member.size)
+        elif name.endswith(".csv"):
+            self._tables[name] = (member.offset_data, member.size)
 
     def called(self, number: int) -> str:
         return f"{self.place}: {self.names[number]}"
@@ -229,18 +236,6 @@ class _Tar(Files):
         if len(content) < size:
             raise InputError(f"{called} is cut off after {len(content):,} of {size:,} bytes", fix="copy the tar again")
         return io.BytesIO(content)
-
-
-class _Blocks:
-    """A stream that remembers what was read last."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream, self.last = stream, b""
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def read(self, size: int) -> bytes:
-        self.last = self._stream.read(size)
-        return self.last
 
 
 def _by_parts(name: str) -> list[str]:

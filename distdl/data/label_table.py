@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from distdl.data.folders import Files, some_names
+from distdl.data.table.dialect import BLANKS, SAMPLE_BYTES, delimiter_of
 from distdl.errors import InputError, did_you_mean
 
 
@@ -59,11 +59,17 @@ def _rows_of(files: Files, table: str, columns: tuple[str, str]) -> Iterator[tup
     file = file or files.extra(_only_folder(files) + inside)
     if file is None:
         raise InputError(f"there is no file {table}, neither here nor in {files.place}", fix="check the path")
-    with file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(())
+    with file:
+        head = file.read(SAMPLE_BYTES)
+        file.seek(0)
+        delimiter = delimiter_of(head.decode("utf-8-sig", "replace"), len(head) < SAMPLE_BYTES)
+        yield from _rows_in(file, table, columns, "," if delimiter == BLANKS else delimiter)
+
+
+def _rows_in(file: BinaryIO, table: str, columns: tuple[str, str], delimiter: str) -> Iterator[tuple[int, str, str]]:
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
-            first = text.readline()
-            rows = csv.reader(chain([first], text), delimiter=max(",;\t", key=first.count), strict=True)
             header = next(rows, [])
             for name in columns:
                 if name not in header:

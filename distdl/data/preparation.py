@@ -83,8 +83,10 @@ def apply(
     `columns`: the records by column. A pass over the table, some thousand rows at a time. InputError names the row and the
     value that does not fit, or the column that is missing.
     """
+    from distdl.data.table.pixels import small_parts
     from distdl.data.table.prepare import encoded, needed_columns
     from distdl.data.table.stream import Renamed, whole_split
+    from distdl.data.table.vectors import as_vectors
 
     for name, record in columns.items():
         check_version(record, f"column '{name}'")
@@ -95,6 +97,7 @@ def apply(
     if present:
         table = Renamed(table, present)
     told = [key for key in ("label", "y") if answers and columns.get(key, {}).get("name") in table.names]
+    told += ["image"] if "name" in columns.get("image", {}) else []
     preparation = {key: columns[key] for key in ("x", *told)}
     names = needed_columns(preparation)
     have = set(table.names)
@@ -102,8 +105,11 @@ def apply(
         what = f"{table.path} has no column '{missing[0]}', of which the model was told"
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(what + more, allowed=", ".join(names[:50]))
+    vectors = [feature["name"] for feature in columns["x"]["features"] if feature["kind"] == "vector"]
+    table = as_vectors(table, vectors)
     for part in whole_split(table, list(dict.fromkeys(names)), ""):
-        yield encoded(preparation, part, table)
+        for piece in small_parts(part, preparation.get("image", {})):
+            yield encoded(preparation, piece, table)
 
 
 def undo(record: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -> list[Any]:

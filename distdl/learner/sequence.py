@@ -57,7 +57,7 @@ class SequenceLearner(Learner):
         return of.get(config.task, CLASSES)
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        """The class, or what comes after the last step of a row: of all steps, or of the first `length` or `frames` (B,)."""
+        """The class, or what comes after the last step of a row: of all, or of its first `frames` or `length` (B,)."""
         if self.config.task == "rows":
             return of_logits(self.outputs(self.rows(batch), self.steps_of(batch)))
         values = self.config.task == "values"

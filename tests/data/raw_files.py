@@ -137,7 +137,7 @@ def of_svmlight(folder: Path) -> dict[str, Any]:
 @raw("ts")
 def of_ts(folder: Path) -> dict[str, Any]:
     head = "@problemName t\n@timeStamps false\n@univariate true\n@classLabel true no yes\n@data\n"
-    rows = [",".join(f"{np.sin(i + t / (1 + i % 2)):.3f}" for t in range(8 + i % 3)) for i in range(ROWS)]
+    rows = [",".join(f"{np.sin(t * (0.4, 1.6)[i % 2] + i / 40):.3f}" for t in range(8 + i % 3)) for i in range(ROWS)]
     (folder / "t.ts").write_text(head + "".join(f"{row}:{('no', 'yes')[i % 2]}\n" for i, row in enumerate(rows)))
     return {"path": folder / "t.ts"}
 
@@ -221,7 +221,22 @@ def of_idx(folder: Path) -> dict[str, Any]:
     return {"path": folder, "test_fraction": 0.2}
 
 
-SENTENCES = [f"The {w} of the {n} was seen at the old mill.\n" for w in ("cat", "dog", "owl") for n in range(60)]
+@raw("cifar")
+def of_cifar(folder: Path) -> dict[str, Any]:
+    records = np.random.default_rng(0).integers(0, 99, (ROWS, 1 + 3072)) + 150 * (np.arange(ROWS) % 2)[:, None]
+    records[:, 0] = np.arange(ROWS) % 2
+    place = folder / "cifar-10-batches-bin"
+    place.mkdir(exist_ok=True)
+    (place / "data_batch_1.bin").write_bytes(records.astype(np.uint8).tobytes())
+    (place / "batches.meta.txt").write_text("dark\nlight\n")
+    return {"path": place, "test_fraction": 0.2}
+
+
+SENTENCES = [
+    f"The {w} of the {n} was seen{' again' * (n % 3)} at the old mill.\n"
+    for w in ("cat", "dog", "owl")
+    for n in range(60)
+]
 
 
 @raw("text")

@@ -260,12 +260,36 @@ def test_labels_in_a_table(tmp_path: Path) -> None:
     assert beside.fingerprint == manifest.fingerprint
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_tables_of_other_delimiters(tmp_path: Path, delimiter: str) -> None:
     raw = fill(tmp_path / "raw", "0.png", "1.png")
     table = [("file", "label"), ("0.png", "a, b"), ("1.png", "c")]
     (raw / "labels.csv").write_text("\n".join(map(delimiter.join, table)))
     assert prepared(raw, labels="labels.csv").info["classes"] == ["a, b", "c"]
+
+
+def test_the_delimiter_of_labels_is_seen_from_all_lines(tmp_path: Path) -> None:
+    """As that of other tables is: a first line with as many commas in its words misleads nobody."""
+    raw = fill(tmp_path / "raw", *(f"{i}.png" for i in range(6)))
+    lines = ['file;label;"a, b, or c, as told"', *(f"{i}.png;{'xy'[i % 2]};1" for i in range(6))]
+    (raw / "labels.csv").write_text("\n".join(lines))
+    assert prepared(raw, labels="labels.csv").info["classes"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("damage", ["header", "cut"])
+def test_a_damaged_tar_is_no_shorter_one_for_either_reader(tmp_path: Path, damage: str) -> None:
+    """tarfile takes a damaged header, and a file that was cut between two members, for the end."""
+    from distdl.data.formats.webdataset import members
+
+    file = tarred(fill(tmp_path / "raw", *(f"a/{i}.png" for i in range(4))), tmp_path / "a.tar", "w")
+    with tarfile.open(file) as tar:
+        at = sorted(member.offset for member in tar.getmembers() if member.isfile())[2]
+    content = bytearray(file.read_bytes())
+    content[at + 20] ^= 255
+    file.write_bytes(content if damage == "header" else content[:at])
+    assert "stops without the end mark of a tar after 2 files" in refusal(file)
+    with pytest.raises(InputError, match=r"is damaged or was cut, after top/a/2\.png"):
+        list(members(str(file)))
 
 
 def test_a_name_that_is_no_utf_8_is_refused_by_its_bytes(tmp_path: Path) -> None:

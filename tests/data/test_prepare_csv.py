@@ -274,3 +274,26 @@ def test_the_numbers_are_pyarrow_s(tmp_path: Path) -> None:
     table = CsvTable(write(tmp_path / "t.csv", text))
     found = pa.Table.from_batches(table.batches(["c", "a"])).cast(pa.schema([("c", "double"), ("a", "double")]))
     assert (np.stack([found["c"], found["a"]], 1) == values[:, [2, 0]]).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "names"),
+    [
+        ("0,1,2,3,y", True),
+        ("1,2,3,label,note", True),
+        ("0,1,2,3,rose", False),  # which a row below has, too
+        ("0,1,y", False),  # two numbers count up by chance
+        ("0,2,4,y", False),
+        ("5,6,7,y", False),
+    ],
+)
+def test_numbers_that_count_up_beside_a_name_are_names(tmp_path: Path, first: str, names: bool) -> None:
+    """As pandas writes a table whose features have no names."""
+    width = first.count(",")
+    words = 2 if first.endswith("note") else 1
+    rows = []
+    for i in range(20):
+        numbers = [str((7 * i + j) % 11 / 4) for j in range(width + 1 - words)]
+        rows.append(",".join([*numbers, *[("rose", "lily")[i % 2]] * words]))
+    (tmp_path / "t.csv").write_text("\n".join([first, *rows]) + "\n")
+    assert sniff(str(tmp_path / "t.csv")).header is names

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from distdl.data.advice import Advice, Wish, table_advice
 from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared
 from distdl.data.series.arff import ArffFile, Attribute, is_missing
@@ -149,3 +150,11 @@ def _value(text: str, attribute: Attribute, where: str) -> Any:
         except ValueError:
             allowed = f"a date as {datetime(2024, 12, 31, 23, 59, 58).strftime(attribute.form)}"
     raise InputError(f"the {attribute.kind} attribute {attribute.name} is {text!r:.60}", where=where, allowed=allowed)
+
+
+ENDINGS = (".arff",)
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to predict, for `distdl init`."""
+    return table_advice(ArffTable(find_pair(path, "", ENDINGS)[0]), wish, {"path": path})

@@ -11,12 +11,12 @@ from pathlib import Path
 from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
 from distdl.data.table.arrow_table import ENDINGS, open_arrow
-from distdl.data.table.options import TypedOptions
+from distdl.data.table.options import TableOptions
 from distdl.data.table.sources import prepare_typed
 
 
 @dataclass(frozen=True)
-class Options(TypedOptions):
+class Options(TableOptions):
     """Options of the source `arrow`. Without label, target and features all columns are taken as they are."""
 
     path: str

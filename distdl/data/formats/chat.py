@@ -10,6 +10,8 @@ Each line, or each object of one list, holds one of these:
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from distdl.columns import NO_LABEL
+from distdl.data.advice import BY_ENDING, NAMED, SURE, Advice, Wish, has_ending
 from distdl.data.corpora import stdlib
 from distdl.data.raw import Prepared
-from distdl.data.text.documents import files_of, json_records
+from distdl.data.text.documents import OF_JSON, files_of, json_records
 from distdl.data.text.rows import (
     Encoded,
     RoundTrip,
@@ -40,6 +43,14 @@ from distdl.errors import InputError
 
 ROLES = {"human": "user", "gpt": "assistant"}
 """Roles of other collections -> ours."""
+PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.json")
+"""Files of a folder."""
+LOOKED_AT = 500
+"""Conversations that a guess is made from."""
+MARK_LETTERS = 4
+"""What stands around a message in a template, in tokens."""
+ROWS_LETTERS = (64, 1024)
+"""Letters of the shortest and the longest rows that are advised."""
 FORMS = "messages, conversations, instruction and output, or prompt and completion"
 
 
@@ -132,8 +143,7 @@ class _Chats:
 
     def __init__(self, options: Options, notes: list[str]) -> None:
         self.options, self.notes = options, notes
-        patterns = ("*.jsonl", "*.jsonl.gz", "*.json")
-        self.paths, self.test = (files_of(given, patterns, notes.append) for given in (options.path, options.test_path))
+        self.paths, self.test = (files_of(given, PATTERNS, notes.append) for given in (options.path, options.test_path))
         self._shares = Shares(
             options, self.read, ", ".join(options.path), fields=bool(options.path), tested=bool(self.test)
         )
@@ -294,3 +304,31 @@ def _checked(chat: _Chat) -> _Chat:
             what = f"the answer, message {number}, is empty"
             raise InputError(what, where=chat.where, fix="leave the line out, or the messages from there on")
     return chat
+
+
+def recognise(path: Path) -> float:
+    """JSON lines, or a list, whose first object is a conversation; a folder of such."""
+    if path.is_file() and not has_ending(path, OF_JSON):
+        return 0.0
+    with contextlib.suppress(InputError, OSError):
+        files = files_of((str(path),), PATTERNS, lambda _: None)
+        _, first = next(json_records(files[0]), ("", {}))
+        if any(isinstance(first.get(key), list) for key in ("messages", "conversations")):
+            return SURE
+        texts = {key for key, value in first.items() if isinstance(value, str)}
+        asked = {"prompt", "completion"} <= texts or {"instruction", "output"} <= texts
+        return BY_ENDING + 0.1 if asked and not any(key.lower() in NAMED for key in first) else 0.0
+    return 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """How long a row is, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} holds conversations: their answers are learned, no column is")
+    files = files_of((path,), PATTERNS, lambda _: None)
+    chats = (_chat(*found) for found in islice(json_records(files[0]), LOOKED_AT))
+    lengths = [sum(map(len, chat.texts())) + MARK_LETTERS * len(chat.messages) for chat in chats]
+    most = float(np.quantile(lengths, 0.95))
+    context = 1 << math.ceil(math.log2(min(max(most, ROWS_LETTERS[0]), ROWS_LETTERS[1])))
+    why = f"nineteen of twenty conversations have at most {most:,.0f} letters"
+    return Advice({"path": [path], "context": context}, {"context": why})

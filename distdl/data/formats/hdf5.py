@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish, arrays_advice
+from distdl.data.advice import SURE, Advice, Wish, arrays_advice, begins_with, by_ending
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array, h5py_word
 from distdl.data.raw import Prepared
@@ -75,6 +76,11 @@ class _Attribute:
     def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
         for start in range(0, len(self._values), rows):
             yield self._values[start : start + rows]
+
+
+def recognise(path: Path) -> float:
+    """By the first bytes; MATLAB's files of version 7.3 have others before them."""
+    return SURE if begins_with(path, b"\x89HDF\r\n\x1a\n") else by_ending(path, ENDINGS)
 
 
 def advise(path: str, wish: Wish) -> Advice:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish
+from distdl.data.advice import Advice, Wish, look_advice
 from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
 from distdl.data.folders import fits
 from distdl.data.manifest import Column
@@ -33,8 +33,6 @@ from distdl.data.raw import Prepared
 from distdl.errors import InputError, Problem
 
 CHUNK_PICTURES, CHUNK_BYTES = 64, 16 << 20
-ADVISED_SIDE = 64
-"""Pixels that pictures are resized to where they differ, or are larger than twice that."""
 FRAMES = ("refuse", "first", "all")
 
 
@@ -179,17 +177,8 @@ def advise(path: str, wish: Wish) -> Advice:
         raise InputError(f"{path} holds pictures: the folder of a picture is its class, no column is")
     need_pillow("images")
     facts = _read_headers(find(path, Options(path), endings(), "pictures"), "first")
-    options: dict[str, object] = {"path": path}
-    because = {}
-    if all(mode in ("1", "L", "LA") or mode.startswith("I") for mode in facts.modes):
-        options["channels"], because["channels"] = 1, "all pictures are grey"
+    look = look_advice(facts.modes, facts.sizes)
+    options, because = {"path": path, **look.options}, dict(look.because)
     if facts.moving:
         options["frames"], because["frames"] = "first", f"{len(facts.moving):,} files hold several pictures"
-    if len(facts.sizes) > 1:
-        because["size"] = "the pictures differ in size"
-    elif any(max(size) > 2 * ADVISED_SIDE for size in facts.sizes):
-        because["size"] = "the pictures are large for a first run"
-    if "size" in because:
-        side = min(ADVISED_SIDE, *(side for size in facts.sizes for side in size))
-        options["size"] = f"{side}x{side}"
     return Advice(options, because)

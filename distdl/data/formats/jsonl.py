@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distdl.data.advice import NAMED, Advice, Wish, table_advice
-from distdl.data.inputs import check_not_the_same
+from distdl.data.inputs import check_not_the_same, find_files
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
 from distdl.data.splits import Splitter
@@ -55,6 +56,8 @@ def prepare(options: Options) -> Prepared:
             lambda path, bad: open_files(path, ENDINGS, lambda file: JsonTable(file, bad)),
         )
     check_not_the_same(options.path, options.test_path)
+    if options.size:
+        raise InputError("size= makes pixels of pictures of a table", fix="name its label= or target=")
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
     else:
@@ -164,10 +167,13 @@ def _stack(records: list[dict[str, Any]], columns: dict[str, Column]) -> Rows:
 
 def advise(path: str, wish: Wish) -> Advice:
     """What to predict, or the text that is packed where the objects have a long one and no label, for `distdl init`."""
-    _, first = next(json_lines(path), ("", {}))
+    files = find_files(path, ENDINGS)
+    _, first = next(json_lines(files[0]), ("", {}))
     texts = {field: len(value) for field, value in first.items() if isinstance(value, str)}
     longest = max(texts, key=lambda field: texts[field], default="")
     labelled = bool(wish.options()) or any(field.lower() in NAMED for field in first)
     if longest and not labelled and (texts[longest] >= LONG_TEXT or len(first) == 1):
+        if Path(path).is_dir():
+            raise InputError(f"the objects of {path} hold texts", fix=f"--source text field={longest} reads a folder")
         return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
     return table_advice(open_files(path, ENDINGS, JsonTable), wish, {"path": path})

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.samples.advice import folder_advice, split_folders
 from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_samples
-from distdl.data.samples.index import item, plain_name, read_index
+from distdl.data.samples.index import item, lists, plain_name, read_index
 from distdl.data.samples.litdata_chunk import Chunk, open_chunk
 from distdl.data.samples.raw_picture import raw_picture
 from distdl.data.splits import Splitter
@@ -35,6 +37,7 @@ TENSORS += ["int32"] * 2 + ["int64"] * 2 + ["bool", "uint16"]
 ARRAYS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 ARRAYS += ["", "", "bool"]
 """The same of NumPy types; "": complex."""
+ADVISED_CONTEXT = 128
 NO_HASHES = "litdata records no hashes, so only sizes and places are compared"
 PICTURES = ("jpeg", "image", "tifffile", "tiff")
 PLAIN = ("int", "float", "bool", "str", "text", "bytes", "pil", "numpy", "tensor", *PICTURES)
@@ -226,3 +229,20 @@ def _tokens(train: _Folder, test: _Folder | None, options: Options) -> Prepared:
         {"split": splitter.record(), "notes": [NO_HASHES]},
         {"tokens": record},
     )
+
+
+def recognise(path: Path) -> float:
+    """A folder of litdata, or one with such a folder for each split."""
+    index = Path(split_folders(path, "index.json")[0]) / "index.json"
+    return SURE if path.is_dir() and lists(index, "chunks") else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to learn of each sample, for `distdl init`."""
+    train, test = split_folders(Path(path), "index.json")
+    if _Folder(train).loader == "TokensLoader":
+        if wish.options():
+            raise InputError(f"{path} holds tokens alone: there is no column to predict")
+        options = {"path": train, "context": ADVISED_CONTEXT} | ({"test_path": test} if test else {})
+        return Advice(options, {"context": "tokens that the model sees at once"})
+    return folder_advice("litdata", path, wish, _Folder)

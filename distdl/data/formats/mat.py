@@ -12,11 +12,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish, arrays_advice
+from distdl.data.advice import SURE, Advice, Wish, arrays_advice, begins_with, by_ending
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
 from distdl.data.formats._mat5 import check
@@ -287,6 +288,11 @@ class _Reversed:
     def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
         for block in self._array.blocks(len(self.shape) - 1 - axis, rows):
             yield block.T
+
+
+def recognise(path: Path) -> float:
+    """By the first bytes of version 5 and later."""
+    return SURE if begins_with(path, b"MATLAB ") else by_ending(path, ENDINGS)
 
 
 def advise(path: str, wish: Wish) -> Advice:

@@ -23,10 +23,12 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.manifest import ITEM_BYTES
 from distdl.data.raw import READ_BYTES, Prepared
+from distdl.data.samples.advice import folder_advice, split_folders
 from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_samples
-from distdl.data.samples.index import item, plain_name, read_index
+from distdl.data.samples.index import item, lists, plain_name, read_index
 from distdl.data.samples.raw_picture import raw_picture
 from distdl.errors import InputError
 
@@ -314,3 +316,14 @@ def _ndarray(content: bytes, form: str) -> np.ndarray:
         shape = tuple(np.frombuffer(content, f"<u{size}", dimensions, at + 1).tolist())
         at += 1 + dimensions * size
     return np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), offset=at).reshape(shape)
+
+
+def recognise(path: Path) -> float:
+    """A folder of MDS, or one with such a folder for each split."""
+    index = Path(split_folders(path, "index.json")[0]) / "index.json"
+    return SURE if path.is_dir() and lists(index, "shards") else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to learn of each sample, for `distdl init`."""
+    return folder_advice("mds", path, wish, _Folder)

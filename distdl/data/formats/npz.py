@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from distdl.data.advice import Advice, Wish, arrays_advice
+from distdl.data.advice import SURE, Advice, Wish, arrays_advice, begins_with, by_ending
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.inputs import open_bytes
 from distdl.data.raw import Prepared
@@ -184,6 +184,17 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if version not in read:
         raise ValueError(f"version {version} of the .npy format holds records")
     return read[version](member)
+
+
+def recognise(path: Path) -> float:
+    """An archive of .npy files, by its directory; or a folder of such."""
+    if path.is_dir():
+        return by_ending(path, (".npy",))
+    if begins_with(path, b"PK\x03\x04") and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return SURE if names and all(name.endswith(".npy") for name in names) else 0.0
+    return by_ending(path, ENDINGS)
 
 
 def advise(path: str, wish: Wish) -> Advice:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
 from distdl.data.raw import Prepared
-from distdl.data.table.options import TypedOptions
+from distdl.data.table.options import TableOptions
 from distdl.data.table.parquet_table import open_parquet
 from distdl.data.table.sources import prepare_typed
 
 
 @dataclass(frozen=True)
-class Options(TypedOptions):
+class Options(TableOptions):
     """Options of the source `parquet`. Without label, target and features all columns are taken as they are."""
 
     path: str

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distdl.data.advice import LOOKED_AT, SURE, Advice, Wish, answer_of, first_lines
 from distdl.data.classes import in_order
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
@@ -264,3 +269,33 @@ def _rows(file: _File, width: int, zero_based: bool, classes: list[str]) -> Iter
             found: Rows = {"x": (x[part] if len(labels) > rows else x).toarray()}
             found |= {"label": places[part]} if classes else {"y": labels[part]}
             yield found | ({"qid": queries[part]} if file.queries else {})
+
+
+LINE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?(\s+qid:\d+)?(\s+\d+:\S+)*\s*(#.*)?")
+
+
+def recognise(path: Path) -> float:
+    """Lines of a number and of features with theirs, `1 3:0.5 7:1`, whatever the file is called."""
+    lines = [line.strip() for line in first_lines(path)[:-1] if line.strip() and not line.startswith("#")]
+    if not lines or not all(LINE.fullmatch(line) for line in lines):
+        return 0.0
+    return SURE if any(":" in line.partition("#")[0] for line in lines) else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Classes, or a number to predict; and the test file that lies beside it, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} has no columns: what stands first in a line is predicted, target=true as a number")
+    labels = Counter[str]()
+    for _, line in islice(_File(path).numbered(), LOOKED_AT):
+        labels[line.split(None, 1)[0].decode("utf-8", "replace").removeprefix("+")] += 1
+    answer = answer_of(dict(labels))
+    if not answer.key:
+        raise InputError(f"what stands first in the lines of {path} is {answer.words}: nothing to predict")
+    options: dict[str, Any] = {"path": path}
+    because = {}
+    if answer.key == "target":
+        options["target"], because["target"] = True, f"what stands first in a line is {answer.words}"
+    if Path(f"{path}.t").is_file():
+        options["test_path"], because["test_path"] = f"{path}.t", "as the collection of LIBSVM names test files"
+    return Advice(options, because)

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from distdl.data.advice import BY_ENDING, has_ending
+from distdl.data.advice import Advice, Wish, by_ending, has_ending
 from distdl.data.raw import BYTE_INFO, Prepared, pack_bytes, read_blocks, token_columns
 from distdl.data.split_rules import SPLITS
 from distdl.data.splits import Splitter, check_files, split_files
@@ -219,5 +219,19 @@ def _by_split(texts: Iterator[tuple[str, Text]]) -> Iterator[tuple[str, list[Tex
 
 
 def recognise(path: Path) -> float:
-    """By the ending; a file of numbers may have it, too, which a source of tables knows better."""
-    return 0.6 * BY_ENDING if path.is_file() and has_ending(path, ENDINGS) else 0.0
+    """By the ending, of a file or of all files of a folder; a file of numbers may have it, too, which a source of tables
+    knows better."""
+    return 0.6 * by_ending(path, ENDINGS)
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Bytes of a file, or of a folder's files, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} is text: what comes next is learned, no column is")
+    if not Path(path).is_dir():
+        return Advice({"path": [path]})
+    names = {file.name.lower() for file in Path(path).rglob("*") if file.is_file() and has_ending(file, ENDINGS)}
+    endings = sorted({ending for ending in ENDINGS if any(has_ending(name, (ending,)) for name in names)})
+    told = {"files": "all files of text"} if set(endings) - {".txt", ".md"} else {}
+    patterns = {"files": [f"*{ending}{packed}" for ending in endings for packed in ("", ".gz")]} if told else {}
+    return Advice({"path": [path], **patterns}, told)

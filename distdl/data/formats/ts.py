@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from distdl.data.advice import SURE, Advice, Wish, first_lines
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.series.arff_series import of_arff
 from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
@@ -232,3 +234,54 @@ def _of_tsv(path: str) -> Iterator[Series]:
         if not len(there):
             raise InputError("the series has no values", where=where, fix="remove the line")
         yield Series(where, values[: there[-1] + 1, None], answer.strip())
+
+
+ENDINGS = (".ts", ".tsv", ".arff")
+SURER = (1 + SURE) / 2
+"""Than that a file with commas or tabs is a table."""
+USUAL = (0.1, 10.0)
+"""Deviations of values that a network takes as they are."""
+
+
+def recognise(path: Path) -> float:
+    """The header of a .ts file; an .arff file with a relational attribute; `Name_TRAIN.ts`, `.tsv`, or a folder with it."""
+    if path.is_dir():
+        trains = [p for p in path.iterdir() if without_ending(p.name).endswith(tuple(f"_TRAIN{e}" for e in ENDINGS))]
+        return max((recognise(train) for train in trains), default=0.0)
+    name = without_ending(path.name)
+    if name.endswith(("_TRAIN.tsv", "_TEST.tsv")):
+        return SURER
+    heads = {words[0].lower() for line in first_lines(path) if line.startswith("@") and (words := line.split()[:1])}
+    if name.endswith(".arff"):
+        return SURER if any("relational" in line.lower() for line in first_lines(path)) else 0.0
+    return SURER if heads & {"@problemname", "@classlabel", "@targetlabel", "@univariate"} else 0.0
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Rows for a perceptron where all series are of one length, for a recurrent network where not, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} holds series: the class behind each of them is predicted, no column is")
+    options = Options(path)
+    train, test, _ = find_pair(path, "", ENDINGS)
+    lengths, deviations, missing, answers = set[int](), list[float](), False, ""
+    for file in filter(None, (train, test)):
+        opened = open_series(file, options)
+        answers = opened.answers
+        for series in opened.read():
+            lengths.add(len(series.values))
+            missing = missing or bool(np.isnan(series.values).any())
+            deviations.append(float(np.nanstd(series.values)))
+    if not lengths:
+        raise InputError(f"{path} holds no series")
+    recurrent = len(lengths) > 1 and answers == "class"
+    chosen: dict[str, object] = {"path": path, "layout": "image" if recurrent else "flat"}
+    unequal = f"series have {min(lengths):,} to {max(lengths):,} time points"
+    because = {"layout": f"{unequal}, and frames says how many of each" if recurrent else "all time points at once"}
+    if len(lengths) > 1 and not recurrent:
+        because["layout"] = f"{unequal}: shorter ones end in zeros"
+    if missing:
+        chosen["missing"], because["missing"] = "interpolate", "values are missing"
+    middle = float(np.median(deviations))
+    if not USUAL[0] <= middle <= USUAL[1]:
+        chosen["normalise"], because["normalise"] = "series", f"values of a series deviate by {middle:.3g}"
+    return Advice(chosen, because)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distdl.data.advice import Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.series.labelled import filled
@@ -231,3 +232,35 @@ def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dic
         raise InputError("the series has a value that is not a finite number of 32 bits", where=where)
     found = {"train": parts[0], "test": whole[ends[1] - options.lookback :]}
     return found | ({"validation": whole[n_train - options.lookback : ends[1]]} if n_validation else {})
+
+
+ENDINGS = (".tsf",)
+ADVISED_STEPS = 48
+"""Values that are seen, at most."""
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """Windows that fit most of the series and their test parts, for `distdl init`."""
+    if wish.options():
+        raise InputError(f"{path} holds series: the values that come next are predicted, no column is")
+    header, lengths, gaps = _Header(path), list[int](), False
+    options = Options(path)
+    for _, values in _series(header, _Told()):
+        lengths.append(len(values))
+        gaps = gaps or bool(np.isnan(values).any())
+    if not lengths:
+        raise InputError(f"{path} holds no series")
+    middle = int(np.median(lengths))
+    tested = min(_test_values(np.zeros(middle), header, options), middle // 2)
+    steps = max(1, min(ADVISED_STEPS, (middle - tested) // 2))
+    chosen: dict[str, object] = {"path": path, "steps": steps, "lookback": max(1, steps + 1 - tested)}
+    because = {
+        "steps": f"half of the series have {middle:,} values or more",
+        "lookback": f"the last {tested:,} are tested",
+    }
+    if tested != _test_values(np.zeros(middle), header, options):
+        chosen["test_values"], because["test_values"] = tested, "the horizon of the file is longer than the series"
+    if gaps:
+        chosen["missing"], because["missing"] = "interpolate", "values are missing"
+    chosen["normalise"], because["normalise"] = "series", "series differ in level"
+    return Advice(chosen, because)

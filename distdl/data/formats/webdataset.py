@@ -11,6 +11,7 @@ top of Python's tarfile stands in its place.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import io
@@ -21,13 +22,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, pairwise, product
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.raw import Prepared, open_raw
+from distdl.data.samples.advice import samples_advice
 from distdl.data.samples.fields import PICTURES, Picture, Sample, SampleOptions, prepare_samples
+from distdl.data.tars import Member
 from distdl.errors import InputError
 
 LARGEST_BYTES = 1 << 30
@@ -140,29 +145,12 @@ def split_name(name: str, dot: str = "first") -> tuple[str, str]:
     return (name[:at], name[at + 1 :].lower()) if at > slash else ("", "")
 
 
-class _Member(tarfile.TarInfo):
-    """A header that must be sound: TarFile takes a damaged one, or none at all, for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # a block of zeros: the end
-        except tarfile.HeaderError as error:
-            raise _Torn(str(error)) from error
-
-
-class _Torn(Exception):
-    """The archive does not go on as it should."""
-
-
 def members(path: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file of a tar, in their order, one at a time. InputError: it is damaged, or cut."""
     name = ""
     with open_raw(path) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
+            with tarfile.open(fileobj=file, mode="r|", tarinfo=Member) as tar:
                 for member in tar:
                     name = member.name
                     tar.members = []  # type: ignore[attr-defined]  # which would grow with the archive
@@ -183,7 +171,7 @@ def members(path: str) -> Iterator[tuple[str, bytes]]:
                             f"{path} goes on after its end: it is several tars in one file",
                             fix="make them several files",
                         )
-        except (_Torn, tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             after = f", after {name}" if name else ""
             raise InputError(
                 f"{path} is damaged or was cut{after}: {error}", fix="copy or download it again"
@@ -230,3 +218,44 @@ def _arrays(archive: Any, where: str) -> dict[str, np.ndarray]:
     if size > LARGEST_BYTES:
         raise InputError(f"the arrays have {size:,} bytes", where=where, allowed=f"{LARGEST_BYTES:,}")
     return {name: archive[name] for name in archive.files}
+
+
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+SURER = (1 + SURE) / 2
+"""Than that a tar holds folders of pictures: of those that have a class beside them there are as many."""
+SEEN = 20
+"""Files of a tar that are looked at."""
+
+
+def recognise(path: Path) -> float:
+    """A tar of several files for each key, or a folder of such."""
+    shards = _shards_in(path)
+    if not shards:
+        return 0.0
+    names: list[str] = []
+    with contextlib.suppress(InputError):
+        names += [name for name, _ in islice(members(str(shards[0])), SEEN)]
+    keys = [key for key, _ in map(split_name, names)]
+    several = sum(a == b for a, b in pairwise(keys))  # files that go on with the sample of the one before
+    return SURER if all(keys) and several >= len(set(keys)) - 1 > 0 else 0.0
+
+
+def _shards_in(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
+    return [path] if path.is_file() and path.name.endswith(ENDINGS) else []
+
+
+def advise(path: str, wish: Wish) -> Advice:
+    """What to learn of each sample, and which of a folder's shards are tested, for `distdl init`."""
+    options: dict[str, Any] = {"path": path}
+    if Path(path).is_dir():
+        shards = _shards_in(Path(path))
+        ending = shards[0].name[shards[0].name.index(".tar") :] if ".tar" in shards[0].name else ".tgz"
+        options["path"] = f"{path}/*{ending}"
+        heads = {name: [s for s in shards if s.name.startswith(name)] for name in ("train", "test", "val")}
+        if heads["train"] and sum(map(len, heads.values())) == len(shards) > len(heads["train"]):
+            other = "test" if heads["test"] else "val"
+            options |= {"path": f"{path}/train*{ending}", "test_path": f"{path}/{other}*{ending}"}
+    read = _Shards(options["path"], "first", []).read
+    return samples_advice("webdataset", path, read, wish, options)

@@ -182,7 +182,7 @@ def _scan(read: Read, options: SampleOptions, known: _Facts | None) -> _Facts:
             )
         for name in names:
             value = _part(sample, name)
-            kind = _kind(value, f"{sample.where}, {name}")
+            kind = kind_of(value, f"{sample.where}, {name}")
             if name == facts.label and kind.what == "real" and not options.label:
                 facts.label = ""  # a target, not a class
             if name == facts.label:
@@ -230,7 +230,8 @@ def _part(sample: Sample, name: str) -> Any:
     raise InputError(f"the sample has no field '{name}'", where=sample.where, fix=did_you_mean(name, sample.fields))
 
 
-def _kind(value: Any, where: str) -> Kind:
+def kind_of(value: Any, where: str) -> Kind:
+    """What a value is. InputError: nothing that a column can hold."""
     if isinstance(value, Picture):
         return Kind("picture")
     if isinstance(value, bytes):

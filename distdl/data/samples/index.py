@@ -38,3 +38,12 @@ def plain_name(name: str, where: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise InputError(f"{name!r} is not the plain name of a file in the folder", where=where)
     return name
+
+
+def lists(path: Path, key: str) -> bool:
+    """Whether a file is an index with a list of this name."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(index, dict) and isinstance(index.get(key), list)

@@ -17,7 +17,7 @@ from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
 from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
-from distdl.data.table.options import TableOptions, TypedOptions
+from distdl.data.table.options import TableOptions
 from distdl.data.table.reader import Table
 from distdl.data.table.set_aside import Nowhere, without_odd
 from distdl.data.table.stream import Part
@@ -28,7 +28,7 @@ ROWS_BYTES = 16 << 20
 """Of the rows that are made at a time: pictures are much larger than their files."""
 
 
-def prepare_as_is(options: TypedOptions, table: Table, others: dict[str, Table], bad: BadRows) -> Prepared:
+def prepare_as_is(options: TableOptions, table: Table, others: dict[str, Table], bad: BadRows) -> Prepared:
     """All columns but those of `drop=`, under the names of `rename=`; `a.b`, a field inside another, is `a_b`."""
     kept = new_names(options, table.path, table.names)
     first = next(table.batches(list(kept.values())), None)
@@ -37,6 +37,9 @@ def prepare_as_is(options: TypedOptions, table: Table, others: dict[str, Table],
     begin = [first.column(i).drop_null() if bad.wanted else first.column(i) for i in range(len(kept))]
     columns = {name: _column(table, old, values) for (name, old), values in zip(kept.items(), begin, strict=True)}
     pictures = [name for name, old in kept.items() if getattr(table, "media", {}).get(old) in ("", "Image")]
+    if options.size and not pictures:
+        what = f"size= makes pixels of pictures, and {table.path} has none as files"
+        raise InputError(what, fix="of their names with label= or target=; or leave size= out")
     look = _look(options) if options.size and pictures else None
     if look and options.size:
         columns |= {name: Column("uint8", (options.channels, *options.size)) for name in pictures}
@@ -85,7 +88,7 @@ def _without_bad(
     columns: dict[str, Column],
     kept: dict[str, str],
     look: Look | None,
-    options: TypedOptions,
+    options: TableOptions,
     bad: BadRows,
 ) -> list[Table]:
     """The tables without rows that cannot be used: empty, of another shape, not finite, or a picture that is damaged."""
@@ -113,7 +116,7 @@ def _without_bad(
     return sound
 
 
-def _look(options: TypedOptions) -> Look:
+def _look(options: TableOptions) -> Look:
     need_pillow("of tables with pictures")
     return make_look(options.channels, options.size, "stretch", None, "white")
 

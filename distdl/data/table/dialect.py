@@ -93,7 +93,7 @@ def sniff(path: str | os.PathLike[str], told: Told | None = None, lenient: bool 
     delimiter = WORDS.get(told.delimiter, told.delimiter)
     if len(delimiter) != 1 and delimiter not in ("", BLANKS):
         raise InputError(f"delimiter is {told.delimiter!r}", allowed=f"one character, {', '.join(WORDS)}, {BLANKS}")
-    delimiter = delimiter or _delimiter(text, whole)
+    delimiter = delimiter or delimiter_of(text, whole)
     records, end = _records(text, delimiter, whole)
     if not records:
         raise InputError(f"{shown(path)} is not a CSV file that can be read: it holds no rows")
@@ -213,7 +213,7 @@ def _without_remarks(text: str) -> tuple[str, int, str]:
     return "".join(lines[count:]), count, lines[count - 1].lstrip("#").strip() if count else ""
 
 
-def _delimiter(text: str, whole: bool) -> str:
+def delimiter_of(text: str, whole: bool) -> str:
     """The one that cuts the most rows into equally many values, and leaves none of the other delimiters in them."""
     best, chosen = (0.0, 0.0, 0), ","
     for delimiter in DELIMITERS:

@@ -44,6 +44,8 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, float, str]:
             (known if value in distinct else new).append(value)
     if _counts_up([value for value in first if is_number(value)], all(numbers), rest):
         return True, 0.8, "its numbers count up"
+    if _numbered(first, rest) and not known:
+        return True, 0.8, "its numbers count up, beside a word that no row has"
     if numbers and all(numbers):
         return False, 1.0, "its first line is all numbers"
     if words_above_numbers and not numbers_above_numbers:
@@ -71,3 +73,15 @@ def _counts_up(values: list[str], all_numbers: bool, rest: Sequence[Sequence[str
     years = all(YEARS[0] <= number <= YEARS[1] for number in found)
     cells = [cell.strip() for row in rest for cell in row if is_number(cell)]
     return years and not all(cell.isdigit() and YEARS[0] <= int(cell) <= YEARS[1] for cell in cells)
+
+
+def _numbered(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a first line is 0, 1, 2, … (or 1, 2, 3, …) and then names, as pandas writes columns without names beside one
+    that has one: `0,1,2,y`. No row below counts so."""
+
+    def counts(cells: Sequence[str]) -> bool:
+        return [cell.strip() for cell in cells[:count]] in ([str(i + begin) for i in range(count)] for begin in (0, 1))
+
+    words = [not is_number(value) and value.lower() not in EMPTY for value in first]
+    count = words.index(True) if True in words else 0
+    return count > 2 and all(words[count:]) and counts(first) and not any(counts(row) for row in rest)

@@ -2,7 +2,8 @@
 
 number      standardised, or as `scale` says             boolean     0 and 1
 category    one column of `x` for each of its words      date        its parts, and how long ago
-vector      a list of numbers of one length              text, id, image path, group, constant, empty: left out
+vector      a list of numbers of one length              text, id, group, constant, empty: left out
+image path  names of pictures: with `size=` the column `image` (pixels.py), without it left out
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 from distdl.data.table.options import TableOptions
 from distdl.data.table.profile import Look, Profile
 from distdl.data.table.reader import Table
-from distdl.data.table.values import FLOAT32, is_date, is_number, is_text, is_vector
+from distdl.data.table.values import FLOAT32, is_date, is_file, is_number, is_text, is_vector
 from distdl.errors import InputError, Problem, did_you_mean
 
 Kind = Literal[
@@ -34,6 +35,7 @@ Kind = Literal[
 ]
 USED = ("number", "category", "boolean", "date", "vector")
 SETTABLE = (*USED, "text", "id", "image path", "group")
+_PIXELS = "names of pictures: size=HEIGHTxWIDTH makes pixels of them"
 STRANGE = 0.05
 """Part of a column's values that may be no numbers before it is one of words."""
 FEW_LEVELS = 20
@@ -94,6 +96,8 @@ def kind_of(found: Profile, name: str, table: Table, options: TableOptions, aske
         return ColumnKind(name, "constant", 0, "always the same date")
     if is_date(look.type):
         return ColumnKind(name, "date", look.missing, details={"pattern": ""})
+    if is_file(look.type) and options.size:
+        return ColumnKind(name, "image path", look.missing)
     if not is_text(look.type) and not is_number(look.type):
         return ColumnKind(name, "nested", look.missing, f"{look.type}, which is no number, word or date")
     if name in table.classes:
@@ -143,7 +147,7 @@ def _of_words(look: Look, options: TableOptions) -> ColumnKind:
     words, name = look.words, look.name
     assert words is not None
     if words.pictures and words.rows:
-        return ColumnKind(name, "image path", look.missing, "names of pictures: see the source images")
+        return ColumnKind(name, "image path", look.missing, _PIXELS if not options.size else "")
     if _is_dated(look):
         return ColumnKind(name, "date", look.missing, _ambiguous(words.formats), {"pattern": words.formats[0]})
     levels, seen = len(words.counts), sum(words.counts.values()) + words.other

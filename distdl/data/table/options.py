@@ -45,13 +45,8 @@ class TableOptions(SplitOptions):
     unlabelled: Literal["drop", "keep", "refuse"] = "drop"
     """Rows whose label or target is empty: left out, kept (with the class number -100, which counts nowhere) or refused."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class TypedOptions(TableOptions):
-    """Those of sources whose files may hold pictures, too."""
-
     size: tuple[int, int] | None = None
-    """Height and width, as 224x224: columns of pictures that are taken as they are become pixels, uint8 (C, H, W); without
-    it they stay whole files, as bytes."""
+    """Height and width, as 224x224: pictures become pixels, uint8 (C, H, W); of a table with a label or target the column
+    that names them (paths from the table's folder) or holds their files becomes `image`."""
     channels: int = 3
-    """3 for colour, 1 for grey."""
+    """Of these pixels: 3 for colour, 1 for grey."""

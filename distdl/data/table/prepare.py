@@ -22,12 +22,14 @@ from distdl.data.table.encode import Encoder, encode_label, encode_target, not_a
 from distdl.data.table.fit import fitted, scaled
 from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
 from distdl.data.table.options import TableOptions
+from distdl.data.table.pixels import encode_pixels, pixels_record, small_parts
 from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.set_aside import Nowhere, list_unlabelled, without_bad, without_empty, without_odd
 from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
 from distdl.data.table.values import dates, is_date, is_number, is_text, label_na
+from distdl.data.table.vectors import with_vectors
 from distdl.errors import InputError, Problem, did_you_mean
 
 MAX_CLASSES = 10_000  # a column with more distinct values is not a label
@@ -46,7 +48,8 @@ def prepare_table(
     if renamed:
         table = Renamed(table, renamed)
         others = {split: Renamed(other, renamed) for split, other in (others or {}).items()}
-    opened = Opened(options, table, dict(others or {}), bad or BadRows(options))
+    table, others = with_vectors(table, others or {})
+    opened = Opened(options, table, others, bad or BadRows(options))
     opened.refuse()
     opened.look()
     return opened.prepared()
@@ -241,12 +244,17 @@ class Opened:
                 "rename": parse_renamed(options),
             }
         }
-        if not (width := len(preparation["x"]["columns"])):
+        image = pixels_record(self.kinds, options, self.table)
+        width = len(preparation["x"]["columns"])
+        if not width and not image:
             told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
-            raise InputError(
-                f"{self.table.path} has no columns left as features: {told}", fix="kinds=name:category, ..."
-            )
-        columns = {"x": Column("float32", (width,))}
+            named = any(kind.kind == "image path" for kind in self.kinds)
+            fix = "size=64x64 makes pixels of the pictures" if named else "kinds=name:category, ..."
+            raise InputError(f"{self.table.path} has no columns left as features: {told}", fix=fix)
+        columns = {"x": Column("float32", (width,))} if width else {}
+        if image:
+            preparation["image"] = image
+            columns["image"] = Column("uint8", (image["channels"], *image["size"]))
         info: dict[str, Any] = {"features": preparation["x"]["columns"]}
         notes = [note for gap in self.gaps[:1] if gap.left_out for note in [unlabelled_note(gap, self.answer)]]
         if self.dropped and self.dropped.left_out:
@@ -283,17 +291,19 @@ class Opened:
         self.bad.check(self.found.rows + others)
 
     def _chunks(self, preparation: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
-        names = needed_columns(preparation)
+        names, image = needed_columns(preparation), preparation.get("image", {})
         for part in shared_out(self.table, names, self.splitter):
-            yield part.split, encoded(preparation, part, self.table)
+            for piece in small_parts(part, image):
+                yield piece.split, encoded(preparation, piece, self.table)
         for split, other in self.others.items():
             for part in whole_split(other, names, split):
-                yield split, encoded(preparation, part, other)
+                for piece in small_parts(part, image):
+                    yield split, encoded(preparation, piece, other)
 
 
 def needed_columns(preparation: Mapping[str, Any]) -> list[str]:
     """The columns of a table that a preparation reads."""
-    answers = [preparation[key]["name"] for key in ("label", "y") if key in preparation]
+    answers = [preparation[key]["name"] for key in ("image", "label", "y") if key in preparation]
     return [*(feature["name"] for feature in preparation["x"]["features"]), *answers]
 
 
@@ -301,7 +311,9 @@ def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
     """The rows of a part, as a preparation says. InputError names the first value that does not fit."""
     columns = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
     record, na = preparation["x"], preparation["x"]["na"]
-    rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)}
+    rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)} if record["columns"] else {}
+    if image := preparation.get("image"):
+        rows["image"] = encode_pixels(image, columns[image["name"]], part.rows, table)
     if label := preparation.get("label"):
         rows["label"] = encode_label(label, columns[label["name"]], label_na(na), part.rows, table.place)
     if y := preparation.get("y"):

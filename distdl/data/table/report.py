@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distdl.data import bad_rows
 from distdl.data.classes import same_numbers
 from distdl.data.table.encode import outputs
 from distdl.data.table.kinds import ColumnKind
@@ -37,7 +38,11 @@ def rows_of_kinds(
         {
             "column": kind.name,
             "kind": kind.kind,
-            "becomes": _becomes(made[kind.name]) if kind.name in made else "left out",
+            "becomes": _becomes(made[kind.name])
+            if kind.name in made
+            else _pixels(preparation["image"])
+            if kind.name == preparation.get("image", {}).get("name")
+            else "left out",
             "missing": kind.missing,
             "told": kind.told,
         }
@@ -68,6 +73,10 @@ def _becomes(feature: Mapping[str, Any]) -> str:
     else:
         told = f"{feature['length']} numbers"
     return told + (f" ({count} columns)" if count > 1 else "")
+
+
+def _pixels(record: Mapping[str, Any]) -> str:
+    return f"image: pixels, {record['channels']} x {record['size'][0]} x {record['size'][1]}"
 
 
 def _scale(scale: Mapping[str, Any]) -> str:
@@ -128,6 +137,13 @@ def notes_of_numbers(found: Profile, records: Sequence[Mapping[str, Any]], table
                 f"'{name}' has {lost[0]:,} different values in a sample and {lost[1]:,} in 32 bits: beside {value:g} "
                 f"the others look alike (one of them: {table.place(lost[2])}); scale=log or robust keeps them apart"
             )
+
+
+def told(info: Mapping[str, Any]) -> list[str]:
+    """All that a preparation has to tell, of a manifest's info, as lines for a person: what became of each column of a
+    table, what else was guessed, cut or left out, and the rows that were set aside."""
+    notes = [f"note: {note}" for note in info.get("notes", [])]
+    return [*render(info), *notes, *bad_rows.told(info)]
 
 
 def render(info: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.inputs import check_not_the_same
 from distdl.data.raw import Prepared
 from distdl.data.table.as_is import prepare_as_is
-from distdl.data.table.options import TableOptions, TypedOptions
+from distdl.data.table.options import TableOptions
 from distdl.data.table.prepare import prepare_table
 from distdl.data.table.reader import Table
 
@@ -26,13 +26,13 @@ def prepare_tables(
     return with_notes(prepare_table(options, table, others, bad), [table, *others.values()])
 
 
-def prepare_typed(options: TypedOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
+def prepare_typed(options: TableOptions, path: str, test_path: str, open_table: Callable[[str], Table]) -> Prepared:
     """The same of files whose columns have types: without a label, target or features all columns as they are."""
     check_not_the_same(path, test_path)
     return prepare_splits(options, open_table(path), {"test": open_table(test_path)} if test_path else {})
 
 
-def prepare_splits(options: TypedOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
+def prepare_splits(options: TableOptions, table: Table, others: Mapping[str, Table]) -> Prepared:
     """The same of tables that are open; `others`: split -> the table that is that split."""
     chosen, bad = options.label or options.target or options.features, BadRows(options)
     prepared = (prepare_table if chosen else prepare_as_is)(options, table, dict(others), bad)

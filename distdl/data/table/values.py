@@ -168,3 +168,8 @@ def _some_numbers(words: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
 def _floats(values: pa.Array) -> np.ndarray:
     """With NaN for null."""
     return values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+
+
+def is_file(kind: pa.DataType) -> bool:
+    """Whether each value is the bytes of a whole file."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
