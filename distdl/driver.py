@@ -6,18 +6,15 @@ Nothing here knows of arguments or of a terminal: what is told goes to `say`, wh
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distdl import trust
 from distdl.config.schema import Config
-from distdl.errors import DataCorrupt, DistdlError, InputError
+from distdl.errors import DataCorrupt, DistdlError, InputError, sigterm_raises
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
@@ -134,7 +131,7 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Earl
     workers = f"{plan.world} {config.runtime.kind} worker{'s' if plan.world > 1 else ''}"
     title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
     watcher = show(folder.path, plan.steps, title, tracked=track.enabled)
-    with _sigterm_interrupts():  # while there are no workers that could write a checkpoint
+    with sigterm_raises(KeyboardInterrupt):  # while there are no workers that could write a checkpoint
         tracker.start(early)
         try:
             with watcher:
@@ -162,23 +159,6 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Earl
         statement = tracker.finish("FINISHED", summary=summary)
         watcher.tell_tracking()
     return Outcome(folder, config, plan, summary, statement)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is a KeyboardInterrupt meanwhile. Only the main thread may say what a signal does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _nothing_left(folder: RunFolder, plan: Plan) -> dict[str, Any] | None:
@@ -333,6 +313,7 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
         return
     from distdl.data.prepare import parse_options, prepare_dataset
     from distdl.data.progress import on_stderr
+    from distdl.data.table.report import told
 
     kept = (str, list, type(None))  # null is an option's default, not its name
     options = {key: value if isinstance(value, kept) else str(value) for key, value in recipe.options.items()}
@@ -347,5 +328,7 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
             raise
         say(f"another process has prepared {path} meanwhile")
         return
+    for line in told(manifest.info):
+        say(line)
     rows = ", ".join(f"{name} {split.rows:,} rows" for name, split in manifest.splits.items())
     say(f"prepared {path}: {rows}")

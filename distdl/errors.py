@@ -7,8 +7,12 @@ operational failure (the last checkpoint stays loadable). A traceback is never s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 
 class DistdlError(Exception):
@@ -66,3 +70,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     match = nearest(word, known)
     return f"did you mean '{match}'?" if match else "one of: " + ", ".join(known)
+
+
+@contextmanager
+def sigterm_raises(exception: type[BaseException], over_others: bool = True) -> Iterator[None]:
+    """SIGTERM, by which batch systems and containers end a process, is this exception meanwhile. Only the main thread may
+    say what a signal does. `over_others=False`: a handler that is there already stays."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or (not over_others and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise exception
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

@@ -170,9 +170,9 @@ def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None) -> Manifes
     import json
 
     from distdl.data.manifest import read_manifest
-    from distdl.data.prepare import parse_options, prepare_dataset
+    from distdl.data.prepare import parse_options, prepare_dataset, public
 
-    asked = json.loads(json.dumps(dataclasses.asdict(parse_options(recipe.source, recipe.options))))
+    asked = json.loads(json.dumps(public(dataclasses.asdict(parse_options(recipe.source, recipe.options)))))
     if Path(recipe.path).exists() and not overwrite:
         there = read_manifest(recipe.path)
         if (there.source, dict(there.options)) != (recipe.source, asked):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distdl.columns import NO_LABEL, Column, in_digits
@@ -194,17 +194,26 @@ class _Check:
         return "correct the column, or prepare the data set again"
 
 
-def class_notes(manifest: Manifest, reads: Reads, train: str, evaluation: str | None) -> list[str]:
-    """What the numbers of rows of the classes say that is no mistake, and yet nobody may have meant. [] for data sets of
-    older versions, which do not tell them."""
+def class_notes(
+    manifest: Manifest,
+    reads: Reads,
+    train: str,
+    evaluation: str | None,
+    counted: Mapping[str, Sequence[int]] | None = None,
+) -> list[str]:
+    """What the numbers of rows of the classes say that is no mistake, and yet nobody may have meant. Data sets of older
+    versions do not tell them: then `counted` does, column -> training rows of each class, or nobody."""
     notes = []
     asked = {name: column for columns in reads.values() for name, column in columns.items() if column.kind == "class"}
     for name, column in asked.items():
         found = manifest.statistics.get(train, {}).get(name)
-        if found is None or found.classes is None or column.high is None:
+        classes = found.classes if found else None
+        if classes is None and counted and name in counted:
+            classes = {number: rows for number, rows in enumerate(counted[name]) if rows}
+        if classes is None or column.high is None:
             continue
         names = manifest.preparation.get(name, {}).get("classes") or manifest.info.get("classes") or []
-        learned = {number for number in found.classes if number != column.missing}
+        learned = {number for number in classes if number != column.missing}
         never = [number for number in range(int(column.high) + 1) if number not in learned]
         if len(learned) == 1:
             notes.append(

@@ -16,7 +16,6 @@ import os
 import pkgutil
 import signal
 import sys
-import threading
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from typing import Any
 from distdl.data import bad_rows
 from distdl.data.manifest import Manifest
 from distdl.data.progress import Follow, Progress
-from distdl.errors import InputError, Problem, did_you_mean
+from distdl.errors import InputError, Problem, did_you_mean, sigterm_raises
 
 FOLDERS = ("formats", "corpora", "generators")
 
@@ -114,7 +113,7 @@ def _written(
         progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
         with DatasetWriter(
-            target, prepared.columns, source_name, _public(asdict(parsed)), about=about, overwrite=overwrite
+            target, prepared.columns, source_name, public(asdict(parsed)), about=about, overwrite=overwrite
         ) as writer:
             for split, rows in in_range(prepared):
                 writer.write(split, rows)
@@ -132,31 +131,20 @@ def _written(
 
 @contextmanager
 def _sigterm_cleans_up(target: str) -> Iterator[None]:
-    """SIGTERM, by which batch systems and containers end a process, is an exception meanwhile: what was written goes, and
-    the exit code is the signal's, 143. A handler that is there already stays."""
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not mine:
-        yield
-        return
-
-    def end(*_: Any) -> None:
-        raise _Ended
-
-    signal.signal(signal.SIGTERM, end)
+    """After SIGTERM what was written goes, and the exit code is the signal's, 143."""
     try:
-        yield
+        with sigterm_raises(_Ended, over_others=False):
+            yield
     except _Ended:
         print(f"distdl: ended by SIGTERM; nothing was written to {target}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Ended(BaseException):
     """SIGTERM came. No source may take it for a failure of its own."""
 
 
-def _public(options: dict[str, Any]) -> dict[str, Any]:
+def public(options: dict[str, Any]) -> dict[str, Any]:
     """Options for the manifest: a URI without what may be a secret of it."""
     from distdl.data.store import shown
 
@@ -179,7 +167,8 @@ def _convert(value: Any, kind: Any) -> Any:
         return _convert(value, next(a for a in arguments if a is not type(None)))
     if origin is tuple:
         if isinstance(value, str):
-            value = value.replace("x", ",").split(",") if arguments[0] is int else value.split(",")
+            parts = value.replace("x", ",") if arguments[0] is int else value
+            value = parts.split(",") if value or arguments[-1] is not Ellipsis else ()
         if isinstance(value, os.PathLike):
             value = (value,)
         converted = tuple(_convert(item, arguments[0]) for item in value)

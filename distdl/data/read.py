@@ -189,12 +189,13 @@ class Dataset:
         cache_dir: str | os.PathLike[str] | None = None,
         verify_again_bytes_per_s: float = 0.0,
         read_as: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
     ):
         if verify not in VERIFY:
             raise InputError(f"verify is {verify!r}", allowed=", ".join(VERIFY))
         self.location, self.split, self.read_as = os.fspath(path_or_uri), split, dict(read_as or {})
         self.cache_dir = cache_dir
-        self.manifest: Manifest = read_manifest(self.location)
+        self.manifest: Manifest = manifest or read_manifest(self.location)
         part: Split = self.manifest.split(split)
         self.rows, self.columns, self.fingerprint = part.rows, self.manifest.columns, self.manifest.fingerprint
         self._shards = [

@@ -294,7 +294,4 @@ def _class_notes(data: DataFacts) -> list[str]:
         notes.append(f"{found}, drawn equally often: the rows of the rarest come {often:.3g} times an epoch")
     if data.balanced and data.class_weights:
         notes.append("rare classes count twice: they are drawn as often as the others, and their losses weigh more")
-    empty = [str(number) for number, rows in enumerate(data.class_rows) if not rows]
-    if empty:
-        notes.append(f"the classes {', '.join(empty[:20])} have no row in the training split")
     return notes

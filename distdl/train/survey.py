@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distdl.config.schema import Config
 from distdl.errors import DistdlError, InputError
@@ -151,6 +151,8 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
     missing = unlabelled(reads, values(config.data.train_split))
     kept = conversions(manifest, reads, learner_class(config).fp64)
     read_as = tuple((name, manifest.columns[name].dtype, to) for name, to in kept.items())
+    facts = class_facts(config, manifest, next(iter(reads.values())), look)
+    counted = dict.fromkeys(_counted(facts), facts.get("class_rows", ()))
     return DataFacts(
         path=path,
         fingerprint=manifest.fingerprint,
@@ -158,9 +160,15 @@ def data_facts(config: Config, look: bool = False) -> DataFacts:
         eval_rows=evaluation.rows if evaluation else 0,
         unlabelled=missing,
         read_as=read_as,
-        notes=tuple(class_notes(manifest, reads, config.data.train_split, config.data.eval_split)),
-        **class_facts(config, manifest, next(iter(reads.values())), look),
+        notes=tuple(class_notes(manifest, reads, config.data.train_split, config.data.eval_split, counted)),
+        **facts,
     )
+
+
+def _counted(facts: Mapping[str, Any]) -> list[str]:
+    """The column whose classes' rows were counted, if one's were."""
+    columns = [facts.get("balanced", ""), *(name for name, _ in facts.get("class_weights", ()))]
+    return [name for name in columns if name and "class_rows" in facts][:1]
 
 
 def hardware(config: Config) -> Hardware:

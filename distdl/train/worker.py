@@ -23,8 +23,8 @@ from distdl.checkpoint.save import remove_drafts
 from distdl.config.schema import Config
 from distdl.data.balance import Labels
 from distdl.data.fit import conversions
-from distdl.data.manifest import read_manifest
-from distdl.data.preparation import recorded
+from distdl.data.manifest import Manifest, read_manifest
+from distdl.data.preparation import record_of, recorded
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
 from distdl.engine import nonfinite
@@ -114,13 +114,14 @@ def _train_from_checkpoint(
             raise TrainingFailed(f"{what}\n    fix: {nonfinite.ADVICE}")
         warnings += [f"{back[-1]}; back to step {back[-1].to}, and on with the batches that follow"]
     tell(text="the model to be made")
-    preparation = recorded(plan.data.path)
+    manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
+    preparation = record_of(manifest)
     learner = build_learner(plan.settings, checkpoint)
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
     engine.pulse = pulse
-    source = make_source(plan, rank)
+    source = make_source(plan, rank, manifest)
     run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
@@ -149,15 +150,15 @@ def _train_from_checkpoint(
             end = train(learner, engine, source, list(hooks.values()), start=start, steps=plan.steps)
         last_word: dict[str, float] = {}
         if (split := plan.settings.data.test_split) and not run_.paused:
-            last_word = at_the_end(run_, _eval_source(plan, split, rank), split, end)
+            last_word = at_the_end(run_, _eval_source(plan, split, rank, manifest), split, end)
     if rank == 0:
         spent = time.perf_counter() - clock
         _write_summary(run_, folder, (start, end), (begin, spent), stopping, last_word)
 
 
-def _eval_source(plan: Plan, split: str, rank: int) -> EvalSource:
+def _eval_source(plan: Plan, split: str, rank: int, manifest: Manifest) -> EvalSource:
     data_rank = plan.mesh.place(rank)["data"]
-    return EvalSource(make_dataset(plan, split), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
+    return EvalSource(make_dataset(plan, split, manifest), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
 
 
 def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
@@ -237,11 +238,11 @@ def _sample(plan: Plan) -> Batch:
         return next(source)
 
 
-def make_source(plan: Plan, rank: int) -> BatchSource:
+def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> BatchSource:
     """The training batches of this rank."""
     config = plan.settings
     return BatchSource(
-        make_dataset(plan, config.data.train_split),
+        make_dataset(plan, config.data.train_split, manifest),
         seed=config.seed,
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
@@ -255,12 +256,14 @@ def make_source(plan: Plan, rank: int) -> BatchSource:
     )
 
 
-def make_dataset(plan: Plan, split: str) -> Dataset:
-    """A split of the run's data set, its columns in the types that the family computes with."""
+def make_dataset(plan: Plan, split: str, manifest: Manifest | None = None) -> Dataset:
+    """A split of the run's data set, its columns in the types that the family computes with. `manifest`: that of the data
+    set, where it was read before."""
     config, data, path = plan.settings, plan.settings.data, plan.data.path
-    read_as = conversions(read_manifest(path), columns_read(config), learner_class(config).fp64)
+    manifest = manifest or read_manifest(path)
+    read_as = conversions(manifest, columns_read(config), learner_class(config).fp64)
     again_bytes_per_s = data.verify_again_mb_per_s * 1e6
-    return Dataset(path, split, data.verify, data.cache, verify_again_bytes_per_s=again_bytes_per_s, read_as=read_as)
+    return Dataset(path, split, data.verify, data.cache, again_bytes_per_s, read_as, manifest)
 
 
 def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
@@ -270,7 +273,7 @@ def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     if config.guard.spike:  # before an evaluation or a checkpoint of what it would stop
         hooks["spike"] = SpikeGuard(run_, config.guard.spike, config.track.every_steps)
     if config.data.eval_split:
-        source = _eval_source(plan, config.data.eval_split, run_.rank)
+        source = _eval_source(plan, config.data.eval_split, run_.rank, run_.source.dataset.manifest)
         hooks["evaluate"] = Evaluate(run_, source, plan.evaluate_every_steps)
     if config.early_stopping:
         stopping = config.early_stopping

@@ -318,3 +318,16 @@ def test_the_wheel_holds_them_where_they_are_looked_for(folder: Path, monkeypatc
     (folder / "distdl" / below / "one.yaml").write_text("# One.\n")
     monkeypatch.setattr(starter, "__file__", str(folder / "distdl" / "cli" / "starter.py"))
     assert list(examples()) == ["one"]
+
+
+def test_a_recipe_with_a_secret_is_the_one_that_made_the_data_set(command: Command) -> None:
+    """The manifest keeps no secrets: they are no difference."""
+    from distdl.cli.init import _prepared
+    from distdl.cli.starter import Recipe
+
+    write("flowers.csv", ["width,height,kind", *flowers()])
+    options = {"path": "flowers.csv", "label": "kind", "na": ("https://me:secret@host/?key=1",)}
+    recipe = Recipe("data/flowers", "csv", options, {})
+    made = _prepared(recipe, False, None)
+    assert "secret" not in str(made.options)
+    assert _prepared(recipe, False, None).fingerprint == made.fingerprint
