@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
 from distdl.engine.schedules import learning_rate
+from distdl.errors import TrainingFailed
 from distdl.layout import noise
 from distdl.layout.axes import Axis
 from distdl.learner import Batch, Learner, kinds
@@ -84,6 +85,11 @@ class Engine(ABC):
         """Whether the last step was."""
         self.rows: list[Tensor] = []
         """Row numbers of the last step's micro-batches on this rank."""
+        self._unread: list[tuple[int, Tensor]] = []
+        """Micro-batch and loss, where the guard has not looked yet."""
+        self._read_norm: float | None = None
+        self._bad: tuple[int, float] | None = None
+        """What it found: the gradient's norm, and the first micro-batch whose loss is not finite, with that."""
 
     # -- the three verbs -------------------------------------------------------------------------------------------------
 
@@ -95,7 +101,9 @@ class Engine(ABC):
     def minimize(self, loss: Tensor, player: str = "learner") -> None:
         """Backward, where `forward` has not gone it; once all micro-batches of the step are in, a step of the player's
         optimizer. Ends the run where the loss is not finite, before anything is learned from it, or the gradient is not."""
-        if self._guard and not math.isfinite(loss.detach().item()):
+        if self._guard and self._reads_late:
+            self._unread.append((len(self.rows) - 1, loss.detach()))
+        elif self._guard and not math.isfinite(loss.detach().item()):
             self._stop(loss.detach().item())
         self.add_loss(loss)
         if self.judge and self._last_micro:
@@ -103,10 +111,53 @@ class Engine(ABC):
         self.pulse.at("backward")
         self._minimize(loss, player)
         self.grad_norms[player] = self.grad_norm
-        if self._last_micro and self._stepped(player):
-            self.optimizer_steps[player] += 1
-            if self._guard and self.grad_norm is not None and not math.isfinite(self.grad_norm):
-                nonfinite.stop_gradient(self._trained(player), self.batch, self._step, loss.detach().item())
+        if self._last_micro:
+            self._end_step(loss, player)
+
+    @property
+    def _reads_late(self) -> bool:
+        """Whether the guard reads the losses of a step once, together with the gradient's norm: a GPU is asked for a number
+        when all that is queued is done, and stands still until something is queued again."""
+        return self.device.type == "cuda" and self.judge is None
+
+    def _sound(self, norm: float | Tensor | None) -> bool:
+        """Reads the gradient's norm and, where they wait, the losses: whether all are finite. Once a step and player,
+        before the optimizer's step where the engine takes it."""
+        unread, self._unread = self._unread, []
+        on_device = [norm.detach()] if isinstance(norm, Tensor) else []
+        found = (
+            torch.stack([t.double() for t in (*on_device, *(loss for _, loss in unread))]).tolist() if unread else []
+        )
+        self._read_norm = found.pop(0) if found and on_device else None if norm is None else float(norm)
+        self._bad = next(((micro, x) for (micro, _), x in zip(unread, found) if not math.isfinite(x)), None)
+        return self._bad is None and (self._read_norm is None or math.isfinite(self._read_norm))
+
+    def _end_step(self, loss: Tensor, player: str) -> None:
+        """Counts the step, and ends the run where it was none to learn from."""
+        stepped = self._stepped(player)
+        self.optimizer_steps[player] += stepped
+        if not self._guard:
+            return
+        if self._read_norm is None:  # the engine could not look before the step
+            self._sound(self.grad_norm if stepped else None)
+        bad_gradient = stepped and self._read_norm is not None and not math.isfinite(self._read_norm)
+        self._read_norm = None
+        if self._bad or (bad_gradient and self._reads_late):
+            self._stop_late(bad_gradient)
+        if bad_gradient:
+            nonfinite.stop_gradient(self._trained(player), self.batch, self._step, loss.detach().item())
+
+    def _stop_late(self, everywhere: bool) -> None:
+        """Raises TrainingFailed for a loss that was not finite in one of the step's micro-batches; where the gradient shows
+        it `everywhere`, the same on every rank, whose loss it was not."""
+        told = [""]
+        if self._bad:
+            told = [nonfinite.late(self.learner, self.plan, self.batch, self._step, self._bad, self.rows)]
+        if everywhere and self.plan.world > 1:
+            mine, told = told[0], [""] * self.plan.world
+            dist.all_gather_object(told, mine)
+        if text := next(filter(None, told), ""):
+            raise TrainingFailed(text)
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
@@ -161,7 +212,7 @@ class Engine(ABC):
     def begin(self, batch: Batch, micro: int) -> None:
         """Sets everything that the forward pass of a step's micro-batch depends on, but for the weights."""
         if micro == 0:
-            self._loss_sum, self.left_out, self.rows = 0.0, False, []
+            self._loss_sum, self.left_out, self.rows, self._unread = 0.0, False, [], []
         self.rows.append(batch["id"])
         self._last_micro = micro == self.plan.accumulate - 1
         self._before_micro_batch(batch, micro)

@@ -150,7 +150,7 @@ class DeepSpeedEngine(Engine):
         asked = self._guard or self.config.train.clip_norm
         if self.zero == 0 and asked and self._last_micro:  # stage 0 in fp32 reports no norm of its own
             self.grad_norm = self._norm(player)
-            if self._guard and not bool(torch.isfinite(self.grad_norm)):
+            if self._guard and not self._sound(self.grad_norm):
                 return  # the weights stay as they were; minimize() stops the run
         if self.left_out:
             with step_left_out(engine, self.zero):

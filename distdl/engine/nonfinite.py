@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +23,20 @@ def stop(learner: Learner, plan: Plan, batch: Batch, step: int, loss: float) -> 
         f"the loss of step {step + 1} is {loss}: the first tensor that is not finite is {first}.\n"
         f"    samples of this rank's micro-batch (row numbers): {row_numbers(batch)}\n"
         f"    nothing was learned from it; the last checkpoint is sound\n    fix: {ADVICE}"
+    )
+
+
+def late(learner: Learner, plan: Plan, batch: Batch, step: int, bad: tuple[int, float], rows: Sequence[Tensor]) -> str:
+    """What `stop` says, where it was noticed after the backward passes of the step: of a micro-batch before the last one
+    only the samples are left."""
+    micro, loss = bad
+    last = micro == len(rows) - 1
+    of_several = f" in micro-batch {micro + 1} of {len(rows)}" if len(rows) > 1 else ""
+    first = f": the first tensor that is not finite is {first_bad(learner, plan, batch, step)}" if last else ""
+    return (
+        f"the loss of step {step + 1} is {loss}{of_several}{first}.\n"
+        f"    samples of this micro-batch (row numbers): {row_numbers({'id': rows[micro]})}\n"
+        f"    no checkpoint holds what came of it; the last one is sound\n    fix: {ADVICE}"
     )
 
 

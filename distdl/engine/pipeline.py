@@ -236,6 +236,10 @@ class PipelineEngine(DeepSpeedEngine):
             dist.broadcast(pairs, source, axis.group)
         return {name: Mean(total, count.item()) for name, (total, count) in zip(names, pairs)}
 
+    @property
+    def _reads_late(self) -> bool:
+        return False  # the mean loss is there before the step is taken, and to find its cause takes all stages
+
     # -- what is not finite ----------------------------------------------------------------------------------------------
 
     def _stop(self, loss: float) -> NoReturn:

@@ -56,7 +56,7 @@ class TorchEngine(Engine):
         parameters = [p for p in self.bare[player].parameters() if p.grad is not None]
         if clip or self._guard:
             self.grad_norm = norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if self._guard and not bool(torch.isfinite(norm)):
+            if self._guard and not self._sound(norm):
                 return  # the weights stay as they were; minimize() stops the run
             if clip:
                 nn.utils.clip_grads_with_norm_(parameters, clip, norm)

@@ -41,12 +41,13 @@ def train(
 def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[str, Tensor], bool]]) -> dict[str, float]:
     """Means over the whole split, exact whatever the number of ranks. Collective."""
     learner.eval()
-    sums: dict[str, Tensor] = {}  # name -> (total, count)
+    sums: Metrics = {}  # a GPU is not sent the counts of each batch
     for batch, real in source:
-        for name, (total, count) in engine.evaluate(batch).items():
-            pair = torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
-            sums[name] = sums.get(name, 0) + (pair if real else 0 * pair)  # an unreal batch only keeps ranks in step
+        found = engine.evaluate(batch).items()
+        add(sums, {name: part.exact(real) for name, part in found})  # an unreal batch only keeps ranks in step
     learner.train()
     names = sorted(sums)
-    pairs = engine.all_sum(torch.stack([sums[name] for name in names])).tolist()
+    totals = torch.stack([sums[name].total for name in names])
+    counts = [torch.as_tensor(sums[name].count, dtype=torch.float64, device=totals.device) for name in names]
+    pairs = engine.all_sum(torch.stack([totals, torch.stack(counts)], 1)).tolist()
     return named({name: total / count if count else float("nan") for name, (total, count) in zip(names, pairs)})
