@@ -208,15 +208,20 @@ def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
     if not before or not found:
         return list(plan.notes)
     note = stretched(plan.settings, found[-1][0], before["steps"], plan.steps)
-    return [*plan.notes, *([note] if note else [])]
+    was, now = before["config"]["train"].get("precision", "fp32"), plan.settings.train.precision
+    other = f"the run was trained in {was} until now, and goes on in {now}; train.precision={was} keeps it"
+    return [*plan.notes, *([note] if note else []), *([other] if was != now else [])]
 
 
 def for_one_process(folder: RunFolder, *more: str) -> Config:
     """The config of a run for this process alone, which only looks at what it learned; `more`: key=value arguments. Raises
     InputError."""
     overrides = ["runtime={kind: local, workers: 1}", "parallel={engine: torch}"]
-    if saved_config(folder).train.precision in ("fp16", "fp8"):  # what training needs of a GPU, a forward pass does not
-        overrides.append("train.precision=bf16")
+    precision = saved_config(folder).train.precision
+    if precision == "auto" and (plan := folder.read_derived("plan.json")):  # what it was where it was trained
+        precision = plan["config"]["train"].get("precision", "auto")
+    # What training needs of a GPU, a forward pass does not.
+    overrides.append(f"train.precision={'bf16' if precision in ('fp16', 'fp8') else precision}")
     return saved_config(folder, [*overrides, *more])
 
 

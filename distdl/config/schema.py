@@ -70,9 +70,12 @@ class Train(Section):
     """Passes over the training split; give either epochs or steps."""
     steps: Positive | None = None
     """Optimizer steps; give either epochs or steps."""
-    precision: Literal["fp32", "fp64", "bf16", "fp16", "fp8"] = "fp32"
-    """Arithmetic of the forward and backward pass. bf16, fp16 (dynamic loss scaling) and fp8 keep fp32 master weights; fp64
-    is for families that need it, weights and all, under the torch engine."""
+    precision: Literal["auto", "fp32", "fp64", "bf16", "fp16", "fp8"] = "auto"
+    """Arithmetic of the forward and backward pass. auto: bf16 on GPUs that have it, fp32 on a CPU and where a family needs
+    the digits. bf16, fp16 (dynamic loss scaling) and fp8 keep fp32 master weights; fp64 is for families that need it,
+    weights and all, under the torch engine."""
+    tf32: bool = True
+    """Let GPUs multiply fp32 matrices with 10 of their 23 binary places (TF32), several times faster; false: with all."""
     compile: bool = False
     """Compile the blocks of the model with torch.compile."""
     clip_norm: PositiveFloat | None = None
@@ -85,8 +88,9 @@ class Train(Section):
     """What a sample of each class weighs in the training loss, which is the sum of weight times loss over the sum of the
     weights of a global batch: a number for each class, or balanced: rows / (classes * rows of the class) of the training
     split. Null: all alike. Evaluations do not weigh."""
-    deterministic: bool = True
-    """Use deterministic kernels only, so that the same run gives the same bits again."""
+    deterministic: Literal["auto"] | bool = "auto"
+    """Use deterministic kernels only, so that the same run gives the same bits again. auto: on a CPU; on GPUs such kernels
+    are slower, and some have none: with true, one that is missing ends the run and is named."""
     threads_per_worker: Natural = 0
     """CPU threads of one worker's arithmetic; 0: the machine's cores shared out over its workers."""
 

@@ -100,7 +100,16 @@ def _filled() -> bool:
     return bool(torch.utils.deterministic.fill_uninitialized_memory)  # type: ignore[attr-defined]
 
 
+def _left_as_it_is(name: str, get: Callable[[], Any], put: Callable[[Any], None]) -> None:
+    _add((0, name), _Thing(get, put, get))
+
+
 # What a worker sets as its plan says; until then a new state has what is there.
-_add((0, "threads"), _Thing(torch.get_num_threads, torch.set_num_threads, torch.get_num_threads))
-_add((0, "deterministic"), _Thing(_deterministic, _set_deterministic, _deterministic))
-_add((0, "fill"), _Thing(_filled, _fill, _filled))
+_cudnn, _cuda = torch.backends.cudnn, torch.backends.cuda
+_left_as_it_is("threads", torch.get_num_threads, torch.set_num_threads)
+_left_as_it_is("deterministic", _deterministic, _set_deterministic)
+_left_as_it_is("fill", _filled, _fill)
+_left_as_it_is("fp32 products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+_left_as_it_is("fp32 convolutions", partial(getattr, _cudnn, "allow_tf32"), partial(setattr, _cudnn, "allow_tf32"))
+_left_as_it_is("convolutions tried", partial(getattr, _cudnn, "benchmark"), partial(setattr, _cudnn, "benchmark"))
+_left_as_it_is("cuDNN's attention", _cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp)

@@ -30,8 +30,10 @@ def shrunk(config: Config, folder: Path) -> dict[str, Any]:
     values |= {"model": model, "runtime": {"kind": "local", "workers": 1}, "early_stopping": None, "start": None}
     values["train"] |= {"global_batch": GLOBAL_BATCH, "micro_batch": None, "epochs": None, "steps": STEPS}
     values["train"] |= {"clip_norm": None, "compile": False}  # each pass says where it clips
-    if config.train.precision not in ("fp32", "fp64"):
-        values["train"]["precision"] = "bf16"
+    precision = config.train.precision
+    if precision not in ("fp32", "fp64"):
+        values["train"]["precision"] = "fp32" if precision == "auto" else "bf16"
+    values["train"] |= {"tf32": False, "deterministic": True}  # layouts are compared to the last digits
     values["schedule"]["warmup_steps"] = min(config.schedule.warmup_steps, STEPS // 4)
     values["guard"] |= {"parity_every_steps": 5, "nonfinite": True}  # the guard makes ZeRO-0 tell its gradient norm
     values["track"]["enabled"] = False

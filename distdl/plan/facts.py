@@ -37,6 +37,8 @@ class ModelFacts:
     """Trainable elements in tensors that the tensor axis cuts."""
     experts: int = 0
     """Trainable elements in experts."""
+    largest: int = 0
+    """Elements of the largest trainable tensor."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ no torch. A worker needs the plan and its rank, nothing else.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 from distdl.config.load import config_from_dict
 from distdl.config.schema import Config
 from distdl.errors import InputError, Problem
+from distdl.plan import arithmetic, memory
 from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
@@ -107,12 +107,14 @@ def _tuples(value: Any) -> Any:
 
 def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware) -> Plan:
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
+    asked, config = config, arithmetic.decided(config, model, hardware)
     train, world = config.train, config.runtime.workers
     if problems := layout_problems(config, model):  # then there is no mesh to split a batch over
         raise InputError(*problems, *_problems(config, model, data, hardware, accumulate=1))
     mesh = make_mesh(config)
     split = split_batch(train.global_batch, mesh.data, train.micro_batch, mesh.world // mesh.data)
-    if problems := _problems(config, model, data, hardware, split.accumulate):
+    problems = _problems(config, model, data, hardware, split.accumulate)
+    if problems := problems or memory.too_large(config, model, mesh, hardware):
         raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
     file = config.family_name.file
@@ -135,11 +137,14 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         evaluate_every_steps=config.evaluate.every_steps,
         checkpoint_every_steps=config.checkpoint.every_steps,
         threads_per_worker=train.threads_per_worker or max(1, hardware.cores // world),
-        state_bytes_per_worker=state_bytes(config, model, mesh),
-        deepspeed=deepspeed_json(config, split, mesh, model.trainable)
+        state_bytes_per_worker=memory.state_bytes(config, model, mesh, hardware.device),
+        deepspeed=deepspeed_json(config, split, mesh, model, hardware.device)
         if config.parallel.engine == "deepspeed"
         else None,
-        notes=tuple(_notes(config, model, data, hardware, steps, split)),
+        notes=(
+            *_notes(config, model, data, hardware, steps, split),
+            *arithmetic.notes(asked, config, model, hardware),
+        ),
     )
     vars(plan)["settings"] = config  # which is parsed already
     return plan
@@ -181,6 +186,10 @@ def _problems(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         why = f"a global batch of {config.train.global_batch} is more than the {data.train_rows} samples of an epoch"
         problems.append(Problem(why, fix="a smaller train.global_batch, or data.last_batch: wrap"))
     gpus = config.runtime.workers * max(1, getattr(config.runtime, "gpus_per_worker", None) or 1)
+    if (each := getattr(config.runtime, "gpus_per_worker", None) or 0) > 1:
+        why = f"runtime.gpus_per_worker is {each}, and a worker computes on one GPU: the others would stand idle"
+        workers = f"runtime.gpus_per_worker=1 and runtime.workers={config.runtime.workers * each}"
+        return [*problems, Problem(why, fix=f"{workers}, or runtime.gpus_per_worker=1")]
     if hardware.device == "cuda" and not hardware.workers_elsewhere and gpus > hardware.gpus:
         why = f"{config.runtime.workers} workers need {gpus} GPUs and this machine has {hardware.gpus}"
         cpus = ", or runtime.gpus_per_worker=0 to train on CPUs" if config.runtime.kind == "ray" else ""
@@ -199,48 +208,6 @@ def _steps(config: Config, data: DataFacts) -> tuple[int, float]:
         return config.train.steps, steps_per_epoch
     assert config.train.epochs is not None  # the config's check
     return max(1, math.ceil(config.train.epochs * steps_per_epoch - 1e-9)), steps_per_epoch
-
-
-STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1, "lbfgs": 0}
-"""fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop, and
-two of each pair in the history of lbfgs."""
-
-
-def state_bytes(config: Config, model: ModelFacts, mesh: Mesh) -> dict[str, int]:
-    """Bytes of model state on the fullest worker, by ZeRO's own accounting (Rajbhandari et al. 2020, table 1)."""
-    zero = config.parallel.zero if config.parallel.engine == "deepspeed" else 0
-    half_weights = config.train.precision not in ("fp32", "fp64") and zero > 0
-    full = 8 if config.train.precision == "fp64" else 4
-    width = 2 if half_weights else full
-    states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
-    states += 2 * getattr(config.optimizer, "history", 0)
-    per_weight = full * states + (
-        4 if half_weights else 0
-    )  # optimizer states, and fp32 master weights beside the half ones
-    whole = mesh.data * mesh.sequence
-    dense = model.trainable - model.experts - model.sharded * (1 - 1 / mesh.tensor)
-    frozen = model.parameters - model.trainable
-    stage = 1.0
-    if mesh.pipeline > 1:
-        counts = [count for _, count in model.layers]
-        bounds = balanced([float(count) for count in counts], mesh.pipeline)
-        copies = [
-            sum(n for first, later, n in model.ties if first < a <= later < b) for a, b in itertools.pairwise(bounds)
-        ]
-        by_stage = [sum(counts[a:b]) + copy for (a, b), copy in zip(itertools.pairwise(bounds), copies)]
-        stage = max(by_stage) / sum(counts)
-
-    def held(from_stage: int, frozen: int = 0) -> float:
-        """Elements on a rank of what ZeRO shards from this stage on: experts over the ranks that hold the same ones."""
-        ranks = whole if zero >= from_stage else 1
-        own = model.experts / mesh.expert / (ranks // mesh.expert if ranks > 1 else 1)
-        return (stage * (dense + frozen)) / ranks + own
-
-    return {
-        "weights": math.ceil(width * held(3, frozen)),
-        "gradients": math.ceil(full * held(2)),  # half precision sums them in fp32
-        "optimizer": math.ceil(per_weight * held(1)),
-    }
 
 
 def _notes(

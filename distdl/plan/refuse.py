@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from distdl.config.schema import Config
 from distdl.errors import Problem
+from distdl.plan.arithmetic import BF16_CAPABILITY
 from distdl.plan.facts import Hardware, ModelFacts
 
 AXES = ("tensor", "pipeline", "sequence", "expert")
@@ -220,7 +221,11 @@ def _precision_problems(config: Config, model: ModelFacts, hardware: Hardware, z
     if precision == "fp16" and zero == 0:
         why = "train.precision is fp16, whose loss scaling and fp32 master weights are ZeRO's"
         return [Problem(why, fix="parallel.engine=deepspeed and parallel.zero=1, or train.precision=bf16")]
-    if precision == "fp8" and (hardware.device == "cpu" or hardware.gpu_capability < FP8_CAPABILITY):
+    unknown = hardware.device == "cuda" and hardware.gpu_capability == (0, 0)  # the workers look at theirs
+    if precision == "bf16" and hardware.device == "cuda" and not unknown and hardware.gpu_capability < BF16_CAPABILITY:
+        why = f"train.precision is bf16 and this is a GPU of compute capability {hardware.gpu_capability}"
+        return [Problem(why, allowed="8.0 and up", fix="train.precision=fp32")]
+    if precision == "fp8" and not unknown and (hardware.device == "cpu" or hardware.gpu_capability < FP8_CAPABILITY):
         have = "a CPU" if hardware.device == "cpu" else f"a GPU of compute capability {hardware.gpu_capability}"
         return [Problem(f"train.precision is fp8 and this is {have}", allowed="8.9 and up", fix="train.precision=bf16")]
     return []

@@ -44,6 +44,7 @@ MAY_CHANGE_KEYS = (
     ("train", "steps"),
     ("train", "micro_batch"),
     ("train", "threads_per_worker"),
+    ("train", "tf32"),
     ("data", "path"),
     ("data", "prepare"),
     ("data", "cache"),
@@ -55,6 +56,10 @@ MAY_CHANGE_KEYS = (
     ("way", "teacher"),
     ("way", "which"),
 )
+DECIDED_LATER = (("train", "precision"), ("train", "deterministic"))
+"""Keys whose `auto` a plan decides on the spot: a note tells where that is not what the run began with."""
+FLIGHTS = "nccl-rank-"
+"""Begins the names of the files in which NCCL leaves a rank's last collectives, before the rank's number."""
 DRAFT = ".new-"
 """Begins the name of a run's folder that is not in its place yet."""
 
@@ -309,6 +314,7 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
         path
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path) and path[0] not in MAY_CHANGE and path[:2] not in MAY_CHANGE_KEYS
+        if "auto" not in (old.get(path), new.get(path)) or path[:2] not in DECIDED_LATER
     ]
     if changed:
         lines = [f"{'.'.join(p)}: {old.get(p)!r} there, {new.get(p)!r} now" for p in changed[:8]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from distdl.checkpoint.layout import checkpoints
 from distdl.errors import DistdlError, InputError, TrainingFailed
-from distdl.run.folder import RunFolder
+from distdl.run.folder import FLIGHTS, RunFolder
 from distdl.run.heartbeat import ENDED, Beat, dumped_stack, read_beats
 from distdl.runtime.watch import named, out_of_step, standing
 
@@ -40,7 +40,8 @@ USUAL = {
     signal.SIGKILL: "out of memory (the kernel's log says so: `dmesg`) and a kill from outside are the usual causes",
     signal.SIGSEGV: "a fault in native code: an extension, a library of the wrong version, or broken memory",
     signal.SIGBUS: "a file that was mapped is shorter now: a data set was changed, a disk or /dev/shm is full",
-    signal.SIGABRT: "native code gave up, which it says on stderr: collectives that do not match, or broken memory",
+    signal.SIGABRT: "native code gave up, which it says on stderr: on GPUs mostly NCCL, whose watchdog ends a process "
+    "where a collective has not ended within runtime.timeout_s; else collectives that do not match, or broken memory",
     signal.SIGFPE: "a fault in native code: an integer division by zero",
     signal.SIGILL: "native code was built for another processor",
     signal.SIGTERM: "it was asked to end from outside",
@@ -81,7 +82,8 @@ def first_failure(folder: RunFolder, error: Exception, hung: str = "") -> Failur
         return Failure(_told(folder, known[0]), lasting=True, own=True)
     if deaths:
         rank, how = min(deaths.items())
-        return Failure(TrainingFailed(f"worker {rank} {how}{_last_seen(folder, rank)}\n    {goes_on(folder)}"))
+        seen = _last_seen(folder, rank) + _recorded(folder, rank)
+        return Failure(TrainingFailed(f"worker {rank} {how}{seen}\n    {goes_on(folder)}"))
     if own:
         cause = own[0]["type"], own[0]["step"]
         return Failure(_told(folder, own[0]), lasting=own[0]["lasting"], own=True, cause=cause)
@@ -116,6 +118,16 @@ def _last_seen(folder: RunFolder, rank: int) -> str:
     if why:
         words += "\n".join([f"\n    {why}; its Python stack, innermost last:", *(f"      {line}" for line in stack)])
     return words
+
+
+def _recorded(folder: RunFolder, rank: int) -> str:
+    """Where NCCL's flight recorder has written a rank's last collectives, if it has."""
+    file = folder.path / f"{FLIGHTS}{rank}"
+    return (
+        f"\n    its last collectives are in {file} (`torchfrtrace` compares those of all ranks)"
+        if file.exists()
+        else ""
+    )
 
 
 def _waited_for(folder: RunFolder, record: dict[str, Any], said: set[int]) -> DistdlError:

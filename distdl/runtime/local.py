@@ -159,7 +159,9 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
 
     from distdl.layout.process import alone
     from distdl.train import worker
+    from distdl.train.kernels import prepare_process
 
+    prepare_process(plan.device, folder.path)
     if not faulthandler.is_enabled():
         with suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
             faulthandler.enable()  # a fault in native code ends this process: its stack is all that is left to say
@@ -176,9 +178,11 @@ def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], 
     import torch.distributed as dist
 
     from distdl.train import worker
+    from distdl.train.kernels import prepare_process
 
     folder = RunFolder(Path(folder_path), attempt)
     plan, rank = Plan.from_dict(plan_values, folder.path), int(os.environ["RANK"])
+    prepare_process(plan.device, folder.path)
     worker.init_process_group(plan, rank, timeout_s)
     worker.run(plan, folder, rank)
     dist.destroy_process_group()

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from distdl.config.schema import Config
 from distdl.errors import DistdlError
-from distdl.plan.plan import STATES_PER_WEIGHT, Plan
+from distdl.plan.memory import STATES_PER_WEIGHT
+from distdl.plan.plan import Plan
 from distdl.track.run import default_tracking_uri
 
 if TYPE_CHECKING:

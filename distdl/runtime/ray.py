@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from distdl import trust
 from distdl.config.schema import Ray as RayConfig
-from distdl.errors import TrainingFailed
+from distdl.errors import InputError, TrainingFailed
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat, read_beats
@@ -199,6 +199,7 @@ def _cluster(plan: Plan) -> Iterator[Any]:
     handlers = {number: signal.getsignal(number) for number in heard}
     try:
         _connect(ray, runtime, plan)
+        refuse_idle_gpus(plan, ray.cluster_resources().get("GPU", 0))
         for number, handler in handlers.items():  # Ray's own would end the driver on the spot
             signal.signal(number, handler)
         yield ray
@@ -215,8 +216,10 @@ def worker_loop(settings: dict[str, Any]) -> None:
     import ray.train
 
     from distdl.train import worker
+    from distdl.train.kernels import prepare_process
 
     folder = RunFolder(Path(settings["folder"]), settings["attempt"])
+    prepare_process(settings["plan"]["device"], folder.path)
     worker.check_visible(folder)
     folder.attempt.check()
     plan, rank = Plan.from_dict(settings["plan"], folder.path), ray.train.get_context().get_world_rank()
@@ -235,6 +238,17 @@ def probe_loop(settings: dict[str, Any]) -> None:
     facts = look_around(settings["question"], context.get_world_rank(), context.get_world_size(), node)
     if context.get_world_rank() == 0:
         ray.get(settings["answers"].put.remote(facts))
+
+
+def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
+    """Raises InputError where the cluster has GPUs and the plan none, because nobody said so and this machine has none."""
+    runtime = plan.settings.runtime
+    if plan.device == "cpu" and gpus and getattr(runtime, "gpus_per_worker", None) is None:
+        what = (
+            f"the Ray cluster has {gpus:g} GPUs and this machine none, so that the plan is one for CPUs: "
+            "runtime.gpus_per_worker is null, which asks the machine that plans"
+        )
+        raise InputError(what, fix="runtime.gpus_per_worker=1, or runtime.gpus_per_worker=0 to train on CPUs")
 
 
 def _gpus(plan: Plan) -> int:

@@ -92,6 +92,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         fp64=learner.fp64,
         sharded=sum(p.numel() for p in trainable if id(p) in cut),
         experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
+        largest=max((p.numel() for p in trainable), default=0),
     )
 
 

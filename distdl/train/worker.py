@@ -48,6 +48,7 @@ from distdl.train.hooks.parity import ReplicaParity
 from distdl.train.hooks.progress import Progress
 from distdl.train.hooks.spike import Rollback, SpikeGuard
 from distdl.train.hooks.stop import Stop
+from distdl.train.kernels import missing_kernel, set_up_torch, settled
 from distdl.train.loop import evaluate, train
 from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over, checkpoint_of
@@ -66,7 +67,7 @@ def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
     heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
     with folder.private():
         try:
-            with heart:
+            with heart, missing_kernel():
                 _train(plan, folder, rank, spool, pulse)
         except BaseException as error:
             with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
@@ -143,7 +144,7 @@ def _train_from_checkpoint(
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
-    with contextlib.closing(source):
+    with contextlib.closing(source), settled():
         if checkpoint and checkpoint.state.stopped and stopping and stopping.exhausted:
             end = start
         else:
@@ -188,16 +189,6 @@ def _chosen(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
     folder.attempt.check()
     remove_drafts(folder.checkpoints)
     return latest(folder.checkpoints)
-
-
-def set_up_torch(plan: Plan) -> None:
-    """Threads and determinism of this process."""
-    torch.set_num_threads(plan.threads_per_worker)
-    if plan.settings.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # Filling every new buffer with NaN finds reads of unwritten memory; it makes nothing more deterministic.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
@@ -364,17 +355,18 @@ def check_visible(folder: RunFolder) -> None:
 
 def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
     """Joins the run's process group at the store of the driver, or makes one of a single process."""
-    backend = "nccl" if plan.device == "cuda" else "gloo"
-    if plan.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    backend, gpu = "gloo", None
+    if plan.device == "cuda":  # told of its GPU, NCCL connects at once, and splits the groups of the axes off
+        backend, gpu = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(gpu)
     if plan.world == 1:
         os.environ.setdefault("LOCAL_RANK", "0")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=gpu)
     else:
         timeout = timedelta(seconds=timeout_s)
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the driver's store
         store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout, device_id=gpu)
 
 
 def _note_failure(folder: RunFolder, rank: int, error: BaseException, step: int = 0) -> None:

@@ -127,13 +127,15 @@ def test_weights_of_another_model_are_refused(project: Path, command: Command) -
 
 
 ALONE = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null", "train.steps=1"]
+DECIDED = ["train.precision=fp32", "train.deterministic=true"]
+"""What the plan would decide: the config that is kept is the one that is planned."""
 
 
 def test_a_checkpoint_fits_whatever_a_field_of_training_says(project: Path, command: Command) -> None:
     assert command("train", "gated.yaml", "--plain", *ALONE).code == 0
     for name in ("marked", "bare"):  # a run that is to start from what another one has become
         shutil.copytree(project / "runs" / "gated" / "checkpoints", project / "runs" / name / "checkpoints")
-    changed = [*ALONE[:-1], "train.steps=2", "model.dropout=0.4"]
+    changed = [*ALONE[:-1], *DECIDED, "train.steps=2", "model.dropout=0.4"]
     assert command("train", "gated.yaml", "--plain", *changed, "name=marked").code == 0
     summary = json.loads((project / "runs" / "marked" / "summary.json").read_text())
     assert (summary["steps"], summary["steps_this_time"]) == (2, 1)

@@ -420,7 +420,8 @@ def test_a_plan_names_a_familys_file_beside_it_and_a_reader_says_where_that_is(t
     for folder in ("mine", "run"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own.py").write_text(text)
-    values = config().model_dump(mode="json") | {"model": {"family": str(tmp_path / "mine" / "own.py")}}
+    told_all = config(train__precision="fp32")  # nothing is left to decide
+    values = told_all.model_dump(mode="json") | {"model": {"family": str(tmp_path / "mine" / "own.py")}}
     mine = make_plan(config_from_dict(values), MODEL, DATA, MACHINE)
     told = json.loads(json.dumps(mine.to_dict()))
     assert told["config"]["model"] == {"family": "./own.py", "hidden": 3} and "beside" not in told

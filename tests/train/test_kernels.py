@@ -1,0 +1,88 @@
+"""What a worker's process is given before it touches a GPU, and what Python's garbage collector leaves alone."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from distdl.config.load import config_from_dict
+from distdl.errors import InputError
+from distdl.plan.plan import make_plan
+from distdl.run.folder import RunFolder
+from distdl.runtime.blame import WorkersEnded, ending, first_failure
+from distdl.runtime.ray import refuse_idle_gpus
+from distdl.train import worker
+from distdl.train.kernels import FLIGHT_RECORDER, prepare_process, settled
+from tests.plan.test_arithmetic import CPU, H100, planned
+from tests.plan.test_plan import DATA, MODEL
+from tests.small import small_config
+
+NAMES = (*FLIGHT_RECORDER, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_FR_DUMP_TEMP_FILE")
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that what is set is taken away again
+        monkeypatch.delenv(name)
+
+
+def test_memory_grows_and_nccl_keeps_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_process("cpu", tmp_path)
+    assert not any(name in os.environ for name in NAMES)
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "7")
+    prepare_process("cuda", tmp_path)
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert os.environ["TORCH_FR_BUFFER_SIZE"] == "7" and os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+    assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == str(tmp_path / "nccl-rank-")
+
+
+def test_a_users_own_allocator_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    prepare_process("cuda", tmp_path)
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_again() -> None:
+    before = gc.get_freeze_count()
+    with settled():
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
+    with pytest.raises(KeyError), settled():
+        raise KeyError
+    assert gc.get_freeze_count() == 0
+
+
+def test_nccl_is_told_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, object]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: None)
+    monkeypatch.setattr(worker.dist, "init_process_group", lambda backend, **k: told.append((backend, k["device_id"])))
+    monkeypatch.setattr(worker.dist, "TCPStore", lambda *_, **__: None)
+    monkeypatch.setattr(os, "environ", os.environ | {"LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
+    worker.init_process_group(planned(H100), 1, 60.0)
+    worker.init_process_group(planned(CPU), 1, 60.0)
+    assert told == [("nccl", torch.device("cuda", 1)), ("gloo", None)]
+
+
+def test_an_abort_is_told_as_the_watchdogs_with_the_record_of_the_collectives(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    died = WorkersEnded({1: ending(-signal.SIGABRT)})
+    told = str(first_failure(folder, died).error)
+    assert "NCCL, whose watchdog ends a process" in told and "runtime.timeout_s" in told and "torchfrtrace" not in told
+    (tmp_path / "nccl-rank-1").write_bytes(b"")
+    assert f"its last collectives are in {tmp_path / 'nccl-rank-1'}" in str(first_failure(folder, died).error)
+
+
+def test_a_cluster_with_gpus_does_not_train_on_its_cpus_by_mistake() -> None:
+    values = small_config("mlp", "data/x", "") | {"runtime": {"kind": "ray", "workers": 2, "address": "head:6379"}}
+    plan = make_plan(config_from_dict(values), MODEL, DATA, CPU)
+    with pytest.raises(InputError, match=r"the Ray cluster has 8 GPUs and this machine none(?s:.*)gpus_per_worker=1"):
+        refuse_idle_gpus(plan, 8.0)
+    refuse_idle_gpus(plan, 0)
+    values["runtime"]["gpus_per_worker"] = 0
+    refuse_idle_gpus(make_plan(config_from_dict(values), MODEL, DATA, CPU), 8.0)
