@@ -124,7 +124,6 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Earl
         track.experiment,
         folder.path.name,
         enabled=track.enabled,
-        system_metrics_interval_s=track.system_metrics_interval_s,
         source_dir=source_dir,
         attempt=folder.attempt,
     )

@@ -89,9 +89,7 @@ def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Pa
     (run,) = mlflow_runs(tmp_path / "runs")
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.lr"] == "0.002"
-    assert (
-        run.data.metrics["eval/test/accuracy" if "eval/test/accuracy" in run.data.metrics else "eval/accuracy"] >= 0.97
-    )
+    assert run.data.metrics["eval/scores/accuracy"] >= 0.97
     assert any(plan["data"]["fingerprint"] in value for value in run.data.tags.values())
 
     code, out, error = distdl("train", str(shipped("quickstart")), *LOCAL, "name=local", cwd=tmp_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
     parser.add_argument(
         "--sync",
         type=Path,
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.uri and not args.sync:
         raise InputError("--uri says where --sync sends a run", where="--uri", fix="--sync RUN, or take it out")
-    return _sync(args.sync, args.uri) if args.sync else _serve(args.runs, args.host, args.port)
+    return _sync(args.sync, args.uri) if args.sync else _serve(args.runs, args.host, args.port, not args.no_browser)
 
 
 def _sync(run_dir: Path, uri: str | None) -> int:
@@ -66,7 +69,12 @@ def _sync(run_dir: Path, uri: str | None) -> int:
     return 0
 
 
-def _serve(runs_dir: Path, host: str, port: int) -> int:
+def has_screen() -> bool:
+    """Whether a browser would open a window here, and not take the terminal."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _serve(runs_dir: Path, host: str, port: int, browser: bool) -> int:
     from distdl.cli.common import tell_dead
     from distdl.errors import DistdlError
     from distdl.track.server import UiServer
@@ -86,7 +94,9 @@ def _serve(runs_dir: Path, host: str, port: int) -> int:
     try:
         print("starting the MLflow UI ...", flush=True)
         server.start()
-        print(f"MLflow UI of {runs_dir}: {server.url}   (Ctrl-C ends it)", flush=True)
+        print(f"MLflow UI of {runs_dir}: {server.page}   (Ctrl-C ends it)", flush=True)
+        if browser and sys.stdout.isatty() and has_screen():
+            webbrowser.open(server.page)
         code = server.wait()
         raise DistdlError(f"the MLflow UI ended by itself (exit code {code}):\n{server.output()}")
     except KeyboardInterrupt:

@@ -35,7 +35,6 @@ class Tracker:
         experiment: str,
         run_name: str,
         enabled: bool = True,
-        system_metrics_interval_s: float = 10.0,
         source_dir: str | Path | None = None,
         attempt: Attempt = NO_ATTEMPT,
     ) -> None:
@@ -44,7 +43,6 @@ class Tracker:
         self.experiment = experiment
         self.run_name = run_name
         self.enabled = enabled
-        self.system_metrics_interval_s = system_metrics_interval_s
         self.source_dir = source_dir
         self._attempt = attempt
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +67,6 @@ class Tracker:
                 tracking_uri=self.tracking_uri,
                 experiment=self.experiment,
                 run_name=self.run_name,
-                system_metrics_interval_s=float(self.system_metrics_interval_s),
                 last_error="",
             )
             if self._heartbeat:

@@ -1,32 +1,32 @@
-"""Where a run came from, in a form that MLflow takes: params, tags and texts, without secrets.
+"""Where a run came from, in a form that MLflow takes: params, a dozen tags and texts, without secrets.
 
-Nothing here imports what it reports on: versions come from the installed metadata, so no torch or ray is loaded.
+Nothing here imports what it reports on: what versions were installed is read from metadata, so no torch or ray is loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
+import getpass
 import hashlib
 import importlib.metadata
 import json
 import os
 import re
-import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import distdl
 from distdl.config.family import FamilyName
 
 PARAM_VALUE_CHARS = 6000
 """What MLflow takes for one param."""
 TAG_VALUE_CHARS = 5000
 KEY_CHARS = 250
-PLAN_TAGS = 80
-"""Most plan numbers shown as tags; the whole plan is an artifact."""
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
+PARAM_SECTIONS = ("model", "optimizer", "schedule", "train", "data")
+"""Sections of the config that are told with their defaults; of the others, what was set. The whole is `config.json`."""
+OLD_TAGS = re.compile(
+    r"plan\.|version\.|distdl\.(version|hostname|git_commit|git_dirty|dataset_fingerprint|last_\w+_step|uploader)$"
+)
+"""Tags of earlier versions, taken from a run that is continued: the note, the inputs and the files have them now."""
 TEXT_ARTIFACTS = ("config.yaml", "config.json", "plan.json", "environment.txt")
 
 _SECRET_NAME = (
@@ -78,6 +78,31 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def told(config: Any, named: Any = None) -> dict[str, Any]:
+    """Of a config, the leaves that are worth a param: those that were set, and what decides how the model learns.
+
+    `named`: what the YAML says, where a value that is also the default was set all the same.
+    """
+    from distdl.config.schema import Config
+    from distdl.config.section import Section
+
+    said, chosen = flatten(named), {}
+    for section, values in config.items() if isinstance(config, dict) else ():
+        field = Config.model_fields.get(section)
+        default = field.default if field else None
+        defaults = flatten({section: default.model_dump(mode="json") if isinstance(default, Section) else default})
+        for key, value in flatten({section: values}).items():
+            told_anyway = section in PARAM_SECTIONS and value not in (None, [], {})
+            if (
+                field is None
+                or key in said
+                or told_anyway
+                or (value not in (None, [], {}) and value != defaults.get(key))
+            ):
+                chosen[key] = value
+    return chosen
+
+
 def config_params(config: Any) -> dict[str, str]:
     """The config as MLflow params: flattened, without secrets, long values cut with a note."""
     params = {}
@@ -106,17 +131,13 @@ def read_json(path: Path) -> Any:
 
 def gather_tags(run_dir: Path, source_dir: Path | None) -> dict[str, str]:
     """Tags that say where the run came from. `source_dir` is the folder of the config, looked at for its git commit."""
-    tags = {"distdl.version": str(getattr(distdl, "__version__", "") or _version("distdl") or "unknown")}
-    for package in PACKAGES:
-        if version := _version(package):
-            tags[f"version.{package}"] = version
-    tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
-    tags["distdl.hostname"] = socket.gethostname()
-    tags["distdl.run_dir"] = f"{run_dir.parent.name}/{run_dir.name}"  # relative: no path of this machine leaves it
-    tags["mlflow.source.name"] = "distdl train"
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "distdl train",
+        "distdl.run_dir": f"{run_dir.parent.name}/{run_dir.name}",  # relative: no path of this machine leaves it
+    }
     tags.update(_git_tags(source_dir))
     tags.update(_family_tags(run_dir))
-    tags.update(_plan_tags(read_json(run_dir / "plan.json")))
     return {key[:KEY_CHARS]: cut(redact(value), TAG_VALUE_CHARS) for key, value in tags.items()}
 
 
@@ -126,20 +147,14 @@ def environment_text() -> str:
     return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower) if name)
 
 
-def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
-
-
-def _plan_tags(plan: Any) -> dict[str, str]:
-    tags = {}
-    for key, value in flatten(plan).items() if isinstance(plan, dict) else ():
-        if key.rpartition(".")[2] in ("fingerprint", "dataset_fingerprint"):
-            tags["distdl.dataset_fingerprint"] = str(value)
-        elif isinstance(value, (int, float)) and len(tags) < PLAN_TAGS:
-            tags[f"plan.{key}"] = str(value)
-    return tags
+def _user() -> str:
+    """Who trains: as $DISTDL_OWNER says, which stands for a job sent elsewhere, else who is logged in."""
+    if said := os.environ.get("DISTDL_OWNER", "").strip():
+        return said
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return str(os.getuid())
 
 
 def _family_tags(run_dir: Path) -> dict[str, str]:
@@ -159,7 +174,7 @@ def _git_tags(source_dir: Path | None) -> dict[str, str]:
         return {}
     changes = _git(source_dir, "status", "--porcelain", "--untracked-files=no")
     dirty = "unknown" if changes is None else str(bool(changes)).lower()
-    return {"distdl.git_commit": commit, "distdl.git_dirty": dirty, "mlflow.source.git.commit": commit}
+    return {"mlflow.source.git.commit": commit, "distdl.git_dirty": dirty}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -20,12 +20,16 @@ from urllib.parse import parse_qsl, urlsplit
 from distdl import trust
 from distdl.config.secret_text import QUERY_KEYS
 from distdl.errors import DistdlError, InputError
+from distdl.track.points import NAMING
 
 SPOOL_NAME = "events.jsonl"
 INFO_NAME = "tracking.json"
 LOG_NAME = "tracking.log"
 STORE_NAME = "mlflow.db"
 ARTIFACTS_NAME = "mlartifacts"
+
+TRAINING_MODE = "workflowType=machine_learning"
+"""Of an address of MLflow's pages: they are those for training, not for language models in use."""
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -39,14 +43,18 @@ class RunInfo:
     run_name: str
     run_key: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Also a tag of the MLflow run: finds the run again if we crash between creating it and writing its id down."""
-    system_metrics_interval_s: float = 10.0
-    """0 turns the sampling of CPU, GPU, memory and network off."""
     mlflow_run_id: str | None = None
     experiment_id: str | None = None
     spool_offset: int = 0
     """Bytes of the spool that MLflow has accepted."""
     last_steps: dict[str, int] = field(default_factory=dict)
     """Last step sent of every metric: a restart replays steps, and they must not be doubled."""
+    naming: int = NAMING
+    """Of the metrics in MLflow (points.py)."""
+    worlds: list[list[int]] = field(default_factory=list)
+    """(step, time in ms, workers) of every start that was sent."""
+    system_offsets: dict[str, int] = field(default_factory=dict)
+    """Bytes of each node's spool that MLflow has accepted."""
     tags: dict[str, str] = field(default_factory=dict)
     """Where the run came from, gathered when it started: it may be sent much later, from another machine."""
     status: str = ""
@@ -60,7 +68,8 @@ class RunInfo:
         if not self.mlflow_run_id or not self.experiment_id:
             return ""
         if urlsplit(self.tracking_uri).scheme in ("http", "https"):
-            return f"{self.tracking_uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.mlflow_run_id}"
+            page = f"{self.tracking_uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.mlflow_run_id}"
+            return f"{page}?{TRAINING_MODE}"
         return f"MLflow run {self.mlflow_run_id} in {self.tracking_uri}"
 
 
@@ -73,6 +82,7 @@ def load(run_dir: Path) -> RunInfo | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(RunInfo)}
+        record.setdefault("naming", 0)  # of a version that had others
         return RunInfo(**{key: value for key, value in record.items() if key in known})
     except FileNotFoundError:
         return None

@@ -17,7 +17,7 @@ from typing import IO
 
 from distdl.errors import DistdlError, InputError
 from distdl.track import database
-from distdl.track.run import ARTIFACTS_NAME, STORE_NAME, default_tracking_uri
+from distdl.track.run import ARTIFACTS_NAME, INFO_NAME, STORE_NAME, TRAINING_MODE, default_tracking_uri, load
 from distdl.track.store import ENVIRONMENT
 
 START_TIMEOUT_S = 120.0
@@ -39,6 +39,21 @@ class UiServer:
     @property
     def url(self) -> str:
         return _url(self.host, self.port)
+
+    @property
+    def page(self) -> str:
+        """Where the runs of the folder are listed, those of the experiment that was tracked last, as runs that train."""
+        found = self._experiment()
+        return f"{self.url}/#/experiments/{found}/runs?{TRAINING_MODE}" if found else self.url
+
+    def _experiment(self) -> str:
+        own, newest, found = default_tracking_uri(self.runs_dir), -1.0, ""
+        for file in self.runs_dir.glob(f"*/{INFO_NAME}"):
+            with contextlib.suppress(DistdlError, OSError):
+                info, changed_s = load(file.parent), file.stat().st_mtime
+                if info and info.tracking_uri == own and info.experiment_id and changed_s > newest:
+                    newest, found = changed_s, info.experiment_id
+        return found
 
     def start(self) -> None:
         """Starts the server and waits until it answers.

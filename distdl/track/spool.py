@@ -12,6 +12,8 @@ Every event has `t` (unix seconds) and `kind`. The kinds and their fields (reade
     checkpoint  step, path, seconds, bytes
     message     level ("info", "warning", "error"), text
     restart     step
+    world       step, workers, layout                              of every start
+    picture     step, drawing, arrays {name: nested lists}         what track/pictures/ draws
     end         status ("FINISHED", "FAILED", "KILLED"), error (str or None), summary (dict)
 
 A float that JSON cannot hold travels as {"$float": "nan"}: the file stays valid JSON for every tool.
@@ -174,9 +176,9 @@ class SpoolReader:
         self.skipped = 0
         """Lines that were not events."""
 
-    def poll(self) -> list[Event]:
-        """The events of all complete lines since the last call."""
-        return [event for _, event in self.poll_with_offsets()]
+    def poll(self, max_bytes: int | None = None) -> list[Event]:
+        """The events of all complete lines since the last call, or of about `max_bytes` of them."""
+        return [event for _, event in self.poll_with_offsets(max_bytes)]
 
     def poll_with_offsets(self, max_bytes: int | None = None) -> list[tuple[int, Event]]:
         """As `poll`, with the offset behind each event; reads about `max_bytes` (always at least one whole line)."""

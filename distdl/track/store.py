@@ -5,26 +5,27 @@ The only module that talks to MLflow. It is used by the uploader process; nothin
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-from distdl.errors import DistdlError
-from distdl.track import database, provenance
+from distdl.config.yaml_file import read_yaml
+from distdl.errors import DistdlError, InputError
+from distdl.track import database, inputs, machine, note, provenance
+from distdl.track.points import NAMING, Point, as_dict, never_changing, points, points_of
 from distdl.track.run import RunInfo, artifact_location, load, update
-from distdl.track.spool import Event
+from distdl.track.spool import Event, SpoolReader
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 TAGS_PER_BATCH = 100
+SYSTEM_BYTES = 1 << 18
+NOTE = "mlflow.note.content"
 CHANGE_CHARS = 200
 """Of each value that a continuation has changed, in the tag `distdl.config_changed`."""
-DEFAULT_SPLITS = (None, "", "eval", "valid", "validation", "val")
-"""Splits whose metrics are `eval/<name>`; any other split's are `eval/<split>/<name>`."""
 REJECTIONS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 """Error codes that no second attempt cures."""
 
@@ -44,46 +45,11 @@ class RunGone(DistdlError):
     """The MLflow run was deleted while it was being written. Exit code 1."""
 
 
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
-
-
-def points_of(event: Event) -> Iterator[Point]:
-    """The metric points that an event holds; none for a malformed event or a kind that MLflow is not told about."""
-    kind, time_ms = event["kind"], int(event["t"] * 1000)
-    values: dict[str, Any] = {}
-    if kind == "metrics":
-        values = _dict(event.get("values"))
-    elif kind == "evaluation":
-        split = event.get("split")
-        prefix = "eval" if split in DEFAULT_SPLITS else f"eval/{split}"
-        values = {f"{prefix}/{name}": value for name, value in _dict(event.get("values")).items()}
-    elif kind == "checkpoint":
-        values = {f"checkpoint/{name}": event[name] for name in ("seconds", "bytes") if name in event}
-    elif kind == "end":
-        summary = provenance.flatten(_dict(event.get("summary")))
-        values = {f"summary/{name.replace('.', '/')}": value for name, value in summary.items()}
-        event = {**event, "step": _dict(event.get("summary")).get("steps", 0)}
-    step = event.get("step")
-    if not isinstance(step, int):
-        return
-    for name, value in values.items():
-        if isinstance(value, (int, float)):
-            with contextlib.suppress(OverflowError):
-                yield Point(str(name), float(value), time_ms, step)
-
-
 def tags_of(event: Event) -> dict[str, str]:
     """What an event says about the run as a whole."""
     if event["kind"] == "checkpoint":
-        return {"distdl.last_checkpoint_step": str(event.get("step"))}
-    if event["kind"] == "restart":
-        return {"distdl.last_restart_step": str(event.get("step"))}
+        path = Path(str(event.get("path")))
+        return {"distdl.checkpoint": "/".join(path.parts[-4:])}  # from the folder that the runs lie in
     return {}
 
 
@@ -95,6 +61,7 @@ class Store:
         self._log = log
         self._client: Any = None
         self._run_id = ""
+        self._config: dict[str, Any] = {}
         self._artifacts_sent = False
         self._fruitless = 0
         self._refused_keys: set[str] = set()  # said once, not for every step
@@ -129,13 +96,16 @@ class Store:
         if run is None:
             run = client.create_run(experiment_id, run_name=info.run_name, tags={"distdl.run_key": info.run_key})
             self._log(f"created MLflow run {run.info.run_id} in experiment '{info.experiment}'")
-        if run.info.run_id != info.mlflow_run_id:
-            # A store that does not know this run gets the whole story; in the same store nothing had been sent.
-            update(self.run_dir, mlflow_run_id=run.info.run_id, spool_offset=0, last_steps={})
+        if run.info.run_id != info.mlflow_run_id or info.naming != NAMING:
+            # A store that does not know this run, or not under these names, gets the whole story; in the same store nothing
+            # had been sent.
+            afresh: dict[str, Any] = {"spool_offset": 0, "last_steps": {}, "worlds": [], "system_offsets": {}}
+            update(self.run_dir, mlflow_run_id=run.info.run_id, naming=NAMING, **afresh)
         update(self.run_dir, experiment_id=run.info.experiment_id)
         client.update_run(run.info.run_id, status="RUNNING")
         update(self.run_dir, status="RUNNING")
         self._run_id = run.info.run_id
+        self._config = as_dict(provenance.read_json(self.run_dir / "config.json"))
         self._send_origin(client, run, info)
         self._client = client
         if elsewhere := artifacts_elsewhere(info.tracking_uri, run.info.artifact_uri):
@@ -147,25 +117,42 @@ class Store:
     def send(self, events: list[tuple[int, Event]]) -> None:
         """Sends events, each with the spool offset behind it, and notes the offset of what MLflow has accepted."""
         info = self.info()
-        last_steps = dict(info.last_steps)
+        last_steps, worlds = dict(info.last_steps), list(info.worlds)
+        split = str(as_dict(self._config.get("data")).get("eval_split") or "")
+        constant = never_changing(self._config)
         points: list[Point] = []
         tags: dict[str, str] = {}
         for number, (offset, event) in enumerate(events, start=1):
-            for point in points_of(event):
+            for point in points_of(event, split, constant):
                 if point.step > last_steps.get(point.key, point.step - 1):
                     last_steps[point.key] = point.step
                     points.append(point)
+            points += _resized(worlds, event)
             tags.update(tags_of(event))
             if len(points) >= METRICS_PER_BATCH or number == len(events):
                 self._send_points(points)
                 self._send_tags(tags)
-                update(self.run_dir, spool_offset=offset, last_steps=last_steps, last_error="")
+                update(self.run_dir, spool_offset=offset, last_steps=last_steps, worlds=worlds, last_error="")
                 points, tags = [], {}
 
-    def finish(self, status: str, error: str | None) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED; the tag `distdl.error` tells why (empty when it went well)."""
+    def send_system(self) -> None:
+        """Sends what the nodes have sampled of themselves, each node under its own name."""
+        offsets = dict(self.info().system_offsets)
+        for path in sorted((self.run_dir / machine.FOLDER).glob("*.jsonl")):
+            reader = SpoolReader(path, offsets.get(path.stem, 0))
+            while found := reader.poll(SYSTEM_BYTES):
+                self._send_points([point for event in found for point in _of_node(path.stem, event)])
+                offsets[path.stem] = reader.offset
+                update(self.run_dir, system_offsets=offsets)
+
+    def finish(self, status: str, error: str | None, end: Event | None = None) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED; the tag `distdl.error` tells why (empty when it went well), and the
+        note what came out, by the event of the end."""
         if not self._artifacts_sent:
             self._send_artifacts()
+        info = self.info()
+        text = note.markdown(self.run_dir, info.tags, info.worlds, {**(end or {}), "status": status, "error": error})
+        self._client.set_tag(self._run_id, NOTE, provenance.cut(text, provenance.TAG_VALUE_CHARS))
         self._client.set_tag(
             self._run_id, "distdl.error", provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS)
         )
@@ -210,7 +197,7 @@ class Store:
     def _send_origin(self, client: Any, run: Any, info: RunInfo) -> None:
         from mlflow.entities import Param, RunTag
 
-        wanted = provenance.config_params(provenance.read_json(self.run_dir / "config.json"))
+        wanted = provenance.config_params(provenance.told(self._config, _yaml(self.run_dir / "config.yaml")))
         known = run.data.params
         new = [Param(key, value) for key, value in wanted.items() if key not in known]
         # MLflow params never change; a continuation with another value (more steps, say) is told in a tag.
@@ -219,13 +206,27 @@ class Store:
             for key, value in wanted.items()
             if known.get(key, value) != value
         }
-        tags = dict(info.tags)
+        tags = {key: value for key, value in info.tags.items() if key != "distdl.git_dirty"}
+        tags[NOTE] = provenance.cut(note.markdown(self.run_dir, info.tags, info.worlds, {}), provenance.TAG_VALUE_CHARS)
         if changed:
             tags["distdl.config_changed"] = provenance.cut(json.dumps(changed), provenance.TAG_VALUE_CHARS)
         for batch in _batches(new, PARAMS_PER_BATCH):
             self._offer(lambda part: client.log_batch(run.info.run_id, params=part), batch, "param")
         for batch in _batches([RunTag(key, value) for key, value in tags.items()], TAGS_PER_BATCH):
             self._offer(lambda part: client.log_batch(run.info.run_id, tags=part), batch, "tag")
+        for key in filter(provenance.OLD_TAGS.match, run.data.tags):
+            client.delete_tag(run.info.run_id, key)
+        self._send_inputs(client, run.info.run_id)
+
+    def _send_inputs(self, client: Any, run_id: str) -> None:
+        """A data set that cannot be described is worth less than the rest: it is only noted."""
+        try:
+            if found := inputs.dataset_inputs(self.run_dir):
+                client.log_inputs(run_id, found)
+        except Exception as error:
+            if not self._refused_for_good(error):
+                raise
+            self._log(f"the data set was not noted: {describe(error)}")
 
     def _send_artifacts(self) -> None:
         """Files are worth less than metrics: a failure is noted and tried once more at the end, never more."""
@@ -281,7 +282,7 @@ class Store:
         if self._fruitless < 3 or self._client is None:
             return False
         # Three unclear failures of the same items: if the store takes another write, it is the items.
-        self._client.set_tag(self._run_id, "distdl.uploader", "probing a batch that is refused")
+        self._client.set_tag(self._run_id, "distdl.run_key", self.info().run_key)  # which it has: nothing changes
         return True
 
     def _check_run_is_there(self) -> None:
@@ -318,5 +319,30 @@ def _batches(items: list[Any], size: int) -> Iterable[list[Any]]:
         yield items[start : start + size]
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _resized(worlds: list[list[int]], event: Event) -> list[Point]:
+    """Notes a start with so many workers; its points where the number has changed since the run began: one that never
+    changes is no chart."""
+    step, workers = event.get("step"), event.get("workers")
+    if event["kind"] != "world" or not isinstance(step, int) or not isinstance(workers, int):
+        return []
+    before = {n for _, _, n in worlds}
+    worlds.append([step, int(event["t"] * 1000), workers])
+    if before | {workers} == {workers}:
+        return []
+    told = worlds if len(before) == 1 else worlds[-1:]
+    return [Point("time/workers", float(n), time_ms, at) for at, time_ms, n in told]
+
+
+def _of_node(node: str, event: Event) -> Iterator[Point]:
+    step = event.get("step")
+    if event["kind"] == "system" and isinstance(step, int):
+        values = {f"system/{node}/{name}": value for name, value in as_dict(event.get("values")).items()}
+        yield from points(values, int(event["t"] * 1000), step)
+
+
+def _yaml(path: Path) -> Any:
+    """What a config's YAML says, or None where there is none that can be read."""
+    try:
+        return read_yaml(str(path))[0]
+    except (OSError, ValueError, InputError):
+        return None

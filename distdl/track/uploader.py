@@ -44,7 +44,6 @@ DRAIN_TIMEOUT_S = 30.0
 QUIET_S = 2.0
 """After the driver has vanished, workers may still write for a moment: this long without news is the end."""
 READ_BYTES = 1 << 20
-MONITOR_RETRY_S = 30.0
 LOCK_PATIENCE_S = 15.0
 """A run's uploader waits this long for the one before it, which may hang; MLflow keeps a point that both send once."""
 NEIGHBOUR_S = 10.0
@@ -145,7 +144,6 @@ class Uploader:
         self._deadline_s: float | None = None
         self._next_try_s = self._next_beat_s = 0.0
         self._backoff_s = 0.0
-        self._system = _SystemMetrics()
 
     def follow(self) -> int:
         """Runs to the end. 0: everything sent and the run closed; 1: something waits in the spool, or the rest is for the
@@ -169,7 +167,6 @@ class Uploader:
         with contextlib.suppress(OSError):
             if words := self._attempt.taken_over():
                 log(words)
-                self._system.stop()
                 return True
         return False
 
@@ -216,8 +213,7 @@ class Uploader:
                     break
                 self._store.send(events)
                 self._recovered()
-            if not self._drain:  # or this machine's load would stand in the run of another time and place
-                self._system.keep_running(self._store)
+            self._store.send_system()
             return True
         except store.RunGone:
             raise
@@ -229,8 +225,7 @@ class Uploader:
         end = self._end or {}
         status = end.get("status") if end.get("status") in STATUSES else "KILLED"
         try:
-            self._system.stop()
-            self._store.finish(str(status), end.get("error") if self._end else VANISHED)
+            self._store.finish(str(status), end.get("error") if self._end else VANISHED, self._end)
             log(f"the MLflow run ended as {status}")
             return True
         except Exception as error:
@@ -250,35 +245,6 @@ class Uploader:
             log("MLflow takes the events again")
             update_quietly(self.run_dir, last_error="")
         self._backoff_s = 0.0
-
-
-class _SystemMetrics:
-    """MLflow's own sampler of CPU, GPU, memory, disk and network, started again when an outage has ended it."""
-
-    def __init__(self) -> None:
-        self._monitor: Any = None
-        self._next_start_s = 0.0
-
-    def keep_running(self, run: store.Store) -> None:
-        interval_s = run.info().system_metrics_interval_s
-        thread = getattr(self._monitor, "_process", None)
-        if interval_s <= 0 or (thread is not None and thread.is_alive()) or time.monotonic() < self._next_start_s:
-            return
-        self._next_start_s = time.monotonic() + MONITOR_RETRY_S
-        try:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            self._monitor = SystemMetricsMonitor(
-                run.run_id, sampling_interval=interval_s, resume_logging=True, tracking_uri=run.info().tracking_uri
-            )
-            self._monitor.start()
-        except Exception as error:  # a missing psutil, a GPU library that fails: the run is tracked without them
-            log(f"no system metrics: {store.describe(error)}")
-
-    def stop(self) -> None:
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
 
 
 def log(text: str) -> None:

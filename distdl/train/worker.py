@@ -37,6 +37,7 @@ from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
+from distdl.track.machine import sampling
 from distdl.track.spool import SpoolWriter
 from distdl.train.failures import is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
@@ -67,7 +68,7 @@ def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
     heart = beating(pulse, folder.attempt.ranks, Who(rank, node), hang_s, config.runtime.timeout_s, plan.world == 1)
     with folder.private():
         try:
-            with heart, missing_kernel():
+            with heart, missing_kernel(), sampling(folder.path, config.track, folder.attempt.taken_over):
                 _train(plan, folder, rank, spool, pulse)
         except BaseException as error:
             with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
@@ -141,6 +142,7 @@ def _train_from_checkpoint(
         raise InputError(f"the run is at step {start} already, and the plan ends at step {plan.steps}", fix=fix)
     begin = time.time()
     clock = time.perf_counter()
+    run_.event("world", step=start, workers=plan.world, layout=plan.layout)
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None

@@ -23,6 +23,7 @@ REPOSITORY = SITE.parents[1]
 FIRST = ("first_run", "own_data", "table_files", "python", "command_line")
 THEN = (
     "tables",
+    "tracking",
     "pictures_and_sound",
     "columns",
     "text",

@@ -52,13 +52,15 @@ def make_run(runs: Path, name: str) -> Path:
     folder.mkdir(parents=True)
     config = {
         "model": {"family": "mlp", "sizes": [4, 2]},
-        "data": {"api_key": "hunter2", "path": "s3://me:pw@host/x"},
+        "data": {"api_key": "hunter2", "path": "s3://me:pw@host/x", "train_split": "train"},
         "text": "x" * 7000,
         "many": {f"key{i}": i for i in range(150)},
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "config.yaml").write_text("model:\n  family: mlp\ndata:\n  api_key: hunter2\n")
-    (folder / "plan.json").write_text(json.dumps({"mesh": {"data": 2}, "dataset": {"fingerprint": "ff00"}}))
+    (folder / "plan.json").write_text(
+        json.dumps({"mesh": {"data": 2}, "data": {"fingerprint": "ff00", "path": "s3://x"}})
+    )
     return folder
 
 
@@ -86,7 +88,6 @@ def drain(folder: Path, status: str | None = None, error: str | None = None) -> 
             tracking_uri=default_tracking_uri(folder.parent),
             experiment="e",
             run_name="r",
-            system_metrics_interval_s=0,
         )
     return Uploader(folder, 0, 0, True, 30.0).follow()
 

@@ -20,14 +20,14 @@ from tests.track.conftest import mlflow_run, spool, steps_of
 
 def test_a_run_is_sent_by_the_uploader_that_waited(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "spawn", lambda *_: pytest.fail("a second one was started"))
-    run = Tracker(run_dir, None, "e", "first", system_metrics_interval_s=0)
+    run = Tracker(run_dir, None, "e", "first")
     with ahead.waiting(True) as early:
         run.start(early)
         assert early.take(run_dir, []) is None  # it is taken
     spool(run_dir, range(5))
     assert "tracked in MLflow run" in run.finish("FINISHED")
     _, found = mlflow_run(run_dir)
-    assert found.info.status == "FINISHED" and steps_of(run_dir, "loss") == list(range(5))
+    assert found.info.status == "FINISHED" and steps_of(run_dir, "train/loss") == list(range(5))
     assert "FINISHED" in (run_dir / uploader.LOG_NAME).read_text()
 
 
@@ -38,11 +38,11 @@ def test_one_that_died_is_replaced_and_one_that_is_not_wanted_is_not_started(run
         assert early._process
         early._process.kill()
         early._process.wait()
-        run = Tracker(run_dir, None, "e", "first", system_metrics_interval_s=0)
+        run = Tracker(run_dir, None, "e", "first")
         run.start(early)
     spool(run_dir, range(5))
     assert "tracked in MLflow run" in run.finish("FINISHED")
-    assert steps_of(run_dir, "loss") == list(range(5))
+    assert steps_of(run_dir, "train/loss") == list(range(5))
 
 
 def test_none_is_left_of_a_run_that_does_not_begin(digits: str, tmp_path: Path, monkeypatch: Any) -> None:

@@ -34,7 +34,7 @@ def left_running(folder: Path) -> Path:
     Heartbeat(attempt).start()
     told(folder, pid=int(process.stdout), began="1")
     uri = default_tracking_uri(folder.parent)
-    update(folder, tracking_uri=uri, experiment="e", run_name=folder.name, system_metrics_interval_s=0.1)
+    update(folder, tracking_uri=uri, experiment="e", run_name=folder.name)
     Store(folder, print).connect()
     spool(folder, range(5))
     (folder / alive.UPLOADER_LOCK).touch()
@@ -61,7 +61,7 @@ def test_the_next_one_who_looks_closes_it(lost: Path) -> None:
     close_dead(lost.parent)
     _, run = mlflow_run(lost)
     assert run.info.status == "KILLED" and run.data.tags["distdl.error"] == VANISHED
-    assert steps_of(lost, "loss") == list(range(5)), "what waited is sent"
+    assert steps_of(lost, "train/loss") == list(range(5)), "what waited is sent"
     assert not any(name.startswith("system/") for name in run.data.metrics), "of another machine, at another time"
     assert not list(dead_runs(lost.parent)), "once"
 
@@ -148,7 +148,6 @@ def test_jobs_list_and_a_run_that_starts_beside_it_close_it(
     second = left_running(make_run(lost.parent, "second"))
     third = make_run(lost.parent, "third")
     update(third, tracking_uri=default_tracking_uri(lost.parent), experiment="e", run_name="third")
-    update(third, system_metrics_interval_s=0)
     spool(third, range(3))
     writer = SpoolWriter(third / "events.jsonl")
     writer.write("end", status="FINISHED", error=None, summary={})

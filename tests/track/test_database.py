@@ -150,7 +150,7 @@ def new_run(runs: Path, name: str) -> Path:
     folder = make_run(runs, name)
     spool(folder, range(3))
     uri = default_tracking_uri(runs)
-    update(folder, tracking_uri=uri, experiment="e", run_name=name, system_metrics_interval_s=0)
+    update(folder, tracking_uri=uri, experiment="e", run_name=name)
     return folder
 
 

@@ -311,7 +311,7 @@ def test_real_runs_log_to_it_and_a_wrong_password_loses_nothing(
     record = json.loads((tmp_path / "runs" / "may" / "tracking.json").read_text())
     run = get_run(server, record["mlflow_run_id"])
     assert run["info"]["status"] == "FINISHED"
-    assert {"loss", "samples_per_s", "eval/test/loss"} <= {metric["key"] for metric in run["data"]["metrics"]}
+    assert {"train/loss", "time/samples_per_s", "eval/loss"} <= {metric["key"] for metric in run["data"]["metrics"]}
     keys = {item["Key"] for item in server.store.list_objects_v2(Bucket="distdl").get("Contents", [])}
     stored = [key for key in keys if record["mlflow_run_id"] in key]
     assert any(key.startswith("mlflow/") and key.endswith("/config.yaml") for key in stored), keys

@@ -68,6 +68,19 @@ def test_the_pages_are_served_and_ctrl_c_ends_every_process(runs_dir: Path) -> N
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_it_opens_the_runs_of_this_folder_in_the_mode_for_training(runs_dir: Path) -> None:
+    assert UiServer(runs_dir).page == "http://127.0.0.1:5000", "nothing was tracked yet"
+    own = default_tracking_uri(runs_dir)
+    update(
+        make_run(runs_dir, "a"), tracking_uri=own, experiment="e", run_name="a", experiment_id="7", mlflow_run_id="x"
+    )
+    update(make_run(runs_dir, "b"), tracking_uri="http://host", experiment="e", run_name="b", experiment_id="9")
+    page = "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"
+    assert UiServer(runs_dir).page == page, "of this store, not of another one"
+    elsewhere = update(runs_dir / "b", mlflow_run_id="y")
+    assert elsewhere.link == "http://host/#/experiments/9/runs/y?workflowType=machine_learning"
+
+
 def test_a_folder_without_a_store_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was tracked there") as caught:
         UiServer(tmp_path).start()

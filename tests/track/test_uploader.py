@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from distdl.errors import InputError
-from distdl.track import process, provenance, uploader
+from distdl.track import points, process, provenance, uploader
 from distdl.track.client import Tracker
 from distdl.track.run import load, update
 from distdl.track.spool import SpoolReader, SpoolWriter
@@ -24,8 +25,8 @@ from distdl.track.uploader import upload_pending
 from tests.track.conftest import drain, make_run, mlflow_run, spool, steps_of
 
 
-def tracker(folder: Path, uri: str | None = None, interval_s: float = 0, **more: object) -> Tracker:
-    return Tracker(folder, uri, "my experiment", folder.name, system_metrics_interval_s=interval_s, **more)  # type: ignore[arg-type]
+def tracker(folder: Path, uri: str | None = None, **more: object) -> Tracker:
+    return Tracker(folder, uri, "my experiment", folder.name, **more)  # type: ignore[arg-type]
 
 
 def closed_port_uri() -> str:
@@ -51,7 +52,7 @@ def test_a_run_arrives_whole(run_dir: Path) -> None:
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
     (repository / "config.yaml").write_text("a: 2")
 
-    run = tracker(run_dir, interval_s=0.5, source_dir=repository)
+    run = tracker(run_dir, source_dir=repository)
     run.start()
     writer = SpoolWriter(run_dir / "events.jsonl")
     for step in range(1500):  # more metrics than one batch holds
@@ -64,7 +65,11 @@ def test_a_run_arrives_whole(run_dir: Path) -> None:
     writer.write("of the future", step=1)
     writer.write("metrics", step="broken", values=3)
     writer.close()
-    wait_for(lambda: "Started monitoring" in (run_dir / "tracking.log").read_text())
+    node = SpoolWriter(run_dir / "system" / "node-7.jsonl")
+    for step in (10, 20):
+        node.write("system", step=step, values={"cpu_percent": 50.0 + step})
+    node.close()
+    wait_for(lambda: "created MLflow run" in (run_dir / "tracking.log").read_text())
     assert run._process is not None
     for sign in (signal.SIGINT, signal.SIGTERM):  # a terminal's Ctrl-C, a scheduler's warning: the driver decides
         run._process.send_signal(sign)
@@ -76,20 +81,33 @@ def test_a_run_arrives_whole(run_dir: Path) -> None:
     assert found.info.status == "FINISHED" and found.info.run_name == "first"
     assert client.get_experiment(found.info.experiment_id).name == "my experiment"
     metrics, params, tags = found.data.metrics, found.data.params, found.data.tags
-    assert steps_of(run_dir, "loss") == list(range(1500))
-    assert metrics["eval/accuracy"] == 0.5 and metrics["eval/test/accuracy"] == 0.25
-    assert metrics["checkpoint/seconds"] == 0.5 and metrics["summary/samples_per_s"] == 12.0
-    assert metrics["summary/seconds/data"] == 1.0 and math.isnan(metrics["nan"])
-    assert "bad!name" not in metrics and "huge" not in metrics and "text" not in metrics
-    assert (run_dir / "tracking.log").read_text().count("refuses the metric 'bad!name'") == 1
-    first = client.get_metric_history(found.info.run_id, "loss")[0]
+    assert steps_of(run_dir, "train/loss") == list(range(1500))
+    assert metrics["eval/scores/accuracy"] == 0.5 and metrics["eval/test/accuracy"] == 0.25
+    assert metrics["time/checkpoint_s"] == 0.5 and math.isnan(metrics["train/scores/nan"])
+    left_out = {"bad!name", "huge", "text", "bytes"}
+    assert not [key for key in metrics if key.rpartition("/")[2] in left_out or key.startswith("summary")], (
+        "no constants"
+    )
+    assert (run_dir / "tracking.log").read_text().count("refuses the metric 'train/scores/bad!name'") == 1
+    first = client.get_metric_history(found.info.run_id, "train/loss")[0]
     assert first.timestamp == int(SpoolReader(run_dir / "events.jsonl").poll()[0]["t"] * 1000)
-    assert any(name.startswith("system/") for name in metrics)
+    assert metrics["system/node-7/cpu_percent"] == 70.0
     assert params["model.family"] == "mlp" and params["model.sizes"] == "[4, 2]" and params["many.key149"] == "149"
     assert len(params["text"]) == 6000 and params["text"].endswith("[cut: 7,000 characters in all]")
-    assert tags["distdl.dataset_fingerprint"] == "ff00" and tags["plan.mesh.data"] == "2"
-    assert len(tags["distdl.git_commit"]) == 40 and tags["distdl.git_dirty"] == "true"
-    assert tags["distdl.run_dir"] == "my runs/first" and "version.torch" in tags and tags["distdl.error"] == ""
+    [data] = found.inputs.dataset_inputs
+    assert data.dataset.digest == "ff00" and "training (train)" in data.tags[0].value
+    assert len(tags["mlflow.source.git.commit"]) == 40 and tags["mlflow.user"]
+    assert tags["distdl.run_dir"] == "my runs/first" and tags["distdl.error"] == ""
+    assert tags["distdl.checkpoint"] == "checkpoints/1500" and len(tags) <= 12
+    note = tags["mlflow.note.content"]
+    for told in (
+        "**mlp**",
+        "finished at step 1,500",
+        "| throughput | 12 samples/s |",
+        "data 1.0 s",
+        "changed and not committed",
+    ):
+        assert told in note, note
     names = {file.path for file in client.list_artifacts(found.info.run_id)}
     assert names == {"config.yaml", "config.json", "plan.json", "environment.txt"}
     stored = [path.read_text() for path in (run_dir.parent / "mlartifacts").rglob("*.*") if path.is_file()]
@@ -99,27 +117,97 @@ def test_a_run_arrives_whole(run_dir: Path) -> None:
 
 
 def test_continuations_share_one_run_and_double_nothing(run_dir: Path) -> None:
+    world(run_dir, step=0, workers=2)
     spool(run_dir, range(30))
     drain(run_dir, "FAILED", "worker 3 was lost")
     _, before = mlflow_run(run_dir)
+    assert "time/workers" not in before.data.metrics, "it has not changed"
     assert before.info.status == "FAILED" and before.data.tags["distdl.error"] == "worker 3 was lost"
 
     (run_dir / "config.json").write_text('{"model": {"family": "mlp"}, "steps": 50, "text": "changed"}')
-    second = Tracker(run_dir, None, "e", "r", system_metrics_interval_s=0)
+    second = Tracker(run_dir, None, "e", "r")
     second.start()
     wait_for(lambda: mlflow_run(run_dir)[1].info.status == "RUNNING")
     writer = SpoolWriter(run_dir / "events.jsonl")
     writer.write("restart", step=20)
+    writer.write("world", step=20, workers=4)
     writer.close()
     spool(run_dir, range(20, 50))  # it replays 20-29 from the checkpoint
     second.finish("FINISHED")
 
     client, after = mlflow_run(run_dir)
     assert after.info.run_id == before.info.run_id and after.info.status == "FINISHED"
-    assert steps_of(run_dir, "loss") == list(range(50))
-    assert after.data.tags["distdl.error"] == "" and after.data.tags["distdl.last_restart_step"] == "20"
+    assert steps_of(run_dir, "train/loss") == list(range(50))
+    assert after.data.tags["distdl.error"] == "" and after.data.metrics["time/workers"] == 4.0
     assert after.data.params["steps"] == "50" and "changed" in after.data.tags["distdl.config_changed"]
     assert len(client.search_runs([after.info.experiment_id])) == 1
+
+
+def world(folder: Path, step: int, workers: int) -> None:
+    writer = SpoolWriter(folder / "events.jsonl")
+    writer.write("world", step=step, workers=workers)
+    writer.close()
+
+
+def test_params_are_what_was_set_and_what_decides_how_it_learns() -> None:
+    from distdl.config.load import load_values
+
+    named = {
+        "name": "a",
+        "model": {"family": "mlp", "inputs": [4]},
+        "data": {"path": "d", "cache": None},
+        "train": {"steps": 5, "global_batch": 4},
+        "optimizer": {"name": "adamw", "lr": 0.1},
+        "guard": {"parity_every_steps": 7, "hang_s": None},
+    }
+    found = provenance.told(load_values(named).model_dump(mode="json"), named)
+    assert {"model.activation", "optimizer.betas", "train.steps", "data.path", "schedule.name"} <= found.keys()
+    assert found["guard.parity_every_steps"] == 7 and "guard.hang_s" in found and "data.cache" in found
+    assert not [key for key in found if key.startswith(("launch.", "track.", "runtime."))], found
+    assert [key for key, value in found.items() if value in (None, [], {})] == ["data.cache", "guard.hang_s"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_names_of_this_one(run_dir: Path) -> None:
+    """Sent again from its spool, so that no chart ends in the middle; its copies of the plan are taken from the tags."""
+    spool(run_dir, range(10))
+    drain(run_dir, "FINISHED")
+    client, before = mlflow_run(run_dir)
+    client.log_metric(before.info.run_id, "loss", 9.0, step=9)
+    for key in ("plan.mesh.data", "version.torch", "distdl.git_dirty", "mine"):
+        client.set_tag(before.info.run_id, key, "1")
+    record = json.loads((run_dir / "tracking.json").read_text())
+    del record["naming"], record["worlds"], record["system_offsets"]
+    (run_dir / "tracking.json").write_text(json.dumps(record | {"last_steps": {"loss": 9}}))
+    spool(run_dir, range(10, 12))
+    assert drain(run_dir, "FINISHED") == 0
+    _, after = mlflow_run(run_dir)
+    assert after.info.run_id == before.info.run_id and steps_of(run_dir, "train/loss") == list(range(12))
+    assert steps_of(run_dir, "loss") == [9], "what was sent under another name stays"
+    assert "mine" in after.data.tags and not after.data.tags.keys() & {
+        "plan.mesh.data",
+        "version.torch",
+        "distdl.git_dirty",
+    }
+
+
+def test_a_rate_that_never_changes_is_no_chart() -> None:
+    event = {
+        "t": 1.0,
+        "kind": "metrics",
+        "step": 1,
+        "values": {"loss": 2.0, "lr": 0.1, "samples_per_s": 5.0, "accuracy": 1},
+    }
+    rising = points.never_changing({"schedule": {"name": "constant", "warmup_steps": 5}})
+    assert rising == () and points.never_changing({"schedule": {"name": "cosine"}}) == ()
+    constant = points.never_changing({"schedule": {"name": "constant", "warmup_steps": 0}})
+    assert {p.key for p in points.points_of(event, "test", constant)} == {
+        "train/loss",
+        "train/scores/accuracy",
+        "time/samples_per_s",
+    }
+    held_out = {**event, "kind": "evaluation", "split": "test"}
+    assert "eval/loss" in {p.key for p in points.points_of(held_out, "test")}
+    assert "eval/test/loss" in {p.key for p in points.points_of(held_out, "validation")}
 
 
 def test_a_crash_before_the_offset_was_noted_doubles_nothing(run_dir: Path) -> None:
@@ -130,13 +218,13 @@ def test_a_crash_before_the_offset_was_noted_doubles_nothing(run_dir: Path) -> N
     assert drain(run_dir) == 0
     _, after = mlflow_run(run_dir)
     assert after.info.run_id == before.info.run_id
-    assert steps_of(run_dir, "loss") == list(range(10))
+    assert steps_of(run_dir, "train/loss") == list(range(10))
 
 
 def test_a_killed_driver_ends_the_run_as_killed(run_dir: Path) -> None:
     code = (
         "import sys, time\nfrom distdl.track.client import Tracker\nfrom distdl.track.spool import SpoolWriter\n"
-        "Tracker(sys.argv[1], None, 'e', 'r', system_metrics_interval_s=0).start()\n"
+        "Tracker(sys.argv[1], None, 'e', 'r').start()\n"
         "writer = SpoolWriter(sys.argv[1] + '/events.jsonl')\n"
         "for step in range(20):\n    writer.write('metrics', step=step, values={'loss': 1.0})\n"
         "writer.flush(); print('written', flush=True); time.sleep(600)"
@@ -157,7 +245,7 @@ def test_a_killed_driver_ends_the_run_as_killed(run_dir: Path) -> None:
     wait_for(lambda: mlflow_run(run_dir)[1].info.status != "RUNNING", 30)
     _, run = mlflow_run(run_dir)
     assert run.info.status == "KILLED" and "without a word" in run.data.tags["distdl.error"]
-    assert steps_of(run_dir, "loss") == list(range(20))
+    assert steps_of(run_dir, "train/loss") == list(range(20))
 
 
 def test_a_store_that_is_down_costs_nothing_but_patience(run_dir: Path) -> None:
@@ -176,7 +264,7 @@ def test_a_store_that_is_down_costs_nothing_but_patience(run_dir: Path) -> None:
     upload = upload_pending(run_dir)
     assert upload.sent == 12 and upload.waiting == 0 and upload.reason == ""
     _, found = mlflow_run(run_dir)
-    assert found.info.status == "FINISHED" and steps_of(run_dir, "loss") == list(range(10))
+    assert found.info.status == "FINISHED" and steps_of(run_dir, "train/loss") == list(range(10))
     assert found.data.params["model.family"] == "mlp"
 
 
@@ -188,7 +276,7 @@ def test_a_deleted_run_is_not_written_to_and_a_continuation_makes_a_new_one(run_
     spool(run_dir, range(5, 8))
     assert drain(run_dir) == 0
     _, new = mlflow_run(run_dir)
-    assert new.info.run_id != old.info.run_id and steps_of(run_dir, "loss") == list(range(8))
+    assert new.info.run_id != old.info.run_id and steps_of(run_dir, "train/loss") == list(range(8))
     assert new.info.status == "KILLED", "events after the last end: nobody said how it ended"
 
 
@@ -202,7 +290,7 @@ def test_two_runs_that_start_at_once_share_a_new_store(tmp_path: Path) -> None:
     for run in runs:
         assert run.finish("FINISHED", drain_timeout_s=60.0).startswith("tracked in MLflow run ")
         assert mlflow_run(run.run_dir)[1].info.status == "FINISHED"
-        assert steps_of(run.run_dir, "loss") == [0, 1, 2]
+        assert steps_of(run.run_dir, "train/loss") == [0, 1, 2]
         assert "trying again" not in (run.run_dir / "tracking.log").read_text()
 
 
