@@ -7,7 +7,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,6 +170,24 @@ def tell_dead(runs: Path) -> None:
         return
     for name in names:
         print(f"note: {name} ended without a word; MLflow is told (distdl train --resume {runs / name} continues it)")
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Lines of cells, each column as wide as it needs."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[-1]]).rstrip())
+
+
+def ago(when_s: float | None) -> str:
+    """How long ago that was, in words; '' for never."""
+    if not when_s:
+        return ""
+    seconds = max(0, int(time.time() - when_s))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
 
 
 # -- jobs that were sent somewhere ---------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from distdl.cli.common import (
     Verb,
     add_json_argument,
     add_verbs,
+    ago,
     aside,
     command_for,
     follow,
     job_facts,
     print_json,
     print_submitted,
+    print_table,
     refuse_foreign,
     refuse_twice,
     tell_dead,
@@ -82,7 +84,7 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         attempt = "" if self.attempt is None else str(self.attempt)
         note = self.note if self.attempt is None else _shortened(self.note)  # why a job is lost is told whole
-        return (self.id, self.state, attempt, _ago(self.sent_s), self.on, note)
+        return (self.id, self.state, attempt, ago(self.sent_s), self.on, note)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -112,7 +114,7 @@ def _list(args: argparse.Namespace) -> int:
         there = f" at {args.on}" if args.on else " from here; `distdl launch CONFIG --on TARGET` does"
         print(f"no job was launched{there}")
         return 0
-    _print_table([("ID", "STATE", "ATTEMPT", "SENT", "ON", ""), *(row.cells() for row in rows)])
+    print_table([("ID", "STATE", "ATTEMPT", "SENT", "ON", ""), *(row.cells() for row in rows)])
     return 0
 
 
@@ -281,9 +283,9 @@ def _print_job(job: Job, on: str, record: Record | None) -> None:
     rows = [("on", on), ("attempt", str(job.attempt))]
     if job.started_s:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started_s))
-        rows.append(("started", f"{began}, {_ago(job.started_s)}"))
+        rows.append(("started", f"{began}, {ago(job.started_s)}"))
     if record:
-        rows.append(("sent", _ago(record.submitted_s)))
+        rows.append(("sent", ago(record.submitted_s)))
     if job.run and job.run != job.id:
         rows.append(("run", job.run))
     if job.owner:
@@ -291,22 +293,6 @@ def _print_job(job: Job, on: str, record: Record | None) -> None:
     rows.append(("tracking", job.tracking or "no MLflow run yet"))
     for name, text in rows:
         print(f"  {name:<9}{text}")
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[-1]]).rstrip())
-
-
-def _ago(when_s: float | None) -> str:
-    if not when_s:
-        return ""
-    seconds = max(0, int(time.time() - when_s))
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
 
 
 def _shortened(text: str, room: int = 100) -> str:

@@ -15,7 +15,7 @@ from distdl.errors import DistdlError
 
 COMMANDS = (
     *("init", "train", "plan", "launch", "jobs", "k8s"),
-    *("evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
+    *("runs", "evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
 )
 
 EPILOG = """\
@@ -25,6 +25,7 @@ examples:
   distdl train configs/families/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
   distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it
   distdl launch configs/families/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
+  distdl runs list                                 what was trained here, and what came of it
   distdl ui                                        the tracking page of this folder's runs
 """
 

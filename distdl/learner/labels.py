@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from distdl.layout.axes import here
 from distdl.learner.learner import Batch
+from distdl.learner.watch import seen
 from distdl.metrics import Mean, Metrics
 
 
@@ -77,6 +78,7 @@ def of_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Metrics]:
 
 def accuracy(logits: Tensor, label: Tensor) -> Mean:
     """(*, K), (*,) -> the share of right answers among those with a label."""
+    seen("classes", logits, label)
     return mean_known((logits.argmax(-1) == label).float(), label)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distdl.learner.watch import seen
 from distdl.metrics import ABSOLUTE_ERROR, SQUARED, SQUARED_ERROR, TOLD, Mean, Metrics
 
 
@@ -42,6 +43,7 @@ def of_numbers(output: Tensor, target: Tensor, units: Units | None) -> Metrics:
     """(B,), (B,) -> what `metrics.named` makes rmse, mae and R^2 of, as sums that add up over batches and ranks."""
     units = units or Units()
     told, true = units.restore(output.detach()), units.restore(target)
+    seen("numbers", told, true)
     error, apart = told - true, true - units.center
     count = float(target.numel())
     sums = {SQUARED_ERROR: error.square(), ABSOLUTE_ERROR: error.abs(), TOLD: apart, SQUARED: apart.square()}

@@ -60,6 +60,8 @@ DECIDED_LATER = (("train", "precision"), ("train", "deterministic"))
 """Keys whose `auto` a plan decides on the spot: a note tells where that is not what the run began with."""
 FLIGHTS = "nccl-rank-"
 """Begins the names of the files in which NCCL leaves a rank's last collectives, before the rank's number."""
+NOTE = "note.json"
+"""What its user has written down about a run."""
 DRAFT = ".new-"
 """Begins the name of a run's folder that is not in its place yet."""
 

@@ -85,17 +85,18 @@ def dead(run: Path) -> int:
     except (ValueError, KeyError, TypeError):  # it is being written, or was torn
         return 0
     if told.get("machine") and told["machine"] == here["machine"]:
-        return number if here["began"] != told.get("began") and _is_free(run / UPLOADER_LOCK) else 0
+        return number if here["began"] != told.get("began") and is_free(run / UPLOADER_LOCK) else 0
     probe = attempts / f".now.{os.getpid()}"
     probe.touch()
     now_s = probe.stat().st_mtime
     probe.unlink()
     beats = [path.stat().st_mtime for path in (alive, run / UPLOADER_LOCK, run / "events.jsonl") if path.exists()]
     silent = now_s - max(beats) > SILENT_S
-    return number if silent and _is_free(run / RUN_LOCK) and _is_free(run / UPLOADER_LOCK) else 0
+    return number if silent and is_free(run / RUN_LOCK) and is_free(run / UPLOADER_LOCK) else 0
 
 
-def _is_free(lock: Path) -> bool:
+def is_free(lock: Path) -> bool:
+    """Whether no process holds a lock of a run."""
     if not lock.exists():
         return True
     before = lock.stat()

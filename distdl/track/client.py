@@ -7,16 +7,24 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distdl import trust
 from distdl.run.attempts import Attempt
 from distdl.track import process, uploader
 from distdl.track.ahead import Early
 from distdl.track.alive import Heartbeat
-from distdl.track.run import SPOOL_NAME, check_tracking_uri, default_tracking_uri, load, update
-from distdl.track.spool import SpoolWriter, count_events
+from distdl.track.note import markdown
+from distdl.track.pictures import draw
+from distdl.track.provenance import TAG_VALUE_CHARS, cut
+from distdl.track.run import SPOOL_NAME, RunInfo, check_tracking_uri, default_tracking_uri, load, update
+from distdl.track.spool import SpoolReader, SpoolWriter, count_events
+from distdl.track.store import NOTE, describe, set_environment
 
+ENDS_WITH_US = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")
+"""Environment of a container or a job that ends, with all its processes, when the driver does."""
 NO_ATTEMPT, NONE_WAITS = Attempt(), Early()
 
 
@@ -106,6 +114,8 @@ class Tracker:
             # The uploader stops by itself at the deadline; the second is for it to notice the event.
             code = process.wait_or_kill(self._process, drain_timeout_s + 1.0)
             self._process = None
+        if any(os.environ.get(name) for name in ENDS_WITH_US):
+            draw.wait_for(self.run_dir, drain_timeout_s)
         left_s = drain_timeout_s - (time.monotonic() - began_s)
         if code and left_s > 1.0:  # the uploader had died, or never started: one more attempt in the time that is left
             code = uploader.upload_pending(self.run_dir, left_s, self.tracking_uri).waiting
@@ -128,3 +138,39 @@ class Tracker:
             return (self.run_dir / SPOOL_NAME).stat().st_size
         except OSError:
             return 0
+
+
+# -- what is done to a run that has ended -------------------------------------------------------------------------------
+
+
+def retell(run_dir: Path) -> str:
+    """Writes a run's note in MLflow anew, where the run lies in the store beside it. Why it was not, in words, or ''."""
+
+    def send(client: Any, info: RunInfo) -> None:
+        ends = [event for event in SpoolReader(run_dir / SPOOL_NAME).poll() if event["kind"] == "end"]
+        text = markdown(run_dir, info.tags, info.worlds, ends[-1] if ends else {})
+        client.set_tag(info.mlflow_run_id, NOTE, cut(text, TAG_VALUE_CHARS))
+
+    return _in_own_store(run_dir, send, "MLflow is told when the run goes on")
+
+
+def forget(run_dir: Path) -> str:
+    """Moves a run to MLflow's trash, where it lies in the store beside it. Why it was not, in words, or ''."""
+    return _in_own_store(run_dir, lambda client, info: client.delete_run(info.mlflow_run_id), "its MLflow run stays")
+
+
+def _in_own_store(run_dir: Path, do: Callable[[Any, RunInfo], None], otherwise: str) -> str:
+    """A store that only a run's files name gets no credentials of this user, and is asked to change nothing."""
+    info = load(run_dir)
+    if info is None or not info.mlflow_run_id:
+        return ""
+    if info.tracking_uri != default_tracking_uri(run_dir.resolve().parent):
+        return f"{otherwise}: it lies in {trust.server(info.tracking_uri)}"
+    set_environment()
+    try:
+        from mlflow import MlflowClient
+
+        do(MlflowClient(tracking_uri=info.tracking_uri), info)
+    except Exception as error:
+        return f"{otherwise}: {describe(error)}"
+    return ""

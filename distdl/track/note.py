@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import distdl
+from distdl.run.folder import NOTE
 from distdl.track.points import as_dict
 from distdl.track.provenance import read_json, redact
 
@@ -18,7 +19,8 @@ def markdown(run_dir: Path, tags: Mapping[str, str], worlds: Sequence[Sequence[i
     """The note of a run, by the files of its folder. `tags`: where it came from; `worlds`: (step, time, workers) of every
     start; `end`: the event of its end, or {} while it goes on."""
     config, plan = (as_dict(read_json(run_dir / name)) for name in ("config.json", "plan.json"))
-    parts = [_what(config, plan), _result(run_dir, end, worlds), _repeat(run_dir, tags)]
+    own = str(as_dict(read_json(run_dir / NOTE)).get("text", ""))
+    parts = [own, _what(config, plan), _result(run_dir, end, worlds), _repeat(run_dir, tags)]
     return redact("\n\n".join(part for part in parts if part)) + "\n"
 
 
@@ -30,8 +32,7 @@ def _what(config: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         text += f", {model['parameters']:,} parameters,"
     text += f" learns from `{as_dict(config.get('data')).get('path', '?')}`"
     if data.get("train_rows"):
-        text += f" ({data['train_rows']:,} rows, {data.get('eval_rows', 0):,} held out; "
-        text += f"fingerprint `{data.get('fingerprint', '')}`)"
+        text += f" ({data['train_rows']:,} rows, {data.get('eval_rows', 0):,} held out)"
     workers = as_dict(config.get("runtime"))
     if workers.get("workers"):
         text += f" on {workers['workers']} {workers.get('kind', '')} worker{'s' if workers['workers'] > 1 else ''}"
@@ -76,10 +77,12 @@ def _repeat(run_dir: Path, tags: Mapping[str, str]) -> str:
     at = f", in a checkout of commit `{commit}`" if commit else ""
     if tags.get("distdl.git_dirty") == "true":
         at += " (files of it were changed and not committed)"
+    data = as_dict(as_dict(read_json(run_dir / "plan.json")).get("data")).get("fingerprint")
+    rows = f" The data set has the fingerprint `{data}`." if data else ""
     return (
         f"To repeat it with distdl {distdl.__version__}{at}, with the artifact `config.json` of this run "
         "(`environment.txt` has the versions of everything):\n\n"
-        f"    distdl train config.json --fresh\n\n"
+        f"    distdl train config.json --fresh\n\n{rows[1:]}\n\n"
         f"To go on with it, where its folder is: `distdl train --resume {run_dir.parent.name}/{run_dir.name}`"
     )
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from distdl.errors import InputError
 from distdl.run.attempts import Attempt
 from distdl.track import alive, provenance, store
+from distdl.track.pictures import draw
 from distdl.track.process import pause, start, wait_or_kill
 from distdl.track.run import (
     LOG_NAME,
@@ -41,6 +42,8 @@ from distdl.trust import refuse_links
 POLL_INTERVAL_S = 1.0
 BACKOFF_MAX_S = 30.0
 DRAIN_TIMEOUT_S = 30.0
+DRAW_S = 60.0
+"""Between two processes that draw while the run goes on."""
 QUIET_S = 2.0
 """After the driver has vanished, workers may still write for a moment: this long without news is the end."""
 READ_BYTES = 1 << 20
@@ -144,6 +147,8 @@ class Uploader:
         self._deadline_s: float | None = None
         self._next_try_s = self._next_beat_s = 0.0
         self._backoff_s = 0.0
+        self._to_draw, self._next_draw_s = False, time.monotonic() + DRAW_S
+        self._drawing: subprocess.Popen[bytes] | None = None
 
     def follow(self) -> int:
         """Runs to the end. 0: everything sent and the run closed; 1: something waits in the spool, or the rest is for the
@@ -213,6 +218,9 @@ class Uploader:
                     break
                 self._store.send(events)
                 self._recovered()
+                self._to_draw |= any(event["kind"] in ("picture", "evaluation") for _, event in events)
+            if self._to_draw and not self._drain and time.monotonic() > self._next_draw_s:
+                self._draw()
             self._store.send_system()
             return True
         except store.RunGone:
@@ -221,12 +229,20 @@ class Uploader:
             self._failed(error)
             return False
 
+    def _draw(self) -> None:
+        """Starts what draws the run's pictures, where there is something new to draw."""
+        if self._to_draw:
+            self._to_draw, self._next_draw_s = False, time.monotonic() + DRAW_S
+            with contextlib.suppress(OSError):  # a machine that can start no more processes has no pictures
+                self._drawing = draw.spawn(self.run_dir)
+
     def _try_to_close(self) -> bool:
         end = self._end or {}
         status = end.get("status") if end.get("status") in STATUSES else "KILLED"
         try:
             self._store.finish(str(status), end.get("error") if self._end else VANISHED, self._end)
             log(f"the MLflow run ended as {status}")
+            self._draw()
             return True
         except Exception as error:
             self._failed(error)

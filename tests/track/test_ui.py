@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +16,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from distdl.errors import InputError
-from distdl.track.run import default_tracking_uri, update
+from distdl.track import server
+from distdl.track.pictures import draw
+from distdl.track.run import TRAINING_MODE, default_tracking_uri, update
 from distdl.track.server import UiServer, free_port
-from tests.track.conftest import make_run, mlflow_run, spool
+from distdl.track.spool import SpoolWriter
+from distdl.train.hooks.pictures import of_classes
+from tests.track.conftest import drain, make_run, mlflow_run, spool
 from tests.track.test_alive import left_running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +93,62 @@ def test_a_folder_without_a_store_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was tracked there") as caught:
         UiServer(tmp_path).start()
     assert caught.value.exit_code == 2 and "--runs" in str(caught.value)
+
+
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("there is no Chromium on this machine (Debian: apt-get install chromium)")
+
+
+def page_in_browser(browser: str, url: str, profile: Path) -> str:
+    """What the page has become once its scripts have run."""
+    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,2400")
+    command = [browser, *quiet, f"--user-data-dir={profile}", "--virtual-time-budget=90000", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_browser_sees_a_loss_first_and_pictures_in_the_mode_for_training(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = browser()
+    monkeypatch.setattr(server, "START_TIMEOUT_S", 300.0)
+    spool(run_dir, range(5))
+    writer = SpoolWriter(run_dir / "events.jsonl")
+    arrays = {name: counts.tolist() for name, counts in of_classes(torch.eye(3), torch.arange(3)).items()}
+    for step in (2, 4):
+        writer.write("evaluation", step=step, split="test", values={"accuracy": 1 / step, "loss": 1.0 / step})
+        writer.write("checkpoint", step=step, path=f"runs/first/checkpoints/{step}", seconds=1.0, bytes=9)
+    writer.write("picture", step=4, split="test", drawing="classes", arrays=arrays, names=["a", "b", "c"])
+    writer.close()
+    node = SpoolWriter(run_dir / "system" / "node.jsonl")
+    node.write("system", step=1, values={"cpu_percent": 50.0})
+    node.close()
+    config = json.loads((run_dir / "config.json").read_text())
+    config["data"]["eval_split"] = "test"
+    (run_dir / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(draw, "spawn", lambda _: None)
+    assert drain(run_dir, "FINISHED") == 0
+    client, run = mlflow_run(run_dir)
+    assert "learning_curves.png" in draw.draw(run_dir, client, run.info.run_id)
+
+    pages = UiServer(run_dir.parent, port=free_port("127.0.0.1", 20000 + os.getpid() % 20000))
+    pages.start()
+    try:
+        listed = page_in_browser(program, pages.page, tmp_path / "profile")
+        assert run.info.run_id in listed and ">Model training<" in listed
+        of_run = f"{pages.url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        charts = page_in_browser(program, f"{of_run}/model-metrics?{TRAINING_MODE}", tmp_path / "profile")
+        titles = re.findall(r'<h4 [^>]*title="([^"]+)"', charts)
+        assert titles[0] == "eval/loss" and "eval/scores/accuracy" in titles, titles
+        assert ">Evaluations<" not in charts, "which stands there in the other mode"
+        picture = page_in_browser(
+            program, f"{of_run}/artifacts/pictures/confusion_matrix.png?{TRAINING_MODE}", tmp_path / "profile"
+        )
+        assert re.search(r'<img alt="pictures/confusion_matrix.png" src="blob:', picture)
+    finally:
+        pages.stop()
 
 
 @pytest.mark.slow

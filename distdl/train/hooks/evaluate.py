@@ -12,6 +12,7 @@ import torch.distributed as dist
 from distdl.engine import nonfinite
 from distdl.metrics import Metrics
 from distdl.train.hooks.hook import Hook, Run
+from distdl.train.hooks.pictures import Pictures
 from distdl.train.loop import evaluate
 
 
@@ -21,6 +22,7 @@ class Evaluate(Hook):
     def __init__(self, run: Run, source: Iterable[Any], every_steps: int | None) -> None:
         self.run, self.source, self.every_steps = run, source, every_steps
         self._said = False
+        self._pictures = Pictures(run)
 
     def after_step(self, step: int, metrics: Metrics) -> None:
         if not self.run.due(step, self.every_steps):
@@ -28,13 +30,15 @@ class Evaluate(Hook):
         begin = time.perf_counter()
         self.run.event("phase", name="evaluation", text=f"step {step}")
         self.run.engine.pulse.at("evaluation")
-        values = evaluate(self.run.learner, self.run.engine, self.source)
+        split = self.run.engine.config.data.eval_split
+        with self._pictures.look(step, str(split)):
+            values = evaluate(self.run.learner, self.run.engine, self._pictures.batches(self.source))
         self.run.engine.pulse.at("after the step")
         self._say_what_is_not_finite(step, values)
         self._say_no_better_than_the_mean(step, values)
         self.run.engine.pulse.at("after the step")
         self.run.evaluation = (step, values)
-        self.run.event("evaluation", step=step, values=values, split=self.run.engine.config.data.eval_split)
+        self.run.event("evaluation", step=step, values=values, split=split)
         self.run.event("phase", name="training", text="")
         self.run.seconds["evaluation"] += time.perf_counter() - begin
 
