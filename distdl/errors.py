@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import signal
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -57,6 +59,23 @@ class DataCorrupt(DistdlError):
 
 class TrainingFailed(DistdlError):
     """A run that cannot go on (not-a-number, diverged replicas, a lost worker). Exit code 1."""
+
+
+def line_in(error: BaseException, file: Path) -> tuple[str, str]:
+    """The last line of a file that an exception went through, as (`file:line`, its code); '' where it went through none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_same(frame.filename, file):
+            return f"{frame.filename}:{frame.lineno}", frame.line or ""
+    return "", ""
+
+
+def _is_same(name: str, file: Path) -> bool:
+    """Whether a file is this one, or a copy of it, as a run folder has."""
+    path = Path(name)
+    try:
+        return path.name == file.name and path.read_bytes() == file.read_bytes()
+    except OSError:
+        return False
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

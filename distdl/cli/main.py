@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from distdl import __version__, trust
 from distdl.config.secret_text import redacted
-from distdl.errors import DistdlError
+from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
     *("init", "train", "plan", "launch", "jobs", "k8s"),
@@ -32,7 +35,7 @@ examples:
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the whole command line, or of some commands of it: a command does not wait for what others import."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="distdl",
         description="Train any architecture family on any number of workers from one YAML file.",
         epilog=EPILOG,
@@ -52,10 +55,47 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args, rest = parser.parse_known_args(argv)
     strangers = [text for text in rest if text.startswith("-") or "=" not in text or not hasattr(args, "overrides")]
     if strangers:
-        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}{_meant(strangers, argv, args, parser)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what may have been meant, as a config's keys do."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            near = nearest(found[1], re.findall(r"[\w.-]+", found[2]))
+            message += f"\n    fix: did you mean '{near}'?" if near else ""
+        super().error(message)
+
+
+def _meant(
+    strangers: Sequence[str], argv: Sequence[str], args: argparse.Namespace, parser: argparse.ArgumentParser
+) -> str:
+    """How to say what an unknown flag was to say: by its right name, or as the key of the config that it names."""
+    flag, _, value = next((text for text in strangers if text.startswith("-")), "").partition("=")
+    if not flag:
+        return ""
+    if not value:
+        value = next((after for text, after in itertools.pairwise(argv) if text == flag and after[:1] != "-"), "VALUE")
+    word = flag.lstrip("-").replace("-", "_")
+    if word in ("config", "c") and hasattr(args, "config"):
+        return f"\n    fix: CONFIG is given without a flag: distdl {args.command} {value}"
+    if hasattr(args, "overrides"):
+        from distdl.config.check import home_of
+
+        if key := word if "." in word else home_of(word):
+            return f"\n    fix: a key of the config is given as key=value: {key}={value}"
+    near = nearest(flag, _flags(parser, args.command))
+    return f"\n    fix: did you mean '{near}'?" if near else ""
+
+
+def _flags(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """The flags of a command."""
+    kinds = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [flag for action in kinds for flag in action.choices[command]._option_string_actions]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

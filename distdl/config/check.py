@@ -33,6 +33,10 @@ IN_WORDS = {
 """What pydantic calls the kinds of values, in the words of a YAML file."""
 
 
+INSTEAD = {"runtime.gpus_per_worker": ": local workers take the GPUs that are there, one each"}
+"""What is true without a key that another kind of its section has."""
+
+
 class Checker:
     """Checks values against the schema and collects the problems, each with its place."""
 
@@ -108,12 +112,12 @@ class Checker:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             owner = f"the section {'.'.join(path[:-1])}" if len(path) > 1 else "a config"
             match = nearest(path[-1], known or [])
-            meant = ".".join((*path[:-1], match)) if match else _home(path[-1])
+            meant = ".".join((*path[:-1], match)) if match else home_of(path[-1])
             fix = f"did you mean '{meant}'?" if meant else "remove it"
             if meant == name:  # a key of another kind of this section
                 tag = UNIONS[path[0]][1]
                 kinds = [kind for kind, keys in _kinds(path[0]).items() if path[-1] in keys]
-                fix = f"remove it; it is a key of {path[0]}.{tag}: {' or '.join(kinds)}"
+                fix = f"remove it{INSTEAD.get(name, '')}; it is a key of {path[0]}.{tag}: {' or '.join(kinds)}"
             return Problem(f"{name} = {value!r}: {owner} has no such key", where, ", ".join(sorted(known or [])), fix)
         if kind in ("missing", "missing_argument", "union_tag_not_found"):
             tag = ".name" if kind == "union_tag_not_found" and path[-1] != "runtime" else ""
@@ -183,13 +187,13 @@ class Checker:
             )
 
 
-def _home(key: str, section: Any = Config, above: str = "") -> str | None:
+def home_of(key: str, section: Any = Config, above: str = "") -> str | None:
     """Where the schema has a key of this name: `parallel.zero` for `zero`."""
     for name, field in section.model_fields.items():
         if name == key and above:
             return above + name
         for inner in _sections(field.annotation):
-            if found := _home(key, inner, f"{above}{name}."):
+            if found := home_of(key, inner, f"{above}{name}."):
                 return found
     return None
 

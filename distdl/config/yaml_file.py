@@ -92,8 +92,9 @@ def _meant(file: Path) -> Path | None:
     below = [path for pattern in ("*/", "*/*/") for path in file.parent.glob(pattern + glob.escape(file.name))]
     if len(below) == 1:
         return below[0]
-    near = nearest(file.name, (p.name for p in file.parent.glob("*.y*ml")))
-    return file.parent / near if near else None
+    beside = {path.stem: path for path in file.parent.glob("*.y*ml")}  # by the stem: endings are alike without meaning
+    near = nearest(file.stem, beside)
+    return beside[near] if near else None
 
 
 def _construct(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
-from distdl.errors import DistdlError
+from distdl.config.schema import Config
+from distdl.errors import DistdlError, InputError, line_in
 
 LASTING = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError),
@@ -17,6 +19,17 @@ OF_A_PEER = re.compile(
     re.IGNORECASE,
 )
 """What a rank's communication says when another rank is gone, or does not come."""
+
+
+def in_words(error: BaseException, config: Config | None = None) -> str:
+    """What it says; of what went through the file of a user's own family, the last line there, too."""
+    if isinstance(error, DistdlError):
+        return str(error)
+    where, code = "", ""
+    if config and config.family_name.own:
+        with contextlib.suppress(InputError):  # its file is gone
+            where, code = line_in(error, config.family_name.source())
+    return f"{type(error).__name__}: {error}" + (f" ({where}: `{code}`)" if where else "")
 
 
 def is_consequence(error: BaseException) -> bool:

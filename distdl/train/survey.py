@@ -8,19 +8,31 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from distdl.config.schema import Config
-from distdl.errors import DistdlError, InputError
+from distdl.errors import DistdlError, InputError, did_you_mean
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import Plan, make_plan
+from distdl.plan.refuse import AXES
 
 if TYPE_CHECKING:
     from distdl.data.manifest import Values
     from distdl.learner import Learner
 
 
+KNOWN_LAYOUTS = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", *AXES})
+"""What a learner's `layouts` may name."""
+
+
 def survey(config: Config) -> Plan:
     """The plan of a config on this machine. Raises InputError for a data set that is missing or does not fit."""
     data = data_facts(config, look=True)
-    return make_plan(config, model_facts(config, look=True), data, hardware(config))
+    model = model_facts(config, look=True)
+    if config.family_name.own:
+        from distdl.layout.process import alone
+        from distdl.train.rehearse import rehearse
+
+        with alone:
+            rehearse(config, model.parameters)
+    return make_plan(config, model, data, hardware(config))
 
 
 def survey_unseen(config: Config) -> Plan:
@@ -68,6 +80,11 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
 
     with alone, torch.device("meta"):  # some constructors draw numbers all the same
         learner = assemble(config)
+    if unknown := sorted(learner.layouts - KNOWN_LAYOUTS):
+        what = f"{type(learner).__name__}.layouts names {unknown[0]!r}, which is no layout"
+        at = str(config.family_name.source()) if config.family_name.own else ""
+        fix = did_you_mean(unknown[0], KNOWN_LAYOUTS)
+        raise InputError(what, where=at, allowed=", ".join(sorted(KNOWN_LAYOUTS)), fix=fix)
     if look:
         start.check(learner, config)
     mark(learner)

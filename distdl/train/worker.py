@@ -39,7 +39,7 @@ from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
 from distdl.track.machine import sampling
 from distdl.track.spool import SpoolWriter
-from distdl.train.failures import is_consequence, is_lasting
+from distdl.train.failures import in_words, is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
 from distdl.train.hooks.early_stopping import EarlyStopping
 from distdl.train.hooks.evaluate import Evaluate, at_the_end
@@ -72,7 +72,7 @@ def run(plan: Plan, folder: RunFolder, rank: int, node: str = "") -> None:
                 _train(plan, folder, rank, spool, pulse)
         except BaseException as error:
             with contextlib.suppress(OSError, TakenOver):  # a full disk must not hide its own message
-                _note_failure(folder, rank, error, pulse.step)
+                _note_failure(folder, rank, error, pulse.step, config)
             raise
         finally:
             if spool:
@@ -371,15 +371,16 @@ def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout, device_id=gpu)
 
 
-def _note_failure(folder: RunFolder, rank: int, error: BaseException, step: int = 0) -> None:
-    known = isinstance(error, DistdlError)
+def _note_failure(
+    folder: RunFolder, rank: int, error: BaseException, step: int = 0, config: Config | None = None
+) -> None:
     folder.failures.mkdir(exist_ok=True)
     record = {
         "rank": rank,
         "time": time.time(),
-        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "message": in_words(error, config),
         "exit_code": error.exit_code if isinstance(error, DistdlError) else 1,
-        "known": known,
+        "known": isinstance(error, DistdlError),
         "type": type(error).__name__,
         "step": step,
         "consequence": is_consequence(error),

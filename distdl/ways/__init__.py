@@ -7,12 +7,11 @@ a run that learned without labels start one that has some, and a student's check
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from typing import Any
 
 from distdl.config.schema import Config
 from distdl.config.ways import Augment
-from distdl.errors import InputError
+from distdl.errors import InputError, line_in
 from distdl.families import load_family, model_config
 from distdl.learner import Learner
 from distdl.learner.classifier import Classifier
@@ -61,7 +60,7 @@ def _place(cls: type) -> str:
 
 def assemble(config: Config) -> Learner:
     """A learner with fresh weights, drawn from torch's current generator; its frozen parts are frozen."""
-    learner = learner_class(config)(model_config(config.model))
+    learner = _built(config)
     if config.way and WAYS[config.way.name].batch_coupled:
         learner.batch_coupled = True  # whatever the family says of itself
     if config.augment:
@@ -74,6 +73,29 @@ def assemble(config: Config) -> Learner:
     return learner
 
 
+def _built(config: Config) -> Learner:
+    """A learner as its constructor leaves it. Raises InputError where that of a user's own family fails."""
+    kind = learner_class(config)
+    if not config.family_name.own:
+        return kind(model_config(config.model))
+    forgotten = "does not call super().__init__(), which must come first: it makes the place for layers and parameters"
+    fix = f"super().__init__() as the first line of {kind.__name__}.__init__"
+    try:
+        learner = kind(model_config(config.model))
+    except InputError:
+        raise
+    except Exception as error:
+        where, code = line_in(error, config.family_name.source())
+        if isinstance(error, AttributeError) and "__init__() call" in str(error):
+            raise InputError(f"{kind.__name__}.__init__ {forgotten}", where=where, fix=fix) from error
+        what = f"{kind.__name__}.__init__ fails: {type(error).__name__}: {error}"
+        what += f"\n    in the line `{code}`" if code else ""
+        raise InputError(what, where=where, fix="mend it; docs/custom_family.md") from error
+    if "_parameters" not in vars(learner):
+        raise InputError(f"{kind.__name__}.__init__ {forgotten}", where=str(config.family_name.source()), fix=fix)
+    return learner
+
+
 def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any]]:
     """Who reads columns of the data set -> the columns; `others`: whom the way brings along, too. Raises InputError where
     the way cannot be gone."""
@@ -83,9 +105,9 @@ def columns_read(config: Config, others: bool = True) -> dict[str, dict[str, Any
     except Exception as error:
         if not config.family_name.own or isinstance(error, InputError):
             raise
-        at = traceback.extract_tb(error.__traceback__)[-1]
+        where, _ = line_in(error, config.family_name.source())
         what = f"`columns` of the family {config.family} fails: {type(error).__name__}: {error}"
-        raise InputError(what, where=f"{at.filename}:{at.lineno}", fix="mend it; docs/custom_family.md") from error
+        raise InputError(what, where=where, fix="mend it; docs/custom_family.md") from error
     if issubclass(cls, Contrastive):
         del mine["label"]
     if issubclass(cls, PseudoLabel):  # whatever is negative is no label

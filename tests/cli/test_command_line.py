@@ -63,6 +63,11 @@ ARGUMENTS = {
     "train": ("train", "small.yaml"),
     "plan": ("plan", "small.yaml"),
     "evaluate": ("evaluate", "small"),
+    "runs list": ("runs", "list"),
+    "runs show": ("runs", "show", "small"),
+    "runs compare": ("runs", "compare", "small", "runs/small"),
+    "runs best": ("runs", "best"),
+    "runs note": ("runs", "note", "small"),
     "families": ("families",),
     "families NAME": ("families", "mlp"),
     "config show": ("config", "show", "small.yaml"),
@@ -245,3 +250,27 @@ def test_the_script_for_zsh(command: Command) -> None:
 def test_completion_imports_no_torch() -> None:
     code = "import sys; from distdl.cli.main import main; main(['completion', 'bash']); print('torch' in sys.modules)"
     assert python("-c", code, cwd=REPOSITORY).stdout.endswith("False\n")
+
+
+# -- what may have been meant ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, fix",
+    [
+        (["trian", "small.yaml"], "did you mean 'train'?"),
+        (["jobs", "lst"], "did you mean 'list'?"),
+        (["train", "small.yaml", "--epochs", "3"], "train.epochs=3"),
+        (["train", "small.yaml", "--lr=0.1"], "optimizer.lr=0.1"),
+        (["train", "small.yaml", "--train.epochs", "3"], "train.epochs=3"),
+        (["train", "--config", "small.yaml"], "CONFIG is given without a flag: distdl train small.yaml"),
+        (["plan", "small.yaml", "--global-batch", "8"], "train.global_batch=8"),
+        (["train", "small.yaml", "--fersh"], "did you mean '--fresh'?"),
+        (["ui", "--prot", "5"], "did you mean '--port'?"),
+    ],
+)
+def test_a_wrong_word_is_told_with_what_was_meant(arguments: list[str], fix: str, here: Path, command: Command) -> None:
+    code, out, err = command(*arguments)
+    assert code == 2 and not out and f"fix: {fix}" in err.replace("a key of the config is given as key=value: ", ""), (
+        err
+    )

@@ -715,3 +715,23 @@ def test_what_every_family_means_alike_is_marked_alike(name: str) -> None:
 
 def _fields(config: type) -> list[tuple[str, Any, Any]]:
     return [(f.name, f.default, f.default_factory) for f in dataclasses.fields(config)]
+
+
+def test_a_file_that_is_not_there_is_likened_by_its_name_without_the_ending(tmp_path: Path) -> None:
+    (tmp_path / "e9.yaml").write_text(BASE)
+    (tmp_path / "quickstart.yml").write_text(BASE)
+    with pytest.raises(InputError) as caught:
+        load_config(str(tmp_path / "nofile.yaml"))
+    assert "did you mean" not in str(caught.value), "an ending is no likeness"
+    with pytest.raises(InputError, match=r"did you mean .*quickstart\.yml"):
+        load_config(str(tmp_path / "quikstart.yaml"))
+
+
+def test_gpus_of_local_workers_are_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(BASE)
+    with pytest.raises(InputError) as caught:
+        load_config(str(tmp_path / "c.yaml"), ["runtime={kind: local, workers: 1, gpus_per_worker: 1}"])
+    assert "local workers take the GPUs that are there" in str(caught.value) and "runtime.kind: ray" in str(
+        caught.value
+    )
+    assert "did you mean" not in str(caught.value)

@@ -61,6 +61,79 @@ def refusal(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
+# -- two rows ----------------------------------------------------------------------------------------------------------
+
+
+def broken(old: str, new: str) -> str:
+    assert old in EXAMPLE
+    return EXAMPLE.replace(old, new)
+
+
+LOSS = 'return F.cross_entropy(logits, label), {"accuracy": mean((logits.argmax(-1) == label).float())}'
+MISTAKES = {
+    "no super": (broken("super().__init__()", "pass"), "does not call super().__init__(), which must come first", 35),
+    "one return": (
+        broken(LOSS, "return F.cross_entropy(logits, label)"),
+        "returns a tensor of shape () and type float32",
+        42,
+    ),
+    "no scalar": (
+        broken(LOSS, "return logits, {}"),
+        "returns a tensor of shape (2, 10) and type float32 as the loss",
+        42,
+    ),
+    "no gradient": (broken(LOSS, "return F.cross_entropy(logits, label).detach(), {}"), "nothing would be learned", 42),
+    "no metrics": (
+        broken(LOSS, "return F.cross_entropy(logits, label), None"),
+        "returns None (NoneType) as the metrics",
+        42,
+    ),
+    "a float": (
+        broken(LOSS, 'return F.cross_entropy(logits, label), {"accuracy": 0.5}'),
+        "gives 0.5 (float) as the metric",
+        42,
+    ),
+    "not primary": (broken(LOSS, "return F.cross_entropy(logits, label), {}"), "does not tell 'accuracy'", None),
+    "no column": (broken('to_unit(batch["image"])', 'to_unit(batch["imag"])'), "the batch has no 'imag'", 43),
+    "a shape": (
+        broken("F.cross_entropy(logits, label)", "F.cross_entropy(logits, label[:, None])"),
+        "multi-target",
+        45,
+    ),
+    "no step": (
+        broken("batch: Batch, step: int)", "batch: Batch)"),
+        "takes 2 positional arguments but 3 were given",
+        42,
+    ),
+    "constructor": (broken("nn.Linear(math.prod(config.inputs)", "nn.Linear(config.units"), "no attribute 'units'", 35),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_file_is_told_with_its_line_before_anything_starts(project: Path, name: str) -> None:
+    source, told, line = MISTAKES[name]
+    (project / "gated.py").write_text(source)
+    text = refusal(lambda: survey(load_config("gated.yaml").config))
+    assert told in text, text
+    assert (f"gated.py:{line}: " if line else "learner.py:") in text, text
+
+
+def test_a_layout_that_is_none_is_refused(project: Path) -> None:
+    (project / "gated.py").write_text(broken('"zero3"', '"zero3", "tensr"'))
+    text = refusal(lambda: survey(load_config("gated.yaml").config))
+    assert "gated.py: Gated.layouts names 'tensr'" in text and "did you mean 'tensor'?" in text and "zero0" in text
+
+
+def test_what_fails_in_a_run_names_the_line_of_the_file(project: Path, command: Command) -> None:
+    (project / "gated.py").write_text(
+        broken("        value, gate", "        if step == 1:\n            raise ValueError('odd')\n        value, gate")
+    )
+    done = command("train", "gated.yaml", "--plain", *ALONE[:-1], "train.steps=3")
+    assert (
+        done.code == 1 and "ValueError: odd" in done.stderr and "gated.py:44: `raise ValueError('odd')`" in done.stderr
+    )
+
+
 # -- the document ------------------------------------------------------------------------------------------------------
 
 
