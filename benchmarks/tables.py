@@ -244,10 +244,10 @@ def by_sklearn(case: Case, seeds: int) -> tuple[list[float], int]:
 
 def held_out(rows: int) -> np.ndarray:
     """(rows,) bool: the rows that distdl holds out."""
-    from distdl.data.splits import hold_out
+    from distdl.data.splits import SplitOptions, Splitter
 
     test = np.zeros(rows, bool)
-    for split, chosen in hold_out([{"row": np.arange(rows)}], 0.1):
+    for split, chosen in Splitter(SplitOptions(test_fraction=0.1)).share([{"row": np.arange(rows)}]):
         test[chosen["row"]] = split == "test"
     return test
 
