@@ -48,9 +48,9 @@ def prepare_table(
     if renamed:
         table = Renamed(table, renamed)
         others = {split: Renamed(other, renamed) for split, other in (others or {}).items()}
-    table, others = with_vectors(table, others or {})
-    opened = Opened(options, table, others, bad or BadRows(options))
+    opened = Opened(options, table, dict(others or {}), bad or BadRows(options))
     opened.refuse()
+    opened.table, opened.others = with_vectors(opened.table, opened.others)
     opened.look()
     return opened.prepared()
 
