@@ -38,6 +38,7 @@ READ_AGAIN_BYTES = 64 << 20
 TOLD = 5
 """Bad rows that a message names."""
 UNLABELLED = "no label"
+CURE = f"bad_rows=set_aside leaves them out and lists them in {FILE}"
 
 _PLACES = (
     ("line", re.compile(r"(?P<file>.+):(?P<at>\d+)")),
@@ -207,7 +208,7 @@ def with_others(error: InputError, prepare: Callable[[Any], Any], options: Any) 
     """The refusal of a row, with other bad rows of the same files, where reading these again is cheap."""
     paths = [path for name in ("path", "test_path") for path in _paths(getattr(options, name, ""))]
     cheap = all(os.path.isfile(path) for path in paths) and sum(map(os.path.getsize, paths)) <= READ_AGAIN_BYTES
-    if getattr(options, "bad_rows", "") != "refuse" or not (paths and cheap):
+    if getattr(options, "bad_rows", "") != "refuse" or not (paths and cheap) or CURE in str(error):
         return error
     try:
         with contextlib.redirect_stderr(io.StringIO()):

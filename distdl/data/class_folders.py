@@ -14,13 +14,14 @@ The class is the folder. The rules, and each is said where it was needed (`Found
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from distdl.data.bad_rows import CURE, BadRows
 from distdl.data.classes import in_order, same_numbers
 from distdl.data.folders import Files, open_files, some_names
 from distdl.data.label_table import labels_of
@@ -116,6 +117,36 @@ def headers_of(
             yield part, i, name, header
 
 
+def find_sound(
+    path: str,
+    options: FolderOptions,
+    endings: Collection[str],
+    what: str,
+    bad: BadRows,
+    look: Callable[[Part, int], tuple[Hashable, str]],
+) -> Found:
+    """`find`, without files that cannot be read where these are set aside. `look` reads a part's i-th file and tells (also
+    in words) the form that all files must have; None where they need not be alike."""
+    found = find(path, options, endings, what, bad)
+    if not bad.wanted:
+        return found
+    forms: dict[Hashable, list[str]] = {}
+    words: dict[Hashable, str] = {}
+    for part in found.parts:
+        for i in range(len(part.numbers)):
+            name = part.called(i)
+            with bad.row(name, reason="cannot be read"):
+                form, words[form] = look(part, i)
+                forms.setdefault(form, []).append(name)
+    most = max(forms, key=lambda form: len(forms[form]), default=None)
+    for form, names in forms.items():
+        for name in names if form != most else ():
+            bad.add(name, f"{name} has {words[form]}, most {what} have {words[most]}", reason="another form")
+    found = find(path, options, endings, what, bad) if bad.rows else found
+    bad.check(sum(len(part.numbers) for part in found.parts))
+    return found
+
+
 def rows_of(
     found: Found, chunk: int, make: Callable[[Part, int], Iterable[dict[str, Any]]]
 ) -> Iterator[tuple[str, Rows]]:
@@ -142,11 +173,12 @@ def rows_of(
     refuse_all(bad)
 
 
-def refuse_all(bad: list[Problem]) -> None:
-    """InputError that lists what is wrong with files, if anything is."""
-    more = [Problem(f"{len(bad):,} files cannot be read, {LISTED} of them are named here")]
-    if bad:
-        raise InputError(*bad[:LISTED], *(more if len(bad) > LISTED else []))
+def refuse_all(bad: list[Problem], others: Sequence[Problem] = ()) -> None:
+    """InputError that lists what is wrong with files, if anything is; `others`: with all of them."""
+    more = f", {LISTED} of them are named here" if len(bad) > LISTED else ""
+    cure = [Problem(f"{len(bad):,} files cannot be read{more}", fix=f"replace them; {CURE}")] if bad else []
+    if bad or others:
+        raise InputError(*bad[:LISTED], *others, *cure)
 
 
 def _stacked(rows: list[dict[str, Any]]) -> Rows:
@@ -162,8 +194,10 @@ class _Entries:
     classes: list[str] = field(default_factory=list)
 
 
-def find(path: str, options: FolderOptions, endings: Collection[str], what: str) -> Found:
-    """The files of `path` (and `options.test_path`) with their classes and splits. `what`: pictures, recordings.
+def find(path: str, options: FolderOptions, endings: Collection[str], what: str, bad: BadRows | None = None) -> Found:
+    """The files of `path` (and `options.test_path`) with their classes and splits, without those in `bad`.
+
+    `what`: pictures, recordings.
 
     InputError: there are none, or the folders can be read in two ways.
     """
@@ -175,7 +209,8 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
     notes: list[str] = []
     left_out: Counter[str] = Counter()
     files = open_files(path, endings)
-    entries = _entries(files, options, what, notes, left_out)
+    bad = bad or BadRows(options)
+    entries = _entries(files, options, what, notes, left_out, bad)
     classes = in_order(name for split, name in zip(entries.splits, entries.classes) if split in ("", "train"))
     if torn := same_numbers(classes):
         groups = "; ".join(", ".join(group) for group in torn[:5])
@@ -192,7 +227,7 @@ def find(path: str, options: FolderOptions, endings: Collection[str], what: str)
         if any(entries.splits):
             raise InputError(f"{path} has folders of splits of its own", fix="leave out test_path, or split_folders=no")
         test_files = open_files(options.test_path, endings)
-        tested = _entries(test_files, options, what, notes, left_out)
+        tested = _entries(test_files, options, what, notes, left_out, bad)
         tested = _Entries(tested.numbers, ["test"] * len(tested.numbers), tested.classes)
         parts += _parts(test_files, tested, classes, splitter)
         notes += _absent(classes, tested.classes, "test")
@@ -245,13 +280,18 @@ def _absent(classes: list[str], found: list[str], split: str) -> list[str]:
     return [f"the split {split} has nothing of the classes {some_names(absent)}"] if absent else []
 
 
-def _entries(files: Files, options: FolderOptions, what: str, notes: list[str], left_out: Counter[str]) -> _Entries:
+def _entries(
+    files: Files, options: FolderOptions, what: str, notes: list[str], left_out: Counter[str], bad: BadRows
+) -> _Entries:
     left_out.update(files.left_out)
-    table = labels_of(files, options.labels, options.label_columns, what) if options.labels else None
+    table = labels_of(files, options.labels, options.label_columns, what, bad) if options.labels else None
     numbers = list(range(len(files.names)))
     if table is not None:
         numbers = [n for n in numbers if n in table]
         left_out.update({f"without a row in {options.labels}": len(files.names) - len(numbers)} if table else {})
+        numbers = [n for n in numbers if table[n]]
+    if bad.rows:
+        numbers = [n for n in numbers if files.called(n) not in bad]
     folders = [PurePosixPath(files.names[n]).parts[:-1] for n in numbers]
     if table is None:
         alone = sum(not parts for parts in folders)

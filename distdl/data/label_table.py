@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from distdl.data.bad_rows import UNLABELLED, BadRows
 from distdl.data.folders import Files, some_names
 from distdl.data.table.dialect import BLANKS, SAMPLE_BYTES, delimiter_of
 from distdl.errors import InputError, did_you_mean
 
 
-def labels_of(files: Files, table: str, columns: tuple[str, str], what: str) -> dict[int, str]:
-    """Number of a file -> its label. `columns`: those of names and of labels. InputError: table and files do not fit."""
+def labels_of(files: Files, table: str, columns: tuple[str, str], what: str, bad: BadRows) -> dict[int, str]:
+    """Number of a file -> its label, '' where it has none and is set aside. `columns`: those of names and of labels.
+    InputError: table and files do not fit."""
     by_name: dict[str, int | None] = {name: n for n, name in enumerate(files.names)}
     short: dict[str, int | None] = {}
     for name, n in by_name.items():
@@ -32,7 +34,9 @@ def labels_of(files: Files, table: str, columns: tuple[str, str], what: str) -> 
         number = next((n for n in known if n is not None), None)
         if number is None and name in short:
             raise InputError(f"{where}: '{name}' is the name of several files", fix="give their paths")
-        if not label:
+        if not label and bad.wanted:
+            bad.add(where, f"'{name}' has no label", reason=UNLABELLED, content=name)
+        elif not label:
             raise InputError(f"{where}: '{name}' has no label", fix="fill it in, or remove the row")
         if number is None:
             absent.append(f"{name} ({where})")

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from distdl.data.advice import Advice, Wish, look_advice
-from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
+from distdl.data.bad_rows import BadRows
+from distdl.data.class_folders import FolderOptions, Found, Part, find, find_sound, headers_of, refuse_all, rows_of
 from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
@@ -79,7 +80,10 @@ def prepare(options: Options) -> Prepared:
     look = make_look(options.channels, options.size, options.fit, options.range, options.background)
     if options.frames not in FRAMES:
         raise InputError(f"frames is '{options.frames}'", allowed=", ".join(FRAMES))
-    found = find(options.path, options, endings(), "pictures")
+    bad = BadRows(options)
+    found = find_sound(
+        options.path, options, endings(), "pictures", bad, lambda part, i: _looked_at(part, i, options, look)
+    )
     facts = _read_headers(found, options.frames)
     size = options.size or _common_size(facts)
     if not look.range:
@@ -95,7 +99,23 @@ def prepare(options: Options) -> Prepared:
         ),
         {**found.info(_notes(facts, options)), "pictures": pictures},
         {"image": {**picture_record(look, size), "frames": options.frames}, "label": found.label_record()},
+        bad=bad,
     )
+
+
+def _looked_at(part: Part, i: int, options: Options, look: Look) -> tuple[tuple[int, int] | None, str]:
+    """Decodes a file as it will be read, and tells the size that all must have. InputError: it cannot be used."""
+    name = part.called(i)
+    with part.open(i) as file:
+        header = read_header(file, name)
+    if header.frames > 1 and options.frames == "refuse":
+        raise InputError(f"{name} holds {header.frames:,} pictures")
+    for frame in range(header.frames if options.frames == "all" else 1):
+        with part.open(i) as file:
+            shape = read_picture(file, name, look, frame).shape
+        if not look.size and shape[1:] != (header.height, header.width):
+            raise InputError(f"{name} has {shape[1]} x {shape[2]} pixels in picture {frame + 1}")
+    return (None, "") if options.size else ((header.height, header.width), f"{header.height} x {header.width} pixels")
 
 
 def _read_headers(found: Found, frames: str) -> _Facts:
@@ -114,10 +134,11 @@ def _read_headers(found: Found, frames: str) -> _Facts:
         if header.frames > 1:
             facts.moving.append(name)
             facts.frames[part.split][i] = header.frames if frames == "all" else 1
+    others = []
     if facts.moving and frames == "refuse":
         what = f"{len(facts.moving):,} files hold several pictures: {', '.join(facts.moving[:5])}"
-        bad.append(Problem(what, fix="frames=first takes the first one, frames=all each as a picture of its own"))
-    refuse_all(bad)
+        others = [Problem(what, fix="frames=first takes the first one, frames=all each as a picture of its own")]
+    refuse_all(bad, others)
     return facts
 
 

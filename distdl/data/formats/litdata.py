@@ -24,10 +24,11 @@ from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.samples.advice import folder_advice, split_folders
-from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_samples
+from distdl.data.samples.fields import SampleOptions, prepare_samples
 from distdl.data.samples.index import item, lists, plain_name, read_index
 from distdl.data.samples.litdata_chunk import Chunk, open_chunk
 from distdl.data.samples.raw_picture import raw_picture
+from distdl.data.samples.values import Picture, Sample
 from distdl.data.splits import Splitter
 from distdl.errors import InputError
 

@@ -27,9 +27,10 @@ from distdl.data.advice import SURE, Advice, Wish
 from distdl.data.manifest import ITEM_BYTES
 from distdl.data.raw import READ_BYTES, Prepared
 from distdl.data.samples.advice import folder_advice, split_folders
-from distdl.data.samples.fields import Picture, Sample, SampleOptions, prepare_samples
+from distdl.data.samples.fields import SampleOptions, prepare_samples
 from distdl.data.samples.index import item, lists, plain_name, read_index
 from distdl.data.samples.raw_picture import raw_picture
+from distdl.data.samples.values import Picture, Sample
 from distdl.errors import InputError
 
 IN_MEMORY_BYTES = 64 << 20

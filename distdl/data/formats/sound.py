@@ -6,6 +6,7 @@ written in `distdl/data/class_folders.py`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from distdl.data.advice import Advice, Wish
-from distdl.data.class_folders import FolderOptions, Found, Part, find, headers_of, refuse_all, rows_of
+from distdl.data.bad_rows import BadRows
+from distdl.data.class_folders import FolderOptions, Found, Part, find, find_sound, headers_of, refuse_all, rows_of
 from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared
@@ -76,7 +78,8 @@ def prepare(options: Options) -> Prepared:
     `samples` count; and `label` int64."""
     need_soundfile("sound")
     _check(options)
-    found = find(options.path, options, ENDINGS, "recordings")
+    bad = BadRows(options)
+    found = find_sound(options.path, options, ENDINGS, "recordings", bad, lambda part, i: _looked_at(part, i, options))
     facts = _read_headers(found)
     hearing = _hearing(facts, options)
     mean, std = _scale(found, hearing) if options.features == "log_mel" else (None, None)
@@ -94,7 +97,19 @@ def prepare(options: Options) -> Prepared:
     )
     info = {**found.info(_notes(facts, hearing, options)), "sounds": {"stored_as": dict(facts.subtypes)}}
     preparation = {name: record, "label": found.label_record()}
-    return Prepared({**columns, "label": Column("int64")}, chunks, info, preparation, rows=len(facts.seconds))
+    return Prepared({**columns, "label": Column("int64")}, chunks, info, preparation, bad=bad, rows=len(facts.seconds))
+
+
+def _looked_at(part: Part, i: int, options: Options) -> tuple[int | None, str]:
+    """Decodes a file as it will be read, and tells the rate that all must have. InputError: it cannot be used."""
+    name = part.called(i)
+    with part.open(i) as file:
+        header = read_sound_header(file, name)
+    rate = options.rate_hz or header.rate_hz
+    samples = round(options.seconds * rate) or math.ceil(header.samples * rate / header.rate_hz)
+    with part.open(i) as file:
+        read_sound(file, name, Hearing(rate, min(samples, LONGEST_SAMPLES), options.channel))
+    return (None, "") if options.rate_hz else (header.rate_hz, f"{header.rate_hz:,} samples a second")
 
 
 def _check(options: Options) -> None:

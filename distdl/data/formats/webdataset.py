@@ -29,9 +29,11 @@ from typing import Any, Literal
 import numpy as np
 
 from distdl.data.advice import SURE, Advice, Wish
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.samples.advice import samples_advice
-from distdl.data.samples.fields import PICTURES, Picture, Sample, SampleOptions, prepare_samples
+from distdl.data.samples.fields import PICTURES, SampleOptions, prepare_samples
+from distdl.data.samples.values import Picture, Sample
 from distdl.data.tars import Member
 from distdl.errors import InputError
 
@@ -60,10 +62,11 @@ class Options(SampleOptions):
 def prepare(options: Options) -> Prepared:
     """Pictures uint8 (C, H, W), `label` int64, numbers and arrays as they are, other text and bytes as bytes."""
     notes: list[str] = []
-    train = _Shards(options.path, options.key, notes)
-    test = _Shards(options.test_path, options.key, notes).read if options.test_path else None
+    bad = BadRows(options)
+    train = _Shards(options.path, options.key, notes, bad)
+    test = _Shards(options.test_path, options.key, notes, bad).read if options.test_path else None
     info = {"key": f"the {options.key} dot behind the last slash parts key and field"}
-    return prepare_samples("webdataset", options, train.read, test, info, notes)
+    return prepare_samples("webdataset", options, train.read, test, info, notes, bad)
 
 
 def expand(pattern: str) -> list[str]:
@@ -90,8 +93,8 @@ def _choices(inside: str) -> list[str]:
 class _Shards:
     """Tars that can be read again and again."""
 
-    def __init__(self, pattern: str, key: str, notes: list[str]) -> None:
-        self.paths, self.key, self.notes = expand(pattern), key, notes
+    def __init__(self, pattern: str, key: str, notes: list[str], bad: BadRows) -> None:
+        self.paths, self.key, self.notes, self.bad = expand(pattern), key, notes, bad
         self.told = self.dotted = False  # what was left out, and how a name with several dots is parted, is said once
         for path in self.paths:
             open_raw(path).close()  # a missing shard is refused before the first is read
@@ -116,8 +119,7 @@ class _Shards:
                 left_out.append(where)
                 continue
             if key != current:
-                if current:
-                    yield Sample(f"{path}, sample {current}", fields)
+                yield from self._whole(path, current, fields)
                 if key in seen:
                     raise InputError(
                         "the files of the sample do not stand together",
@@ -133,9 +135,15 @@ class _Shards:
             if field in fields:
                 raise InputError(f"the sample has the field {field} twice", where=f"{path}, sample {key}")
             if not wanted or any(name == field or name.startswith(f"{field}.") for name in wanted):
-                fields[field] = decoded(content, field, where)
-        if current:
-            yield Sample(f"{path}, sample {current}", fields)
+                with self.bad.row(f"{path}, sample {key}", content, reason="damaged field"):
+                    fields[field] = decoded(content, field, where)
+        yield from self._whole(path, current, fields)
+
+    def _whole(self, path: str, key: str, fields: dict[str, Any]) -> Iterator[Sample]:
+        """A sample when all its files have gone by, unless it was set aside."""
+        where = f"{path}, sample {key}"
+        if key and where not in self.bad:
+            yield Sample(where, fields)
 
 
 def split_name(name: str, dot: str = "first") -> tuple[str, str]:
@@ -257,5 +265,5 @@ def advise(path: str, wish: Wish) -> Advice:
         if heads["train"] and sum(map(len, heads.values())) == len(shards) > len(heads["train"]):
             other = "test" if heads["test"] else "val"
             options |= {"path": f"{path}/train*{ending}", "test_path": f"{path}/{other}*{ending}"}
-    read = _Shards(options["path"], "first", []).read
+    read = _Shards(options["path"], "first", [], BadRows(Options(path=path))).read
     return samples_advice("webdataset", path, read, wish, options)

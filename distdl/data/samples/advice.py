@@ -12,7 +12,8 @@ from typing import Any
 
 from distdl.data.advice import Advice, Wish, look_advice
 from distdl.data.pictures import need_pillow, read_header
-from distdl.data.samples.fields import LABELS, Kind, Picture, Read, Sample, kind_of
+from distdl.data.samples.fields import LABELS, Read
+from distdl.data.samples.values import Kind, Picture, Sample, kind_of
 from distdl.data.split_rules import SPELLINGS, SPLITS, TRAIN
 from distdl.errors import InputError, did_you_mean
 

@@ -12,19 +12,21 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order
-from distdl.data.manifest import ITEM_BYTES, VARIABLE, Column
+from distdl.data.manifest import VARIABLE, Column
 from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
+from distdl.data.samples.values import Kind, Picture, Sample, array_of, class_of, kind_of, merged, part_of
 from distdl.data.splits import SplitOptions, Splitter
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import InputError
 
 CHUNK_BYTES = 8 << 20
 CHUNK_ROWS = 1024
@@ -61,48 +63,14 @@ class SampleOptions(SplitOptions):
     """Colour behind what is transparent."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A field that is a picture, as the bytes of a file."""
-
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample as it is stored: field -> Picture, array, number, text, bytes, or a mapping of such."""
-
-    where: str
-    """File and key, for a person."""
-    fields: Mapping[str, Any]
-
-
-@dataclass
-class Kind:
-    """What a field holds in all samples seen so far."""
-
-    what: str
-    """picture, array, whole, real, text or bytes."""
-    dtype: str = ""
-    shape: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        words = {
-            "picture": "a picture",
-            "whole": "a whole number",
-            "real": "a number",
-            "text": "text",
-            "bytes": "bytes",
-        }
-        return words.get(self.what) or f"{self.dtype} of the shape {list(self.shape)}"
-
-
 @dataclass
 class _Facts:
     kinds: dict[str, Kind] = field(default_factory=dict)
     classes: set[str] = field(default_factory=set)
     label: str = ""
     samples: int = 0
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the first pictures, where all are looked at."""
 
 
 Read = Callable[[Sequence[str]], Iterator[Sample]]
@@ -110,18 +78,26 @@ Read = Callable[[Sequence[str]], Iterator[Sample]]
 
 
 def prepare_samples(
-    source: str, options: SampleOptions, train: Read, test: Read | None, info: dict[str, Any], notes: list[str]
+    source: str,
+    options: SampleOptions,
+    train: Read,
+    test: Read | None,
+    info: dict[str, Any],
+    notes: list[str],
+    bad: BadRows | None = None,
 ) -> Prepared:
     """Columns as the fields are. Both readers are gone through twice; what they have to tell is in `notes` after the first
-    time."""
+    time. `bad`: samples that the readers have set aside, which others may join."""
+    bad = bad or BadRows(options)
+    train, test = _without(train, bad), _without(test, bad) if test else None
     if options.names and len(options.names) != len(options.fields):
         raise InputError(
             f"names= has {len(options.names)} names for {len(options.fields)} fields",
             fix="name each field of fields= once",
         )
-    facts = _scan(train, options, None)
-    if test:
-        _scan(test, options, facts)
+    facts = _scan(train, options, None, bad, source)
+    of_test = _scan(test, options, facts, bad, source) if test else _Facts()
+    bad.check(facts.samples + of_test.samples)
     columns = _columns(facts, options)
     pictures = [name for name, kind in facts.kinds.items() if kind.what == "picture"]
     look = Look()
@@ -131,7 +107,7 @@ def prepare_samples(
         look = make_look(options.channels, options.size, options.fit, options.range, options.background)
         first = next(train(_asked(options)))
         for name in pictures:
-            size = read_picture(io.BytesIO(_part(first, name).content), f"{first.where}, {name}", look).shape
+            size = read_picture(io.BytesIO(part_of(first, name).content), f"{first.where}, {name}", look).shape
             facts.kinds[name].shape = size
             preparation[columns[name]] = picture_record(look, (size[1], size[2]))
     classes = in_order(facts.classes)
@@ -158,51 +134,36 @@ def prepare_samples(
             yield "test", {name: rows[name] for name in made}
 
     return Prepared(
-        made, chunks(), {**info, **({"notes": notes} if notes else {}), "split": splitter.record()}, preparation
+        made,
+        chunks(),
+        {**info, **({"notes": notes} if notes else {}), "split": splitter.record()},
+        preparation,
+        bad=bad,
     )
+
+
+def _without(read: Read, bad: BadRows) -> Read:
+    """A reader that leaves out what was set aside."""
+    return lambda fields: (sample for sample in read(fields) if sample.where not in bad)
 
 
 def _asked(options: SampleOptions) -> tuple[str, ...]:
     return (*options.fields, *([options.label] if options.label and options.label not in options.fields else []))
 
 
-def _scan(read: Read, options: SampleOptions, known: _Facts | None) -> _Facts:
+def _scan(read: Read, options: SampleOptions, known: _Facts | None, bad: BadRows, source: str) -> _Facts:
     """What all samples hold. `known`: of the training samples, which those of the test split must be like."""
-    facts = _Facts() if known is None else _Facts(dict(known.kinds), set(), known.label)
+    facts = _Facts() if known is None else _Facts(dict(known.kinds), set(), known.label, shapes=known.shapes)
     asked = _asked(options)
     for sample in read(asked):
-        names = asked or tuple(sample.fields)
-        if not facts.kinds:
-            facts.label = options.label or next((name for name in LABELS if name in names), "")
-        if facts.kinds and set(names) != set(facts.kinds):
-            more, less = set(names) - set(facts.kinds), set(facts.kinds) - set(names)
-            told = f"has also {', '.join(sorted(more))}" if more else f"lacks {', '.join(sorted(less))}"
-            raise InputError(
-                f"the sample {told}", where=sample.where, allowed=f"the fields of the first: {', '.join(facts.kinds)}"
-            )
-        for name in names:
-            value = _part(sample, name)
-            kind = kind_of(value, f"{sample.where}, {name}")
-            if name == facts.label and kind.what == "real" and not options.label:
-                facts.label = ""  # a target, not a class
-            if name == facts.label:
-                if kind.what not in ("text", "whole"):
-                    raise InputError(
-                        f"the label is {kind}", where=f"{sample.where}, {name}", allowed="text or a whole number"
-                    )
-                facts.classes.add(_class(value))
-                kind = Kind("whole")
-            facts.kinds[name] = _merged(facts.kinds.get(name), kind, f"{sample.where}, {name}")
+        with bad.row(sample.where, _in_short(sample) if bad.wanted else "", reason="does not fit"):
+            _take(facts, sample, asked or tuple(sample.fields), options, known)
+            if bad.wanted:
+                _check_pictures(facts, sample, options, source)
+            facts.samples += 1
         if len(facts.classes) > MAX_CLASSES:
             raise InputError(
                 f"the field {facts.label} has more than {MAX_CLASSES:,} different values", fix="label=, or fields="
-            )
-        facts.samples += 1
-        if known and (strange := facts.classes - known.classes):
-            raise InputError(
-                f"the class {min(strange)!r} is none of the training samples",
-                where=sample.where,
-                allowed=", ".join(in_order(known.classes)[:20]),
             )
     if not facts.samples:
         raise InputError("there are no samples", fix="check the path")
@@ -211,89 +172,67 @@ def _scan(read: Read, options: SampleOptions, known: _Facts | None) -> _Facts:
     return facts
 
 
-def _class(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else str(int(value))
-
-
-def _part(sample: Sample, name: str) -> Any:
-    """A field, or what lies at the end of a path into one."""
-    if name in sample.fields:
-        return sample.fields[name]
-    for holder in sorted((f for f in sample.fields if name.startswith(f"{f}.")), key=len, reverse=True):
-        value = sample.fields[holder]
-        for key in name[len(holder) + 1 :].split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                known = ", ".join(value) if isinstance(value, Mapping) else ""
-                raise InputError(f"the field {holder} has no part '{key}'", where=sample.where, allowed=known)
-            value = value[key]
-        return value
-    raise InputError(f"the sample has no field '{name}'", where=sample.where, fix=did_you_mean(name, sample.fields))
-
-
-def kind_of(value: Any, where: str) -> Kind:
-    """What a value is. InputError: nothing that a column can hold."""
-    if isinstance(value, Picture):
-        return Kind("picture")
-    if isinstance(value, bytes):
-        return Kind("bytes")
-    if isinstance(value, str):
-        return Kind("text")
-    if isinstance(value, bool | int) and not -(2**63) <= value < 2**63:
-        raise InputError(f"{value} is not a number of 64 bits", where=where)
-    if isinstance(value, bool | int):
-        return Kind("whole")
-    if isinstance(value, Mapping):
+def _take(facts: _Facts, sample: Sample, names: Sequence[str], options: SampleOptions, known: _Facts | None) -> None:
+    """Adds a sample to what is known of all; nothing of one that is refused."""
+    kinds, label, classes = dict(facts.kinds), facts.label, set[str]()
+    if not kinds:
+        label = options.label or next((name for name in LABELS if name in names), "")
+    if kinds and set(names) != set(kinds):
+        more, less = set(names) - set(kinds), set(kinds) - set(names)
+        told = f"has also {', '.join(sorted(more))}" if more else f"lacks {', '.join(sorted(less))}"
         raise InputError(
-            "the field holds several parts",
+            f"the sample {told}", where=sample.where, allowed=f"the fields of the first: {', '.join(kinds)}"
+        )
+    for name in names:
+        value = part_of(sample, name)
+        kind = kind_of(value, f"{sample.where}, {name}")
+        if name == label and kind.what == "real" and not options.label:
+            label = ""  # a target, not a class
+        if name == label:
+            if kind.what not in ("text", "whole"):
+                raise InputError(
+                    f"the label is {kind}", where=f"{sample.where}, {name}", allowed="text or a whole number"
+                )
+            classes.add(class_of(value))
+            kind = Kind("whole")
+        kinds[name] = merged(kinds.get(name), kind, f"{sample.where}, {name}")
+    if known and (strange := classes - known.classes):
+        raise InputError(
+            f"the class {min(strange)!r} is none of the training samples",
+            where=sample.where,
+            allowed=", ".join(in_order(known.classes)[:20]),
+        )
+    facts.kinds, facts.label = kinds, label
+    facts.classes |= classes
+
+
+def _check_pictures(facts: _Facts, sample: Sample, options: SampleOptions, source: str) -> None:
+    """InputError: a picture cannot be decoded, or has another size than the first."""
+    for name, kind in facts.kinds.items():
+        if kind.what == "picture":
+            need_pillow(source)
+            look = make_look(options.channels, options.size, options.fit, options.range, options.background)
+            where = f"{sample.where}, {name}"
+            shape = read_picture(io.BytesIO(part_of(sample, name).content), where, look).shape
+            _same_size(shape, facts.shapes.setdefault(name, shape), where)
+
+
+def _same_size(shape: tuple[int, ...], first: tuple[int, ...], where: str) -> None:
+    if shape != first:
+        (_, height, width), (_, first_height, first_width) = shape, first
+        raise InputError(
+            f"the picture has {height} x {width} pixels, the first one {first_height} x {first_width}",
             where=where,
-            fix=f"name them by their path in fields=; there are {', '.join(value)}",
+            fix=f"resize all of them: size={first_height}x{first_width}",
         )
-    if isinstance(value, list | float | np.generic | np.ndarray):
-        array = _array(value, where)
-        if not array.ndim:
-            return Kind("whole" if array.dtype.kind in "iu" and array.dtype != np.uint64 else "real", str(array.dtype))
-        return Kind("array", str(array.dtype), array.shape)
-    raise InputError(f"the field holds {value!r:.60}", where=where, allowed="numbers, text, pictures, bytes")
 
 
-def _array(value: Any, where: str) -> np.ndarray:
-    """Numbers as finite ones of a type that a data set may hold."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal lengths
-        array = np.array(None)
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
-    if array.dtype.newbyteorder("=").name not in ITEM_BYTES:
-        raise InputError(f"the field holds {array.dtype} values", where=where, allowed="numbers, lists of one length")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if type(value) in (float, list) and array.dtype == np.float64:  # of text, as JSON: no type was asked for
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if not array.size:
-        raise InputError("the field holds an array without values", where=where)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        odd = array[~np.isfinite(array)].flat[0]
-        raise InputError(
-            f"the field holds the value {odd}, which is not finite", where=where, fix="correct or remove it"
-        )
-    return array
-
-
-def _merged(known: Kind | None, kind: Kind, where: str) -> Kind:
-    """What both are; whole numbers among real ones are real."""
-    if known is None or known == kind:
-        return kind
-    if (
-        known.what == kind.what == "array"
-        and known.shape == kind.shape
-        and {known.dtype, kind.dtype} <= {"int64", "float32"}
-    ):
-        return Kind("array", "float32", kind.shape)
-    if {known.what, kind.what} <= {"whole", "real"}:
-        return known if known.what == "real" else kind if kind.what == "real" else Kind("whole")
-    fix = "bring all of them to one shape" if known.what == kind.what else "leave the field out by fields="
-    raise InputError(f"the field is {kind}, before it was {known}", where=where, fix=fix)
+def _in_short(sample: Sample) -> dict[str, Any]:
+    """A sample's fields, for a person."""
+    return {
+        name: value if isinstance(value, str | int | float) else f"{type(value).__name__}"
+        for name, value in sample.fields.items()
+    }
 
 
 def _columns(facts: _Facts, options: SampleOptions) -> dict[str, str]:
@@ -361,21 +300,15 @@ class _Stack:
         return rows
 
     def _value(self, sample: Sample, name: str) -> Any:
-        value, kind = _part(sample, name), self.facts.kinds[name]
+        value, kind = part_of(sample, name), self.facts.kinds[name]
         if name == self.facts.label:
-            return self.numbers[_class(value)]
+            return self.numbers[class_of(value)]
         if isinstance(value, Picture):
             pixels = read_picture(io.BytesIO(value.content), f"{sample.where}, {name}", self.look)
-            if pixels.shape != kind.shape:
-                (_, height, width), (_, first_height, first_width) = pixels.shape, kind.shape
-                raise InputError(
-                    f"the picture has {height} x {width} pixels, the first one {first_height} x {first_width}",
-                    where=f"{sample.where}, {name}",
-                    fix=f"resize all of them: size={first_height}x{first_width}",
-                )
+            _same_size(pixels.shape, kind.shape, f"{sample.where}, {name}")
             return pixels
         if kind.what == "text":
             return value.encode("utf-8", "surrogatepass")
         if isinstance(value, list | float | np.generic | np.ndarray):
-            return _array(value, f"{sample.where}, {name}")
+            return array_of(value, f"{sample.where}, {name}")
         return value
