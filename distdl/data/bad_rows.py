@@ -123,6 +123,7 @@ class BadRows:
         `rows`: of the file, where several are lost together. `asked`: another option leaves it out."""
         if (key := _key(where)) in self._seen:
             return
+        where, what = _printable(where), _printable(what)
         self._seen.add(key)
         (self.asked if asked else self.reasons)[reason] += rows
         if not asked:
@@ -266,4 +267,9 @@ def _shortened(content: Any) -> str:
         content = content[: 4 * CONTENT].decode("utf-8", "backslashreplace")
     elif not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False, default=lambda value: f"{value!s:.100}")
-    return content if len(content) <= CONTENT else f"{content[:CONTENT]}… ({len(content):,} characters)"
+    return _printable(content if len(content) <= CONTENT else f"{content[:CONTENT]}… ({len(content):,} characters)")
+
+
+def _printable(text: str) -> str:
+    """Without halves of characters, which no file of UTF-8 holds."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,11 @@ import numpy as np
 
 from distdl.columns import NO_LABEL
 from distdl.data.advice import BY_ENDING, NAMED, SURE, Advice, Wish, has_ending
+from distdl.data.bad_rows import BadRows
 from distdl.data.corpora import stdlib
 from distdl.data.raw import Prepared
 from distdl.data.text.documents import OF_JSON, files_of, json_records
+from distdl.data.text.learn import KINDS
 from distdl.data.text.rows import (
     Encoded,
     RoundTrip,
@@ -38,7 +40,7 @@ from distdl.data.text.rows import (
 )
 from distdl.data.text.shares import Shares, field_of, value_beside
 from distdl.data.text.template import SIMPLE, Template, TemplateError, marked, of_tokenizer, tokens_of
-from distdl.data.text.tokens import Tokenizer
+from distdl.data.text.tokens import Tokenizer, half_a_character
 from distdl.errors import InputError
 
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -107,9 +109,13 @@ def prepare(options: Options) -> Prepared:
     chats = _Chats(options, notes)
     tokenizer = make_tokenizer(options, chats.of_training)
     template = _template(options, tokenizer)
+    if chats.set_aside(tokenizer, template) and options.tokenizer in KINDS:  # which was learned from others, too
+        tokenizer = make_tokenizer(options, chats.of_training)
+        template = _template(options, tokenizer)
     tokenizer.template = template.source
     layout = make_layout(options, tokenizer, options.packing, options.context, cut=options.too_long == "cut")
-    made = prepared(options, tokenizer, layout, chats.encoded(tokenizer, template), chats.split, notes)
+    bad = chats.bad if options.path else None
+    made = prepared(options, tokenizer, layout, chats.encoded(tokenizer, template), chats.split, notes, bad)
     if options.date:
         made.preparation["tokens"]["special"]["date"] = options.date
     return made
@@ -144,12 +150,16 @@ class _Chats:
     def __init__(self, options: Options, notes: list[str]) -> None:
         self.options, self.notes = options, notes
         self.paths, self.test = (files_of(given, PATTERNS, notes.append) for given in (options.path, options.test_path))
-        self._shares = Shares(
-            options, self.read, ", ".join(options.path), fields=bool(options.path), tested=bool(self.test)
-        )
+        self.bad = BadRows(options)
+        self._share_out()
+        self._across = self._answers = 0
+
+    def _share_out(self) -> None:
+        options = self.options
+        tested, where = bool(self.test), ", ".join(options.path)
+        self._shares = Shares(options, self.read, where, fields=bool(options.path), tested=tested)
         self.split = self._shares.record()
         """How they are shared out."""
-        self._across = self._answers = 0
 
     def of_training(self) -> Iterator[str]:
         """Every text of the training split."""
@@ -159,27 +169,43 @@ class _Chats:
         """Every conversation that is not of a test file."""
         if not self.options.path:
             return islice(_of_library(), self.options.rows)
-        return _read(self.paths, field_of(self.options))
+        return _read(self.paths, self.bad, field_of(self.options))
 
     def shared(self) -> Iterator[tuple[str, _Chat]]:
         """Every conversation with its split."""
         yield from self._shares()
-        yield from (("test", chat) for chat in _read(self.test))
+        yield from (("test", chat) for chat in _read(self.test, self.bad))
 
     def encoded(self, tokenizer: Tokenizer, template: Template) -> Iterator[tuple[str, Encoded]]:
         """Every conversation's tokens, with those to be learned. Raises InputError for one that cannot be used."""
         check = RoundTrip(tokenizer, self.options.tokenizer in ("bytes", "bpe", "unigram"), self.notes)
         for split, chat in self.shared():
-            try:
-                ids, learned = self._plain(tokenizer, chat) if chat.plain else self._turns(tokenizer, template, chat)
-                check.look(next(chat.texts(), ""), None, chat.where)
-            except (TemplateError, ValueError) as error:
-                raise InputError(f"the conversation: {error}", where=chat.where) from None
+            ids, learned = self._tokens(tokenizer, template, chat)
+            check.look(next(chat.texts(), ""), None, chat.where)
             labels = np.where(learned, ids, NO_LABEL).astype(np.int32)
             yield split, Encoded(array(ids, tokenizer), labels)
         if self._across:
             told = f"{self._across:,} of {self._answers:,} answers begin within a token that their prompt begins, too"
             self.notes.append(f"{told}; it is not learned, and a model that is asked meets another one there")
+
+    def set_aside(self, tokenizer: Tokenizer, template: Template) -> bool:
+        """Whether there are conversations that the template does not take, which are set aside."""
+        before, good = self.bad.rows, 0
+        for chat in chain(self.read(), _read(self.test, self.bad)) if self.bad.wanted else ():
+            with self.bad.row(chat.where, chat.messages or chat.plain, "no conversation"):
+                self._tokens(tokenizer, template, chat)
+                good += 1
+        self.bad.check(good)
+        self._across = self._answers = 0
+        if self.bad.rows > before:
+            self._share_out()
+        return self.bad.rows > before
+
+    def _tokens(self, tokenizer: Tokenizer, template: Template, chat: _Chat) -> tuple[list[int], list[bool]]:
+        try:
+            return self._plain(tokenizer, chat) if chat.plain else self._turns(tokenizer, template, chat)
+        except (TemplateError, ValueError) as error:
+            raise InputError(f"the conversation: {error}", where=chat.where) from None
 
     def _turns(self, tokenizer: Tokenizer, template: Template, chat: _Chat) -> tuple[list[int], list[bool]]:
         messages: Any = chat.messages if self.options.special_in_text else marked(chat.messages, tokenizer)
@@ -208,11 +234,12 @@ class _Chats:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read(paths: list[str], key: str = "") -> Iterator[_Chat]:
+def _read(paths: list[str], bad: BadRows, key: str = "") -> Iterator[_Chat]:
     """Every conversation of these files, with the value of the field `key`, if one is asked for."""
     for path in paths:
-        for where, record in json_records(path):
-            yield replace(_checked(_chat(where, record)), beside=value_beside(record, key, where))
+        for where, record in json_records(path, bad):
+            with bad.row(where, record, "no conversation"):
+                yield replace(_checked(_chat(where, record)), beside=value_beside(record, key, where))
 
 
 def _of_library() -> Iterator[_Chat]:
@@ -287,7 +314,9 @@ def _parts(where: str, of_message: str, parts: list[Any]) -> str:
 
 
 def _checked(chat: _Chat) -> _Chat:
-    """InputError for a conversation without an answer, or with an empty one."""
+    """InputError for a conversation without an answer, or with an empty one, or that is no text."""
+    if half := next(filter(None, map(half_a_character, chat.texts())), ""):
+        raise InputError(f"the conversation: {half}", where=chat.where)
     if chat.plain:
         if not chat.plain[1].strip():
             raise InputError(

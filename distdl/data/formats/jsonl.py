@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.advice import NAMED, Advice, Wish, table_advice
+from distdl.data.bad_rows import BadRows
 from distdl.data.inputs import check_not_the_same, find_files
 from distdl.data.manifest import Column
 from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
@@ -58,14 +59,17 @@ def prepare(options: Options) -> Prepared:
     check_not_the_same(options.path, options.test_path)
     if options.size:
         raise InputError("size= makes pixels of pictures of a table", fix="name its label= or target=")
+    bad = BadRows(options)
     if options.text:
         columns, info = token_columns(options.context), dict(BYTE_INFO)
     else:
-        columns, info = _columns([path for path in (options.path, options.test_path) if path], options), {}
+        columns, info = _columns([path for path in (options.path, options.test_path) if path], options, bad), {}
 
     def rows_of(path: str) -> Iterator[Rows]:
         return (
-            pack_bytes(_texts(path, options.text), options.context) if options.text else _rows(path, columns, options)
+            pack_bytes(_texts(path, options.text, bad), options.context)
+            if options.text
+            else _rows(path, columns, options, bad)
         )
 
     names, test = () if options.text else tuple(columns), options.test_path
@@ -73,61 +77,72 @@ def prepare(options: Options) -> Prepared:
     splitter = Splitter(options, names=names, label=label, where=options.path, tested=bool(test))
     chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
     kept = {name: column for name, column in columns.items() if name not in splitter.apart}
-    return Prepared(kept, chunks, {**info, "split": splitter.record()})
+    return Prepared(kept, chunks, {**info, "split": splitter.record()}, bad=bad)
 
 
-def _records(path: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The same without the fields of `drop=`, under the names of `rename=`."""
+def _records(path: str, options: Options, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects without the fields of `drop=`, under the names of `rename=`."""
     if not options.rename and not options.drop:
-        yield from json_lines(path)
+        yield from json_lines(path, bad)
         return
     kept: dict[str, str] | None = None
-    for where, record in json_lines(path):
+    for where, record in json_lines(path, bad):
         kept = kept or new_names(options, path, list(record))
         old = set(kept.values())
         others = {name: value for name, value in record.items() if name not in old and name not in options.drop}
         yield where, {**{name: record[was] for name, was in kept.items() if was in record}, **others}
 
 
-def _texts(path: str, field: str) -> Iterator[bytes]:
+def _texts(path: str, field: str, bad: BadRows) -> Iterator[bytes]:
     """The text of each object, with a line feed between two."""
-    for where, record in json_lines(path):
-        if not isinstance(record.get(field), str):
-            raise InputError(
-                f"the field '{field}' holds {record.get(field)!r:.60}, not text",
-                where=where,
-                allowed="fields: " + ", ".join(record),
-            )
-        yield record[field].encode("utf-8", "surrogatepass") + b"\n"
+    lines = 0
+    for where, record in json_lines(path, bad):
+        with bad.row(where, record, "no text"):
+            if not isinstance(record.get(field), str):
+                raise InputError(
+                    f"the field '{field}' holds {record.get(field)!r:.60}, not text",
+                    where=where,
+                    allowed="fields: " + ", ".join(record),
+                )
+            lines += 1
+            yield record[field].encode("utf-8", "surrogatepass") + b"\n"
+    bad.check(lines)
 
 
-def _columns(paths: list[str], options: Options) -> dict[str, Column]:
+def _columns(paths: list[str], options: Options, bad: BadRows) -> dict[str, Column]:
     """Read everything once: shapes come from the first object, a field is int64 until a number in it is not whole."""
     columns: dict[str, Column] = {}
+    good = 0
     for path in paths:
-        for where, record in _records(path, options):
-            if not columns:
-                columns = {
-                    field: Column("int64", np.shape(_array(value, field, where))) for field, value in record.items()
-                }
-            if record.keys() != columns.keys():
-                raise InputError(
-                    f"the fields are {', '.join(sorted(record))}",
-                    where=where,
-                    allowed=f"those of the first object: {', '.join(sorted(columns))}",
-                )
-            for field, value in record.items():
-                array = _array(value, field, where)
-                if array.shape != columns[field].shape:
-                    raise InputError(
-                        f"the field '{field}' has the shape {array.shape}",
-                        where=where,
-                        allowed=f"the shape of the first object: {columns[field].shape}",
-                    )
-                if array.dtype.kind == "f":
-                    columns[field] = Column("float32", array.shape)
+        for where, record in _records(path, options, bad):
+            with bad.row(where, record, "does not fit"):
+                columns = _with_object(columns, where, record)
+                good += 1
+    bad.check(good)
     if not columns:
         raise InputError(f"{paths[0]} holds no objects")
+    return columns
+
+
+def _with_object(columns: dict[str, Column], where: str, record: dict[str, Any]) -> dict[str, Column]:
+    """The columns that hold an object, too. InputError: there are none."""
+    arrays = {field: _array(value, field, where) for field, value in record.items()}
+    columns = dict(columns) or {field: Column("int64", array.shape) for field, array in arrays.items()}
+    if record.keys() != columns.keys():
+        raise InputError(
+            f"the fields are {', '.join(sorted(record))}",
+            where=where,
+            allowed=f"those of the first object: {', '.join(sorted(columns))}",
+        )
+    for field, array in arrays.items():
+        if array.shape != columns[field].shape:
+            raise InputError(
+                f"the field '{field}' has the shape {array.shape}",
+                where=where,
+                allowed=f"the shape of the first object: {columns[field].shape}",
+            )
+        if array.dtype.kind == "f":
+            columns[field] = Column("float32", array.shape)
     return columns
 
 
@@ -139,7 +154,8 @@ def _array(value: Any, field: str, where: str) -> np.ndarray:
         array = np.array(None)
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
-    fits = array.dtype == np.int64 or (array.dtype == np.float64 and np.isfinite(array.astype(np.float32)).all())
+    with np.errstate(over="ignore"):
+        fits = array.dtype == np.int64 or (array.dtype == np.float64 and np.isfinite(array.astype(np.float32)).all())
     if not fits or not array.size:
         raise InputError(
             f"the field '{field}' holds {value!r:.60}",
@@ -150,9 +166,9 @@ def _array(value: Any, field: str, where: str) -> np.ndarray:
     return array
 
 
-def _rows(path: str, columns: dict[str, Column], options: Options) -> Iterator[Rows]:
+def _rows(path: str, columns: dict[str, Column], options: Options, bad: BadRows) -> Iterator[Rows]:
     pending: list[dict[str, Any]] = []
-    for _, record in _records(path, options):
+    for _, record in _records(path, options, bad):
         pending.append(record)
         if len(pending) == CHUNK_ROWS:
             yield _stack(pending, columns)

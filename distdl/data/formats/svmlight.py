@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.advice import LOOKED_AT, SURE, Advice, Wish, answer_of, first_lines
+from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
@@ -56,7 +57,14 @@ def prepare(options: Options) -> Prepared:
     files = [_File(path) for path in (options.path, options.test_path) if path]
     if len({file.queries for file in files}) > 1:
         raise InputError(f"only one of {options.path} and {options.test_path} has qid: in its lines")
+    bad = BadRows(options)
+    if bad.wanted:
+        bad.check(sum(file.set_aside(bad, options.target) for file in files))
     found = _Found.of(files, options)
+    if bad.wanted and len(files) > 1 and not options.target:
+        good = bad.good - files[1].without_classes(found.labels, bad)
+        bad.check(good)
+        found = _Found.of(files, options)
     zero_based = found.low == 0 if options.zero_based is None else options.zero_based
     if options.zero_based is None:
         first = "0, which one of them has" if zero_based else "1, as none of them is 0"
@@ -85,7 +93,7 @@ def prepare(options: Options) -> Prepared:
     info: dict[str, Any] = {"zero_based": zero_based, "split": splitter.record()} | (
         {"classes": classes} if classes else {}
     )
-    return Prepared(columns, chunks, info, record, place)
+    return Prepared(columns, chunks, info, record, place, bad=bad)
 
 
 def _width(options: Options, found: _Found, zero_based: bool) -> int:
@@ -110,11 +118,23 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.left_out: set[int] = set()
+        """Lines that are read as if they were empty."""
         open_raw(path).close()
         first = next((line for block in self._blocks() for line in block.split(b"\n") if _content(line)), b"")
         self.queries = b" qid:" in first.replace(b"\t", b" ")
 
     def _blocks(self) -> Iterator[bytes]:
+        number = 1
+        for block in self._whole_blocks():
+            lines = block.split(b"\n")
+            last = number + len(lines) - 1
+            if self.left_out and not self.left_out.isdisjoint(range(number, last + 1)):
+                block = b"\n".join(b"" if n in self.left_out else line for n, line in enumerate(lines, number))
+            number = last
+            yield block
+
+    def _whole_blocks(self) -> Iterator[bytes]:
         rest = b""
         for block in read_blocks(self.path):
             rest += block
@@ -134,6 +154,54 @@ class _File:
                 number += 1
                 if content := _content(line):
                     yield number, content
+
+    def set_aside(self, bad: BadRows, target: bool) -> int:
+        """Leaves out the lines that cannot be read; how many others there are."""
+        number, good = 1, 0
+        for block in self._whole_blocks():
+            lines = block.split(b"\n")
+            some = [(n, content) for n, line in enumerate(lines, number) if (content := _content(line))]
+            odd = list(self._odd(some, target))
+            for n, content, why in odd:
+                bad.add(f"{self.path}:{n}", why, reason="damaged line", content=content)
+                self.left_out.add(n)
+            number, good = number + len(lines) - 1, good + len(some) - len(odd)
+        return good
+
+    def without_classes(self, classes: set[float], bad: BadRows) -> int:
+        """Leaves out the lines of other classes; how many these are."""
+        before = len(self.left_out)
+        for n, content in list(self.numbered()):
+            if float(content.split(None, 1)[0]) not in classes:
+                what = "the label is none of the classes of the training file"
+                bad.add(f"{self.path}:{n}", what, reason="no class", content=content)
+                self.left_out.add(n)
+        return len(self.left_out) - before
+
+    def _odd(self, lines: list[tuple[int, bytes]], target: bool) -> Iterator[tuple[int, bytes, str]]:
+        """The lines that cannot be read, and why, found by halves."""
+        try:
+            if lines:
+                self._check(b"\n".join(content for _, content in lines), target)
+        except (ValueError, OverflowError) as error:
+            if len(lines) == 1:
+                ((number, content),) = lines
+                yield number, content, f"the line cannot be read: {error}"
+                return
+            yield from self._odd(lines[: len(lines) // 2], target)
+            yield from self._odd(lines[len(lines) // 2 :], target)
+
+    def _check(self, text: bytes, target: bool) -> None:
+        """ValueError: lines that are no rows."""
+        numbers = _features(text)
+        if numbers.size and numbers.max() >= MOST_FEATURES:
+            raise ValueError(f"a feature has the number {numbers.max():,}")
+        x, labels, _ = self._parse(text, MOST_FEATURES + 1, True)
+        values = np.concatenate([x.data, labels])
+        if not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise ValueError("a value is not a finite number of 32 bits")
+        if not target and (labels != np.trunc(labels)).any():
+            raise ValueError("the label is no whole number")
 
     def place(self, row: int) -> str:
         """`file:line`"""

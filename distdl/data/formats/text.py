@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from distdl.data.advice import Advice, Wish, by_ending, has_ending
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import BYTE_INFO, Prepared, pack_bytes, read_blocks, token_columns
 from distdl.data.split_rules import SPLITS
 from distdl.data.splits import Splitter, check_files, split_files
@@ -76,10 +77,11 @@ def prepare(options: Options) -> Prepared:
         )
         info = {**BYTE_INFO, "split": splitter.record(), **({"notes": notes} if notes else {})}
         return Prepared(token_columns(options.context), splitter.parts(lambda: train, lambda: tested), info)
-    texts = _Texts(options, paths, test, notes)
+    bad = BadRows(options) if any(map(is_json, [*paths, *test])) else None
+    texts = _Texts(options, paths, test, notes, bad)
     tokenizer = make_tokenizer(options, texts.of_training)
     layout = make_layout(options, tokenizer, options.packing, options.context)
-    return prepared(options, tokenizer, layout, texts.encoded(tokenizer), texts.split, notes)
+    return prepared(options, tokenizer, layout, texts.encoded(tokenizer), texts.split, notes, bad)
 
 
 def _as_bytes(options: Options, paths: list[str]) -> bool:
@@ -104,8 +106,10 @@ def _marks(paths: list[str]) -> Iterator[str]:
 class _Texts:
     """The texts of the splits: read once for a tokenizer that is learned, and once more for their tokens."""
 
-    def __init__(self, options: Options, paths: list[str], test: list[str], notes: list[str]) -> None:
-        self.options, self.paths, self.test, self.notes = options, paths, test, notes
+    def __init__(
+        self, options: Options, paths: list[str], test: list[str], notes: list[str], bad: BadRows | None
+    ) -> None:
+        self.options, self.paths, self.test, self.notes, self.bad = options, paths, test, notes, bad
         of_json = [is_json(path) for path in paths]
         wanted = options.validation_fraction > 0 or (options.test_fraction > 0 and not test)
         one_each = options.document == "file" and not options.separator and not any(of_json)
@@ -118,7 +122,8 @@ class _Texts:
 
     def _reader(self, beside: str = "") -> Reader:
         options = self.options
-        return Reader(options.encoding, options.document, options.separator, options.field, beside, self.notes)
+        how = (options.encoding, options.document, options.separator, options.field)
+        return Reader(*how, beside, self.notes, self.bad)
 
     def _read(self) -> Iterator[Text]:
         return self._reader(field_of(self.options)).documents(self.paths)
@@ -130,6 +135,14 @@ class _Texts:
     def shared(self) -> Iterator[tuple[str, Text]]:
         """Every text with its split. A document is held out whole; where a few files are one document each, parts of
         them are."""
+        good = 0
+        for split, text in self._shared():
+            good += text.part == 0
+            yield split, text
+        if self.bad:
+            self.bad.check(good)
+
+    def _shared(self) -> Iterator[tuple[str, Text]]:
         if self._whole_files:
             reader = self._reader()
             for path in self.paths:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from distdl.data.advice import SURE, Advice, Wish, first_lines
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.series.arff_series import of_arff
 from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
@@ -51,19 +52,21 @@ class Options(SeriesOptions):
 def prepare(options: Options) -> Prepared:
     """`x` float32 (T, D), of which `frames` count (other shapes by `layout`); `label` int64 or `y` float32."""
     train, test, notes = find_pair(options.path, options.test_path, (".ts", ".tsv", ".arff"))
-    return prepare_series(options, open_series(train, options), open_series(test, options) if test else None, notes)
+    bad = BadRows(options)
+    of_test = open_series(test, options, bad) if test else None
+    return prepare_series(options, open_series(train, options, bad), of_test, notes, bad)
 
 
-def open_series(path: str, options: Options) -> SeriesFile:
+def open_series(path: str, options: Options, bad: BadRows) -> SeriesFile:
     """A file of either kind, as its ending says; its header is read."""
     open_raw(path).close()
     if without_ending(path).endswith(".tsv"):
-        return SeriesFile(path, "class", (), lambda: _of_tsv(path))
+        return SeriesFile(path, "class", (), lambda: _of_tsv(path, bad))
     if without_ending(path).endswith(".arff"):
         return of_arff(path)
     header = _Header(path)
     answers: Literal["class", "number", "none"] = "class" if header.classes else "number" if header.target else "none"
-    return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options), header.notes)
+    return SeriesFile(path, answers, header.classes, lambda: _of_ts(header, options, bad), header.notes)
 
 
 class _Header:
@@ -110,23 +113,29 @@ class _Header:
             self.counts["dimension" if low == "dimensions" else low] = whole(f"@{key}", rest, where)
 
 
-def _of_ts(header: _Header, options: Options) -> Iterator[Series]:
-    answered = bool(header.classes or header.target)
-    stamped = header.flags.get("timestamps", False)
+def _of_ts(header: _Header, options: Options, bad: BadRows) -> Iterator[Series]:
     first = 0
     for n, line in lines_of(header.path):
-        if n <= header.last or line.startswith(COMMENT):
-            continue
         where = f"{header.path}:{n}"
-        body, answer = line, ""
-        if answered:
-            body, colon, answer = line.rpartition(":")
-            if not colon or (stamped and not body.rstrip().endswith(")")):
-                raise InputError("the series has no label behind its last ':'", where=where)
-        values = _pairs(body, where, options.times) if stamped else _dimensions(body, where)
-        _as_promised(header, values, first, where)
-        first = first or len(values)
-        yield Series(where, values, answer.strip())
+        if n <= header.last or line.startswith(COMMENT) or where in bad:
+            continue
+        with bad.row(where, line, "damaged line"):
+            series = _series(header, options, where, line)
+            _as_promised(header, series.values, first, where)
+            first = first or len(series.values)
+            yield series
+
+
+def _series(header: _Header, options: Options, where: str, line: str) -> Series:
+    """The series of a line. InputError: it is none."""
+    stamped = header.flags.get("timestamps", False)
+    body, answer = line, ""
+    if header.classes or header.target:
+        body, colon, answer = line.rpartition(":")
+        if not colon or (stamped and not body.rstrip().endswith(")")):
+            raise InputError("the series has no label behind its last ':'", where=where)
+    values = _pairs(body, where, options.times) if stamped else _dimensions(body, where)
+    return Series(where, values, answer.strip())
 
 
 def _as_promised(header: _Header, values: np.ndarray, first: int, where: str) -> None:
@@ -212,28 +221,35 @@ def _seconds(times: list[str], where: str) -> np.ndarray:
     return found - found[0]
 
 
-def _of_tsv(path: str) -> Iterator[Series]:
+def _of_tsv(path: str, bad: BadRows) -> Iterator[Series]:
     """UCR: the class, then the values of one dimension. NaN at the end is padding; files hold lengths up to the longest."""
     width = 0
     for n, line in lines_of(path):
         where = f"{path}:{n}"
-        answer, *texts = line.split("\t")
-        if not texts:
-            raise InputError(
-                "the line has no values behind its label", where=where, allowed="label <tab> value <tab> ..."
-            )
-        width = width or len(texts)
-        if len(texts) != width:
-            raise InputError(
-                f"the series has {len(texts):,} values, the first one {width:,}",
-                where=where,
-                fix="complete the line; unequal lengths are padded with NaN at the end",
-            )
-        values = numbers(texts, where)
-        there = np.flatnonzero(~np.isnan(values))
-        if not len(there):
-            raise InputError("the series has no values", where=where, fix="remove the line")
-        yield Series(where, values[: there[-1] + 1, None], answer.strip())
+        if where in bad:
+            continue
+        with bad.row(where, line, "damaged line"):
+            series = _series_of_tsv(line, where, width)
+            width = width or line.count("\t")
+            yield series
+
+
+def _series_of_tsv(line: str, where: str, width: int) -> Series:
+    """The series of a line. InputError: it is none, or has not as many values (`width`) as the first."""
+    answer, *texts = line.split("\t")
+    if not texts:
+        raise InputError("the line has no values behind its label", where=where, allowed="label <tab> value <tab> ...")
+    if width and len(texts) != width:
+        raise InputError(
+            f"the series has {len(texts):,} values, the first one {width:,}",
+            where=where,
+            fix="complete the line; unequal lengths are padded with NaN at the end",
+        )
+    values = numbers(texts, where)
+    there = np.flatnonzero(~np.isnan(values))
+    if not len(there):
+        raise InputError("the series has no values", where=where, fix="remove the line")
+    return Series(where, values[: there[-1] + 1, None], answer.strip())
 
 
 ENDINGS = (".ts", ".tsv", ".arff")
@@ -265,7 +281,7 @@ def advise(path: str, wish: Wish) -> Advice:
     train, test, _ = find_pair(path, "", ENDINGS)
     lengths, deviations, missing, answers = set[int](), list[float](), False, ""
     for file in filter(None, (train, test)):
-        opened = open_series(file, options)
+        opened = open_series(file, options, BadRows(options))
         answers = opened.answers
         for series in opened.read():
             lengths.add(len(series.values))

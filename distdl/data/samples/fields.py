@@ -124,8 +124,8 @@ def prepare_samples(
     )
     if splitter.looks:
         splitter.look(stack.of(train, splitter.columns))
-    made = {columns[name]: _column(kind, name == facts.label) for name, kind in facts.kinds.items()}
-    made = {name: column for name, column in made.items() if name not in splitter.apart}
+    every = {columns[name]: _column(kind, name == facts.label) for name, kind in facts.kinds.items()}
+    made = {name: column for name, column in every.items() if name not in splitter.apart}
 
     def chunks() -> Iterator[tuple[str, Rows]]:
         for split, rows in splitter.share(stack.rows(train, options)):
@@ -133,13 +133,8 @@ def prepare_samples(
         for rows in stack.rows(test, options) if test else ():
             yield "test", {name: rows[name] for name in made}
 
-    return Prepared(
-        made,
-        chunks(),
-        {**info, **({"notes": notes} if notes else {}), "split": splitter.record()},
-        preparation,
-        bad=bad,
-    )
+    info = {**info, **({"notes": notes} if notes else {}), "split": splitter.record()}
+    return Prepared(made, chunks(), info, preparation, bad=bad)
 
 
 def _without(read: Read, bad: BadRows) -> Read:

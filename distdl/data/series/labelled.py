@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order, same_numbers
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
@@ -93,20 +94,23 @@ class _Facts:
 
 
 def prepare_series(
-    options: SeriesOptions, train: SeriesFile, test: SeriesFile | None, notes: Sequence[str] = ()
+    options: SeriesOptions, train: SeriesFile, test: SeriesFile | None, notes: Sequence[str], bad: BadRows
 ) -> Prepared:
-    """The columns that `layout` names, and `label` int64 with its class names or `y` float32. The files are read twice."""
+    """The columns that `layout` names, and `label` int64 with its class names or `y` float32. The files are read twice.
+    `bad`: series that the readers have set aside, which others may join."""
     if options.length < 0:
         raise InputError(f"length is {options.length}", allowed="0 (of the longest series) or more")
     if options.pad == "front" and options.layout == "recording":
         what = "pad=front with layout=recording, whose `frames` are counted from the first time point on"
         raise InputError(what, fix="pad=end, or layout=image")
-    facts = _scan(train, options, None)
+    train, test = _without(train, bad), _without(test, bad) if test else None
+    facts = _scan(train, options, None, bad)
+    of_test = _scan(test, options, facts.dimensions, bad, train.declared or tuple(facts.found)) if test else _Facts()
+    bad.check(facts.series + of_test.series)
     classes, told = _classes(train, facts)
     notes = [*notes, *train.notes, *_notes(train, facts, options), *told]
     length = options.length or facts.longest
     if test:
-        of_test = _scan(test, options, facts.dimensions)
         _same_classes(train, classes, test, of_test)
         notes += [*test.notes, *_notes(test, of_test, options)]
         length = options.length or max(length, of_test.longest)
@@ -148,40 +152,70 @@ def prepare_series(
         for rows in _rows(test, options, columns, answer, length) if test else ():
             yield "test", rows
 
-    return Prepared(columns, chunks(), info, preparation)
+    return Prepared(columns, chunks(), info, preparation, bad=bad)
 
 
-def _scan(file: SeriesFile, options: SeriesOptions, dimensions: int | None) -> _Facts:
+def _without(file: SeriesFile, bad: BadRows) -> SeriesFile:
+    """A file without the series that were set aside."""
+    return replace(file, read=lambda: (series for series in file.read() if series.where not in bad))
+
+
+def _scan(
+    file: SeriesFile, options: SeriesOptions, dimensions: int | None, bad: BadRows, classes: Sequence[str] = ()
+) -> _Facts:
+    """`dimensions`, `classes`: those of the training file, for another one."""
     facts = _Facts(dimensions=dimensions or 0)
     for series in file.read():
-        steps, width = series.values.shape
-        facts.dimensions = facts.dimensions or width
-        if width != facts.dimensions:
-            raise InputError(
-                f"the series has {width} dimensions",
-                where=series.where,
-                allowed=f"{facts.dimensions}, as the first one has",
-            )
-        missing = int(np.isnan(series.values).sum())
-        if missing and options.missing == "refuse":
-            raise InputError(
-                f"{missing:,} of the series' {series.values.size:,} values are missing",
-                where=series.where,
-                fix="missing=interpolate, mean or zero fills them",
-            )
-        facts.missing += missing
-        facts.shortest = min(facts.shortest or steps, steps)
-        facts.longest = max(facts.longest, steps)
-        facts.series += 1
-        facts.cut_series += 0 < options.length < steps
-        facts.cut_points += max(0, steps - (options.length or steps))
-        if file.answers == "class":
-            facts.answers.append(facts.found.setdefault(_label(series, file), len(facts.found)))
-        elif file.answers == "number":
-            facts.answers.append(_target(series))
+        told = f"{' x '.join(map(str, series.values.shape))} values, {series.answer!r}"
+        with bad.row(series.where, told, "does not fit"):
+            _check(facts, series, file, options)
+            if bad.wanted:
+                _check_values(series, options, classes if file.answers == "class" else ())
+            steps = len(series.values)
+            facts.missing += int(np.isnan(series.values).sum())
+            facts.shortest = min(facts.shortest or steps, steps)
+            facts.longest = max(facts.longest, steps)
+            facts.series += 1
+            facts.cut_series += 0 < options.length < steps
+            facts.cut_points += max(0, steps - (options.length or steps))
+            facts.dimensions = series.values.shape[1]
+            if file.answers == "class":
+                facts.answers.append(facts.found.setdefault(series.answer, len(facts.found)))
+            elif file.answers == "number":
+                facts.answers.append(_target(series))
     if not facts.series:
         raise InputError(f"{file.path} holds no series")
     return facts
+
+
+def _check(facts: _Facts, series: Series, file: SeriesFile, options: SeriesOptions) -> None:
+    """InputError: a series is not as the others."""
+    width = series.values.shape[1]
+    if width != (facts.dimensions or width):
+        raise InputError(
+            f"the series has {width} dimensions",
+            where=series.where,
+            allowed=f"{facts.dimensions}, as the first one has",
+        )
+    missing = int(np.isnan(series.values).sum())
+    if missing and options.missing == "refuse":
+        raise InputError(
+            f"{missing:,} of the series' {series.values.size:,} values are missing",
+            where=series.where,
+            fix="missing=interpolate, mean or zero fills them",
+        )
+    if file.answers == "class":
+        _label(series, file)
+    elif file.answers == "number":
+        _target(series)
+
+
+def _check_values(series: Series, options: SeriesOptions, classes: Sequence[str]) -> None:
+    """InputError: what is refused only when the rows are made, otherwise."""
+    if classes and series.answer not in classes:
+        what = f"the label {series.answer!r} is not one of the training file's classes"
+        raise InputError(what, where=series.where, allowed=", ".join(classes[:20]))
+    _row(series, options, len(series.values))
 
 
 def _notes(file: SeriesFile, facts: _Facts, options: SeriesOptions) -> list[str]:

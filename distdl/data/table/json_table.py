@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.store import shown
 from distdl.data.table.reader import doubled
 from distdl.data.table.typed import TypedTable, pieces
+from distdl.data.text.documents import json_object
 from distdl.data.unpack import ENDINGS as PACKED
 from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
@@ -155,7 +155,7 @@ class JsonTable(TypedTable):
             if line.strip():
                 where, record = f"{shown(self._location)}:{number}", None
                 with bad.row(where, line.strip(), reason="damaged line"):
-                    record = _object(line, where)
+                    record = json_object(line, where, _once)
                 if record is None:
                     bisect.insort(self._left_out, number)
                 else:
@@ -170,7 +170,7 @@ class JsonTable(TypedTable):
             if not line.strip():
                 continue
             try:
-                record = _object(line, where)
+                record = json_object(line, where, _once)
             except InputError as problem:
                 return problem
             for name, value, kind in _values("", record):
@@ -180,17 +180,6 @@ class JsonTable(TypedTable):
                     fix = f"write all of '{name}' in one way, or null where there is none"
                     return InputError(what, where=where, fix=fix)
         return InputError(f"{path}:{first} or a line below it cannot be read: {error}")
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    """What a line holds. InputError: it is no object."""
-    try:
-        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as problem:
-        raise InputError(f"not valid JSON: {problem}", where=where, fix="one whole object a line") from None
-    if not isinstance(record, dict):
-        raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
-    return record
 
 
 def _alike(one: str, other: str) -> bool:

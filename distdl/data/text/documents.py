@@ -12,12 +12,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, AnyStr, Literal
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import open_raw, read_blocks
 from distdl.data.text.shares import value_beside
+from distdl.data.text.tokens import half_a_character
 from distdl.errors import InputError
 
 PART_LETTERS = 1 << 14
@@ -72,6 +75,8 @@ class Reader:
     beside: str = ""
     """Another field of theirs that is wanted, too; empty: none."""
     told: list[str] = field(default_factory=list)
+    bad: BadRows | None = None
+    """JSON lines that are set aside."""
 
     def documents(self, paths: list[str]) -> Iterator[Text]:
         """Every document of these files, in order."""
@@ -102,17 +107,30 @@ class Reader:
             yield rest, f"{path}:{line}", 0, True, None
 
     def _of_json(self, path: str) -> Iterator[Found]:
-        for where, record in json_records(path):
-            text = record.get(self.key)
-            if not isinstance(text, str):
-                what = f"the field '{self.key}' holds {text!r:.60}, not text"
-                raise InputError(what, where=where, allowed="fields: " + ", ".join(record), fix="field=NAME")
-            if text.strip():
-                yield text, where, 0, True, value_beside(record, self.beside, where)
+        for where, record in json_records(path, self.bad):
+            with guarded(self.bad, where, record, "no text"):
+                if text := text_of(record, self.key, where):
+                    yield text, where, 0, True, value_beside(record, self.beside, where)
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.told:
             self.told.append(sentence)
+
+
+def text_of(record: dict[str, Any], key: str, where: str) -> str:
+    """The text of a field, or '' where it is blank. Raises InputError."""
+    text = record.get(key)
+    if not isinstance(text, str):
+        what = f"the field '{key}' holds {text!r:.60}, not text"
+        raise InputError(what, where=where, allowed="fields: " + ", ".join(record), fix="field=NAME")
+    if half := half_a_character(text):
+        raise InputError(f"the text has {half}", where=where)
+    return text if text.strip() else ""
+
+
+def guarded(bad: BadRows | None, where: str, content: Any, reason: str) -> AbstractContextManager[None]:
+    """Around what is done with one record, which is set aside where it is refused and the options say so."""
+    return bad.row(where, content, reason) if bad else nullcontext()
 
 
 def is_json(path: str) -> bool:
@@ -120,29 +138,35 @@ def is_json(path: str) -> bool:
     return re.sub(r"\.(gz|bz2|xz|zst|lz4)$", "", path.lower()).endswith(OF_JSON)
 
 
-def json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, object) of every line that is not blank. Raises InputError."""
+def json_lines(path: str, bad: BadRows | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, object) of every line that is not blank, and was not set aside. Raises InputError."""
     with open_raw(path) as file:
         for number, line in enumerate(file, 1):
             where = f"{path}:{number}"
-            if not line.strip():
+            if not line.strip() or (bad and where in bad):
                 continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"not valid JSON: {error}", where=where) from None
-            if not isinstance(record, dict):
-                raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
-            yield where, record
+            with guarded(bad, where, line.strip(), "damaged line"):
+                yield where, json_object(line, where)
 
 
-def json_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_object(line: bytes, where: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> dict[str, Any]:
+    """What a line holds. `pairs` makes an object of its fields. InputError: it is none."""
+    try:
+        record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not valid JSON: {error}", where=where, fix="one whole object a line") from None
+    if not isinstance(record, dict):
+        raise InputError(f"a line holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
+    return record
+
+
+def json_records(path: str, bad: BadRows | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same of a file that is one list of objects, too, as collections of instructions often are."""
     head = next((block for block in read_blocks(path) if block.strip()), b"").removeprefix(codecs.BOM_UTF8).lstrip()
-    yield from _json_list(path) if head.startswith(b"[") else json_lines(path)
+    yield from _json_list(path, bad) if head.startswith(b"[") else json_lines(path, bad)
 
 
-def _json_list(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_list(path: str, bad: BadRows | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`file, object n`, object) of a list, without the whole of it in memory. Raises InputError."""
     read, rest, number, begun = json.JSONDecoder().raw_decode, "", 0, False
     for letters in _with_end(decoded(path, "", lambda _: None), ""):
@@ -160,9 +184,12 @@ def _json_list(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not complete:
                 break
             number, where = number + 1, f"{path}, object {number + 1}"
-            if not isinstance(record, dict):
-                raise InputError(f"the list holds {record!r:.60}, not an object", where=where, allowed='{"field": ...}')
-            yield where, record
+            with guarded(bad, where, record, "damaged object"):
+                if not isinstance(record, dict):
+                    what = f"the list holds {record!r:.60}, not an object"
+                    raise InputError(what, where=where, allowed='{"field": ...}')
+                if not (bad and where in bad):
+                    yield where, record
             rest = rest[end:].lstrip()
             if rest[0] not in ",]":
                 raise InputError(f"not valid JSON: {rest[:20]!r} follows it", where=where, allowed=", or ]")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import SplitOptions
 from distdl.data.text.learn import KINDS, learned
@@ -75,6 +76,7 @@ def prepared(
     documents: Iterator[tuple[str, Encoded]],
     split: dict[str, Any],
     notes: list[str],
+    bad: BadRows | None,
 ) -> Prepared:
     """Documents of the splits, in rows. `split`: how they were shared out. `notes` grows while they are read, and is in the
     manifest's `info`."""
@@ -88,7 +90,7 @@ def prepared(
         notes.append("another unigram tokenizer is learned each time: tokenizer=PATH takes one that is kept")
     beside = [name for name in layout.columns if name != "tokens"]
     preparation = {"tokens": {**tokenizer.record(), "beside": beside}}
-    return Prepared(layout.columns, _rows(layout, documents, info), info, preparation)
+    return Prepared(layout.columns, _rows(layout, documents, info), info, preparation, bad=bad)
 
 
 def _rows(layout: Layout, documents: Iterator[tuple[str, Encoded]], info: dict[str, Any]) -> Iterator[tuple[str, Rows]]:

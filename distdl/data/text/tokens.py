@@ -136,12 +136,19 @@ class Tokenizer:
         return {"kind": "tokens", "version": 1, "tokenizer": kept, "template": self.template, "special": special}
 
     def _check(self, text: str) -> None:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"half a character, U+{ord(text[error.start]):04X}, at {error.start:,}") from None
+        if half := half_a_character(text):
+            raise ValueError(half)
         if max(text, default="") >= MARK:
             raise ValueError(f"the private character U+{ord(max(text)):X}, which stands for a special token here")
+
+
+def half_a_character(text: str) -> str:
+    """What is said of a text in which one half of a pair of surrogates stands alone, as in JSON it may; or ''."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"half a character, U+{ord(text[error.start]):04X}, at {error.start:,}"
+    return ""
 
 
 class _Bytes:
