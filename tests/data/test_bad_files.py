@@ -15,6 +15,7 @@ from distdl.data.bad_rows import FILE
 from distdl.data.prepare import prepare_dataset
 from distdl.errors import InputError
 from tests.data.test_bad_rows import ASIDE, at, listed
+from tests.data.test_prepare_mds import write as write_mds
 
 Image = pytest.importorskip("PIL.Image")
 MOST = {**ASIDE, "bad_rows_at_most": 0.5}
@@ -95,11 +96,16 @@ def test_files_without_a_label_in_the_table_are_bad(tmp_path):
     files = {Path(name).name: content for name, content in of_classes(picture, "png").items()}
     lines = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(files)]
     lines[4] = f"{list(files)[4]},"
-    folder(tmp_path / "pictures", files)
+    folder(tmp_path / "pictures", {**files, "bad.png": b"none"})
+    lines.append("bad.png,a")
     (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(lines) + "\n")
     options = {"path": str(tmp_path / "pictures"), "labels": str(tmp_path / "labels.csv"), **ASIDE}
     found = prepare_dataset("images", tmp_path / "a", options)
-    assert at(tmp_path / "a") == {6: "no label"} and not any(found.info["left_out"].values())
+    assert {record.get("line"): record["reason"] for record in listed(tmp_path / "a")} == {
+        6: "no label",
+        None: "cannot be read",
+    }
+    assert found.info["bad_rows"]["rows"] == 2 and not any(found.info["left_out"].values())
     assert sum(split.rows for split in found.splits.values()) == 19
 
 
@@ -163,6 +169,19 @@ def test_samples_of_a_webdataset_that_are_not_as_the_others_are_set_aside(tmp_pa
     clean = prepare_dataset("webdataset", tmp_path / "e", {"path": str(tmp_path / "c.tar"), **stratified})
     found = prepare_dataset("webdataset", tmp_path / "f", {"path": path, **stratified, **MOST})
     assert found.fingerprint == clean.fingerprint
+
+
+def test_samples_of_mds_shards_that_are_not_as_the_others_are_set_aside(tmp_path):
+    good = [{"image": picture(i), "label": b"cat" if i % 2 else b"dog"} for i in range(20)]
+    bad = [{"image": b"nothing", "label": b"cat"}, {"image": picture(1, (9, 9)), "label": b"cat"}]
+    columns: dict[str, tuple[str, int | None]] = {"image": ("png", None), "label": ("str", None)}
+    write_mds(tmp_path / "clean", columns, [good])
+    write_mds(tmp_path / "dirty", columns, [[*good[:5], bad[0], *good[5:7]], [*good[7:], bad[1]]])
+    clean = prepare_dataset("mds", tmp_path / "a", {"path": str(tmp_path / "clean"), "stratify": True})
+    found = prepare_dataset("mds", tmp_path / "b", {"path": str(tmp_path / "dirty"), "stratify": True, **ASIDE})
+    assert found.fingerprint == clean.fingerprint and found.info["split"] == clean.info["split"]
+    what = [record["what"] for record in listed(tmp_path / "b")]
+    assert len(what) == 2 and "not a picture" in what[0] and "9 x 9 pixels, the first one 8 x 8" in what[1]
 
 
 def test_a_tar_that_is_cut_stays_refused(tmp_path):

@@ -56,7 +56,7 @@ def turns(question: str, answer: str | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tokenizer", [{}, {"tokenizer": "bpe", "vocabulary": 300}])
 def test_conversations(tmp_path, tokenizer):
-    rows = [turns(f"What is {i}?", f"{i} is a number") for i in range(100)]
+    rows = [{**turns(f"What is {i}?", f"{i} is a number"), "who": i % 7} for i in range(100)]
     bad = {
         3: '{"messages": []}',
         7: json.dumps(turns("Anything?", "")),
@@ -69,7 +69,10 @@ def test_conversations(tmp_path, tokenizer):
         "{% for message in messages %}{% if message['content'] == 'forbidden' %}{{ raise_exception('no') }}{% endif %}"
         "{{ message['role'] }}: {% generation %}{{ message['content'] }}{% endgeneration %}\n{% endfor %}"
     )
-    for extra, more in (({}, {}), ({50: json.dumps(turns("forbidden", "yes"))}, {"template": str(template)})):
+    for extra, more in (
+        ({}, {}),
+        ({50: json.dumps({**turns("forbidden", "yes"), "who": 3})}, {"template": str(template), "split_group": "who"}),
+    ):
         (tmp_path / str(len(more))).mkdir()
         options = {"context": 32, **tokenizer, **more}
         _, folder = both(

@@ -48,7 +48,7 @@ def both(
     found = prepare_dataset(source, tmp_path / "dirty", {**options, **ASIDE, "path": paths[True]})
     clean = prepare_dataset(source, tmp_path / "clean", {**options, "path": paths[False]})
     assert found.fingerprint == clean.fingerprint
-    assert found.preparation == clean.preparation
+    assert found.preparation == clean.preparation and found.info.get("split") == clean.info.get("split")
     assert not (tmp_path / "clean" / FILE).exists()
     return found, tmp_path / "dirty"
 
