@@ -10,11 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from distdl.columns import NO_LABEL
+from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order
+from distdl.data.formats._bad_arrays import answers_among, bad_among
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import ITEM_BYTES, Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import SplitOptions, Splitter
+from distdl.data.table.stream import before_gone
 from distdl.data.values import numbered
 from distdl.errors import InputError, did_you_mean
 
@@ -107,6 +110,9 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
     if LABEL in train.array_of and options.train.count(train.array_of[LABEL]) > 1:
         what = f"the array '{train.array_of[LABEL]}' is the label and another column: {', '.join(options.train)}"
         raise InputError(what, fix="what is to be learned is no part of the samples")
+    bad = BadRows(options)
+    if bad.wanted:
+        _set_aside(options, file, train, test, bad)
     names = _class_names(options, file, train)
     columns = train.columns(names)
     for name, column in (test.columns(names) if test else {}).items():
@@ -134,7 +140,21 @@ def prepare_arrays(options: ArrayOptions, open_file: Callable[[str], ArrayFile])
 
     record = {LABEL: {"kind": "class", "version": 1, "classes": names}} if names else {}
     info = {"split": splitter.record(), **({"classes": names} if names else {})}
-    return Prepared(kept, chunks, info, record, place)
+    return Prepared(kept, chunks, info, record, place, bad=bad)
+
+
+def _set_aside(options: ArrayOptions, file: ArrayFile, train: _Part, test: _Part | None, bad: BadRows) -> None:
+    """Leaves the rows out that cannot be used."""
+    label = train.arrays.get(LABEL)
+    declared = options.classes or (label is not None and label.names)
+    names = _class_names(options, file, train) if declared else []
+    parts = [train, test] if test else [train]
+    answers = answers_among([part.pieces() for part in parts])
+    for part in parts:
+        numbers = LABEL if part.samples != LABEL else ""
+        part.left_out = bad_among(part.pieces(), numbers, names, answers, part.place, bad)
+        names = names or _class_names(options, file, train)  # the test split may have no others
+    bad.check(sum(part.count - len(part.left_out) for part in parts))
 
 
 def _same_kind_of_labels(train: _Part, test: _Part) -> None:
@@ -194,6 +214,8 @@ class _Part:
         self.array_of = dict(zip(options.columns, names))
         self.arrays = {column: find(file, name) for column, name in self.array_of.items()}
         self.samples = options.columns[0]
+        self.left_out = np.empty(0, np.int64)
+        """Rows that are set aside, by their numbers in the file."""
         if file.matrices:
             self.arrays = {c: a if c == self.samples else _as_vector(a) for c, a in self.arrays.items()}
         for column, array in self.arrays.items():
@@ -219,12 +241,15 @@ class _Part:
                 fix="axes= says which axis of the samples counts the rows",
             )
 
+        self.count = lengths[self.samples]
+
     def _axis(self, column: str) -> int:
         """The axis that counts the rows."""
         return self.axes[0] if column == self.samples else 0
 
     def place(self, column: str, row: int) -> str:
-        return f"{self.file.path}, '{self.array_of[column]}', row {row}"
+        (in_file,) = before_gone(self.left_out, [row])
+        return f"{self.file.path}, '{self.array_of[column]}', row {in_file}"
 
     def columns(self, names: list[str]) -> dict[str, Column]:
         found = {}
@@ -258,10 +283,10 @@ class _Part:
         array = self.arrays[column]
         if array.dtype.kind != "f":
             return True
-        return all(bool((block == np.floor(block)).all()) for block in array.blocks(0, self._rows()))
+        return all(bool((block == np.floor(block)).all()) for block in self._blocks(column))
 
     def texts(self, column: str) -> Iterator[list[str]]:
-        for block in self.arrays[column].blocks(0, self._rows()):
+        for block in self._blocks(column):
             yield [text.strip() for text in block.reshape(-1).tolist()]
 
     def _rows(self) -> int:
@@ -272,16 +297,33 @@ class _Part:
         )
         return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, row_bytes)))
 
-    def rows(self, columns: Mapping[str, Column], names: list[str]) -> Iterator[Rows]:
-        rows, row = self._rows(), 0
-        blocks = {column: array.blocks(self._axis(column), rows) for column, array in self.arrays.items()}
+    def _blocks(self, column: str) -> Iterator[np.ndarray]:
+        """The rows of an array that are not left out, some at a time."""
+        axis, first = self._axis(column), 0
+        for block in self.arrays[column].blocks(axis, self._rows()):
+            begin, end = np.searchsorted(self.left_out, (first, first + block.shape[axis]))
+            first += block.shape[axis]
+            gone = self.left_out[begin:end] - (first - block.shape[axis])
+            yield np.delete(block, gone, axis) if len(gone) else block
+
+    def pieces(self) -> Iterator[dict[str, np.ndarray]]:
+        """The same of all arrays, rows first, the samples scaled; of a label of numbers, those of classes from 0."""
+        blocks = {column: self._blocks(column) for column in self.arrays}
         for pieces in zip(*blocks.values(), strict=True):
             found = dict(zip(blocks, pieces))
-            count = found[self.samples].shape[self.axes[0]]
             found[self.samples] = self._scaled(found[self.samples].transpose(self.axes))
+            if LABEL in found and self.samples != LABEL and self.arrays[LABEL].dtype.kind != "U":
+                found[LABEL] = self._numbers(found[LABEL])
+            yield found
+
+    def rows(self, columns: Mapping[str, Column], names: list[str]) -> Iterator[Rows]:
+        row = 0
+        for found in self.pieces():
+            count = len(found[self.samples])
             if LABEL in found and self.samples != LABEL:
                 found[LABEL] = self._labels(found[LABEL], names, row)
-            yield {c: np.ascontiguousarray(a).reshape(count, *columns[c].shape) for c, a in found.items()}
+            if count:
+                yield {c: np.ascontiguousarray(a).reshape(count, *columns[c].shape) for c, a in found.items()}
             row += count
 
     def _scaled(self, samples: np.ndarray) -> np.ndarray:
@@ -289,6 +331,12 @@ class _Part:
             return samples
         with np.errstate(over="ignore"):  # what becomes infinite is refused where rows are cast
             return samples * self.options.scale + self.options.offset
+
+    def _numbers(self, values: np.ndarray) -> np.ndarray:
+        """Numbers of classes from 0."""
+        if not self.options.first_class:
+            return values
+        return np.where(values == NO_LABEL, values, values - values.dtype.type(self.options.first_class))
 
     def _labels(self, values: np.ndarray, names: list[str], first_row: int) -> np.ndarray:
         """Numbers of classes from 0. InputError: a class that is none of `names`."""
@@ -299,8 +347,6 @@ class _Part:
                 if text not in number:
                     raise self._unknown(repr(text), names, first_row + i)
             return np.array([number[text] for text in texts], np.int64)
-        if self.options.first_class:
-            values = np.where(values == NO_LABEL, values, values - values.dtype.type(self.options.first_class))
         if names:
             odd = np.flatnonzero(~(((values >= 0) & (values < len(names))) | (values == NO_LABEL)))
             if odd.size:
