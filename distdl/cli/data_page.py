@@ -12,6 +12,7 @@ import numpy as np
 
 from distdl.cli.data_text import class_rows, number, part_names
 from distdl.cli.media import Shown, class_names, shown
+from distdl.data.bad_rows import told
 from distdl.data.manifest import VARIABLE, Manifest
 from distdl.data.statistics import Part
 
@@ -39,6 +40,7 @@ def page(path: str, manifest: Manifest, split: str) -> str:
         f"<h1>{escape(path)}</h1>",
         f"<p>from the source <b>{escape(manifest.source)}</b>; fingerprint <code>{manifest.fingerprint}</code></p>",
         *_splits(manifest),
+        *(f"<p>{escape(line)}</p>" for line in told(manifest.info)),
         *_columns(manifest, split),
         *_distributions(manifest, split),
         *(line for name in manifest.columns for line in _classes(manifest, name)),

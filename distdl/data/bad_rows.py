@@ -19,7 +19,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -169,14 +169,26 @@ class BadRows:
         return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in listed)
 
 
-def in_words(reasons: Counter[str] | dict[str, int]) -> str:
+def in_words(reasons: Mapping[str, int]) -> str:
     """`3 × number of values, 1 × no label`."""
     return ", ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
 
 
-def told(info: dict[str, Any] | Any) -> list[str]:
-    """What a person should know of the rows that were set aside, by a manifest's info; [] where nobody asked for it."""
+def recorded(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in a manifest's info, which a stranger may have written; {} where there is none of the right form."""
     record = info.get("bad_rows")
+    forms = {"rows": int, "of": int, "reasons": dict, "asked": dict, "first": list, "file": str, "checksum": str}
+    if not isinstance(record, dict) or not record.keys() >= {"rows", "of", "reasons"}:
+        return {}
+    if not all(isinstance(record[key], form) for key, form in forms.items() if key in record):
+        return {}
+    counts = [*record["reasons"].values(), *record.get("asked", {}).values()]
+    return record if all(isinstance(count, int) for count in counts) else {}
+
+
+def told(info: Mapping[str, Any]) -> list[str]:
+    """What a person should know of the rows that were set aside, by a manifest's info; [] where nobody asked for it."""
+    record = recorded(info)
     if not record:
         return []
     lines = [f"bad rows: none of {record['of']:,}"]
@@ -185,11 +197,11 @@ def told(info: dict[str, Any] | Any) -> list[str]:
         lines = [
             f"bad rows: {record['rows']:,} of {record['of']:,} ({share:.2%}) are set aside: {in_words(record['reasons'])}"
         ]
-    lines += [f"    {first.splitlines()[0]}" for first in record.get("first", ())]
+    lines += [f"    {str(first).partition(chr(10))[0]}" for first in record.get("first", ())]
     if asked := record.get("asked"):
         lines.append(f"left out as options say: {in_words(asked)}")
     if "file" in record:
-        lines.append(f"they are listed in the data set's {record['file']}")
+        lines.append(f"they are listed in the data set's {FILE}")
     return lines
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from distdl.data.bad_rows import FILE as BAD_ROWS
+from distdl.data.bad_rows import recorded
 from distdl.data.manifest import Manifest, Shard, read_manifest
 from distdl.data.read import MappedShard
 from distdl.data.store import hash_file, is_remote
@@ -28,7 +29,7 @@ def verify_dataset(path_or_uri: str | os.PathLike[str]) -> list[str]:
 
 
 def _list_of_bad_rows(location: str, manifest: Manifest) -> list[str]:
-    told = manifest.info.get("bad_rows", {}).get("checksum")
+    told = recorded(manifest.info).get("checksum")
     if told is None:
         return []
     try:

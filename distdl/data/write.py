@@ -329,6 +329,9 @@ def _upload(folder: Path, target: str, manifest: Manifest) -> None:
     filesystem.create_dir(os.path.dirname(manifest_path), recursive=True)
     if filesystem.get_file_info(manifest_path).is_file:
         filesystem.delete_file(manifest_path)
+    listed = remote_file(target, BAD_ROWS)[1]
+    if filesystem.get_file_info(listed).is_file:
+        filesystem.delete_file(listed)  # of the older data set
     files = [shard.file for split in manifest.splits.values() for shard in split.shards]
     beside = [BAD_ROWS] if (folder / BAD_ROWS).is_file() else []
     for name in [*files, *beside, FILE_NAME]:

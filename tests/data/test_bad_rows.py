@@ -296,6 +296,25 @@ def test_prepare_and_inspect_tell_what_was_set_aside(tmp_path, command):
     facts = json.loads(command("data", "inspect", tmp_path / "out", "--json").stdout)
     assert facts["info"]["bad_rows"]["rows"] == 1
     assert read_manifest(tmp_path / "out").info["bad_rows"]["file"] == FILE
+    command("data", "inspect", tmp_path / "out", "--html", tmp_path / "page.html")
+    assert "<p>bad rows: 1 of 101" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "record", ["many", {"rows": 1}, {"rows": "1", "of": 2, "reasons": {}}, {"rows": 1, "of": 2, "reasons": []}]
+)
+def test_a_record_that_a_stranger_wrote_says_nothing(record):
+    assert told({"bad_rows": record}) == []
+
+
+def test_the_list_goes_to_a_store_and_leaves_it_with_its_data_set(tmp_path):
+    table(tmp_path / "t.csv", {3: "x,2024-01-01,a,yes"})
+    table(tmp_path / "clean.csv", {})
+    options, target = {"label": "answer", **ASIDE}, f"file://{tmp_path}/store"
+    prepare_dataset("csv", target, {"path": str(tmp_path / "t.csv"), **options})
+    assert at(tmp_path / "store") == {3: "no finite number"}
+    prepare_dataset("csv", target, {"path": str(tmp_path / "clean.csv"), **options}, overwrite=True)
+    assert not (tmp_path / "store" / FILE).exists()
 
 
 # -- JSON lines, and files with types ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def _wrong(
     """(which rows (n,), the reason, what is wrong with them)."""
     if values.dtype.kind == "U":
         texts = np.char.strip(values.reshape(len(values), -1)[:, 0])
-        yield texts == "", UNLABELLED, "is empty"
+        yield np.asarray(texts == ""), UNLABELLED, "is empty"
         if names:
             yield ~np.isin(texts, list(names)), "no class", "is none of the classes"
         return
