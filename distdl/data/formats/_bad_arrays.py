@@ -73,7 +73,8 @@ def _wrong(
         odd: Any = np.isinf(small) if answers and not is_label else ~np.isfinite(small)
         yield odd.any(1), "no finite number", "holds a value that is not a finite number of 32 bits"
     if is_label and values.dtype == np.uint64:
-        yield (flat > np.iinfo(np.int64).max).any(1), "too large", "holds a number that int64 does not hold"
+        large: Any = flat > np.iinfo(np.int64).max
+        yield large.any(1), "too large", "holds a number that int64 does not hold"
     if is_label and names:
         known = ((flat >= 0) & (flat < len(names))) | (flat == NO_LABEL)
         yield ~known.all(1), "no class", f"is not the number of a class, 0 to {len(names) - 1}"
