@@ -120,14 +120,18 @@ def _arrow(values: Any, column: str) -> Any:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
+TIMES = {str(kind): kind for kind in (pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC"))}
+"""What texts are read as when rows are shared out by time, in this order."""
+
+
 def _read(texts: Any, column: str, place: Places, row: int) -> Any:
     """Texts as numbers or, where they are none, as ISO dates and times."""
-    for kind in (pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
+    for kind in TIMES.values():
         try:
             return pc.cast(texts, kind)
         except pa.ArrowInvalid:
             continue
-    whole = [_reads(text) for text in texts.to_pylist()]
+    whole = [reads_as(text) for text in texts.to_pylist()]
     first = next((i for i, kind in enumerate(whole) if not kind), None)
     first = next(i for i, kind in enumerate(whole) if kind != whole[0]) if first is None else first
     value = texts[first].as_py()
@@ -139,8 +143,9 @@ def _read(texts: Any, column: str, place: Places, row: int) -> Any:
     )
 
 
-def _reads(text: str | None) -> str:
-    for kind in (pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
+def reads_as(text: str | None) -> str:
+    """The type that a text is read as when rows are shared out by time; '': it is none."""
+    for kind in TIMES.values():
         try:
             pc.cast(pa.scalar(text, pa.string()), kind)
             return str(kind) if text else ""

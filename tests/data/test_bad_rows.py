@@ -192,11 +192,11 @@ def test_empty_values_that_are_to_be_refused_make_bad_rows(tmp_path):
 
 
 def test_rows_that_cannot_be_shared_out_are_bad(tmp_path):
-    bad = {8: "1,,a,yes"}
+    bad = {8: "1,,a,yes", 20: "1,2024-02-30,a,yes", 30: "1,17,a,yes"}
     _, folder = both(
         tmp_path, "csv", lambda p, dirty: table(p, bad if dirty else {}), "t.csv", label="answer", split_time="when"
     )
-    assert at(folder) == {8: "empty value"}
+    assert at(folder) == {8: "empty value", 20: "no time", 30: "no time"}
 
 
 def test_the_test_file_is_looked_at_with_what_the_training_file_taught(tmp_path):

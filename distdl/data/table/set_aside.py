@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distdl.data.bad_rows import LISTED_ROWS, UNLABELLED, BadRows
+from distdl.data.split_values import TIMES, reads_as
 from distdl.data.table.kinds import STRANGE, Kind
 from distdl.data.table.options import TableOptions
 from distdl.data.table.profile import NAMED_STRANGE, Look, Profile
@@ -39,6 +41,8 @@ from distdl.errors import InputError
 MOST_COLUMNS = 1000
 """A wider table's rows are listed by their wrong values alone."""
 LISTED_AT_ONCE = 10_000
+FIRST_WORDS = 1000
+"""By which is told how times are written."""
 
 Wrong = Callable[[pa.Array], np.ndarray]
 
@@ -126,6 +130,8 @@ def _checks(
         if name in apart:
             if look.missing:
                 yield Check(name, "empty value", "and rows are shared out by it", lambda v: is_empty(v, ("",)))
+            if name == options.split_time and is_text(look.type):
+                yield Check(name, "no time", "which is no time as those of other rows", _no_time(table, name))
         elif name == options.label:
             yield from _of_label(look, table, options)
         elif name == options.target:
@@ -135,6 +141,23 @@ def _checks(
                 yield Check(name, UNLABELLED, "which says nothing", lambda v: is_empty(v, na))
         elif name not in options.drop:
             yield from _of_feature(found, look, table, options, given.get(name), bad)
+
+
+def _no_time(table: Table, name: str) -> Wrong:
+    """Where a text is not read as most of the first ones are, when rows are shared out by time."""
+    first = next((batch.column(0) for batch in table.batches([name]) if batch.num_rows), pa.array([], pa.string()))
+    ways = Counter(map(reads_as, texts(first.slice(0, FIRST_WORDS), ("",)).to_pylist()))
+    usual = next((way for way, _ in ways.most_common() if way), "")
+
+    def wrong(column: pa.Array) -> np.ndarray:
+        words = texts(column, ("",))
+        with suppress(pa.ArrowInvalid, KeyError):
+            pc.cast(words, TIMES[usual])
+            return np.zeros(len(words), bool)
+        odd = [word for word in pc.unique(words).to_pylist() if reads_as(word) != usual]
+        return np.asarray(pc.is_in(words, value_set=pa.array(odd, pa.string())).to_numpy(zero_copy_only=False))
+
+    return wrong
 
 
 def _of_label(look: Look, table: Table, options: TableOptions) -> Iterator[Check]:
