@@ -109,6 +109,19 @@ def test_files_without_a_label_in_the_table_are_bad(tmp_path):
     assert sum(split.rows for split in found.splits.values()) == 19
 
 
+def test_rows_of_a_table_whose_pictures_cannot_be_read_are_bad(tmp_path):
+    files = {f"{i}.png": picture(i) for i in range(20)}
+    folder(tmp_path, {**files, "bad.png": b"none"})
+    lines = [f"{name},{i}.5,{'ab'[i % 2]}" for i, name in enumerate(files)]
+    dirty = [*lines[:3], "bad.png,1,a", *lines[3:], "absent.png,2,b"]
+    for name, rows in (("clean", lines), ("dirty", dirty)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["file,x,label", *rows]) + "\n")
+    options = {"label": "label", "size": "8x8"}
+    clean = prepare_dataset("csv", tmp_path / "a", {"path": str(tmp_path / "clean.csv"), **options})
+    found = prepare_dataset("csv", tmp_path / "b", {"path": str(tmp_path / "dirty.csv"), **options, **ASIDE})
+    assert found.fingerprint == clean.fingerprint and list(at(tmp_path / "b")) == [5, 23]
+
+
 def test_recordings_that_cannot_be_read_or_have_another_rate_are_set_aside(tmp_path):
     pytest.importorskip("soundfile")
     good = of_classes(recording, "wav")

@@ -241,7 +241,7 @@ def test_a_refusal_names_other_bad_rows_their_number_and_the_way_on(tmp_path):
 
 
 def test_a_refusal_that_is_not_about_rows_stays_as_it_is(tmp_path):
-    table(tmp_path / "t.csv", {3: "1"})
+    table(tmp_path / "t.csv", {3: "x,2024-01-01,a,yes"})
     with pytest.raises(InputError) as error:
         prepare_dataset("csv", tmp_path / "out", {"path": str(tmp_path / "t.csv"), "label": "anwser"})
     assert "set_aside" not in str(error.value) and "did you mean 'answer'" in str(error.value)

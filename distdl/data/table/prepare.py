@@ -141,6 +141,11 @@ class Opened:
         if needed and options.missing == "refuse" and self.bad.wanted:
             self.table = without_empty(self.table, needed, self.na, self.bad)
             self._pass(given)
+        if self.bad.wanted and (image := pixels_record(self.kinds, options, self.table)):
+            whole, nowhere = self.table, Nowhere(self.table)
+            self.table = without_odd(whole, [image["name"]], partial(_attempt_pixels, image, nowhere), self.bad)
+            if self.table is not whole:
+                self._pass(given)
         if options.missing == "drop" and needed:
             self.dropped = Kept(self.table, needed, self.na)
             self.table = self.dropped
@@ -322,7 +327,13 @@ def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
 
 
 def _attempt(preparation: Mapping[str, Any], table: Table, part: Part) -> None:
-    encoded(preparation, part, table)
+    for piece in small_parts(part, preparation.get("image", {})):
+        encoded(preparation, piece, table)
+
+
+def _attempt_pixels(image: Mapping[str, Any], table: Table, part: Part) -> None:
+    for piece in small_parts(part, image):
+        encode_pixels(image, piece.batch.column(0), piece.rows, table)
 
 
 def check_answer(opened: Opened) -> None:
