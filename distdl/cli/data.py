@@ -1,4 +1,5 @@
-"""`distdl data`: what there is to prepare from or to fetch, prepare a data set, look into it, check its bytes."""
+"""`distdl data`: what there is to prepare from, prepare a data set, look into it, check its bytes. What fetches and what
+makes data sets of others is in `data_fetch.py` and `data_change.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli import data_fetch
+from distdl.cli import data_change, data_fetch
 from distdl.cli.common import (
     Verb,
     add_json_argument,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Register `data` and its verbs on the main parser's subparsers."""
-    parser = subparsers.add_parser("data", help="list sources; fetch, prepare, inspect and verify data sets")
+    parser = subparsers.add_parser("data", help="fetch, prepare, inspect, verify, split, merge and convert data sets")
     verbs = add_verbs(
         parser,
         Verb("sources", "list what data can be prepared from, or the options of one source", run_sources),
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
         Verb("inspect", "print columns, splits, distributions and classes; --html shows samples", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
         Verb("fetch", "bring a classic data set from where it is published", data_fetch.run),
+        *data_change.verbs(),
     )
     prepare = verbs["prepare"]
     prepare.add_argument(
@@ -51,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     add_json_argument(verbs["sources"])
     add_progress_arguments(prepare)
     data_fetch.add_arguments(verbs["fetch"])
+    data_change.add_arguments(verbs)
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])
@@ -142,6 +145,9 @@ def run_inspect(args: argparse.Namespace) -> int:
     out.print(columns, splits, *tables(manifest, facts["split"]))
     for line in bad_rows.told(manifest.info):
         out.print(line, soft_wrap=True, highlight=False, markup=False)
+    if origin := manifest.info.get("origin"):
+        of = ", ".join(f"{one['path']} ({one['fingerprint'][:16]})" for one in origin["of"])
+        out.print(f"made by distdl data {origin['made_by']} of {of}", soft_wrap=True, highlight=False)
     if not manifest.statistics:
         out.print("an older version wrote it: distributions and classes are told once it is prepared again")
     if args.html:

@@ -7,7 +7,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_json_argument, add_progress_arguments, console, followed, print_json, tell_prepared
+from distdl.cli.common import (
+    add_json_argument,
+    add_progress_arguments,
+    aside,
+    console,
+    followed,
+    print_json,
+    tell_prepared,
+)
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace, classic: Classic, folder: Path) -> None:
     from distdl.data.fetch.folder import fetch
 
-    new = fetch(classic, folder, mirror=args.mirror, follow=followed(args))
+    with aside(args.json):
+        new = fetch(classic, folder, mirror=args.mirror, follow=followed(args))
     if not args.json:
         how = "is there" if new else "was there already, as it was published"
         print(f"{folder}: {classic.name} {how}: {classic.about}")

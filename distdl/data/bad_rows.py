@@ -237,16 +237,16 @@ def _paths(given: Any) -> tuple[str, ...]:
     return tuple(path for path in ((given,) if isinstance(given, str) else given) if path)
 
 
-def unknown_here(source: str, key: str) -> Problem:
+def unknown_here(who: str, key: str) -> Problem:
     """The option asked of a source whose rows cannot be told apart."""
-    what = f"the source {source} has no {key}=: none of its rows can be bad while the others are good"
+    what = f"{who} has no {key}=: none of its rows can be bad while the others are good"
     return Problem(what, fix=f"leave {key}= out: what is damaged there is refused")
 
 
 def check_heeded(source: str, options: Any, bad: BadRows | None) -> None:
     """InputError where bad rows are to be set aside and the source cannot: it would be ignored in silence."""
     if bad is None and getattr(options, "bad_rows", "refuse") != "refuse":
-        raise InputError(unknown_here(source, "bad_rows"))
+        raise InputError(unknown_here(f"the source {source}", "bad_rows"))
 
 
 def _at_least(share: float) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.manifest import VARIABLE, Manifest, Values, values_from, values_record
-from distdl.data.read import MappedShard, shard_path
+from distdl.data.read import stored_rows
 from distdl.data.store import default_cache
 from distdl.data.tally import Tally
 from distdl.errors import InputError
@@ -77,18 +77,10 @@ def _keep(place: Path, record: Any) -> None:
 def _passed(location: str, manifest: Manifest, split: str, cache_dir: str | None) -> Iterator[dict[str, np.ndarray]]:
     """The record batches of a split, without what is of varying length; a pass that takes long is said."""
     begin, said = time.monotonic(), False
-    part = manifest.split(split)
-    for shard in part.shards:
-        mapped = MappedShard(shard_path(location, shard, cache_dir), shard, manifest, location)
-        for i, buffers in enumerate(mapped.buffers):
-            mapped.verify(i)  # what is found is kept, and must be of the right bytes
-            yield {
-                name: np.frombuffer(buffers[name][0], column.dtype).reshape(-1, *column.shape)
-                for name, column in manifest.columns.items()
-                if column.dtype != VARIABLE
-            }
-            if not said and time.monotonic() - begin > LONG_S:
-                said = True
-                print(
-                    f"looking at the values of {location}, split {split!r}: {part.rows:,} rows, once", file=sys.stderr
-                )
+    fixed = [name for name, column in manifest.columns.items() if column.dtype != VARIABLE]
+    for rows in stored_rows(location, manifest, split, cache_dir, fixed):
+        yield rows
+        if not said and time.monotonic() - begin > LONG_S:
+            said = True
+            count = manifest.split(split).rows
+            print(f"looking at the values of {location}, split {split!r}: {count:,} rows, once", file=sys.stderr)

@@ -127,7 +127,7 @@ def undo(record: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -> list[
         found: list[float] = from_scale(np.asarray(values), record["scale"]).tolist()
         return found
     if record["kind"] == "features":
-        from distdl.data.table.encode import decoded
+        from distdl.data.table.decode import decoded
 
         return decoded(record, np.asarray(values))
     raise InputError(f"there is no way back from the kind '{record['kind']}'", allowed="class, number, features")

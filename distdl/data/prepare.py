@@ -54,20 +54,24 @@ def source_module(name: str) -> Any:
 
 def parse_options(name: str, given: Mapping[str, Any]) -> Any:
     """The `Options` of a source from values or from their text (`size=28x28`). InputError lists every bad one."""
-    kind = source_module(name).Options
+    return parsed_options(source_module(name).Options, f"the source {name}", given)
+
+
+def parsed_options(kind: type[Any], who: str, given: Mapping[str, Any]) -> Any:
+    """A dataclass of options, of whatever takes some, from values or from their text. InputError lists every bad one."""
     hints, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
     values, problems = {}, []
     for key, value in given.items():
         if key not in known:
-            no_option = Problem(f"the source {name} has no option '{key}'", fix=did_you_mean(key, known))
-            problems.append(bad_rows.unknown_here(name, key) if key in bad_rows.NAMES else no_option)
+            no_option = Problem(f"{who} has no option '{key}'", fix=did_you_mean(key, known))
+            problems.append(bad_rows.unknown_here(who, key) if key in bad_rows.NAMES else no_option)
             continue
         try:
             values[key] = _convert(value, hints[key])
         except (ValueError, TypeError):
-            problems.append(Problem(f"option {key}={value!r} of the source {name}", allowed=_describe(hints[key])))
+            problems.append(Problem(f"option {key}={value!r} of {who}", allowed=_describe(hints[key])))
     missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
-    problems += [Problem(f"the source {name} needs the option {key}=...") for key in missing]
+    problems += [Problem(f"{who} needs the option {key}=...") for key in missing]
     if problems:
         raise InputError(*problems)
     return kind(**values)
@@ -94,7 +98,7 @@ def prepare_dataset(
     check_target(os.fspath(target), overwrite)  # before hours of reading
     where = shown(os.fspath(target))
     progress = Progress(f"{source_name} to {where}", asdict(parsed))
-    with _sigterm_cleans_up(where), follow(progress) if follow else nullcontext():
+    with sigterm_cleans_up(where), follow(progress) if follow else nullcontext():
         return _written(source_name, target, parsed, overwrite, progress)
 
 
@@ -130,7 +134,7 @@ def _written(
 
 
 @contextmanager
-def _sigterm_cleans_up(target: str) -> Iterator[None]:
+def sigterm_cleans_up(target: str) -> Iterator[None]:
     """After SIGTERM what was written goes, and the exit code is the signal's, 143."""
     try:
         with sigterm_raises(_Ended, over_others=False):

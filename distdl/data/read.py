@@ -8,11 +8,12 @@ row. Only addresses of real rows are ever indexed, so the gaps between two maps 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,34 @@ class MappedShard:
             f"the shard {self.shard.file} of {self.location} is corrupt in record batch {i} (rows {first:,} to "
             f"{first + self._rows(i) - 1:,} of that shard): {what}{_cure(self.location)}"
         )
+
+
+def stored_rows(
+    location: str,
+    manifest: Manifest,
+    split: str,
+    cache_dir: str | os.PathLike[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split in their order, a record batch at a time, each compared with its checksum: per column (of
+    `columns`; None: all) an array (n, *shape), which is a view of the file, or a list of n `bytes`. One shard is mapped
+    at a time. DataCorrupt."""
+    wanted = {name: manifest.columns[name] for name in (manifest.columns if columns is None else columns)}
+    for shard in manifest.split(split).shards:
+        mapped = MappedShard(shard_path(location, shard, cache_dir), shard, manifest, location)
+        for i, buffers in enumerate(mapped.buffers):
+            mapped.verify(i)
+            yield {
+                name: _records(*buffers[name])
+                if column.dtype == VARIABLE
+                else np.frombuffer(buffers[name][0], column.dtype).reshape(-1, *column.shape)
+                for name, column in wanted.items()
+            }
+
+
+def _records(offsets: pa.Buffer, data: pa.Buffer) -> list[bytes]:
+    places, content = np.frombuffer(offsets, np.int64).tolist(), memoryview(data)
+    return [bytes(content[start:end]) for start, end in itertools.pairwise(places)]
 
 
 class _FixedColumn:

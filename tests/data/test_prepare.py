@@ -40,8 +40,8 @@ def test_the_folder_is_the_registry() -> None:
     ]
     known += ["pde", "pixels", "rays", "sentence_pairs", "stdlib", "synthetic", "text", "translation"]
     known += ["arrow", "assays", "customers", "huggingface", "scenes", "sinusoids", "sound", "speech", "trees", "words"]
-    known += ["hdf5", "mat", "pde_file", "svmlight"]
-    known += ["arff", "cifar", "litdata", "mds", "ts", "tsf", "webdataset"]
+    known += ["cifar", "hdf5", "mat", "pde_file", "svmlight"]
+    known += ["arff", "litdata", "mds", "ts", "tsf", "webdataset"]
     assert source_names() == sorted(known)
     for name in source_names():
         module = source_module(name)

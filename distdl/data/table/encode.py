@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from distdl.columns import NO_LABEL
 from distdl.data.table.profile import vectors
-from distdl.data.table.scale import date_parts, from_scale, to_scale
+from distdl.data.table.scale import date_parts, to_scale
 from distdl.data.table.values import FLOAT32, dates, numbers, texts
 from distdl.errors import InputError
 
@@ -220,35 +220,3 @@ def encode_target(
         i = int((bad[0] if bad else wrong).argmax())
         raise not_a_number(record["name"], column[i].as_py(), place(int(rows[i])), "correct it, or leave the row out")
     return to_scale(values, record["scale"]).astype(np.float32)
-
-
-def decoded(record: Mapping[str, Any], x: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of `x` (n, F) -> column -> value, of those that have a way back: numbers, booleans and categories. Where a cell
-    was empty, or a word unknown, the value is None."""
-    found: list[dict[str, Any]] = [{} for _ in x]
-    first = 0
-    for feature in record["features"]:
-        width, kind = len(outputs(feature)), feature["kind"]
-        part = np.asarray(x[:, first : first + width], np.float64)
-        first += width
-        empty = part[:, -1] > 0.5 if feature.get("indicator") else np.zeros(len(x), bool)
-        if kind == "number":
-            values: list[Any] = from_scale(part[:, 0], feature["scale"]).tolist()
-        elif kind == "boolean":
-            names = (0, 1) if feature["true"] is None else (feature["false"], feature["true"])
-            values = [names[int(value > 0.5)] for value in part[:, 0]]
-        elif kind == "category":
-            values = _words(feature, part)
-        else:
-            continue
-        for row, value, nothing in zip(found, values, empty, strict=True):
-            row[feature["name"]] = None if nothing else value
-    return found
-
-
-def _words(feature: Mapping[str, Any], part: np.ndarray) -> list[str | None]:
-    levels = feature["levels"]
-    if feature["encoding"] == "index":
-        return [levels[int(rank) - 1] if rank > 0 else None for rank in part[:, 0]]
-    at = part[:, : len(levels)]
-    return [levels[int(row.argmax())] if row.size and row.max() > 0.5 else None for row in at]
