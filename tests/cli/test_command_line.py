@@ -16,6 +16,7 @@ import yaml
 
 from distdl.cli.display import Display, print_summary
 from distdl.cli.main import COMMANDS
+from distdl.data.change.split import split_dataset
 from tests.conftest import REPOSITORY, Result, python
 
 Command = Callable[..., Result]
@@ -38,6 +39,7 @@ def folder(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (made / "small.yaml").write_text(yaml.safe_dump(values))
     (made / "wrong.yaml").write_text(yaml.safe_dump({**values, "nmae": "x", "train": {"steps": "many"}}))
+    split_dataset(digits, str(made / "other"), {"of": "all", "test_fraction": "0.5"})
     (made / "table.csv").write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
     return made
 
@@ -77,13 +79,17 @@ ARGUMENTS = {
     "init --list": ("init", "--list"),
     "data inspect": ("data", "inspect", "DIGITS"),
     "data verify": ("data", "verify", "DIGITS"),
+    "data fetch --list": ("data", "fetch", "--list"),
+    "data split": ("data", "split", "DIGITS", "again", "of=all"),
+    "data merge": ("data", "merge", "DIGITS", "other", "both"),
+    "data convert": ("data", "convert", "DIGITS", "digits.parquet"),
     "checkpoint inspect": ("checkpoint", "inspect", "runs/small"),
     "checkpoint verify": ("checkpoint", "verify", "runs/small"),
     "doctor": ("doctor",),
     "parity": ("parity", "small.yaml", "--worlds", "1", "--layouts", "torch,zero1"),
 }
-ELSEWHERE = {"jobs list", "jobs status", "k8s status"}
-"""Whose JSON tests/runtime/ looks at, beside the targets that they ask."""
+ELSEWHERE = {"jobs list", "jobs status", "k8s status", "data fetch NAME"}
+"""Whose JSON tests/runtime/ looks at, beside the targets that they ask; or tests/data/test_fetch.py, beside a server."""
 
 
 def test_every_documented_command_is_tested() -> None:
