@@ -158,6 +158,7 @@ def test_splits_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
         ({"validation_fraction": "0.1", "stratify": "true", "label": "day"}, "of 200 classes there is one row only"),
         ({"validation_fraktion": "0.1"}, "distdl data split has no option 'validation_fraktion'"),
         ({"of": "test", "test_fraction": "0.5"}, "has a split 'test' already"),
+        ({"validation_fraction": "0.1", "label": "day"}, "stratify=true, which is not asked for"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:

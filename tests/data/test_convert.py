@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distdl.data.change import table_out
 from distdl.data.change.convert import convert
 from distdl.data.manifest import Column, read_manifest
 from distdl.data.prepare import prepare_dataset
@@ -20,7 +21,7 @@ from distdl.data.read import Dataset
 from distdl.data.table.decode import numbers_back
 from distdl.data.table.scale import to_scale
 from distdl.data.write import DatasetWriter
-from distdl.errors import InputError
+from distdl.errors import DistdlError, InputError
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -239,10 +240,10 @@ def test_only_tables_are_overwritten(tmp_path: Path, command: Command) -> None:
 def test_words_become_the_types_that_all_of_them_fit(tmp_path: Path) -> None:
     """And none that would not come back as it was: 007, +1, 1_000, inf stay words."""
     text = (
-        "whole,real,day,time,code,plus,gap,word,odd\n"
-        "1,1.5,2026-01-31,2026-01-31 10:00:00,007,+1,,a,inf\n"
-        "-20,2,2026-02-01,2026-02-01T11:30:05,012,2,?,,1\n"
-        "300, 1e3 ,2026-02-02,2026-02-02 00:00:00,1,3,7,b,2\n"
+        "whole,real,day,time,code,plus,gap,word,odd,id,long\n"
+        "1,1.5,2026-01-31,2026-01-31 10:00:00,007,+1,,a,inf,12345678901234567890,0.1\n"
+        "-20,2,2026-02-01,2026-02-01T11:30:05,012,2,?,,1,1,0.12345678901234567891\n"
+        "300, 1e3 ,2026-02-02,2026-02-02 00:00:00,1,3,7,b,2,2,0.000012345678901234567\n"
     )
     (tmp_path / "t.csv").write_text(text)
     _, notes = convert(str(tmp_path / "t.csv"), str(tmp_path / "t.parquet"), {})
@@ -258,6 +259,8 @@ def test_words_become_the_types_that_all_of_them_fit(tmp_path: Path) -> None:
         "gap": "int64",
         "word": "string",
         "odd": "string",
+        "id": "string",
+        "long": "string",
     }
     assert table["whole"].to_pylist() == [1, -20, 300] and table["real"].to_pylist() == [1.5, 2.0, 1000.0]
     assert table["code"].to_pylist() == ["007", "012", "1"] and table["gap"].to_pylist() == [None, None, 7]
@@ -291,6 +294,21 @@ def test_a_file_of_one_column_loses_no_empty_row(tmp_path: Path) -> None:
     convert(str(tmp_path / "n.parquet"), str(tmp_path / "n.csv"), {})
     convert(str(tmp_path / "n.csv"), str(tmp_path / "n.jsonl"), {})
     assert [row["v"] for row in read(tmp_path / "n.jsonl")] == [1, None, 3]
+
+
+def test_a_target_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one is written, and then the disk fails as it takes the old one's place."""
+    people(tmp_path / "t.csv", 30)
+    convert(str(tmp_path / "t.csv"), str(tmp_path / "out"), {"format": "csv"})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(table_out, "publish", fail)
+    with pytest.raises(DistdlError, match="nothing was published"):
+        convert(str(tmp_path / "t.csv"), str(tmp_path / "out"), {"format": "jsonl"}, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.csv"]
 
 
 def test_what_is_no_table_is_told_by_its_source(tmp_path: Path) -> None:

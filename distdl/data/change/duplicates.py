@@ -10,8 +10,8 @@ import xxhash
 
 from distdl.data.raw import Rows
 
-MOST_ROWS = 1 << 22
-"""Rows whose hashes are kept, 96 MiB; of more, those with the smallest hashes, which are a fair sample: equal rows stay
+MOST_ROWS = 1 << 20
+"""Rows whose hashes are kept, 24 MiB; of more, those with the smallest hashes, which are a fair sample: equal rows stay
 together."""
 
 

@@ -18,6 +18,7 @@ from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError, Problem, did_you_mean
 
 ALL = "all"
+UNHEEDED = "label= names the classes for stratify=true, which is not asked for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,15 @@ def split_dataset(
     options: Options = parsed_options(Options, "distdl data split", given)
     old = stored(source)
     check_new(target, overwrite, [source])
-    sharing = _Sharing(old, options, "test_fraction" in given)
+    sharing = _Sharing(old, options, set(given))
     return written("split", target, [old], sharing.rows(), sharing.info(), overwrite=overwrite, follow=follow)
 
 
 class _Sharing:
     """One data set on its way to other splits. InputError: it cannot be shared out so."""
 
-    def __init__(self, old: Stored, options: Options, test_asked: bool):
-        self.old, self.options = old, options
+    def __init__(self, old: Stored, options: Options, given: set[str]):
+        self.old, self.options, self.label_asked = old, options, "label" in given
         known = old.manifest.splits
         if options.of != ALL and options.of not in known:
             fix = did_you_mean(options.of, [*known, ALL])
@@ -66,7 +67,7 @@ class _Sharing:
         self.rest = "train" if options.of == ALL else options.of
         """The split of what is not held out."""
         tested = "test" in [*self.kept, self.rest]
-        if tested and not test_asked:
+        if tested and "test_fraction" not in given:
             options = replace(options, test_fraction=0.0)
         self._check(options)
         label = options.label if options.stratify else ""
@@ -88,6 +89,8 @@ class _Sharing:
             there = sorted(set(others) & {"test", "validation"})[0]
             what = f"{self.old.name} has a split '{there}', and split_column={options.split_column} says it, too"
             problems.append(Problem(what, fix="of=all shares all rows out anew"))
+        if self.label_asked and not options.stratify:
+            problems.append(Problem(UNHEEDED, fix="stratify=true, or leave label= out"))
         nothing = not (options.test_fraction or options.validation_fraction or options.split_column)
         if nothing and options.of != ALL:
             what = f"nothing is held out of '{self.rest}' of {self.old.name}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from distdl.data.change.split import UNHEEDED
 from distdl.data.change.table_in import READING, kind_of, open_table
 from distdl.data.change.table_out import FORMATS, TableFile, check_free, published
 from distdl.data.prepare import parsed_options, sigterm_cleans_up
@@ -47,6 +48,8 @@ def split_table(
         raise InputError(f"format={form}", allowed=", ".join(FORMATS), fix=did_you_mean(form, FORMATS))
     if not (options.test_fraction or options.validation_fraction or options.split_column):
         raise InputError("nothing is held out", allowed="test_fraction=0.1, validation_fraction=0.1, split_column=part")
+    if options.label and not options.stratify:
+        raise InputError(UNHEEDED, fix="stratify=true, or leave label= out")
     label = options.label if options.stratify else ""
     splitter = Splitter(options, names=table.names, label=label, where=table.path, place=table.place)
     progress = Progress(f"{shown(source)} to {target}", {"path": source})

@@ -112,6 +112,8 @@ class Typed:
             yield pa.record_batch(columns, schema=schema)
 
 
+WHOLE_DIGITS, REAL_DIGITS = 15, 17
+"""Of numbers that float64 keeps."""
 TYPES = (pa.int64(), pa.float64(), pa.date32(), pa.timestamp("s"))
 
 
@@ -128,6 +130,14 @@ def _without_nothing(column: pa.Array) -> tuple[pa.Array, set[str]]:
     return pc.if_else(nothing, pa.scalar(None, pa.string()), trimmed), gone
 
 
+def _too_long(words: pa.Array) -> pa.Array:
+    """Which words have more digits than float64 keeps: ids, above all."""
+    whole = pc.match_substring_regex(words, r"^-?\d+$")
+    digits = pc.replace_substring_regex(pc.replace_substring_regex(words, "[eE].*$", ""), r"\D", "")
+    count = pc.utf8_length(pc.replace_substring_regex(digits, "^0+", ""))
+    return pc.greater(count, pc.if_else(whole, WHOLE_DIGITS, REAL_DIGITS))
+
+
 def _cast(words: pa.Array, kind: pa.DataType) -> pa.Array | None:
     """The words in a type that says the same; None: it does not. 007 and +1 are no numbers, as they would not come back."""
     try:
@@ -138,5 +148,5 @@ def _cast(words: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return values if pc.all(pc.equal(pc.cast(values, pa.string()), words)).as_py() is not False else None
     if kind == pa.float64():
         odd = pc.match_substring_regex(words, r"^\+|^-?0\d|[xXnN_]")
-        return values if pc.any(odd).as_py() is not True else None
+        return values if pc.any(pc.or_(odd, _too_long(words))).as_py() is not True else None
     return values

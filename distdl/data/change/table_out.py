@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import math
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from distdl.data.draft import Draft
 from distdl.data.store import is_remote
-from distdl.errors import InputError, did_you_mean
+from distdl.errors import DistdlError, InputError, did_you_mean
 from distdl.files import publish, sync, sync_folder
 
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow"}
@@ -50,22 +51,27 @@ def format_of(target: str, asked: str) -> tuple[str, bool]:
 @contextmanager
 def published(target: str, overwrite: bool) -> Iterator[Path]:
     """A path beside the target to write a file or a folder to; it takes the target's place in the end. InputError: the
-    target is there (unless `overwrite`), or is a URI."""
+    target is there (unless `overwrite`), is a URI, or nothing can be written there. DistdlError: the disk failed."""
     place = Path(target).absolute()
     check_free(target, overwrite)
-    draft = Draft(place)
     try:
-        inside = draft.folder / place.name
+        draft = Draft(place)
+    except OSError as error:
+        raise InputError(f"cannot write to {target}: {error}") from error
+    inside, aside = draft.folder / place.name, draft.folder / "aside"
+    try:
         yield inside
         for path in [inside, *inside.rglob("*")] if inside.is_dir() else [inside]:
             sync_folder(path) if path.is_dir() else sync(path)
         check_free(target, overwrite)
-        if place.is_dir():
-            shutil.rmtree(place)
+        if place.exists():
+            os.rename(place, aside)
         publish(inside, place)
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
+        raise DistdlError(f"writing {target} failed, nothing was published: {error}") from error
     finally:
+        if aside.exists() and not place.exists():
+            os.rename(aside, place)
         draft.remove()
 
 
@@ -210,7 +216,7 @@ def flat(column: pa.Array) -> list[pa.Array]:
     if not pa.types.is_fixed_size_list(column.type):
         return [column]
     size, inner = column.type.list_size, column.flatten()
-    parts = [inner.take(pa.array(range(i, len(inner), size), pa.int64())) for i in range(size)]
+    parts = [inner.take(pa.array(np.arange(i, len(inner), size))) for i in range(size)]
     return [one for part in parts for one in flat(part)]
 
 
