@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distdl.cli.common import Verb, add_json_argument, add_progress_arguments, followed, key_values, print_json
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def verbs() -> tuple[Verb, ...]:
     """What stands behind `distdl data`."""
     return (
-        Verb("split", "share the rows of a data set or a table out over train, test and validation", run_split),
+        Verb("split", "share the rows of a data set or a table out over train, test and validation", run_split, False),
         Verb("merge", "make one data set of several that are of one kind", run_merge),
-        Verb("convert", "write a data set or a table as CSV, JSON lines, Parquet or Arrow", run_convert),
+        Verb("convert", "write a data set or a table as CSV, JSON lines, Parquet or Arrow", run_convert, False),
     )
 
 
@@ -35,12 +35,40 @@ def add_arguments(parsers: dict[str, argparse.ArgumentParser]) -> None:
     )
     for name in ("split", "convert"):
         parsers[name].add_argument(
-            "options", metavar="key=value", nargs="*", help="its options, such as test_fraction=0.2: docs/data_sets.md"
+            "options",
+            metavar="key=value",
+            nargs="*",
+            help="its options, such as test_fraction=0.2; --help has them all",
         )
+        parsers[name].add_argument(*("-h", "--help"), action=_Help, help="this help, with all options")
     for name in ("split", "merge", "convert"):
         parsers[name].add_argument("--overwrite", action="store_true", help="replace a target that is already there")
         add_json_argument(parsers[name])
         add_progress_arguments(parsers[name])
+
+
+class _Help(argparse._HelpAction):
+    """The help of a verb, and its options with what they mean."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from distdl.data.bad_rows import NAMES  # of sources
+        from distdl.data.catalogue import options_in_words, options_of
+
+        parser.print_help()
+        for module, what in OPTIONS[parser.prog.split()[-1]].items():
+            print(f"\noptions of {what}, as key=value:")
+            options = tuple(option for option in options_of(module) if option.name not in NAMES)
+            print("\n".join(options_in_words(options)))
+        parser.exit()
+
+
+OPTIONS = {
+    "split": {
+        "distdl.data.change.split": "a data set",
+        "distdl.data.change.split_table": "a table (those of how a CSV file is read are those of the source csv)",
+    },
+    "convert": {"distdl.data.change.convert": "it (those of how a CSV file is read are those of the source csv)"},
+}
 
 
 def run_split(args: argparse.Namespace) -> int:

@@ -178,11 +178,22 @@ def described(source: Entry, width: int = 100) -> str:
     if source.writes:
         lines += ["", "writes: " + " ".join(source.writes.split())]
     lines += ["", "options, as key=value:" if source.options else "no options"]
-    for option in source.options:
+    return "\n".join([*lines, *options_in_words(source.options, width)])
+
+
+def options_of(module: str) -> tuple[Option, ...]:
+    """The options of whatever has some: of the class `Options` of a module."""
+    return tuple(_options(module, "Options").values())
+
+
+def options_in_words(options: tuple[Option, ...], width: int = 100) -> list[str]:
+    """Every option with its type, its default and its sentence, as lines."""
+    lines = []
+    for option in options:
         default = default_in_words(option.default)
         lines.append(
             f"  {option.name}={kind_in_words(option.kind)}" + (f"  ({default})" if option.default is None else "")
         )
         text = option.text + (f" Default: {default}." if option.default is not None else "")
         lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distdl.data.change import duplicates
+from distdl.data.bad_rows import NAMES
+from distdl.data.change import convert, duplicates, split, split_table
 from distdl.data.change.duplicates import Duplicates, hashed
 from distdl.data.change.merge import merge_datasets
 from distdl.data.change.split import split_dataset
-from distdl.data.change.split_table import split_table
 from distdl.data.manifest import Column, Manifest, read_manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset, stored_rows
@@ -63,8 +64,8 @@ def write(target: Path, splits: dict[str, tuple[int, int]], **about: Any) -> Man
 def everything(path: Path) -> dict[str, list[tuple[bytes, ...]]]:
     """Split -> its rows in order, each as the bytes of its columns."""
     found = {}
-    for name, split in read_manifest(path).splits.items():
-        got = Dataset(path, name).gather(np.arange(split.rows))
+    for name, part in read_manifest(path).splits.items():
+        got = Dataset(path, name).gather(np.arange(part.rows))
         columns = [[v if isinstance(v, bytes) else v.tobytes() for v in got[column]] for column in COLUMNS]
         found[name] = list(zip(*columns, strict=True))
     return found
@@ -159,6 +160,7 @@ def test_splits_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
         ({"validation_fraktion": "0.1"}, "distdl data split has no option 'validation_fraktion'"),
         ({"of": "test", "test_fraction": "0.5"}, "has a split 'test' already"),
         ({"validation_fraction": "0.1", "label": "day"}, "stratify=true, which is not asked for"),
+        ({"validation_fraction": "0.1", "bad_rows": "set_aside"}, "bad_rows= is of raw files"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
@@ -196,6 +198,28 @@ def test_a_flipped_bit_is_not_passed_on(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_rows_that_were_set_aside_stay_told(tmp_path: Path) -> None:
+    """By the data set that they came from: their list lies beside its shards, and not beside the new ones."""
+    for name, first in (("a", 0), ("b", 500)):
+        (tmp_path / f"{name}.csv").write_text(
+            "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(first, first + 99)) + "9\n"
+        )
+        told = {
+            "path": str(tmp_path / f"{name}.csv"),
+            "label": "y",
+            "scale": "none",
+            "missing": "zero",
+            "bad_rows": "set_aside",
+        }
+        prepare_dataset("csv", tmp_path / name, {**told, "test_fraction": "0"})
+    split_dataset(str(tmp_path / "a"), str(tmp_path / "s"), {"test_fraction": "0.2"})
+    merge_datasets([str(tmp_path / "s"), str(tmp_path / "b")], str(tmp_path / "m"))
+    for name in ("s", "m"):
+        assert verify_dataset(tmp_path / name) == [] and "bad_rows" not in read_manifest(tmp_path / name).info
+    one, other = read_manifest(tmp_path / "m").info["origin"]["of"]
+    assert one["origin"]["of"][0]["bad_rows"]["rows"] == other["bad_rows"]["rows"] == 1
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +245,7 @@ def test_a_table_is_split_into_files(tmp_path: Path, form: str) -> None:
         "label": "kind",
         "format": form,
     }
-    counts, record, _ = split_table(str(tmp_path / "t.csv"), str(tmp_path / "out"), options)
+    counts, record, _ = split_table.split_table(str(tmp_path / "t.csv"), str(tmp_path / "out"), options)
     assert counts == {f"train.{form}": 180, f"test.{form}": 60, f"validation.{form}": 60} and record["by"] == "label"
     found = []
     for path in (tmp_path / "out").iterdir():
@@ -243,14 +267,16 @@ def test_a_table_of_types_keeps_them(tmp_path: Path) -> None:
     schema = {"a": pa.array(range(50), pa.int16()), "b": pa.array([[1.5, None]] * 50), "t": pa.array([10**9] * 50)}
     schema["t"] = schema["t"].cast(pa.timestamp("s"))
     pq.write_table(pa.table(schema), tmp_path / "t.parquet")
-    split_table(str(tmp_path / "t.parquet"), str(tmp_path / "out"), {"split_time": "a", "test_fraction": "0.1"})
+    split_table.split_table(
+        str(tmp_path / "t.parquet"), str(tmp_path / "out"), {"split_time": "a", "test_fraction": "0.1"}
+    )
     test = pq.read_table(tmp_path / "out" / "test.parquet")
     assert test["a"].to_pylist() == [45, 46, 47, 48, 49]
     assert test.schema.equals(pq.read_table(tmp_path / "t.parquet").schema)
     with pytest.raises(InputError, match="'b' holds"):
-        split_table(str(tmp_path / "t.parquet"), str(tmp_path / "csv"), {"format": "csv"})
+        split_table.split_table(str(tmp_path / "t.parquet"), str(tmp_path / "csv"), {"format": "csv"})
     with pytest.raises(InputError, match="already exists"):
-        split_table(str(tmp_path / "t.parquet"), str(tmp_path / "out"), {})
+        split_table.split_table(str(tmp_path / "t.parquet"), str(tmp_path / "out"), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.parquet"]
 
 
@@ -265,8 +291,18 @@ def test_how_a_csv_file_is_read_can_be_said(tmp_path: Path, command: Command) ->
         "data", "split", tmp_path / "t.csv", tmp_path / "o2", "test_fraction=0", "header=no", "--quiet"
     )
     assert code == 2 and "nothing is held out" in error
+    code, _, error = command("data", "split", tmp_path / "t.csv", tmp_path / "o2", "bad_rows=set_aside", "--quiet")
+    assert code == 2 and "bad_rows= is of raw files" in error
     code, _, error = command("data", "split", tmp_path / "none.csv", tmp_path / "o2", "--quiet")
     assert code == 2 and "there is no file or folder" in error
+
+
+def test_the_help_has_every_option(command: Command) -> None:
+    for verb, kinds in (("split", (split.Options, split_table.Options)), ("convert", (convert.Options,))):
+        code, out, _ = command("data", verb, "--help")
+        assert code == 0 and "--overwrite" in out
+        names = {field.name for kind in kinds for field in dataclasses.fields(kind)} - set(NAMES)
+        assert len(names) > 3 and all(f"\n  {name}=" in out for name in names) and "bad_rows=" not in out
 
 
 # -- merge -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distdl.data.change.duplicates import Duplicates
-from distdl.data.change.origin import Stored, check_new, stored, written
+from distdl.data.change.origin import BAD_ROWS, Stored, check_new, stored, written
 from distdl.data.change.split import fitted_columns
 from distdl.data.manifest import Manifest
 from distdl.data.progress import Follow
@@ -19,7 +19,18 @@ from distdl.data.read import stored_rows
 from distdl.data.split_rules import SPLITS
 from distdl.errors import InputError
 
-ABOUT = ("notes", "split", "origin", "kinds", "documents", "series_lengths", "missing_values", "sounds", "left_out")
+ABOUT = (
+    BAD_ROWS,
+    "notes",
+    "split",
+    "origin",
+    "kinds",
+    "documents",
+    "series_lengths",
+    "missing_values",
+    "sounds",
+    "left_out",
+)
 """What a manifest's info says of the rows of its own data set, and not of what values mean."""
 
 

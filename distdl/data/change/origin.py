@@ -22,6 +22,9 @@ from distdl.data.store import is_remote, remote_file, shown
 from distdl.data.write import DatasetWriter, check_target
 from distdl.errors import InputError
 
+BAD_ROWS = "bad_rows"
+"""Of a manifest's info: what it says of a list that lies beside the shards."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -39,8 +42,8 @@ class Stored:
         """What is kept of it."""
         manifest = self.manifest
         rows = {name: split.rows for name, split in manifest.splits.items()}
-        record = {"path": self.name, "fingerprint": manifest.fingerprint, "rows": rows}
-        return {**record, **({"origin": manifest.info["origin"]} if "origin" in manifest.info else {})}
+        kept = {key: manifest.info[key] for key in (BAD_ROWS, "origin") if key in manifest.info}
+        return {"path": self.name, "fingerprint": manifest.fingerprint, "rows": rows, **kept}
 
 
 def stored(path: str) -> Stored:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distdl.data.change.origin import Stored, check_new, stored, written
+from distdl.data.bad_rows import NAMES
+from distdl.data.change.origin import BAD_ROWS, Stored, check_new, stored, written
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import parsed_options
 from distdl.data.progress import Follow
@@ -44,11 +45,19 @@ def split_dataset(
     What is not held out stays in the split that it was in, or is `train` where all are shared out. InputError: options
     that do not fit the data set or each other, rows that cannot be shared out so, a target that exists (unless
     `overwrite`)."""
-    options: Options = parsed_options(Options, "distdl data split", given)
+    options: Options = sharing_options(Options, given)
     old = stored(source)
     check_new(target, overwrite, [source])
     sharing = _Sharing(old, options, set(given))
     return written("split", target, [old], sharing.rows(), sharing.info(), overwrite=overwrite, follow=follow)
+
+
+def sharing_options(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    """The options of a split. InputError for those that only raw files have."""
+    if asked := [key for key in given if key in NAMES]:
+        what = f"{asked[0]}= is of raw files: a data set has no bad rows, and those of a table are moved as they are"
+        raise InputError(what, fix=f"leave {asked[0]}= out, or prepare the raw file with it")
+    return parsed_options(kind, "distdl data split", given)
 
 
 class _Sharing:
@@ -121,7 +130,7 @@ class _Sharing:
 
     def info(self) -> dict[str, Any]:
         """The old one's, with what is done."""
-        info = dict(self.old.manifest.info)
+        info = {key: value for key, value in self.old.manifest.info.items() if key != BAD_ROWS}  # its list is not here
         info["split"] = {**self.splitter.record(), "of": self.options.of, "before": info.get("split", {})}
         notes = [*info.get("notes", [])]
         if told := self._fitted():

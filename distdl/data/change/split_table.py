@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from distdl.data.change.split import UNHEEDED
+from distdl.data.change.split import UNHEEDED, sharing_options
 from distdl.data.change.table_in import READING, kind_of, open_table
 from distdl.data.change.table_out import FORMATS, TableFile, check_free, published
-from distdl.data.prepare import parsed_options, sigterm_cleans_up
+from distdl.data.prepare import sigterm_cleans_up
 from distdl.data.progress import Follow, Progress
 from distdl.data.splits import SplitOptions, Splitter
 from distdl.data.store import shown
@@ -38,9 +38,7 @@ def split_table(
     were. Returns the rows of each file, how they were shared out, and what a person should know. InputError: rows that
     cannot be shared out so, a target that exists (unless `overwrite`)."""
     reading = {key: value for key, value in given.items() if key in READING}
-    options: Options = parsed_options(
-        Options, "distdl data split", {key: value for key, value in given.items() if key not in READING}
-    )
+    options: Options = sharing_options(Options, {key: value for key, value in given.items() if key not in READING})
     check_free(target, overwrite)
     table = open_table(source, reading)
     form = options.format or (kind_of(source) if kind_of(source) in FORMATS else "csv")
