@@ -110,6 +110,7 @@ def test_a_number_to_predict_comes_back_in_its_units(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.jsonl"]
     rows = read(tmp_path / "out" / "train.jsonl")
     assert all(row["price"] == 1000 + row["a"] * 12.5 for row in rows) and len(rows) > 25
+    assert any(row["a"] == 0 for row in rows), "of what lies far from it on the scale, too"
     convert(str(tmp_path / "set"), str(tmp_path / "stored.jsonl"), {"back": "no", "split": "train"})
     stored, got = read(tmp_path / "stored.jsonl"), Dataset(tmp_path / "set", "train").gather(range(len(rows)))
     assert [row["y"] for row in stored] == pytest.approx(got["y"].tolist()) and list(stored[0]) == ["x", "y"]

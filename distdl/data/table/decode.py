@@ -143,10 +143,8 @@ def numbers_back(values: np.ndarray, scale: Mapping[str, Any]) -> np.ndarray:
     if not found.size:
         return found
     done = ~np.isfinite(found)
-    # As exact as float32 was: a value near 0 was added to the shift, whose digits count then.
-    size = np.maximum(np.abs(found), 0.0 if scale["method"] == "log" else np.abs(scale["shift"]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        leading = np.where((size == 0) | done, 0, np.floor(np.log10(size)))
+        leading = np.where((found == 0) | done, 0, np.floor(np.log10(np.abs(found))))
     result = found.copy()
     for digits in range(DIGITS):
         if done.all():
