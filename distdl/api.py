@@ -2,6 +2,7 @@
 
     run = distdl.train("configs/families/mlp.yaml", overrides={"train.epochs": 3})
     run.metrics["accuracy"], run.history[0], run.last
+    run.predict([{"age": 39, "work": "State-gov"}])       # what it says of new rows
     model = distdl.load(run)                              # the trained nn.Module
 
 `import distdl` imports none of this: each name is looked up here when it is first used.
@@ -91,6 +92,29 @@ class Run:
         from distdl.checkpoint.prune import best
 
         return next(iter(best(RunFolder(self.folder).checkpoints, self.plan.model.better)), None)
+
+    def predict(
+        self,
+        rows: Any,
+        *,
+        which: str | os.PathLike[str] = "latest",
+        top_k: int = 1,
+        probabilities: bool = False,
+        embeddings: bool = False,
+        device: str = "cpu",
+    ) -> list[dict[str, Any]]:
+        """What the trained model says of each row, as `distdl predict` writes it: names of classes, numbers in their units.
+
+        `rows`: a list of mappings or a DataFrame with the columns of the table that it learned from, a list of texts,
+        arrays of the columns that the model reads by their names, or the path of a file, a folder or a data set. Raises
+        InputError for a row that cannot be read, and where the family answers no question.
+        """
+        from distdl.data.asking.told import Wish
+        from distdl.model import Model
+
+        with _guest():
+            model = Model(RunFolder(self.folder), os.fspath(which), device)
+            return model.told_of(rows, Wish(top_k, probabilities, embeddings))
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         from distdl.checkpoint.layout import checkpoints

@@ -20,6 +20,7 @@ from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
 
 if TYPE_CHECKING:
+    from distdl.checkpoint.load import Checkpoint
     from distdl.learner import Learner
     from distdl.track.ahead import Early
 
@@ -240,14 +241,20 @@ def evaluated(folder: RunFolder, which: str, split: str = "") -> tuple[Config, i
 
 def trained_model(folder: RunFolder, which: str) -> Learner:
     """The model of a run's latest or best checkpoint, or of a folder, on the CPU. Raises a DistdlError."""
+    return trained(folder, which)[1]
+
+
+def trained(folder: RunFolder, which: str) -> tuple[Config, Learner, Checkpoint]:
+    """(config, model on the CPU, the checkpoint that it came from). Raises a DistdlError."""
     from distdl.layout.process import alone
     from distdl.train.worker import build_learner, chosen_checkpoint
     from distdl.ways.start import located
 
     config = located(for_one_process(folder), learns=False)
+    checkpoint = chosen_checkpoint(folder, which)
     with alone:  # fresh weights are drawn before the checkpoint's are read
-        learner: Learner = build_learner(config, chosen_checkpoint(folder, which))
-    return learner
+        learner: Learner = build_learner(config, checkpoint)
+    return config, learner, checkpoint
 
 
 # -- what a config needs of this machine -------------------------------------------------------------------------------

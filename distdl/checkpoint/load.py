@@ -59,6 +59,14 @@ class Checkpoint:
             return {}
         return columns_of(read_json(self.path / PREPARATION), str(self.path / PREPARATION))
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options that say how the raw file of the data set was written; {} where nothing was said of it."""
+        if PREPARATION not in self.manifest["files"]:
+            return {}
+        found = (read_json(self.path / PREPARATION) or {}).get("reading", {})
+        return found if isinstance(found, dict) else {}
+
     def verify(self) -> None:
         """Compares size and checksum of every file with the manifest."""
         for name, meta in self.manifest["files"].items():

@@ -18,7 +18,7 @@ from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
     *("init", "train", "plan", "launch", "jobs", "k8s"),
-    *("runs", "evaluate", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
+    *("predict", "evaluate", "runs", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
 )
 
 EPILOG = """\
@@ -26,6 +26,7 @@ examples:
   distdl init table.csv                            prepare a file of yours, and write a config that trains it
   distdl train configs/quickstart.yaml             train; the same command again continues
   distdl train configs/families/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
+  distdl predict adult new.csv -o answers.csv      what a trained model says of new rows
   distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it
   distdl launch configs/families/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
   distdl runs list                                 what was trained here, and what came of it

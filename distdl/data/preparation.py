@@ -27,13 +27,19 @@ KNOWN = {"features": 1, "class": 1, "number": 1}
 """Kind of a record -> its newest version that is understood here. Others are applied by the sources that wrote them."""
 
 
+READING = ("names", "header", "delimiter", "encoding", "decimal", "thousands")
+"""Options that say how a file is written: a new one is read by them, too."""
+
+
 def record_of(manifest: Manifest) -> dict[str, Any]:
     """What a checkpoint keeps of a data set. One of an older version says its classes in `info` alone."""
     columns = {name: dict(record) for name, record in manifest.preparation.items()}
     classes = manifest.info.get("classes")
     if "label" not in columns and "label" in manifest.columns and isinstance(classes, list):
         columns["label"] = {"kind": "class", "version": 1, "classes": classes}
-    return {"format": FORMAT, "version": VERSION, "data": manifest.fingerprint, "columns": columns}
+    reading = {key: manifest.options[key] for key in READING if manifest.options.get(key) not in (None, "", (), [])}
+    told = {"source": manifest.source, "reading": reading}
+    return {"format": FORMAT, "version": VERSION, "data": manifest.fingerprint, **told, "columns": columns}
 
 
 def recorded(path: str) -> dict[str, Any]:
@@ -84,8 +90,22 @@ def apply(
     value that does not fit, or the column that is missing.
     """
     from distdl.data.table.pixels import small_parts
-    from distdl.data.table.prepare import encoded, needed_columns
-    from distdl.data.table.stream import Renamed, whole_split
+    from distdl.data.table.prepare import encoded
+    from distdl.data.table.stream import whole_split
+
+    table, preparation, names = ready_table(columns, table, answers)
+    for part in whole_split(table, names, ""):
+        for piece in small_parts(part, preparation.get("image", {})):
+            yield encoded(preparation, piece, table)
+
+
+def ready_table(
+    columns: Mapping[str, Mapping[str, Any]], table: Table, answers: bool = True
+) -> tuple[Table, dict[str, Any], list[str]]:
+    """A new table under the names of the one that was trained on, the records by which its rows are made, and the columns
+    that these read. InputError: it lacks one of them."""
+    from distdl.data.table.prepare import needed_columns
+    from distdl.data.table.stream import Renamed
     from distdl.data.table.vectors import as_vectors
 
     for name, record in columns.items():
@@ -106,10 +126,7 @@ def apply(
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(what + more, allowed=", ".join(names[:50]))
     vectors = [feature["name"] for feature in columns["x"]["features"] if feature["kind"] == "vector"]
-    table = as_vectors(table, vectors)
-    for part in whole_split(table, list(dict.fromkeys(names)), ""):
-        for piece in small_parts(part, preparation.get("image", {})):
-            yield encoded(preparation, piece, table)
+    return as_vectors(table, vectors), preparation, list(dict.fromkeys(names))
 
 
 def undo(record: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -> list[Any]:

@@ -48,6 +48,11 @@ def prepare(options: Options) -> Prepared:
     return replace(prepared, info={**prepared.info, "notes": notes})
 
 
+def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:
+    """The table of a file."""
+    return ArffTable(path, bad)
+
+
 class ArffTable:
     """An ARFF file as a table."""
 

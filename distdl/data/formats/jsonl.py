@@ -23,6 +23,7 @@ from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
 from distdl.data.table.json_table import ENDINGS, JsonTable
 from distdl.data.table.options import TableOptions
+from distdl.data.table.reader import Table
 from distdl.data.table.sources import prepare_tables
 from distdl.data.text.documents import json_lines
 from distdl.errors import InputError
@@ -53,8 +54,7 @@ def prepare(options: Options) -> Prepared:
     (context + 1,)."""
     if options.label or options.target or options.features:
         return prepare_tables(
-            *(options, options.path, options.test_path),
-            lambda path, bad: open_files(path, ENDINGS, lambda file: JsonTable(file, bad)),
+            *(options, options.path, options.test_path), lambda path, bad: open_table(path, options, bad)
         )
     check_not_the_same(options.path, options.test_path)
     if options.size:
@@ -78,6 +78,11 @@ def prepare(options: Options) -> Prepared:
     chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
     kept = {name: column for name, column in columns.items() if name not in splitter.apart}
     return Prepared(kept, chunks, {**info, "split": splitter.record()}, bad=bad)
+
+
+def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:
+    """The table of a file, or of several."""
+    return open_files(path, ENDINGS, lambda file: JsonTable(file, bad))
 
 
 def _records(path: str, options: Options, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -192,4 +197,4 @@ def advise(path: str, wish: Wish) -> Advice:
         if Path(path).is_dir():
             raise InputError(f"the objects of {path} hold texts", fix=f"--source text field={longest} reads a folder")
         return Advice({"path": path, "text": longest}, {"text": "the field with the longest text of the first object"})
-    return table_advice(open_files(path, ENDINGS, JsonTable), wish, {"path": path})
+    return table_advice(open_table(path, Options(path=path)), wish, {"path": path})

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distdl.data.advice import SURE, Advice, Wish, begins_with, by_ending, table_advice
+from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared
 from distdl.data.table.options import TableOptions
 from distdl.data.table.parquet_table import open_parquet
+from distdl.data.table.reader import Table
 from distdl.data.table.sources import prepare_typed
 
 
@@ -28,6 +30,11 @@ class Options(TableOptions):
 def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y` as for CSV; or all columns: numbers, lists of one length, text, binary and pictures."""
     return prepare_typed(options, options.path, options.test_path, open_parquet)
+
+
+def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:
+    """The table of a file, or of several. A damaged file is damaged as a whole: none of its rows is bad by itself."""
+    return open_parquet(path)
 
 
 def recognise(path: Path) -> float:

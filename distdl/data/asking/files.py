@@ -1,0 +1,97 @@
+"""Pictures and recordings of a folder, an archive, or by themselves, made into what a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from distdl.data import pictures, sounds
+from distdl.data.asking.question import Bad, Question, why
+from distdl.data.folders import open_files
+from distdl.data.raw import Rows
+from distdl.errors import InputError
+
+TOGETHER = 64
+"""Files that are read before their rows are asked about."""
+Read = Callable[[BinaryIO], Rows]
+
+
+def reads_files(record: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a row was made of a file."""
+    return any(column.get("kind") in (pictures.KIND, sounds.KIND) for column in record.values())
+
+
+def of_files(record: Mapping[str, Mapping[str, Any]], path: str) -> Iterator[Question]:
+    """The files at `path`, in the order of their names. InputError: there are none of that kind."""
+    name = next(name for name, column in record.items() if column.get("kind") in (pictures.KIND, sounds.KIND))
+    column = record[name]
+    if column["kind"] == pictures.KIND:
+        pictures.need_pillow("images")
+        endings, what, read = pictures.endings(), "picture", _picture(name, column)
+    else:
+        sounds.need_soundfile("sound")
+        endings, what, read = frozenset(sounds.ENDINGS), "recording", _sound(name, column)
+    waiting = _Waiting()
+    for called, opened in _opened(path, endings, what):
+        try:
+            with opened() as file:
+                waiting.add(called, read(file))
+        except InputError as error:
+            waiting.set_aside(called, Bad(called, why(error).why))
+        if len(waiting.real) == TOGETHER:
+            yield waiting.question()
+            waiting = _Waiting()
+    if waiting.real:
+        yield waiting.question()
+
+
+class _Waiting:
+    """Files that were read, until there are some."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.rows: list[Rows] = []
+        self.real: list[bool] = []
+        self.bad: list[Bad] = []
+
+    def add(self, called: str, row: Rows) -> None:
+        self.files.append(called)
+        self.rows.append(row)
+        self.real.append(True)
+
+    def set_aside(self, called: str, bad: Bad) -> None:
+        self.files.append(called)
+        self.bad.append(bad)
+        self.real.append(False)
+
+    def question(self) -> Question:
+        rows = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]} if self.rows else {}
+        return Question({"file": self.files}, rows, np.array(self.real), self.bad)
+
+
+def _opened(path: str, endings: frozenset[str], what: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+    if Path(path).is_file() and Path(path).suffix.lower() in endings:
+        yield path, lambda: Path(path).open("rb")  # noqa: SIM115
+        return
+    files = open_files(path, endings)
+    if not files.names:
+        raise InputError(f"there is no {what} in {path}", allowed=", ".join(sorted(endings)))
+    for number in range(len(files.names)):
+        yield files.called(number), lambda number=number: files.open(number)  # type: ignore[misc]
+
+
+def _picture(name: str, record: Mapping[str, Any]) -> Read:
+    return lambda file: {name: pictures.prepare_picture(record, file)}
+
+
+def _sound(name: str, record: Mapping[str, Any]) -> Read:
+    length = "frames" if record["features"] == "log_mel" else "samples"
+
+    def read(file: BinaryIO) -> Rows:
+        row, real = sounds.prepare_sound(record, file)
+        return {name: row, length: np.int64(real)}
+
+    return read

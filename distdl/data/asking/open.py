@@ -1,0 +1,144 @@
+"""Which way a file is asked about: as its rows were made for training, by the record in the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from distdl.columns import Column
+from distdl.data.asking.data_sets import is_data_set, of_data_set
+from distdl.data.asking.files import of_files, reads_files
+from distdl.data.asking.question import Question
+from distdl.data.asking.tables import of_table
+from distdl.data.asking.texts import lines_of, of_texts, tokenizer_of
+from distdl.data.prepare import source_module
+from distdl.data.recognise import recognise
+from distdl.data.table.reader import Table
+from distdl.data.text.tokens import Tokenizer
+from distdl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What a checkpoint knows of how its rows were made."""
+
+    asked: Mapping[str, Column]
+    """The columns that the model reads."""
+    record: Mapping[str, Mapping[str, Any]]
+    """Column -> how it came from raw values."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Options that say how the raw file was written."""
+    family: str = ""
+
+    @property
+    def by_record(self) -> dict[str, Mapping[str, Any]]:
+        """Of the columns that are read."""
+        return {name: self.record[name] for name in self.asked if name in self.record}
+
+    @property
+    def of_tables(self) -> bool:
+        return self.by_record.get("x", {}).get("kind") == "features"
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Of a model that reads tokens of text."""
+        if "tokens" not in self.asked:
+            return None
+        high = self.asked["tokens"].high
+        return tokenizer_of(self.record, 0 if high is None else int(high) + 1)
+
+
+@dataclass(frozen=True)
+class How:
+    """What was said of the files that are asked about."""
+
+    source: str = ""
+    """The source that reads a table; '': told from the file."""
+    split: str = "test"
+    """Of data sets that are prepared."""
+    keep: Sequence[str] = ()
+    """Columns of a table that go along; `*`: all."""
+    field: str = "text"
+    """Of JSON lines that hold texts."""
+    answers: bool = False
+    """Label or target, too, where they are there."""
+
+
+def questions(ways: Ways, path: str, how: How) -> Iterator[Question]:
+    """The rows of a file, a folder or a data set. InputError: this model cannot be asked about such a thing."""
+    if is_data_set(path):
+        return of_data_set(path, how.split, ways.asked)
+    if reads_files(ways.by_record):
+        return of_files(ways.by_record, path)
+    if ways.of_tables:
+        return of_table(ways.record, open_table(path, ways, how.source), how.keep, how.answers)
+    if (tokenizer := ways.tokenizer) is not None:
+        return of_texts(tokenizer, lines_of(path, how.field))
+    what = f"how {path} becomes what the family {ways.family} reads ({', '.join(ways.asked)}) is not in the checkpoint"
+    fix = "prepare it into a data set (distdl data prepare), and give that folder"
+    raise InputError(what, fix=fix)
+
+
+def open_table(path: str, ways: Ways, source: str = "") -> Table:
+    """A table, read as the one that was trained on was written. InputError: it is none."""
+    name = source or recognise(path)
+    module = source_module(name)
+    if not hasattr(module, "open_table"):
+        what = f"{path} is read by the source {name}, which gives no table, and the model was trained on one"
+        raise InputError(what, fix="--source csv, jsonl, parquet, arrow or arff")
+    known = {key: value for key, value in ways.reading.items() if key in module.Options.__dataclass_fields__}
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    table: Table = module.open_table(path, module.Options(path=path, **known))
+    return table
+
+
+@contextlib.contextmanager
+def spooled(ways: Ways, source: str = "") -> Iterator[str]:
+    """Standard input as a file, whose ending says what it holds: it may be read twice, and held by no memory."""
+    begins: bytes = getattr(sys.stdin.buffer, "peek", lambda n: b"")(1)  # nothing is taken away
+    ending = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "arrow": ".arrow", "arff": ".arff"}.get(source)
+    if ending is None:
+        ending = ".jsonl" if begins[:1] == b"{" else ".csv" if ways.of_tables else ".txt"
+    with tempfile.TemporaryDirectory(prefix="distdl-stdin-") as folder:
+        path = Path(folder) / f"stdin{ending}"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield str(path)
+
+
+class Rows:
+    """Rows in memory as a table."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.path, self.names, self.schema = "the rows", table.column_names, table.schema
+        self.classes: dict[str, list[str]] = {}
+        self._table = table
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._table.select(names).combine_chunks().to_batches()
+
+    def place(self, row: int) -> str:
+        return f"row {row}"
+
+
+def rows_as_table(rows: Any) -> Table:
+    """A list of mappings, a mapping of columns, or a table of pandas or Arrow. InputError: something else."""
+    try:
+        if isinstance(rows, pa.Table):
+            return Rows(rows)
+        if isinstance(rows, Mapping):
+            return Rows(pa.table(dict(rows)))
+        if hasattr(rows, "columns"):
+            return Rows(pa.Table.from_pandas(rows, preserve_index=False))
+        return Rows(pa.Table.from_pylist(list(rows)))
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        what = f"these rows make no table: {error}"
+        raise InputError(what, allowed="a list of mappings, a mapping of columns, a DataFrame, or a path") from None

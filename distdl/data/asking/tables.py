@@ -1,0 +1,72 @@
+"""Rows of a table, made into what a model reads by the record of its preparation. Nothing is fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distdl.data.asking.question import Bad, Question, why
+from distdl.data.preparation import ready_table
+from distdl.data.raw import Rows
+from distdl.data.table.prepare import encoded
+from distdl.data.table.reader import Table
+from distdl.data.table.stream import Part, whole_split
+from distdl.data.table.values import texts
+from distdl.errors import InputError, did_you_mean
+
+
+def of_table(
+    record: Mapping[str, Mapping[str, Any]], table: Table, keep: Sequence[str] = (), answers: bool = False
+) -> Iterator[Question]:
+    """The rows of a table, some thousand at a time. `keep`: columns of it that go along as they are; `*`: all. `answers`:
+    `label` or `y`, too, where the table has them. InputError: it lacks a column that the model reads."""
+    table, preparation, names = ready_table(record, table, answers)
+    kept = list(table.names) if "*" in keep else list(keep)
+    if missing := [name for name in kept if name not in table.names]:
+        fix = did_you_mean(missing[0], table.names)
+        raise InputError(f"{table.path} has no column '{missing[0]}', which is to be kept", fix=fix)
+    for part in whole_split(table, list(dict.fromkeys([*names, *kept])), ""):
+        rows, real, bad = readable(preparation, part, table)
+        of = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
+        about = {"row": part.rows.tolist(), **{name: of[name].to_pylist() for name in kept}}
+        yield Question(about, rows, real, bad, unknown(preparation, of, table))
+
+
+def readable(preparation: Mapping[str, Any], part: Part, table: Table) -> tuple[Rows, np.ndarray, list[Bad]]:
+    """The rows of a part that can be encoded, which these are, and why the others cannot. A part with a bad row is halved
+    until the row is alone."""
+    try:
+        return encoded(preparation, part, table), np.ones(len(part.rows), bool), []
+    except InputError as error:
+        if len(part.rows) == 1:
+            nothing = encoded(preparation, Part(part.split, part.rows[:0], part.batch.slice(0, 0)), table)
+            return nothing, np.zeros(1, bool), [why(error)]
+    half = len(part.rows) // 2
+    parts = [
+        Part(part.split, part.rows[:half], part.batch.slice(0, half)),
+        Part(part.split, part.rows[half:], part.batch.slice(half)),
+    ]
+    found = [readable(preparation, one, table) for one in parts]
+    rows = {name: np.concatenate([one[0][name] for one in found]) for name in found[0][0]}
+    return rows, np.concatenate([one[1] for one in found]), [bad for one in found for bad in one[2]]
+
+
+def unknown(preparation: Mapping[str, Any], columns: Mapping[str, pa.Array], table: Table) -> dict[str, int]:
+    """Words that the model never saw: they count as `other`, or as nothing."""
+    told = {}
+    na = preparation["x"]["na"]
+    for feature in preparation["x"]["features"]:
+        if feature["kind"] != "category":
+            continue
+        words = texts(columns[feature["name"]], na)
+        strange = pc.and_(pc.is_valid(words), pc.invert(pc.is_in(words, pa.array(feature["levels"], pa.string()))))
+        if count := pc.sum(strange).as_py() or 0:
+            taken = "count as others" if feature.get("other") else "count as unknown"
+            told[f"values of '{feature['name']}' in {table.path} that were not among those learned from {taken}"] = (
+                count
+            )
+    return told

@@ -1,0 +1,226 @@
+"""A trained model that is asked: its weights, and the record by which files become what it reads and answers become words.
+
+model = Model(find_run("adult", "runs"))
+told = model.tell(["new.csv"], "answers.csv")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distdl import driver
+from distdl.errors import InputError
+from distdl.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distdl.data.asking.open import How, Ways
+    from distdl.data.asking.question import Bad, Question
+    from distdl.data.asking.told import Teller, Wish
+    from distdl.data.progress import Follow
+    from distdl.data.raw import Rows
+
+SHOWN = 20
+"""Bad rows that are told one by one."""
+BATCH = 256
+"""Rows that the model is asked about at a time."""
+
+
+@dataclass
+class Told:
+    """What came of a question."""
+
+    rows: int = 0
+    set_aside: int = 0
+    """Rows that could not be read, and stand in the answers as empty ones."""
+    bad: list[Bad] = field(default_factory=list)
+    """The first of them."""
+    notes: dict[str, int] = field(default_factory=dict)
+    beside: Path | None = None
+    """File that all of them are told of in."""
+
+    def see(self, question: Question) -> None:
+        self.rows += len(question.real)
+        if question.bad and self.beside is not None:
+            with self.beside.open("a" if self.set_aside else "w", encoding="utf-8") as file:
+                file.writelines(json.dumps({"where": bad.where, "why": bad.why}) + "\n" for bad in question.bad)
+        self.set_aside += len(question.bad)
+        self.bad += question.bad[: SHOWN - len(self.bad)]
+        for note, times in question.notes.items():
+            self.notes[note] = self.notes.get(note, 0) + times
+
+
+class Model:
+    """The model of a run's checkpoint, on one device, in evaluation mode."""
+
+    def __init__(self, folder: RunFolder, which: str = "latest", device: str = "cpu", batch: int = BATCH) -> None:
+        import torch
+
+        from distdl.data.asking.open import Ways
+        from distdl.families import load_family, model_config
+        from distdl.learner.units import Units
+
+        if batch < 1:
+            raise InputError(f"--batch is {batch}", allowed="at least 1")
+        config, learner, checkpoint = driver.trained(folder, which)
+        self.folder, self.config, self.step, self.batch = folder, config, checkpoint.step, batch
+        self.device = torch.device(device)
+        self.learner = learner.to(self.device).eval()
+        record = checkpoint.preparation
+        self.learner.file_units = Units.of({"columns": record})
+        family, model = load_family(config.model["family"]), model_config(config.model)
+        self.tells = family.tells(model)
+        self.ways: Ways = Ways(family.asked(model), record, checkpoint.reading, str(config.family))
+        self._tasks = list(record.get("y", {}).get("tasks", ()))
+
+    def refuse_unasked(self) -> None:
+        """InputError for a family whose questions have no answers."""
+        if not self.tells:
+            what = f"the family {self.config.family} says of no question what its answer is"
+            raise InputError(what, fix="`distdl sample` draws from it, where it makes samples; or give it `tells`")
+
+    def answers(self, rows: Mapping[str, Any], embedding: bool = False) -> dict[str, np.ndarray]:
+        """Columns that the model reads -> its answers, `batch` rows at a time. InputError: they have another shape."""
+        import numpy as np
+        import torch
+
+        self._check(rows)
+        n = len(next(iter(rows.values())))
+        parts: list[dict[str, np.ndarray]] = []
+        for first in range(0, n, self.batch):
+            batch = {
+                name: torch.from_numpy(np.ascontiguousarray(column[first : first + self.batch])).to(self.device)
+                for name, column in rows.items()
+            }
+            found = self.learner.predict(batch, embedding=embedding)
+            parts.append({name: tensor.cpu().numpy() for name, tensor in found.items()})
+        return {name: joined([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def _check(self, rows: Mapping[str, Any]) -> None:
+        for name, column in self.ways.asked.items():
+            if name not in rows:
+                raise InputError(f"the model reads '{name}', which is not there", allowed=", ".join(self.ways.asked))
+            have = rows[name].shape[1:]
+            free = column.kind == "whole"  # a sequence of tokens may be of any length
+            fits = len(have) == len(column.shape) and all(
+                a is None or a == b or free for a, b in zip(column.shape, have, strict=True)
+            )
+            if not fits:
+                what = f"'{name}' has rows of the shape {list(have)}, and the model reads {list(column.shape)}"
+                raise InputError(what, fix="prepare it as the data set was that the model learned from")
+
+    # -- questions in files ------------------------------------------------------------------------------------------------
+
+    def teller(self, wish: Wish) -> Teller:
+        from distdl.data.asking.told import Teller
+
+        return Teller(self.tells, self.ways.record, wish, self.ways.tokenizer, self._tasks)
+
+    def tell(
+        self,
+        paths: Sequence[str],
+        out: str,
+        form: str,
+        wish: Wish,
+        how: How,
+        overwrite: bool = False,
+        follow: Follow | None = None,
+        texts: Sequence[str] = (),
+    ) -> Told:
+        """Writes the answers to files (or `texts`), in their order; a row that cannot be read is an empty one, and is told
+        of in a file beside. InputError."""
+        from distdl.data.asking.write import writing
+        from distdl.data.progress import Progress
+
+        self.refuse_unasked()
+        teller, told = self.teller(wish), Told(beside=None if out == "-" else Path(f"{out}.bad.jsonl"))
+        progress = Progress("predict", {"paths": tuple(paths)})
+        with writing(out, form, overwrite) as writer, follow(progress) if follow else contextlib.nullcontext():
+            asked = self._of_texts(texts) if texts else self._asked(paths, how)
+            for columns in self._columns(asked, teller, told, wish.embeddings):
+                writer.write(columns)
+                progress.rows = told.rows
+        return told
+
+    def _of_texts(self, texts: Sequence[str]) -> Iterator[Question]:
+        from distdl.data.asking.texts import of_texts
+
+        if (tokenizer := self.ways.tokenizer) is None:
+            raise InputError(f"this model reads {', '.join(self.ways.asked)}, and no text", fix="give a file")
+        return of_texts(tokenizer, ((f"text {i}", text) for i, text in enumerate(texts)))
+
+    def _asked(self, paths: Sequence[str], how: How) -> Iterator[Question]:
+        from distdl.data.asking.open import questions, spooled
+
+        for path in paths:
+            with spooled(self.ways, how.source) if path == "-" else contextlib.nullcontext(path) as place:
+                for question in questions(self.ways, place, how):
+                    if len(paths) > 1 and "file" not in question.about:
+                        question.about["file"] = [path] * len(question.real)
+                    yield question
+
+    def _columns(
+        self, asked: Iterator[Question], teller: Teller, told: Told, embedding: bool
+    ) -> Iterator[dict[str, Any]]:
+        from distdl.data.asking.write import columns_of
+
+        def seen() -> Iterator[Question]:
+            for question in asked:
+                told.see(question)
+                yield question
+
+        return columns_of(seen(), lambda rows, at: teller.columns(self.answers(rows, embedding), at))
+
+    def told_of(self, rows: Any, wish: Wish) -> list[dict[str, Any]]:
+        """The answers to rows in memory: mappings of the columns of a table, texts, arrays of the columns that the model
+        reads, or the path of a file. InputError: a row that cannot be read."""
+        from distdl.data.asking.open import How, rows_as_table
+        from distdl.data.asking.tables import of_table
+        from distdl.data.asking.told import plain
+
+        self.refuse_unasked()
+        if isinstance(rows, str | Path):
+            asked = self._asked([str(rows)], How())
+        elif isinstance(rows, Mapping) and self.ways.asked.keys() <= rows.keys():
+            asked = iter([self._of_arrays(rows)])
+        elif self.ways.tokenizer is not None and all(isinstance(row, str) for row in rows):
+            asked = self._of_texts(rows)
+        elif self.ways.of_tables:
+            asked = of_table(self.ways.record, rows_as_table(rows))
+        else:
+            raise InputError(
+                f"the model reads {', '.join(self.ways.asked)}", fix="give arrays of them by name, or a path"
+            )
+        told, found = Told(), []
+        for columns in self._columns(asked, self.teller(wish), told, wish.embeddings):
+            values = {name: plain(column) for name, column in columns.items() if name not in ("row", "text", "file")}
+            found += [dict(zip(values, row)) for row in zip(*values.values())]
+        if told.bad:
+            raise InputError(f"{told.bad[0].where}: {told.bad[0].why}" if told.bad[0].where else told.bad[0].why)
+        return found
+
+    def _of_arrays(self, rows: Mapping[str, Any]) -> Question:
+        import numpy as np
+
+        from distdl.data.asking.question import Question
+
+        columns: Rows = {name: np.asarray(values) for name, values in rows.items()}
+        n = len(next(iter(columns.values())))
+        return Question({"row": list(range(n))}, columns, np.ones(n, bool))
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays one behind the other; rows of whole numbers may be of other lengths, and are filled up with -1."""
+    import numpy as np
+
+    if parts[0].ndim > 1 and parts[0].dtype.kind in "iu":
+        width = max(part.shape[1] for part in parts)
+        rest = ((0, 0),) * (parts[0].ndim - 2)
+        parts = [np.pad(p, ((0, 0), (0, width - p.shape[1]), *rest), constant_values=-1) for p in parts]
+    return np.concatenate(parts)

@@ -1,0 +1,235 @@
+"""`distdl predict`: new rows from files as people have them, answers in the words and units of the file learned from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+import distdl
+from distdl.data.prepare import prepare_dataset
+from distdl.errors import InputError
+from tests.conftest import Result
+
+Command = Callable[..., Result]
+TOWNS = ("Bonn", "Rome", "Oslo")
+
+
+def houses(rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Size, town and price, and whether that is dear."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(rows):
+        size, town = round(float(rng.uniform(20, 400)), 1), str(rng.choice(TOWNS))
+        price = round(1500 * size + 200_000 * (town == "Rome"), 2)
+        found.append({"size": size, "town": town, "price": price, "class": "dear" if price > 400_000 else "cheap"})
+    return found
+
+
+def written(path: Path, rows: list[dict[str, Any]], *names: str) -> Path:
+    """Some columns of rows as CSV."""
+    lines = [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def trained(name: str, model: dict[str, Any], data: Path, steps: int = 150, **more: Any) -> distdl.Run:
+    return distdl.train(
+        {
+            "name": name,
+            "model": model,
+            "data": {"path": str(data), "threads": 0},
+            "train": {"global_batch": 64, "steps": steps},
+            "optimizer": {"name": "adamw", "lr": 1e-2},
+            "parallel": {"engine": "torch"},
+            "runtime": {"kind": "local", "workers": 1},
+            "track": {"enabled": False},
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predict")
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path) -> dict[str, distdl.Run]:
+    """Of one table a run that tells classes, and one that tells a number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        names = ("size", "town", "price", "class")
+        written(place / "train.csv", houses(400), *names)
+        prepare_dataset("csv", "classes", {"path": "train.csv", "label": "class", "drop": "price"})
+        prepare_dataset("csv", "values", {"path": "train.csv", "target": "price", "drop": "class"})
+        model = {"family": "mlp", "column": "x", "inputs": [4], "hidden": [16]}
+        return {
+            "class": trained("classes", {**model, "classes": 2}, place / "classes"),
+            "value": trained("values", {**model, "target": "value"}, place / "values"),
+        }
+
+
+def test_classes_are_told_by_their_names_whatever_file_the_rows_are_in(
+    runs: dict[str, distdl.Run], place: Path, command: Command
+) -> None:
+    new = houses(300, seed=1)
+    written(place / "new.csv", new, "size", "town")
+    (place / "new.jsonl").write_text("".join(json.dumps({"town": r["town"], "size": r["size"]}) + "\n" for r in new))
+    table = pa.table({"town": [r["town"] for r in new], "size": [r["size"] for r in new]})
+    pq.write_table(table, "new.parquet")
+    pyarrow.feather.write_feather(table, "new.feather", compression="uncompressed")
+    said = {}
+    for ending in ("csv", "jsonl", "parquet", "feather"):
+        done = command("predict", "classes", f"new.{ending}", "-o", f"of-{ending}.csv", "--batch", 64, "--quiet")
+        assert done.code == 0 and "300 rows are answered" in done.stderr, done.stderr
+        said[ending] = Path(f"of-{ending}.csv").read_text()
+    assert len(set(said.values())) == 1
+    rows = list(csv.DictReader(io.StringIO(said["csv"])))
+    assert list(rows[0]) == ["row", "class", "probability"] and [int(row["row"]) for row in rows] == list(range(300))
+    assert np.mean([row["class"] == r["class"] for row, r in zip(rows, new, strict=True)]) > 0.95
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_a_value_is_told_in_the_units_of_the_file(runs: dict[str, distdl.Run], place: Path, command: Command) -> None:
+    new = houses(200, seed=2)
+    written(place / "units.csv", new, "size", "town", "price")
+    assert command("predict", "values", "units.csv", "-o", "units.parquet", "--keep", "price,town", "--quiet").code == 0
+    table = pq.read_table("units.parquet")
+    assert table.column_names == ["row", "price", "town", "predicted price"]
+    true = np.array([r["price"] for r in new])
+    assert table["town"].to_pylist() == [r["town"] for r in new]
+    assert np.abs(np.array(table["predicted price"]) - true).mean() < 0.1 * true.std()
+    assert np.allclose([r["price"] for r in runs["value"].predict(new)], table["predicted price"])
+
+
+def test_probabilities_of_all_classes_the_likeliest_ones_and_embeddings(
+    runs: dict[str, distdl.Run], place: Path, command: Command
+) -> None:
+    written(place / "few.csv", houses(5, seed=3), "size", "town")
+    done = command(
+        "predict", "classes", "few.csv", "--format", "jsonl", "--probabilities", "--top-k", 2, "--embeddings"
+    )
+    assert done.code == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 5 and len(rows[0]["embedding"]) == 16
+    for row in rows:
+        assert {row["class"], row["class 2"]} == {"cheap", "dear"} and row["probability"] >= row["probability 2"]
+        assert row[f"class={row['class']}"] == row["probability"]
+        assert row["class=cheap"] + row["class=dear"] == pytest.approx(1, abs=1e-5)
+    done = command("predict", "classes", "few.csv", "--embeddings")
+    assert done.stdout.splitlines()[0].endswith("embedding[14],embedding[15]")
+
+
+def test_bad_rows_keep_their_place_and_are_named_and_the_rest_is_answered(
+    runs: dict[str, distdl.Run], place: Path, command: Command
+) -> None:
+    new = houses(300, seed=4)
+    new[0]["size"] = new[177]["size"] = "big"
+    new[5]["town"] = "Paris"
+    written(place / "bad.csv", new, "size", "town")
+    done = command("predict", "classes", "bad.csv", "-o", "bad-out.csv", "--quiet")
+    assert done.code == 1
+    assert "set aside: bad.csv:2: the column 'size' has the value 'big'" in done.stderr and "bad.csv:179" in done.stderr
+    assert "298 of 300 rows are answered in bad-out.csv; 2 could not be read and are empty rows" in done.stderr
+    assert "note: 1 values of 'town' in bad.csv that were not among those learned from" in done.stderr
+    rows = list(csv.DictReader(io.StringIO(Path("bad-out.csv").read_text())))
+    assert len(rows) == 300 and [i for i, row in enumerate(rows) if not row["class"]] == [0, 177]
+    told = [json.loads(line) for line in Path("bad-out.csv.bad.jsonl").read_text().splitlines()]
+    assert [bad["where"] for bad in told] == ["bad.csv:2", "bad.csv:179"]
+    good = written(place / "good.csv", [row for i, row in enumerate(new) if i not in (0, 177)], "size", "town")
+    command("predict", "classes", good, "-o", "good-out.csv", "--quiet")
+    alone = list(csv.DictReader(io.StringIO(Path("good-out.csv").read_text())))
+    assert [row["class"] for i, row in enumerate(rows) if i not in (0, 177)] == [row["class"] for row in alone]
+    written(place / "all.csv", [{"size": "big", "town": "Rome"}] * 3, "size", "town")
+    done = command("predict", "classes", "all.csv")
+    assert done.code == 1 and done.stdout == "row\n0\n1\n2\n"
+
+
+def test_standard_input_is_a_file_like_any_other(
+    runs: dict[str, distdl.Run], place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = houses(4, seed=5)
+    text = written(place / "in.csv", new, "size", "town").read_bytes()
+    lines = "".join(json.dumps({"size": r["size"], "town": r["town"]}) + "\n" for r in new).encode()
+    found = []
+    for content in (text, lines):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))  # type: ignore[arg-type]
+        found.append(command("predict", "classes", "-"))
+    assert found[0].code == 0 and found[0].stdout == found[1].stdout == command("predict", "classes", "in.csv").stdout
+    both = command("predict", "classes", "in.csv", "in.csv").stdout.splitlines()
+    assert len(both) == 9 and both[0].startswith("row,file,class")
+
+
+def test_rows_in_python(runs: dict[str, distdl.Run]) -> None:
+    new = houses(6, seed=6)
+    rows = [{"size": r["size"], "town": r["town"]} for r in new]
+    said = runs["class"].predict(rows)
+    assert said[0].keys() == {"class", "probability"}
+    columns = {name: [row[name] for row in rows] for name in ("size", "town")}
+    assert runs["class"].predict(columns) == said
+    with pytest.raises(InputError, match="the column 'size' has the value 'big'"):
+        runs["class"].predict([{"size": "big", "town": "Rome"}])
+    with pytest.raises(InputError, match="has no column 'town'"):
+        runs["class"].predict([{"size": 1.0}])
+    with pytest.raises(InputError, match="make no table"):
+        runs["class"].predict([3])
+
+
+def test_what_cannot_be_asked_is_said(runs: dict[str, distdl.Run], place: Path, command: Command) -> None:
+    written(place / "lacks.csv", houses(3), "size", "price")
+    cases = [
+        (("lacks.csv",), "lacks.csv has no column 'town', of which the model was told"),
+        (("nowhere.csv",), "there is no file or folder nowhere.csv"),
+        ((), "predict answers files, or texts given by --text"),
+        (("train.csv", "--top-k", 0), "--top-k is 0"),
+        (("train.csv", "--batch", 0), "--batch is 0"),
+        (("train.csv", "--keep", "prise"), "no column 'prise', which is to be kept"),
+        (("train.csv", "-o", "x.xml"), "answers are not written as 'xml'"),
+        (("train.csv", "--format", "parquet"), "Parquet is not written to the terminal"),
+        (("train.csv", "-o", "train.csv"), "train.csv is there already"),
+        (("--text", "Once"), "and no text"),
+    ]
+    for args, text in cases:
+        done = command("predict", "classes", *args)
+        assert done.code == 2 and text in done.stderr, (args, done.stderr)
+    assert "fix: did you mean 'price'?" in command("predict", "classes", "train.csv", "--keep", "prise").stderr
+    assert not list(place.glob(".*.part"))
+
+
+def test_a_file_without_names_is_read_as_the_one_learned_from(place: Path, command: Command) -> None:
+    lines = [f"{r['size']};{r['town']};{r['class']}" for r in houses(120, seed=7)]
+    (place / "bare.txt").write_text("\n".join(lines) + "\n")
+    prepare_dataset("csv", "bare", {"path": "bare.txt", "names": "size,town,class", "label": "class"})
+    model = {"family": "mlp", "column": "x", "inputs": [4], "hidden": [4], "classes": 2}
+    trained("bare", model, place / "bare", steps=2)
+    assert command("predict", "bare", "bare.txt", "-o", "bare-out.csv", "--quiet").code == 0
+    assert len(Path("bare-out.csv").read_text().splitlines()) == 121
+
+
+def test_any_family_answers_about_a_data_set_that_is_prepared(place: Path, digits: str, command: Command) -> None:
+    trained("digits", {"family": "cnn", "image": [1, 8, 8], "stages": [[4, 3, 2]], "dense": []}, Path(digits), steps=20)
+    done = command("predict", "digits", digits, "--split", "test", "--embeddings", "-o", "digits.jsonl", "--quiet")
+    assert done.code == 0, done.stderr
+    rows = [json.loads(line) for line in Path("digits.jsonl").read_text().splitlines()]
+    assert len(rows) == 359 and len(rows[0]["embedding"]) == 4 * 4 * 4
+    from distdl.data.read import Dataset
+
+    label = Dataset(digits, "test").gather(np.arange(359))["label"]
+    accuracy = np.mean([int(row["class"]) == true for row, true in zip(rows, label, strict=True)])
+    assert accuracy == pytest.approx(distdl.evaluate("digits")["accuracy"])
