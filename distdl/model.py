@@ -39,6 +39,8 @@ class Told:
     rows: int = 0
     set_aside: int = 0
     """Rows that could not be read, and stand in the answers as empty ones."""
+    lost: int = 0
+    """Lines among them that are no rows at all, and stand nowhere in the answers."""
     bad: list[Bad] = field(default_factory=list)
     """The first of them."""
     notes: dict[str, int] = field(default_factory=dict)
@@ -46,7 +48,9 @@ class Told:
     """File that all of them are told of in."""
 
     def see(self, question: Question) -> None:
-        self.rows += len(question.real)
+        lost = len(question.bad) - int((~question.real).sum())
+        self.lost += lost
+        self.rows += len(question.real) + lost
         if question.bad and self.beside is not None:
             with self.beside.open("a" if self.set_aside else "w", encoding="utf-8") as file:
                 file.writelines(json.dumps({"where": bad.where, "why": bad.why}) + "\n" for bad in question.bad)

@@ -82,7 +82,9 @@ def report(told: Told, out: str) -> int:
     if told.set_aside:
         beside = "" if out == "-" else f"; {out}.bad.jsonl names them"
         kept = f"{told.rows - told.set_aside:,} of {told.rows:,} rows are answered{where}"
-        print(f"{kept}; {told.set_aside:,} could not be read and are empty rows{beside}", file=sys.stderr)
+        empty = [f"{told.set_aside - told.lost:,} could not be read and are empty rows"] * (told.set_aside > told.lost)
+        empty += [f"{told.lost:,} lines are damaged and left out"] * (told.lost > 0)
+        print(f"{kept}; {'; '.join(empty)}{beside}", file=sys.stderr)
         return 1
     if out != "-":
         print(f"{told.rows:,} rows are answered{where}", file=sys.stderr)

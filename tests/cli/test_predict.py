@@ -161,6 +161,16 @@ def test_bad_rows_keep_their_place_and_are_named_and_the_rest_is_answered(
     assert done.code == 1 and done.stdout == "row\n0\n1\n2\n"
 
 
+def test_a_damaged_line_is_named_and_left_out(runs: dict[str, distdl.Run], place: Path, command: Command) -> None:
+    lines = written(place / "torn.csv", houses(6, seed=8), "size", "town").read_text().splitlines()
+    whole = command("predict", "classes", "torn.csv").stdout.splitlines()
+    (place / "torn.csv").write_text("\n".join([*lines[:3], "12,Rome,3", *lines[3:]]) + "\n")
+    done = command("predict", "classes", "torn.csv")
+    assert done.code == 1 and "set aside: torn.csv:4: " in done.stderr
+    assert "6 of 7 rows are answered; 1 lines are damaged and left out" in done.stderr
+    assert done.stdout.splitlines() == whole
+
+
 def test_standard_input_is_a_file_like_any_other(
     runs: dict[str, distdl.Run], place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -11,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from distdl.columns import Column
 from distdl.data.asking.data_sets import is_data_set, of_data_set
 from distdl.data.asking.files import of_files, reads_files
-from distdl.data.asking.question import Question
+from distdl.data.asking.question import Bad, Question
 from distdl.data.asking.tables import of_table
 from distdl.data.asking.texts import lines_of, of_texts, tokenizer_of
+from distdl.data.bad_rows import BadRowOptions, BadRows
 from distdl.data.prepare import source_module
 from distdl.data.recognise import recognise
 from distdl.data.table.reader import Table
@@ -79,7 +82,7 @@ def questions(ways: Ways, path: str, how: How) -> Iterator[Question]:
     if reads_files(ways.by_record):
         return of_files(ways.by_record, path)
     if ways.of_tables:
-        return of_table(ways.record, open_table(path, ways, how.source), how.keep, how.answers)
+        return _of_table(ways, path, how)
     if (tokenizer := ways.tokenizer) is not None:
         return of_texts(tokenizer, lines_of(path, how.field))
     what = f"how {path} becomes what the family {ways.family} reads ({', '.join(ways.asked)}) is not in the checkpoint"
@@ -87,7 +90,17 @@ def questions(ways: Ways, path: str, how: How) -> Iterator[Question]:
     raise InputError(what, fix=fix)
 
 
-def open_table(path: str, ways: Ways, source: str = "") -> Table:
+def _of_table(ways: Ways, path: str, how: How) -> Iterator[Question]:
+    """The rows of a table. Lines that are no rows (too few values, no JSON) are left out, and told of at the end."""
+    bad = BadRows(BadRowOptions(bad_rows="set_aside", bad_rows_at_most=1))
+    yield from of_table(ways.record, open_table(path, ways, how.source, bad), how.keep, how.answers)
+    lines = [json.loads(line) for line in bad.lines().splitlines()]
+    if lines:
+        found = [Bad(f"{line.get('file', path)}:{line.get('line', '')}".rstrip(":"), line["what"]) for line in lines]
+        yield Question({}, {}, np.zeros(0, bool), found)
+
+
+def open_table(path: str, ways: Ways, source: str = "", bad: BadRows | None = None) -> Table:
     """A table, read as the one that was trained on was written. InputError: it is none."""
     name = source or recognise(path)
     module = source_module(name)
@@ -96,7 +109,7 @@ def open_table(path: str, ways: Ways, source: str = "") -> Table:
         raise InputError(what, fix="--source csv, jsonl, parquet, arrow or arff")
     known = {key: value for key, value in ways.reading.items() if key in module.Options.__dataclass_fields__}
     known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-    table: Table = module.open_table(path, module.Options(path=path, **known))
+    table: Table = module.open_table(path, module.Options(path=path, **known), bad)
     return table
 
 

@@ -78,6 +78,8 @@ def columns_of(
     empty: dict[str, pa.Array] = {}
     first = 0
     for question in asked:
+        if not len(question.real):
+            continue  # lines that are no rows
         about = {name: pa.array(values) for name, values in question.about.items()}
         if question.real.any():
             numbers = (first + np.flatnonzero(question.real)).tolist()
