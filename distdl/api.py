@@ -110,7 +110,7 @@ class Run:
         InputError for a row that cannot be read, and where the family answers no question.
         """
         from distdl.data.asking.told import Wish
-        from distdl.model import Model
+        from distdl.model.model import Model
 
         with _guest():
             model = Model(RunFolder(self.folder), os.fspath(which), device)

@@ -18,7 +18,8 @@ from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
     *("init", "train", "plan", "launch", "jobs", "k8s"),
-    *("predict", "evaluate", "runs", "checkpoint", "data", "config", "ui", "families", "doctor", "parity", "completion"),
+    *("predict", "sample", "evaluate", "runs", "checkpoint", "data", "config", "ui"),
+    *("families", "doctor", "parity", "completion"),
 )
 
 EPILOG = """\

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distdl.cli.common import add_progress_arguments, add_trust_argument, followed, to_write
 
 if TYPE_CHECKING:
-    from distdl.model import Told
+    from distdl.model.model import Told
 
 
 def add_parser(subparsers: Any) -> None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.data.asking.told import Wish
     from distdl.data.asking.write import format_of
     from distdl.errors import InputError
-    from distdl.model import Model
+    from distdl.model.model import Model
     from distdl.run.folder import find_run
 
     if bool(args.files) == bool(args.text):
@@ -70,14 +70,19 @@ def run(args: argparse.Namespace) -> int:
     return report(told, args.out)
 
 
-def report(told: Told, out: str) -> int:
-    """Says on stderr what was set aside; the exit code."""
+def name_bad(told: Told) -> None:
+    """Says on stderr what was set aside, and what else a person should know."""
     for bad in told.bad:
         print(f"set aside: {bad.where + ': ' if bad.where else ''}{bad.why}", file=sys.stderr)
     if told.set_aside > len(told.bad):
         print(f"... and {told.set_aside - len(told.bad):,} more", file=sys.stderr)
     for note, times in told.notes.items():
         print(f"note: {times:,} {note}", file=sys.stderr)
+
+
+def report(told: Told, out: str) -> int:
+    """Says on stderr what became of the rows; the exit code."""
+    name_bad(told)
     where = "" if out == "-" else f" in {out}"
     if told.set_aside:
         beside = "" if out == "-" else f"; {out}.bad.jsonl names them"

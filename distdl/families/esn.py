@@ -52,6 +52,7 @@ class Config:
 
 
 class ESN(Learner):
+    any_length = frozenset({"x"})
     learns = "ridge regression, one pass"
     layouts = frozenset({"torch"})  # there is no optimizer that ZeRO could shard
     w: Tensor

@@ -22,7 +22,7 @@ from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Se
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Answer, Batch, Column, Layer, Learner
-from distdl.learner.answers import NEXT_TOKEN, last_real
+from distdl.learner.answers import NEXT_TOKEN, last_real, window
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import apart, together
@@ -127,7 +127,7 @@ class Block(nn.Module):
 
 
 class GPT(Learner):
-    targets = frozenset({"labels"})
+    targets, any_length = frozenset({"labels"}), frozenset({"tokens", "documents"})
     primary, better = "loss", "lower"  # nats per token
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence", "expert"})
     tensor_plan = {
@@ -167,10 +167,12 @@ class GPT(Learner):
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
         """Of each row's last `context` tokens; of its first `length` (B,) where rows are filled up behind."""
-        tokens = batch["tokens"].long()[:, -self.config.context :]
-        documents = batch.get("documents", torch.zeros_like(tokens))[:, -self.config.context :]
+        tokens, length = window(batch["tokens"].long(), batch.get("length"), self.config.context)
+        documents, _ = window(
+            batch.get("documents", torch.zeros_like(tokens)), batch.get("length"), self.config.context
+        )
         x = self.through({"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))})
-        return {"next": logits(last_real(x, batch.get("length")), self.wte.weight).float().softmax(-1)}
+        return {"next": logits(last_real(x, length), self.wte.weight).float().softmax(-1)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,7 @@ class Block(nn.Module):
 
 
 class Mamba(Learner):
+    any_length = frozenset({"tokens"})
     primary, better = "loss", "lower"  # nats per token
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline"})
     # The scan stays whole; what is cut is 9 of 10 weights: the embedding, and the maps into and out of the channels.

@@ -55,6 +55,7 @@ class Config:
 
 
 class Word2Vec(Learner):
+    any_length = frozenset({"tokens"})
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
     counts: Tensor
     seen: Tensor

@@ -97,6 +97,16 @@ def last_real(states: Tensor, length: Tensor | None) -> Tensor:
     return states[torch.arange(len(states), device=states.device), length.long() - 1]
 
 
+def window(tokens: Tensor, length: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
+    """The last `most` of the tokens of each row (B, T), of which `length` (B,) are real; and how many of those are."""
+    if tokens.shape[1] <= most:
+        return tokens, length
+    if length is None:
+        return tokens[:, -most:], None
+    first = (length.long() - most).clamp(min=0)
+    return tokens.gather(1, first[:, None] + torch.arange(most, device=tokens.device)), length - first
+
+
 def last_linear(module: nn.Module) -> nn.Module | None:
     """The linear map that was made last."""
     return next((m for m in reversed(list(module.modules())) if isinstance(m, nn.Linear)), None)

@@ -11,6 +11,7 @@ players, no gradient, phases. A family is written as if there were one device.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ class Learner(nn.Module):
     """Modules that learn nothing and stay in evaluation mode."""
     targets: ClassVar[frozenset[str]] = frozenset({"label", "y"})
     """Columns that only learning and measuring read: a question has none of them."""
+    any_length: ClassVar[frozenset[str]] = frozenset()
+    """Columns of sequences that a question may have more or fewer steps of than the samples learned from."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -110,8 +113,12 @@ class Learner(nn.Module):
 
     @classmethod
     def asked(cls, config: Any) -> dict[str, Column]:
-        """The columns that `predict` reads. A sequence may be of another length there."""
-        return {name: column for name, column in cls.columns(config).items() if name not in cls.targets}
+        """The columns that `predict` reads."""
+        return {
+            name: dataclasses.replace(column, shape=(None, *column.shape[1:])) if name in cls.any_length else column
+            for name, column in cls.columns(config).items()
+            if name not in cls.targets
+        }
 
     @staticmethod
     def tells(config: Any) -> dict[str, Answer]:

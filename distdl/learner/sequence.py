@@ -29,6 +29,7 @@ class SequenceLearner(Learner):
     """
 
     class_column = "label"
+    any_length = frozenset({"tokens", "x"})
     washout = 0
     """First steps whose predictions do not count (task values)."""
 

@@ -211,6 +211,15 @@ def test_rows_that_are_filled_up_are_answered_at_their_ends() -> None:
         same(learner.predict({"tokens": tokens})["next"], learner.predict({"tokens": filled, "length": length})["next"])
 
 
+def test_a_text_that_is_longer_than_what_a_model_reads_is_answered_by_its_end() -> None:
+    learner = lively(made(MODELS["gpt"]))  # reads 16
+    tokens = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))
+    length = torch.tensor([40, 21])
+    found = learner.predict({"tokens": tokens, "length": length})["next"]
+    same(found[:1], learner.predict({"tokens": tokens[:1, 24:]})["next"])
+    same(found[1:], learner.predict({"tokens": tokens[1:, 5:21]})["next"])
+
+
 def test_a_question_within_a_step_of_training_leaves_its_noise_alone() -> None:
     def draws(ask: bool) -> list[Any]:
         noise.begin(3, torch.arange(4))

@@ -24,8 +24,11 @@ def reads_files(record: Mapping[str, Mapping[str, Any]]) -> bool:
     return any(column.get("kind") in (pictures.KIND, sounds.KIND) for column in record.values())
 
 
-def of_files(record: Mapping[str, Mapping[str, Any]], path: str) -> Iterator[Question]:
-    """The files at `path`, in the order of their names. InputError: there are none of that kind."""
+def of_files(
+    record: Mapping[str, Mapping[str, Any]], path: str, label: Mapping[str, Any] | None = None
+) -> Iterator[Question]:
+    """The files at `path`, in the order of their names. `label`: the record of the classes, after which their folders are
+    called. InputError: there are none of that kind."""
     name = next(name for name, column in record.items() if column.get("kind") in (pictures.KIND, sounds.KIND))
     column = record[name]
     if column["kind"] == pictures.KIND:
@@ -38,7 +41,7 @@ def of_files(record: Mapping[str, Mapping[str, Any]], path: str) -> Iterator[Que
     for called, opened in _opened(path, endings, what):
         try:
             with opened() as file:
-                waiting.add(called, read(file))
+                waiting.add(called, {**read(file), **(_class_of(called, path, label) if label else {})})
         except InputError as error:
             waiting.set_aside(called, Bad(called, why(error).why))
         if len(waiting.real) == TOGETHER:
@@ -46,6 +49,17 @@ def of_files(record: Mapping[str, Mapping[str, Any]], path: str) -> Iterator[Que
             waiting = _Waiting()
     if waiting.real:
         yield waiting.question()
+
+
+def _class_of(called: str, path: str, label: Mapping[str, Any]) -> Rows:
+    """The class whose folder a file is in, the innermost that is one."""
+    folders = Path(called).relative_to(path).parts[:-1] if Path(called).is_relative_to(path) else ()
+    known = {str(name): number for number, name in enumerate(label["classes"])}
+    for folder in [*reversed(folders), "/".join(folders)]:
+        if folder in known:
+            return {"label": np.int64(known[folder])}
+    shown = ", ".join(list(known)[:20])
+    raise InputError(f"{called} is in no folder that is called after a class", allowed=shown)
 
 
 class _Waiting:

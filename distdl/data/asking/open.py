@@ -40,6 +40,8 @@ class Ways:
     reading: Mapping[str, Any] = field(default_factory=dict)
     """Options that say how the raw file was written."""
     family: str = ""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """All that the family reads, answers among them."""
 
     @property
     def by_record(self) -> dict[str, Mapping[str, Any]]:
@@ -48,7 +50,8 @@ class Ways:
 
     @property
     def of_tables(self) -> bool:
-        return self.by_record.get("x", {}).get("kind") == "features"
+        named = "name" in self.by_record.get("image", {})  # pictures that a column of the table names
+        return self.record.get("x", {}).get("kind") == "features" and ("x" in self.asked or named)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -78,11 +81,11 @@ class How:
 def questions(ways: Ways, path: str, how: How) -> Iterator[Question]:
     """The rows of a file, a folder or a data set. InputError: this model cannot be asked about such a thing."""
     if is_data_set(path):
-        return of_data_set(path, how.split, ways.asked)
-    if reads_files(ways.by_record):
-        return of_files(ways.by_record, path)
+        return of_data_set(path, how.split, {**ways.columns, **ways.asked} if how.answers else ways.asked)
     if ways.of_tables:
         return _of_table(ways, path, how)
+    if reads_files(ways.by_record):
+        return of_files(ways.by_record, path, ways.record.get("label") if how.answers else None)
     if (tokenizer := ways.tokenizer) is not None:
         return of_texts(tokenizer, lines_of(path, how.field))
     what = f"how {path} becomes what the family {ways.family} reads ({', '.join(ways.asked)}) is not in the checkpoint"

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from distdl.data.asking.question import Bad, Question, why
 from distdl.data.preparation import ready_table
 from distdl.data.raw import Rows
+from distdl.data.table.pixels import small_parts
 from distdl.data.table.prepare import encoded
 from distdl.data.table.reader import Table
 from distdl.data.table.stream import Part, whole_split
@@ -29,11 +30,12 @@ def of_table(
     if missing := [name for name in kept if name not in table.names]:
         fix = did_you_mean(missing[0], table.names)
         raise InputError(f"{table.path} has no column '{missing[0]}', which is to be kept", fix=fix)
-    for part in whole_split(table, list(dict.fromkeys([*names, *kept])), ""):
-        rows, real, bad = readable(preparation, part, table)
-        of = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
-        about = {"row": part.rows.tolist(), **{name: of[name].to_pylist() for name in kept}}
-        yield Question(about, rows, real, bad, unknown(preparation, of, table))
+    for whole in whole_split(table, list(dict.fromkeys([*names, *kept])), ""):
+        for part in small_parts(whole, preparation.get("image", {})):
+            rows, real, bad = readable(preparation, part, table)
+            of = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
+            about = {"row": part.rows.tolist(), **{name: of[name].to_pylist() for name in kept}}
+            yield Question(about, rows, real, bad, unknown(preparation, of, table))
 
 
 def readable(preparation: Mapping[str, Any], part: Part, table: Table) -> tuple[Rows, np.ndarray, list[Bad]]:

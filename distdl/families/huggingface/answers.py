@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distdl.learner.answers import NEXT_TOKEN, Answer, in_rows, last_real
+from distdl.learner.answers import NEXT_TOKEN, Answer, in_rows, last_real, window
 from distdl.learner.learner import Batch
 
 
@@ -24,14 +24,15 @@ def of(learner: Any, batch: Batch) -> dict[str, Tensor]:
     task, context = learner.config.task, learner.config.context
     if task == "seq2seq":
         return {"target": written(learner, batch["source"].long())}
-    row = batch["tokens"].long()[:, -context:]
+    row, length = window(batch["tokens"].long(), batch.get("length"), context)
     inputs = {"input_ids": row, **learner.attended(learner.tokens.real(row))}
     if task == "causal":
         if learner.borders and "documents" in batch:
-            inputs = {"input_ids": row, **learner.borders(batch["documents"][:, -context:])}
-        return {"next": last_real(learner.logits(**inputs), batch.get("length")).float().softmax(-1)}
+            documents, _ = window(batch["documents"], batch.get("length"), context)
+            inputs = {"input_ids": row, **learner.borders(documents)}
+        return {"next": last_real(learner.logits(**inputs), length).float().softmax(-1)}
     if learner.config.segments:
-        inputs["token_type_ids"] = batch["segments"].long()
+        inputs["token_type_ids"] = window(batch["segments"].long(), None, context)[0]
     return {"tokens": learner.logits(**inputs).argmax(-1).where(row == learner.tokens.mask, row)}
 
 

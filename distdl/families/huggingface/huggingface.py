@@ -78,7 +78,7 @@ class Config:
 
 
 class HuggingFace(Learner):
-    targets = frozenset({"labels", "target"})
+    targets, any_length = frozenset({"labels", "target"}), frozenset({"tokens", "source", "documents", "segments"})
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:

@@ -79,8 +79,8 @@ class Model:
         record = checkpoint.preparation
         self.learner.file_units = Units.of({"columns": record})
         family, model = load_family(config.model["family"]), model_config(config.model)
-        self.tells = family.tells(model)
-        self.ways: Ways = Ways(family.asked(model), record, checkpoint.reading, str(config.family))
+        self.tells, self.columns = family.tells(model), family.columns(model)
+        self.ways: Ways = Ways(family.asked(model), record, checkpoint.reading, str(config.family), self.columns)
         self._tasks = list(record.get("y", {}).get("tasks", ()))
 
     def refuse_unasked(self) -> None:
@@ -111,12 +111,9 @@ class Model:
             if name not in rows:
                 raise InputError(f"the model reads '{name}', which is not there", allowed=", ".join(self.ways.asked))
             have = rows[name].shape[1:]
-            free = column.kind == "whole"  # a sequence of tokens may be of any length
-            fits = len(have) == len(column.shape) and all(
-                a is None or a == b or free for a, b in zip(column.shape, have, strict=True)
-            )
-            if not fits:
-                what = f"'{name}' has rows of the shape {list(have)}, and the model reads {list(column.shape)}"
+            wanted = column.shape
+            if len(have) != len(wanted) or any(a not in (None, b) for a, b in zip(wanted, have, strict=True)):
+                what = f"'{name}' has rows of the shape {list(have)}, and the model reads {list(wanted)}"
                 raise InputError(what, fix="prepare it as the data set was that the model learned from")
 
     # -- questions in files ------------------------------------------------------------------------------------------------

@@ -1,0 +1,175 @@
+"""How right a trained model is on new data: the family's own metrics, and those of classes and numbers, by group, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distdl.errors import InputError
+from distdl.model.model import Model, Told, joined
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distdl.data.asking.open import How
+    from distdl.data.asking.question import Question
+    from distdl.data.progress import Follow
+
+GROUPS = 100
+"""Groups that are told; of more the largest."""
+
+
+@dataclass
+class Measured:
+    """What was measured."""
+
+    told: Told
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The family's own, as while it trained."""
+    more: dict[str, float] = field(default_factory=dict)
+    """Of classes or of numbers."""
+    classes: list[Any] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    """Rows: the class that it is; columns: the one that was told."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Value of the column that it was asked by -> `rows`, and the metrics of these."""
+    notes: list[str] = field(default_factory=list)
+
+
+def measured(model: Model, path: str, how: How, by: str = "", follow: Follow | None = None) -> Measured:
+    """On the rows of a file, a folder or a data set that has the truth in it. InputError: it has none."""
+    import contextlib
+
+    from distdl.data.asking.open import questions
+    from distdl.data.progress import Progress
+
+    found = Measured(Told())
+    progress = Progress("evaluate", {"path": path})
+    parts = _Parts(model, by)
+    with follow(progress) if follow else contextlib.nullcontext():
+        for question in questions(model.ways, path, how):
+            found.told.see(question)
+            progress.rows = found.told.rows
+            if question.real.any():
+                parts.add(question)
+    if not parts.rows:
+        raise InputError(f"{path} has no row that could be read", fix="see what is told of the first of them")
+    parts.tell(found, path)
+    return found
+
+
+class _Parts:
+    """What is gathered while the rows go by: sums of the family's metrics, and truths beside answers."""
+
+    def __init__(self, model: Model, by: str) -> None:
+        from distdl.metrics import Metrics
+
+        self.model, self.by, self.rows = model, by, 0
+        self.sums: Metrics = {}
+        self.answers: list[dict[str, np.ndarray]] = []
+        self.truth: list[np.ndarray] = []
+        self.groups: list[Any] = []
+        tells = model.tells
+        single = "class" in tells and {"probabilities", "scores"} & tells.keys()
+        self.kind = "class" if single else "value" if "value" in tells and tells["value"].of == "y" else ""
+        self.column = tells[self.kind].of if self.kind else ""
+
+    def add(self, question: Question) -> None:
+        rows = question.rows
+        self._own(rows)
+        if self.kind and self.column in rows:
+            self.answers.append(self.model.answers(rows))
+            self.truth.append(rows[self.column])
+            if self.by:
+                if self.by not in question.about:
+                    raise InputError(f"there is no column '{self.by}' to group by", allowed=", ".join(question.about))
+                of = question.about[self.by]
+                self.groups += [value for value, real in zip(of, question.real, strict=True) if real]
+        self.rows += int(question.real.sum())
+
+    def _own(self, rows: Mapping[str, Any]) -> None:
+        """The family's own metrics, drawn as in the evaluations of a run."""
+        import numpy as np
+        import torch
+
+        from distdl.engine.base import EVALUATION
+        from distdl.layout import noise
+        from distdl.metrics import add
+
+        if not self.model.columns.keys() <= rows.keys():
+            return
+        seed, n = self.model.config.seed ^ EVALUATION, len(next(iter(rows.values())))
+        for first in range(0, n, self.model.batch):
+            part = {name: column[first : first + self.model.batch] for name, column in rows.items()}
+            batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(self.model.device) for k, v in part.items()}
+            size = len(next(iter(batch.values())))
+            position = torch.arange(self.rows + first, self.rows + first + size, device=self.model.device)
+            with torch.no_grad(), noise.apart(seed, position):
+                add(self.sums, self.model.learner.evaluate({**batch, "id": position, "position": position}))
+
+    def tell(self, found: Measured, path: str) -> None:
+        from distdl.metrics import named, values
+
+        found.metrics = named(values(self.sums)) if self.sums else {}
+        if not self.sums:
+            missing = ", ".join(sorted(self.model.columns.keys() - self.model.ways.asked.keys()))
+            if not self.truth:
+                what = f"{path} does not say what is true of its rows: the model is measured against {missing}"
+                raise InputError(what, fix="give a file with the label or the target, or a prepared data set")
+        if not self.truth:
+            if self.by:
+                raise InputError(f"--by {self.by}: groups are told of classes and of numbers, and this is neither")
+            return
+        answers = {name: joined([part[name] for part in self.answers]) for name in self.answers[0]}
+        truth = joined(self.truth)
+        for name, chosen in self._all_and_groups(found):
+            metrics = self._of(answers, truth, chosen, found if name is None else None)
+            if name is None:
+                found.more = metrics
+            else:
+                found.groups[name] = {"rows": float(chosen.sum()), **metrics}
+
+    def _all_and_groups(self, found: Measured) -> Iterator[tuple[str | None, np.ndarray]]:
+        import numpy as np
+
+        n = sum(map(len, self.truth))
+        yield None, np.ones(n, bool)
+        if not self.by:
+            return
+        names, number, counts = np.unique([str(v) for v in self.groups], return_inverse=True, return_counts=True)
+        largest = np.argsort(-counts, kind="stable")
+        if len(largest) > GROUPS:
+            found.notes.append(f"{self.by} has {len(largest):,} values; the {GROUPS} with the most rows are told")
+        for group in largest[:GROUPS].tolist():
+            yield str(names[group]), number == group
+
+    def _of(
+        self, answers: Mapping[str, np.ndarray], truth: np.ndarray, chosen: np.ndarray, whole: Measured | None
+    ) -> dict[str, float]:
+        from distdl.data.asking import measures
+
+        if self.kind == "value":
+            restored = self._in_units(truth[chosen])
+            return measures.finite(measures.of_values(restored, answers["value"][chosen]))
+        chosen = chosen & (truth >= 0)
+        if not chosen.any():
+            return {}
+        told, true = answers["class"][chosen], truth[chosen]
+        chances, scores = (answers[n][chosen] if n in answers else None for n in ("probabilities", "scores"))
+        ranked = chances if chances is not None else scores
+        assert ranked is not None
+        if whole is not None:
+            known = self.model.ways.record.get(self.column, {}).get("classes")
+            whole.classes = list(known or range(ranked.shape[1]))
+            if ranked.shape[1] <= 50:
+                whole.confusion = measures.confusion(true, told, ranked.shape[1])
+            if ranked.size > measures.MOST_VALUES:
+                whole.notes.append("areas under curves are left out: too many rows times classes to rank")
+        return measures.finite(measures.of_classes(true, told, chances, scores, ranked.shape[1]))
+
+    def _in_units(self, truth: np.ndarray) -> np.ndarray:
+        import torch
+
+        units: np.ndarray = self.model.learner.in_file_units(torch.from_numpy(truth)).numpy()
+        return units
