@@ -87,7 +87,8 @@ def of_scores(scores: Tensor) -> dict[str, Tensor]:
 def in_rows(found: Sequence[Sequence[int]], like: Tensor) -> Tensor:
     """Numbers of each row as one tensor (B, T) on the device of `like`, with NOTHING behind the end of each."""
     width = max(map(len, found), default=0)
-    return torch.tensor([[*row, *[NOTHING] * (width - len(row))] for row in found], device=like.device).view(-1, width)
+    rows = [[*row, *[NOTHING] * (width - len(row))] for row in found]
+    return torch.tensor(rows, dtype=torch.long, device=like.device).view(len(found), width)
 
 
 def last_real(states: Tensor, length: Tensor | None) -> Tensor:

@@ -39,8 +39,11 @@ def of(learner: Any, batch: Batch) -> dict[str, Tensor]:
 def written(learner: Any, source: Tensor) -> Tensor:
     """(B, S) -> (B, T): the likeliest token at each place, given those before it."""
     how = {"do_sample": False, "num_beams": 1, "max_new_tokens": learner.config.target_length}
+    settings = learner.model.generation_config
+    if settings.decoder_start_token_id is None and settings.bos_token_id is None:  # t5 begins with its padding
+        how["decoder_start_token_id"] = learner.tokens.pad or 0
     rows = learner.model.generate(source, **learner.attended(learner.tokens.real(source)), **how)[:, 1:]
-    ends = learner.model.generation_config.eos_token_id
+    ends = settings.eos_token_id
     marks = {*(ends if isinstance(ends, list) else [ends]), learner.tokens.pad}
     found = []
     for row in rows.tolist():
