@@ -20,7 +20,7 @@ from distdl.engine.base import Engine, Held
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
-from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
@@ -120,7 +120,8 @@ class DeepSpeedEngine(Engine):
             if getattr(parameter, "distdl_frozen", False):
                 self._frozen[id(parameter)] = parameter.detach().clone()
         parameters = [p for p in net.parameters() if p.requires_grad]
-        optimizer, config = make_optimizer(self.config, net), on_own_folder(self.plan.deepspeed)
+        optimizer = make_optimizer(self.config, net, self.plan.device)
+        config = on_own_folder(self.plan.deepspeed)
         # It rounds the weights before it copies them: the masters would begin with 8 bits, further off than many a step.
         half = self.zero and self.config.train.precision != "fp32"
         masters = [(p, p.detach().cpu()) for p in parameters] if half else []
@@ -301,12 +302,12 @@ class DeepSpeedEngine(Engine):
         """Optimizer state as the first step would have made it, so that it can be filled."""
         if not keys:
             return
-        inner, taken = self._inner(player), torch.tensor(float(self.optimizer_steps[player]))
+        inner, steps = self._inner(player), self.optimizer_steps[player]
         trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
         for index, owner in enumerate(trainable if self.zero == 0 else self._flat_weights(player)):
             with self._at_hand(self.engines[player].optimizer, index):
                 inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
-                inner.state[owner]["step"] = taken.clone()
+                inner.state[owner]["step"] = steps_taken(inner, owner, steps)
         self._link_state(player)
 
     @contextlib.contextmanager

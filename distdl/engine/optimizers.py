@@ -94,12 +94,19 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
+FUSED = {"adam", "adamw", "sgd"}
+"""Optimizers that torch has in one kernel for GPUs: a pass over weights, gradients and states, and not fourteen."""
+
+
+def make_optimizer(config: Config, module: nn.Module, device: str = "cpu") -> torch.optim.Optimizer:
     """An optimizer over the trainable parameters; weight decay for those that decay by what they are (learner/kinds.py).
+    On GPUs in one kernel, where there is one; what is offloaded is stepped on the CPU.
 
     Experts that are cut along an axis are in groups of their own, named as DeepSpeed wants them.
     """
     options = config.optimizer.model_dump(exclude={"name", "weight_decay"})
+    if device == "cuda" and config.optimizer.name in FUSED and config.parallel.offload == "none":
+        options["fused"] = True
     mark(module)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for p in module.parameters():
@@ -110,6 +117,12 @@ def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
         group = {"params": members[experts, still], "weight_decay": 0.0 if still else config.optimizer.weight_decay}
         groups.append({**group, "moe": True, "name": experts} if experts else group)
     return _CLASSES[config.optimizer.name](groups, **options)
+
+
+def steps_taken(optimizer: torch.optim.Optimizer, parameter: Tensor, steps: int) -> Tensor:
+    """The count of steps of a parameter's state as the optimizer keeps it: one of a single kernel beside the parameter."""
+    fused = optimizer.param_groups[0].get("fused")
+    return torch.tensor(float(steps), device=parameter.device if fused else None)
 
 
 def add_penalties(

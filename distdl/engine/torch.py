@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distdl.engine.base import Engine
 from distdl.engine.lbfgs import LBFGS, Replay
-from distdl.engine.optimizers import add_penalties, make_optimizer
+from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.plan.plan import Plan
@@ -25,7 +25,7 @@ class TorchEngine(Engine):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.wrapped: dict[str, nn.Module] = {}
         for player, net in self.bare.items():
-            self.optimizers[player] = make_optimizer(self.config, net)
+            self.optimizers[player] = make_optimizer(self.config, net, plan.device)
             add_penalties(self.config, net, plan.accumulate)
             self.wrapped[player] = self._wrap(net)
             if player != "learner":
@@ -101,4 +101,4 @@ class TorchEngine(Engine):
             if keys:
                 state = self.optimizers[player].state[parameter]
                 state.update({key: read(f"optimizer/{key}/{name}").to(parameter) for key in keys})
-                state["step"] = torch.tensor(float(self.optimizer_steps[player]))
+                state["step"] = steps_taken(self.optimizers[player], parameter, self.optimizer_steps[player])
