@@ -70,6 +70,7 @@ ARGUMENTS = {
     "runs compare": ("runs", "compare", "small", "runs/small"),
     "runs best": ("runs", "best"),
     "runs note": ("runs", "note", "small"),
+    "evaluate --data": ("evaluate", "small", "--data", "DIGITS"),
     "families": ("families",),
     "families NAME": ("families", "mlp"),
     "config show": ("config", "show", "small.yaml"),
