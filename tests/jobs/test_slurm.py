@@ -73,7 +73,7 @@ def test_the_script_asks_for_what_the_config_says(tmp_path: Path, digits: str) -
     path = config(
         tmp_path, "Big_Run", digits, slurm=slurm, workers_per_node=4, deadline_hours=36, environment=environment
     )
-    big = ("runtime.workers=6", "runtime.gpus_per_worker=2", "runtime.cpus_per_worker=3.5", "train.global_batch=24")
+    big = ("runtime.workers=6", "runtime.gpus_per_worker=1", "runtime.cpus_per_worker=3.5", "train.global_batch=24")
     target = SlurmTarget(Launch(folder=str(tmp_path / "shared")))
     text = target.dry_run(packed(path, *big, fresh=True))
     folder = tmp_path / "shared" / ".distdl" / "jobs" / job_id("Big_Run")
@@ -82,7 +82,7 @@ def test_the_script_asks_for_what_the_config_says(tmp_path: Path, digits: str) -
         "--nodes=2",
         "--ntasks-per-node=1",
         "--cpus-per-task=14",
-        "--gpus-per-node=h100:8",
+        "--gpus-per-node=h100:4",
         "--mem=102912M",
         "--time=2160",
         "--partition=gpu",

@@ -77,7 +77,7 @@ def test_a_half_made_store_is_made_anew(tmp_path: Path, making: list[Path], stor
         )
     spool(run, range(3))
     assert drain(run, "FINISHED") == 0
-    assert steps_of(run, "loss") == [0, 1, 2] and mlflow_run(run)[1].info.status == "FINISHED"
+    assert steps_of(run, "train/loss") == [0, 1, 2] and mlflow_run(run)[1].info.status == "FINISHED"
     assert (tmp_path / f"{STORE_NAME}.half-made-1").is_file(), "the file of before is kept"
 
 
