@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl.data.table.header import EMPTY
 from distdl.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:  # what a file is must be told before pyarrow is loaded
@@ -28,7 +29,6 @@ BY_ENDING, SURE = 0.5, 0.9
 ZIPPED = (".gz", ".bz2", ".zst", ".xz")
 NAMED = ("label", "labels", "class", "classes", "target", "targets", "y", "outcome", "response")
 """Names of columns that mean "this is to be predicted", the most telling first."""
-EMPTY = ("", "?", "-", "na", "n/a", "nan", "null", "none")
 HEAD_BYTES = 1 << 16
 """Of a file that is looked at to tell what it is."""
 FILES = 200
@@ -45,7 +45,9 @@ MOST_NUMBERS = 20
 MOST_DECIMALS = 10
 """The same of whole numbers that are written as 3.0: more often counts, with gaps among them, than classes."""
 SAME = 5
-"""Columns at the end that are passed over where each has one value."""
+"""Columns at the end that are passed over where each has one value, or names the rows."""
+STRANGE, STRANGE_WORDS = 0.05, 5
+"""Part of the rows, and different words, that may be no number in a column of numbers."""
 MOST_NAMES = 1_000
 ADVISED_SIDE = 64
 """Pixels that pictures are resized to where they differ, or are larger than twice that."""
@@ -137,15 +139,22 @@ def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
 
 def _candidates(table: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Columns that may be what is predicted, why, and as what: those that are called so, the last one that is not always
-    the same, and the first, where that has classes. No other: a column in the middle is no better than its neighbours."""
+    the same and no id, and the first, where that has classes. No other: one in the middle is no better than its
+    neighbours."""
+    from distdl.data.table.kinds import is_named_id
+
     either = ("label", "target")
     called = sorted((NAMED.index(name.strip().lower()), name) for name in table.names if name.strip().lower() in NAMED)
     for _, name in called:
         yield name, f"the column is called {name}", either
     names = {name for _, name in called}
-    last = next((n for n in table.names[: -1 - SAME : -1] if not answer_in(table, n).empty), table.names[-1])
+    ends = table.names[: -1 - SAME : -1]
+    last = next((n for n in ends if not is_named_id(n) and not answer_in(table, n).empty), table.names[-1])
+    passed = ends[: ends.index(last)]
     if last not in names:
-        yield last, "the last column" + ("" if last == table.names[-1] else " that is not always the same"), either
+        same = " that is not always the same" if any(not is_named_id(n) for n in passed) else ""
+        no_id = (" and" if same else " that is") + " no id" if any(map(is_named_id, passed)) else ""
+        yield last, f"the last column{same}{no_id}", either
     if table.names[0] not in (*names, last):
         yield table.names[0], "the first column, as the last is none to predict", ("label",)
 
@@ -182,7 +191,12 @@ def answer_in(table: Any, name: str) -> Answer:
         rows += len(values)
         if rows >= LOOKED_AT:
             break
-    return answer_of({text: count for text, count in texts.items() if text.lower() not in EMPTY})
+    answer = answer_of({text: count for text, count in texts.items() if text.lower() not in EMPTY})
+    if not answer.words.startswith("text"):
+        return answer
+    from distdl.data.table.values import NA, label_na  # among words fewer of them mean that there is nothing
+
+    return answer_of({text: count for text, count in texts.items() if text not in label_na(NA)})
 
 
 def answer_of(texts: dict[str, int]) -> Answer:
@@ -192,6 +206,12 @@ def answer_of(texts: dict[str, int]) -> Answer:
         return Answer("", "one value throughout" if texts else "empty", empty=True)
     numbers = [_number(text) for text in texts]
     if None in numbers:
+        strange = [text for text, number in zip(texts, numbers, strict=True) if number is None]
+        of_them = sum(texts[text] for text in strange)
+        if len(strange) <= STRANGE_WORDS and of_them <= STRANGE * rows:
+            rest = answer_of({text: count for text, count in texts.items() if text not in strange})
+            if rest.key == "target":  # the preparation then names the row that is wrong
+                return Answer("target", f"numbers but for {', '.join(map(repr, strange))}")
         if distinct > MOST_NAMES or distinct > rows / 2:
             return Answer("", f"text of {distinct:,} values in {rows:,} rows")
         return Answer("label", f"text of {distinct:,} classes")

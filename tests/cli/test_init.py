@@ -206,10 +206,32 @@ def test_idx_files(command: Command) -> None:
         ({str(i): 50 for i in range(20)}, "label"),
         ({"one": 90}, ""),
         ({}, ""),
+        ({str(i / 7): 1 for i in range(50)} | {"6.2?": 1}, "target"),
+        ({str(i / 7): 1 for i in range(50)} | {f"{i}?": 1 for i in range(9)}, ""),
+        ({str(i): 90 for i in range(5)} | {"unknown": 9}, "label"),  # one class more
     ],
 )
 def test_class_or_number(texts: dict[str, int], key: str) -> None:
     assert answer_of(texts).key == key
+
+
+def test_ids_at_the_end_are_passed_over(command: Command) -> None:
+    write("t.csv", ["a,price,unit,patient_id", *(f"{i % 7},{i * i / 7},kg,{i // 3 + 500}" for i in range(60))])
+    assert planned(command, "t.csv")["data"]["prepare"]["options"]["target"] == "price"
+    assert "the last column that is not always the same and no id, numbers" in Path("t.yaml").read_text()
+
+
+def test_a_class_may_be_called_none_and_a_number_be_missing_as_a_dot(command: Command) -> None:
+    write("t.csv", ["a,better", *(f"{i % 7},{['None', 'Some', 'Marked', '?'][i % 4]}" for i in range(60))])
+    assert planned(command, "t.csv")["model"]["classes"] == 3 and "text of 3 classes" in Path("t.yaml").read_text()
+    write("u.csv", ["a,dose", *(f"{i % 7},{'.' if i % 4 else i / 7}" for i in range(160))])
+    assert planned(command, "u.csv")["data"]["prepare"]["options"]["target"] == "dose"
+
+
+def test_what_is_no_number_among_those_to_predict_is_named_with_its_row(command: Command) -> None:
+    write("t.csv", ["a,price", *(f"{i % 7},{i * i / 7}" for i in range(60)), "3,6.2?"])
+    code, _, error = command("init", "t.csv")
+    assert code == 2 and "t.csv:62" in error and "'6.2?', which is not a finite number" in error
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

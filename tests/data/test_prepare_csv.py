@@ -123,6 +123,7 @@ NAMED = {
     "words above words": "size,y\n" + "big,yes\nsmall,no\n" * 5,
     "an index without a name": ",a,y\n0,1.5,x\n1,2.5,z\n",
     "nothing tells": "a,b\nc,d\ne,f\n",
+    "a table of counts": ",142.24,144.78,147.32\n9.4,0,0,1\n9.5,2,1,0\n9.6,1,0,3\n",
 }
 
 
@@ -162,6 +163,12 @@ def test_no_record_becomes_the_names(tmp_path: Path) -> None:
     assert sniff(path).header
     with pytest.raises(InputError, match="'k1' is a value of its own column"):
         CsvTable(path, label="k1")
+
+
+def test_a_class_may_be_called_as_its_column_where_names_are_plain(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", ",week,y\n,1,y\n,2,n\n,3,y\n,4,n\n")
+    assert len(rows(CsvTable(path, label="y"))) == 4
+    assert len(rows(CsvTable(path))) == 4  # nor is a label that nobody named a value of the column without a name
 
 
 def test_names_beside_a_line_of_names(tmp_path: Path) -> None:

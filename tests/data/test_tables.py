@@ -283,6 +283,32 @@ def test_a_row_in_a_refusal_is_that_of_the_file_whatever_was_left_out_before_it(
         made(tmp_path, text, label="", target="y")
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_column_to_predict_that_is_empty_throughout_is_named(tmp_path: Path, rows: int) -> None:
+    text = table({"v": list(range(rows)), "y": ["NA"] * rows})
+    for options in ({"test_fraction": 0.1}, {"label": "", "target": "y"}, {"stratify": True, "test_fraction": 0.5}):
+        with pytest.raises(InputError, match=rf"no rows with a 'y': it is empty in all {rows}"):
+            made(tmp_path, text, **options)
+
+
+def test_a_column_alone_leaves_nothing_to_predict_it_from(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no columns left as features: there is none beside 'y'"):
+        made(tmp_path, table({"y": list("abab")}))
+
+
+def test_classes_of_a_test_file_that_have_a_dot_behind_them_are_read_without_it(tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_text("v,y\n1, <=50K.\n2,>50K. \n3,?\n4,>50K.\n")
+    text = table({"v": [1, 2, 3, 4], "y": ["<=50K", ">50K", "<=50K", ">50K"]})
+    options = {"test_path": f"{tmp_path}/u.csv", "test_fraction": 0.1}
+    manifest, _ = made(tmp_path, text, **options)
+    assert whole(tmp_path / "d", "test")["label"].tolist() == [0, 1, 1]
+    (note,) = [note for note in manifest.info["notes"] if "dot" in note]
+    assert "u.csv have a dot behind them ('<=50K.') and are read without it" in note
+    (tmp_path / "u.csv").write_text("v,y\n1,<=50K.\n2,<=40K.\n")  # another class is none with a dot
+    with pytest.raises(InputError, match=r"'<=50K\.', which is not one of the classes"):
+        made(tmp_path, text, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -71,7 +71,7 @@ class CsvTable:
                 )
             return
         why = "" if dialect.header else dialect.why[-1] if dialect.why else ""
-        if dialect.header and label in dialect.names:
+        if dialect.header and label and label in dialect.names and dialect.confidence < SURE:
             place = dialect.names.index(label)
             if told.header is None and any(row[place].strip() == label for row in dialect.sample if len(row) > place):
                 why = f"'{label}' is a value of its own column"

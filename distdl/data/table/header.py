@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-EMPTY = ("", "?", "-", ".", "na", "n/a", "nan", "null", "none")
+EMPTY = ("", "?", "-", "--", ".", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none")
 """What stands where a value is missing, in small letters."""
 MOSTLY = 0.9
 YEARS = (1700, 2200)
@@ -22,7 +22,8 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, float, str]:
     """(it does, how sure that is from 0.5 to 1, why) of the first record, from those below it.
 
     Words above a column of numbers are names. Numbers above numbers are none, and nor are words that stand below, too,
-    in columns whose values come again and again. Numbers that count up (0, 1, 2, … or years) may be names.
+    in columns whose values come again and again. Numbers that count up (0, 1, 2, … or years) may be names, and so may
+    numbers that rise above rows that each have a name: those of a table of counts.
     """
     first = [value.strip() for value in records[0]]
     rest = [record for record in records[1:] if len(record) == len(first)]
@@ -46,6 +47,8 @@ def has_header(records: Sequence[Sequence[str]]) -> tuple[bool, float, str]:
         return True, 0.8, "its numbers count up"
     if _numbered(first, rest) and not known:
         return True, 0.8, "its numbers count up, beside a word that no row has"
+    if _names_rows(first, rest):
+        return True, 0.8, "its first value alone is empty, and its numbers rise"
     if numbers and all(numbers):
         return False, 1.0, "its first line is all numbers"
     if words_above_numbers and not numbers_above_numbers:
@@ -85,3 +88,15 @@ def _numbered(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     words = [not is_number(value) and value.lower() not in EMPTY for value in first]
     count = words.index(True) if True in words else 0
     return count > 2 and all(words[count:]) and counts(first) and not any(counts(row) for row in rest)
+
+
+def _names_rows(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether numbers in a first line are names: nothing stands above the names of the rows, and the numbers rise."""
+    below = [row[0].strip() for row in rest]
+    if len(first) < 4 or first[0] or "" in below or len(set(below)) < len(below):
+        return False
+    try:
+        values = [float(value) for value in first[1:]]
+    except ValueError:
+        return False
+    return all(b > a for a, b in itertools.pairwise(values))

@@ -116,7 +116,7 @@ def _number(found: Profile, look: Look, table: Table, options: TableOptions) -> 
     column, name = found.index(look.name), look.name
     numbers = found.numbers
     whole = bool(numbers.whole[column]) and not look.strange
-    if whole and not look.missing and _is_named_id(name) and _is_unique(found, column):
+    if whole and not look.missing and is_named_id(name) and _is_unique(found, column):
         return ColumnKind(name, "id", 0, "whole numbers that name the rows")
     if numbers.constant(column) and not look.missing and not look.strange and options.scale != "none":
         return ColumnKind(name, "constant", 0, f"always {numbers.high[column]:g}")
@@ -133,7 +133,8 @@ def _number(found: Profile, look: Look, table: Table, options: TableOptions) -> 
     return ColumnKind(name, "boolean" if binary else "number", look.missing + look.strange, "; ".join(told), details)
 
 
-def _is_named_id(name: str) -> bool:
+def is_named_id(name: str) -> bool:
+    """Whether a column is called as those that name the rows, or what these belong to."""
     return _ID.fullmatch(name) is not None or _ID.fullmatch(name.lower()) is not None
 
 
@@ -161,7 +162,7 @@ def _of_words(look: Look, options: TableOptions) -> ColumnKind:
     if (levels <= FEW_LEVELS or told_apart >= 2) and (not words.too_many or common >= seen / 2):
         return ColumnKind(name, "category", look.missing, _rare(levels, words.too_many, common, seen, options))
     many = f"more than {levels:,}" if words.too_many else f"{levels:,}"
-    if levels == seen and words.longest <= 64 and (_is_named_id(name) or words.characters < 32 * words.rows):
+    if levels == seen and words.longest <= 64 and (is_named_id(name) or words.characters < 32 * words.rows):
         return ColumnKind(name, "id", look.missing, f"{many} different words, one for each row")
     fix = f"kinds={name}:category takes the {options.max_categories} most frequent ones"
     return ColumnKind(name, "text", look.missing, f"{many} different texts in {seen:,} rows; {fix}")

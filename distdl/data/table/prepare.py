@@ -27,8 +27,8 @@ from distdl.data.table.profile import Numbers, Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.set_aside import Nowhere, list_unlabelled, without_bad, without_empty, without_odd
-from distdl.data.table.stream import Kept, Part, Renamed, shared_out, whole_split
-from distdl.data.table.values import dates, is_date, is_number, is_text, label_na
+from distdl.data.table.stream import Kept, Part, Renamed, Undotted, dotted_word, shared_out, whole_split
+from distdl.data.table.values import NO_NUMBER, dates, is_date, is_number, is_text, label_na
 from distdl.data.table.vectors import with_vectors
 from distdl.errors import InputError, Problem, did_you_mean
 
@@ -74,6 +74,8 @@ class Opened:
         """The tables without rows that lack their label."""
         self.dropped: Kept | None = None
         self.kinds: list[ColumnKind] = []
+        self.dotted: list[str] = []
+        """What is to be said of tables whose classes have a dot behind them."""
 
     # -- before anything is read -----------------------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class Opened:
         """What the columns hold, and what they are taken for."""
         options = self.options
         if self.answer and options.unlabelled == "drop":
-            na = label_na(self.na) if options.label else self.na
+            na = label_na(self.na) if options.label else (*self.na, *NO_NUMBER)
             self.gaps = [Kept(table, [self.answer], na) for table in (self.table, *self.others.values())]
             self.table = self.gaps[0]
             self.others = dict(zip(self.others, self.gaps[1:], strict=True))
@@ -152,6 +154,18 @@ class Opened:
             self.others = {split: Kept(other, needed, self.na) for split, other in self.others.items()}
             self._pass(given)
         check_answer(self)
+        if options.label and is_text(self._type(options.label)):
+            self._without_dots(options.label)
+
+    def _without_dots(self, label: str) -> None:
+        """A table that is a split of its own may have a dot behind each class, as the test file of adult has."""
+        words = self.found.looks[label].words
+        assert words is not None
+        for split, other in self.others.items():
+            if example := dotted_word(other, label, words.counts, label_na(self.na)):
+                self.others[split] = Undotted(other, label)
+                what = f"the classes of {other.path} have a dot behind them ('{example}') and are read without it"
+                self.dotted.append(what)
 
     def _pass(self, given: Mapping[str, Kind]) -> None:
         options, table = self.options, self.table
@@ -177,16 +191,26 @@ class Opened:
         log = "log" in (options.scale, options.target_scale)
         told: dict[str, Any] = {"label": options.label, "date_format": options.date_format, "log": log}
         self.found = Profile(table.schema, every, self.na, [n for n in as_words if n in every], **told)
-        for part in shared_out(table, every, self.splitter):
-            self.found.add(part)
+        try:
+            for part in shared_out(table, every, self.splitter):
+                self.found.add(part)
+        except InputError:  # rows that cannot be shared out: that there are none is what to say of none
+            self._refuse_unanswered()
+            raise
+        self._refuse_unanswered()
         if not self.found.rows:
-            why = f"has no rows with a '{self.answer}'" if self.gaps and self.gaps[0].left_out else "has no rows"
-            raise InputError(f"{table.path} {why}")
+            raise InputError(f"{table.path} has no rows")
         self._look_again(told)
         self._dates({name for name, kind in given.items() if kind == "date"})
         self.kinds = [kind_of(self.found, name, table, options, given.get(name)) for name in names]
         if options.features:
             self.kinds = [self._as_listed(kind) for kind in self.kinds]
+
+    def _refuse_unanswered(self) -> None:
+        """InputError where the column to predict is empty throughout."""
+        if self.gaps and (count := len(self.gaps[0].left_out)) and not self.gaps[0].rows:
+            what = f"{self.table.path} has no rows with a '{self.answer}': it is empty in all {count:,}"
+            raise InputError(what, fix="predict another column")
 
     def _look_again(self, told: Mapping[str, Any]) -> None:
         """At columns of words that began with numbers: the first words were not counted."""
@@ -255,6 +279,8 @@ class Opened:
             told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
             named = any(kind.kind == "image path" for kind in self.kinds)
             fix = "size=64x64 makes pixels of the pictures" if named else "kinds=name:category, ..."
+            told = told or f"there is none beside '{self.answer}'"
+            fix = fix if self.kinds else "predict another column, or leave more of them in"
             raise InputError(f"{self.table.path} has no columns left as features: {told}", fix=fix)
         columns = {"x": Column("float32", (width,))} if width else {}
         if image:
@@ -262,6 +288,7 @@ class Opened:
             columns["image"] = Column("uint8", (image["channels"], *image["size"]))
         info: dict[str, Any] = {"features": preparation["x"]["columns"]}
         notes = [note for gap in self.gaps[:1] if gap.left_out for note in [unlabelled_note(gap, self.answer)]]
+        notes += self.dotted
         if self.dropped and self.dropped.left_out:
             gone = self.dropped
             first = gone.table.place(gone.left_out[0])

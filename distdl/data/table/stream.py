@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,11 +67,13 @@ class Kept:
         self.path, self.names, self.schema, self.classes = table.path, table.names, table.schema, table.classes
         self.left_out: list[int] = []
         """The rows that are not there, by their numbers in the file."""
+        self.rows = 0
+        """The rows that are, as far as they were read."""
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows that are kept."""
         both, row = list(dict.fromkeys([*names, *self.needed])), 0
-        self.left_out = []
+        self.left_out, self.rows = [], 0
         for batch in self.table.batches(both):
             empty = np.zeros(batch.num_rows, bool)
             for name in self.needed:
@@ -82,6 +84,7 @@ class Kept:
             row += batch.num_rows
             if empty.any():
                 batch = batch.filter(pa.array(~empty))
+            self.rows += batch.num_rows
             yield batch.select(names)
 
     def place(self, row: int) -> str:
@@ -128,6 +131,33 @@ def before_gone(gone: Sequence[int] | np.ndarray, rows: Sequence[int]) -> list[i
     gone = np.asarray(gone, np.int64)
     found: list[int] = (np.asarray(rows) + np.searchsorted(gone - np.arange(len(gone)), rows, side="right")).tolist()
     return found
+
+
+class Undotted:
+    """A table one of whose columns of words is read without the dot behind each."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self.table, self._name = table, name
+        self.path, self.names, self.schema, self.classes = table.path, table.names, table.schema, table.classes
+        self.place = table.place
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """As of the table, but for that column."""
+        for batch in self.table.batches(names):
+            if self._name in names:
+                at = names.index(self._name)
+                bare = pc.replace_substring_regex(batch.column(at), pattern=r"\.\s*$", replacement="")
+                batch = batch.set_column(at, batch.schema.field(at), bare)
+            yield batch
+
+
+def dotted_word(table: Table, name: str, known: Collection[str], na: Sequence[str]) -> str:
+    """A word of a column that is a known one with a dot behind it, where all its first words that are not known are so."""
+    first = next((batch.column(0) for batch in table.batches([name]) if batch.num_rows), None)
+    if first is None or first.type != pa.string():
+        return ""
+    new = [word for word in pc.unique(texts(first, na)).to_pylist() if word and word not in known]
+    return new[0] if new and all(word.endswith(".") and word[:-1] in known for word in new) else ""
 
 
 def is_empty(column: pa.Array, na: Sequence[str]) -> np.ndarray:
