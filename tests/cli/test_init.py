@@ -234,6 +234,17 @@ def test_what_is_no_number_among_those_to_predict_is_named_with_its_row(command:
     assert code == 2 and "t.csv:62" in error and "'6.2?', which is not a finite number" in error
 
 
+@pytest.mark.parametrize(("rows", "hidden", "decay"), [(60, [32], 1.0), (600, [64, 32], 1.0), (2400, [128, 64], 1e-4)])
+def test_few_rows_get_a_small_net_and_a_strong_weight_decay(
+    command: Command, rows: int, hidden: list[int], decay: float
+) -> None:
+    write("t.csv", ["a,price", *(f"{i / 7},{i * i / 7}" for i in range(rows))])
+    model = planned(command, "t.csv")["model"]
+    config = load_config("t.yaml").config
+    assert model["hidden"] == hidden and config.optimizer.weight_decay == decay
+    assert survey(config).steps >= 700
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
