@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from distdl.data.bad_rows import BadRows
-from distdl.data.classes import in_order
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.splits import Splitter
-from distdl.data.table.encode import Encoder, encode_label, encode_target, not_a_number, outputs
-from distdl.data.table.fit import fitted, scaled
+from distdl.data.table.answer import VERSION, check_answer, label_record, target_record
+from distdl.data.table.encode import Encoder, encode_label, encode_target, outputs
+from distdl.data.table.fit import fitted
 from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
 from distdl.data.table.options import TableOptions
 from distdl.data.table.pixels import encode_pixels, pixels_record, small_parts
@@ -28,12 +26,9 @@ from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
 from distdl.data.table.set_aside import Nowhere, list_unlabelled, without_bad, without_empty, without_odd
 from distdl.data.table.stream import Kept, Part, Renamed, Undotted, dotted_word, shared_out, whole_split
-from distdl.data.table.values import NO_NUMBER, dates, is_date, is_number, is_text, label_na
+from distdl.data.table.values import NO_NUMBER, dates, is_text, label_na
 from distdl.data.table.vectors import with_vectors
 from distdl.errors import InputError, Problem, did_you_mean
-
-MAX_CLASSES = 10_000  # a column with more distinct values is not a label
-VERSION = 1
 
 
 def prepare_table(
@@ -153,7 +148,8 @@ class Opened:
             self.table = self.dropped
             self.others = {split: Kept(other, needed, self.na) for split, other in self.others.items()}
             self._pass(given)
-        check_answer(self)
+        if self.answer:
+            check_answer(self.options, self.table, self.found, self.answer)
         if options.label and is_text(self._type(options.label)):
             self._without_dots(options.label)
 
@@ -294,12 +290,12 @@ class Opened:
             first = gone.table.place(gone.left_out[0])
             notes.append(f"{len(gone.left_out):,} rows with an empty value are left out (the first: {first})")
         if options.label:
-            preparation["label"] = label_record(self)
+            preparation["label"] = label_record(self.options, self.table, self.found)
             columns["label"] = Column("int64")
             info["classes"] = preparation["label"]["classes"]
             notes += notes_of_label(found.looks[options.label], info["classes"])
         if options.target:
-            preparation["y"] = target_record(self)
+            preparation["y"] = target_record(self.options, self.found)
             columns["y"] = Column("float32")
             info["target"] = options.target
         self._set_others_aside(preparation)
@@ -361,48 +357,3 @@ def _attempt(preparation: Mapping[str, Any], table: Table, part: Part) -> None:
 def _attempt_pixels(image: Mapping[str, Any], table: Table, part: Part) -> None:
     for piece in small_parts(part, image):
         encode_pixels(image, piece.batch.column(0), piece.rows, table)
-
-
-def check_answer(opened: Opened) -> None:
-    """InputError for a label or a target whose values cannot be learned, or that lacks one where that is to be refused."""
-    options, table = opened.options, opened.table
-    if not opened.answer:
-        return
-    look = opened.found.looks[opened.answer]
-    if options.unlabelled == "refuse" and look.missing:
-        what = f"the column '{look.name}' has the value '', which is not "
-        what += "one of the classes" if options.label else "a finite number"
-        raise InputError(what, where=table.place(look.first_missing), fix="fill it in, or unlabelled=drop")
-    if options.label:
-        assert look.words is not None
-        if look.words.too_many:
-            raise InputError(
-                f"the column '{look.name}' of {table.path} has more than {MAX_CLASSES:,} different values",
-                fix=f"predict it as a number: target={look.name}",
-            )
-        return
-    if is_date(look.type) or not (is_text(look.type) or is_number(look.type)):
-        raise InputError(f"the column '{look.name}' of {table.path} has the type {look.type}", allowed="numbers")
-    if look.strange:
-        fix = f"correct it, name it in na=, or predict classes: label={look.name}"
-        raise not_a_number(look.name, min(look.strange_words), table.place(look.first_strange), fix)
-    check_range(opened.found, look.name, table)
-
-
-def label_record(opened: Opened) -> dict[str, Any]:
-    """How the column `label` came about."""
-    name, record = opened.options.label, {"kind": "class", "version": VERSION, "name": opened.options.label}
-    if name in opened.table.classes:
-        return {**record, "classes": list(opened.table.classes[name]), "numbered": True}
-    words = opened.found.looks[name].words
-    assert words is not None
-    return {**record, "classes": in_order(words.counts)}
-
-
-def target_record(opened: Opened) -> dict[str, Any]:
-    """How the column `y` came about. `center`: about the mean, in the file's units."""
-    found, name = opened.found, opened.options.target
-    column = found.index(name)
-    scale = scaled(found.numbers, column, opened.options.target_scale)
-    center = float(np.mean(found.numbers.sample(column)))
-    return {"kind": "number", "version": VERSION, "name": name, "scale": scale, "center": center}
