@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -229,7 +230,8 @@ def number_tables(size_bytes: int, path: Path) -> Iterator[Any]:
 
 
 def child(name: str, who: str, path: str) -> dict[str, float]:
-    """Read (`ours`, `raw`) or `prepare` a file in this process: rows, seconds, peak memory in MB."""
+    """Read a file (`ours`, `raw`) or prepare it (`prepare`; `prepare2`: with two workers) in this process: rows, seconds,
+    and the peak memory in MB of the largest process."""
     case, peak, done = CASES[name], {"anon": 0}, threading.Event()
 
     def watch() -> None:
@@ -248,10 +250,11 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
     pa.set_cpu_count(1)
     threading.Thread(target=watch, daemon=True).start()
     start, rows = time.perf_counter(), 0
-    if who == "prepare":
+    if who.startswith("prepare"):
         with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
             options = {"path": path, "label": "y"}
-            manifest = distdl.data.prepare.prepare_dataset(case.source, f"{folder}/set", options)
+            workers = int(who.removeprefix("prepare") or 1)
+            manifest = distdl.data.prepare.prepare_dataset(case.source, f"{folder}/set", options, workers=workers)
             rows = sum(split.rows for split in manifest.splits.values())
             seconds = time.perf_counter() - start
     else:
@@ -266,6 +269,7 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
         seconds = time.perf_counter() - start
     done.set()
     high = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    high = max(high, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     return {"rows": rows, "seconds": seconds, "peak_mb": high / 1024, "anon_mb": peak["anon"] / 1024}
 
 
@@ -280,29 +284,28 @@ def _touch(batch: Any) -> None:
 
 
 def measure(name: str, gb: float, rounds: int, folder: Path, prepare: bool) -> dict[str, Any]:
-    """Medians over the rounds, of the file's own reader, ours, and the whole preparation (once)."""
+    """Medians over the rounds, of the file's own reader, ours, and the whole preparation by one and by two workers."""
     path = folder / "numbers"
     CASES[name].write(path, number_tables(int(gb * 1e9), path))
-    found: dict[str, list[dict[str, float]]] = {"raw": [], "ours": [], "prepare": []}
+    turns = [("raw", "ours"), *([("prepare", "prepare2")] if prepare else [])]
+    found: dict[str, list[dict[str, float]]] = {who: [] for pair in turns for who in pair}
     for i in range(rounds):
-        for who in ("raw", "ours")[:: 1 if i % 2 else -1]:
-            found[who].append(run_child(name, who, path))
-    if prepare:
-        found["prepare"].append(run_child(name, "prepare", path))
-    else:
-        del found["prepare"]
+        for pair in turns:
+            for who in pair[:: 1 if i % 2 else -1]:
+                found[who].append(run_child(name, who, path))
     middle = {who: statistics.median(r["rows"] / r["seconds"] for r in runs) for who, runs in found.items()}
     return {
         "size_mb": path.stat().st_size / 1e6,
         **{f"{who}_rows_s": rate for who, rate in middle.items()},
         "ratio": middle["ours"] / middle["raw"],
+        **({"two_workers": middle["prepare2"] / middle["prepare"]} if prepare else {}),
         **{f"{who}_peak_mb": max(r["peak_mb"] for r in runs) for who, runs in found.items()},
         **{f"{who}_anon_mb": max(r["anon_mb"] for r in runs) for who, runs in found.items()},
     }
 
 
-def _shown(cost: dict[str, Any], key: str) -> str:
-    return f"{cost[key]:,.0f}" if key in cost else "not run"
+def _shown(cost: dict[str, Any], key: str, form: str = ",.0f") -> str:
+    return f"{cost[key]:{form}}" if key in cost else "not run"
 
 
 def run_child(name: str, who: str, path: Path) -> dict[str, float]:
@@ -317,7 +320,7 @@ def run_child(name: str, who: str, path: Path) -> dict[str, float]:
 
 TITLES = (
     *("source", "types kept", "empty kept", "damage named", "file, MB", "rows/s", "of its own reader's"),
-    *("peak of reading, MB (own reader)", "of preparing, MB", "prepared rows/s"),
+    *("peak of reading, MB (own reader)", "of preparing, MB", "prepared rows/s", "two workers", "their peak each, MB"),
 )
 
 
@@ -342,7 +345,8 @@ def main() -> None:
         text += (
             f"| {name} | {types} | {nulls} | {damage} | {cost['size_mb']:,.0f} | {cost['ours_rows_s']:,.0f} "
             f"| {cost['ratio']:.2f} | {cost['ours_peak_mb']:,.0f} ({cost['raw_peak_mb']:,.0f}) "
-            f"| {_shown(cost, 'prepare_peak_mb')} | {_shown(cost, 'prepare_rows_s')} |\n"
+            f"| {_shown(cost, 'prepare_peak_mb')} | {_shown(cost, 'prepare_rows_s')} "
+            f"| {_shown(cost, 'two_workers', '.2f')} | {_shown(cost, 'prepare2_peak_mb')} |\n"
         )
         print(text.splitlines()[-1], flush=True)
     if args.output:

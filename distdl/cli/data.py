@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from distdl.errors import InputError
 
 if TYPE_CHECKING:
     from distdl.data.manifest import Manifest
+    from distdl.data.workers import Workers
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,6 +51,12 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument(
         "options", metavar="key=value", nargs="*", help="options of the source, such as path=raw/train.csv"
     )
+    about = "processes that read a large table (default: 1; with --ray one a CPU); any number gives the same data set"
+    prepare.add_argument("--workers", metavar="N", type=int, help=about)
+    about = (
+        "read it by workers of a Ray cluster, which see the same files: HOST:PORT, auto, or local for one of its own"
+    )
+    prepare.add_argument("--ray", metavar="ADDRESS", help=about)
     prepare.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
     verbs["sources"].add_argument("name", metavar="SOURCE", nargs="?", help="one of them")
     add_json_argument(verbs["sources"])
@@ -108,13 +117,32 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0; bad input raises InputError."""
     from distdl.data.prepare import prepare_dataset
 
-    manifest = prepare_dataset(
-        args.source, args.target, key_values(args.options), args.overwrite, follow=followed(args)
-    )
+    with _workers(args) as workers:
+        manifest = prepare_dataset(
+            args.source,
+            args.target,
+            key_values(args.options),
+            args.overwrite,
+            follow=followed(args),
+            workers=workers,
+        )
     tell_prepared(manifest)
     parts = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     print(f"{args.target}: {parts} rows, fingerprint {manifest.fingerprint[:16]}")
     return 0
+
+
+@contextmanager
+def _workers(args: argparse.Namespace) -> Iterator[int | Workers]:
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers is {args.workers}", allowed="1 or more processes")
+    if args.ray is None:
+        yield args.workers or 1
+        return
+    from distdl.runtime.ray import data_workers
+
+    with data_workers(args.workers or 0, args.ray) as workers:
+        yield workers
 
 
 def run_inspect(args: argparse.Namespace) -> int:

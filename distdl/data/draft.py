@@ -28,10 +28,10 @@ long: whoever prepares writes all the time."""
 class Draft:
     """A locked folder beside a target. `publishable()` when it is full, `remove()` in any case."""
 
-    def __init__(self, target: Path) -> None:
-        """May raise OSError."""
+    def __init__(self, target: Path, keep: Path | None = None) -> None:
+        """`keep`: what was left of another one, which is needed. May raise OSError."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target)
+        sweep(target, keep)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
         self.folder.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the data set from other users
         self._lock = open(self.folder / OWNER, "w", encoding="utf-8")  # noqa: SIM115 - as long as the draft lives
@@ -49,10 +49,10 @@ class Draft:
         self._lock.close()
 
 
-def sweep(target: Path) -> None:
-    """Removes the drafts of a target whose processes are gone, and says so."""
+def sweep(target: Path, keep: Path | None = None) -> None:
+    """Removes the drafts of a target whose processes are gone, but that one, and says so."""
     for folder in sorted(target.parent.glob(f".{glob.escape(target.name)}.tmp-*")):
-        if folder.is_dir() and not folder.is_symlink() and is_left_over(folder):
+        if folder != keep and folder.is_dir() and not folder.is_symlink() and is_left_over(folder):
             shutil.rmtree(folder, ignore_errors=True)
             print(f"removed {folder}, which a preparation that was killed had left", file=sys.stderr)
 

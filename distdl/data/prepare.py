@@ -27,6 +27,7 @@ from typing import Any
 from distdl.data import bad_rows
 from distdl.data.manifest import Manifest
 from distdl.data.progress import Follow, Progress
+from distdl.data.workers import Workers, using
 from distdl.errors import InputError, Problem, did_you_mean, sigterm_raises
 
 FOLDERS = ("formats", "corpora", "generators")
@@ -84,12 +85,14 @@ def prepare_dataset(
     overwrite: bool = False,
     *,
     follow: Follow | None = None,
+    workers: int | Workers = 1,
 ) -> Manifest:
     """Convert a raw source into a data set at `target` (a new folder or a URI) and return its manifest.
 
-    `options`: of that source, as values or as text. `follow` shows how far it is. SIGTERM ends it as an interrupt does:
-    nothing is left behind. InputError: an unknown source or option, raw data that does not
-    fit, a target that exists (unless `overwrite`). DistdlError: the disk failed; nothing is left behind.
+    `options`: of that source, as values or as text. `follow` shows how far it is. `workers`: processes that read a large
+    table, or what stands for them (workers.py); the data set is the same for any number. SIGTERM ends it as an
+    interrupt does: nothing is left behind. InputError: an unknown source or option, raw data that does not fit, a target
+    that exists (unless `overwrite`). DistdlError: the disk failed, or somebody ended a worker; nothing is left behind.
     """
     parsed = parse_options(source_name, options)
     from distdl.data.store import shown
@@ -98,13 +101,14 @@ def prepare_dataset(
     check_target(os.fspath(target), overwrite)  # before hours of reading
     where = shown(os.fspath(target))
     progress = Progress(f"{source_name} to {where}", asdict(parsed))
-    with sigterm_cleans_up(where), follow(progress) if follow else nullcontext():
+    with sigterm_cleans_up(where), follow(progress) if follow else nullcontext(), using(workers):
         return _written(source_name, target, parsed, overwrite, progress)
 
 
 def _written(
     source_name: str, target: str | os.PathLike[str], parsed: Any, overwrite: bool, progress: Progress
 ) -> Manifest:
+    from distdl.data.going_on import going_on, key_of_preparation
     from distdl.data.splits import check_heeded
     from distdl.data.store import shown
     from distdl.data.values import in_range
@@ -116,10 +120,11 @@ def _written(
         bad_rows.check_heeded(source_name, parsed, prepared.bad)
         progress.total = prepared.rows
         about = {"info": prepared.info, "preparation": prepared.preparation}
-        with DatasetWriter(
-            target, prepared.columns, source_name, public(asdict(parsed)), about=about, overwrite=overwrite
-        ) as writer:
-            for split, rows in in_range(prepared):
+        told = public(asdict(parsed))
+        writer = DatasetWriter(target, prepared.columns, source_name, told, about=about, overwrite=overwrite)
+        writer.key = key_of_preparation(prepared, source_name, asdict(parsed), writer.rows_per_batch)
+        with writer:
+            for split, rows in in_range(going_on(prepared, writer)):
                 writer.write(split, rows)
                 progress.rows += len(next(iter(rows.values())))
             if prepared.bad and prepared.bad.wanted:

@@ -20,6 +20,17 @@ READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
+class Sectioned:
+    """Rows that can be read from any section of a file on."""
+
+    count: int
+    chunks: Callable[[int], Iterator[tuple[int, tuple[str, Rows]]]]
+    """The first section to be read -> pairs of a section and what `Prepared.chunks` gives of it."""
+    files: tuple[str, ...]
+    """Those that are read; () where that is not known."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A raw source, opened: its columns are known, its rows are read while `chunks` is iterated."""
 
@@ -34,6 +45,8 @@ class Prepared:
     """Split, column and row of the file (`values.numbered`) -> where that is, for a person; None: said by split and row."""
     bad: BadRows | None = None
     """The rows that were set aside, or that would be; None: none of this source's rows can be bad alone."""
+    sections: Sectioned | None = None
+    """Where a large file is read in sections: then `chunks` gives the rows of all of them."""
     rows: int | None = None
     """How many rows there will be, where the source knows it beforehand: then the time left is told."""
 

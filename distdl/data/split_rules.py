@@ -74,6 +74,10 @@ def both_ends(places: np.ndarray | None, rows: int, fractions: Fractions, missin
     return ranked[counts[TEST]], ranked[counts[TEST] + counts[VALIDATION]]
 
 
+def _nowhere(row: int) -> str:
+    return ""
+
+
 class Rule:
     """One way: `add` every chunk of rows, `settle`, then `assign`."""
 
@@ -84,6 +88,10 @@ class Rule:
     def __init__(self) -> None:
         self.counts = [0, 0, 0]
         """Rows of each split, once settled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, without the file: what fails there is looked at again here."""
+        return {name: _nowhere if name == "place" else value for name, value in vars(self).items()}
 
     def add(self, chunk: Mapping[str, Any], row: int, count: int) -> None:
         raise NotImplementedError

@@ -87,7 +87,7 @@ class Splitter:
         check_split(options, tested, validated)
         self.options, self.where, self.tested = options, where, tested
         self.fractions = Fractions(0.0 if tested else options.test_fraction, options.validation_fraction)
-        self.looked = False
+        self.looked = self._settled = False
         self._rule = self._chosen(names, label, place or (lambda row: f"{where}, row {row:,}"))
         self.columns: tuple[str, ...] = (self._rule.column,) if self._rule.column else ()
         """The columns whose values it must see."""
@@ -111,9 +111,19 @@ class Splitter:
         for note in self._rule.found().get("notes", ()):
             print(note, file=sys.stderr)
 
+    def settle(self, rows: int) -> None:
+        """Instead of a look where rows are shared out by their numbers alone, of which there are so many. InputError: they
+        are too few."""
+        if not self.looked:
+            self._rule = ByRow(split_key(self.options.split_seed), self.fractions, self.where)
+            for row in range(0, rows, MOST_WAITING):
+                self._rule.add({}, row, min(MOST_WAITING, rows - row))
+            self._rule.settle()
+            self._settled = True
+
     def assign(self, chunk: Mapping[str, Any], first_row: int) -> np.ndarray:
         """The split of each row of a chunk that begins at `first_row`, as its number in SPLITS: (n,) int8."""
-        assert self.looked
+        assert self.looked or self._settled
         return self._rule.assign(chunk, first_row, len(next(iter(chunk.values()))))
 
     def parts(

@@ -7,7 +7,6 @@ until the new is complete.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -34,14 +33,16 @@ from distdl.data.manifest import (
     check_split_name,
     to_json,
 )
+from distdl.data.publish import put_in_place, upload
+from distdl.data.resume import JOURNAL, Begin, Journal, Left, find_left, held, rows_of, say, shard_name, sound_shards
 from distdl.data.store import hash_file, is_remote, remote_file, shown
 from distdl.data.summary import Summary
 from distdl.data.tally import Tally
 from distdl.errors import DistdlError, InputError
-from distdl.files import publish, sync_folder
 
 BATCH_BYTES = 8 << 20  # record batches of 4-16 MiB were the fastest to verify and to fetch
 MAX_BATCH_ROWS = 1 << 16
+SHARD_BYTES = 128 << 20
 VARIABLE_ROW_BYTES = 16 << 10  # the guess for one row of a `bytes` column: a small JPEG, a page of text
 
 
@@ -68,10 +69,10 @@ class DatasetWriter:
     error.
 
     `target`: a new local folder or URI. `columns`: name to Column. `source`, `options`: where the rows come from, for
-    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard begins.
-    `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the block, `manifest`
-    is what was published. InputError: the target exists (unless `overwrite`), or the rows do not fit the columns.
-    DistdlError: the disk failed.
+    the manifest. `rows_per_batch`: a power of two, or None to choose. `shard_bytes`: size at which a new shard begins, or
+    None for 128 MiB. `about`: the manifest's `info` and `preparation`, which may grow while rows are written. After the
+    block, `manifest` is what was published. InputError: the target exists (unless `overwrite`), or the rows do not fit the
+    columns. DistdlError: the disk failed.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class DatasetWriter:
         source: str,
         options: Mapping[str, Any],
         rows_per_batch: int | None = None,
-        shard_bytes: int = 128 << 20,
+        shard_bytes: int | None = None,
         *,
         about: Mapping[str, Any] | None = None,
         overwrite: bool = False,
@@ -90,13 +91,17 @@ class DatasetWriter:
         if rows_per_batch is not None and (rows_per_batch < 1 or rows_per_batch & (rows_per_batch - 1)):
             raise InputError(f"rows_per_batch is {rows_per_batch}", allowed="a power of two")
         self.target, self.columns, self.overwrite = os.fspath(target), dict(columns), overwrite
-        self.shard_bytes, self.rows_per_batch = shard_bytes, rows_per_batch or choose_rows_per_batch(columns)
+        self.rows_per_batch = rows_per_batch or choose_rows_per_batch(columns)
+        self.shard_bytes = shard_bytes or SHARD_BYTES
         self.manifest: Manifest | None = None
         self._about: dict[str, Any] = {"source": source, "options": dict(options), **(about or {})}
         self._splits: dict[str, _SplitWriter] = {}
         self._draft: Draft | None = None
         self.bad_rows = ""
         """The list of rows that were set aside, which stands beside the shards; no part of the fingerprint."""
+        self.key = ""
+        """Of what is prepared, where `go_on` may find some of it."""
+        self._journal: Journal | None = None
         check_target(self.target, overwrite)
 
     def __enter__(self) -> DatasetWriter:
@@ -104,11 +109,52 @@ class DatasetWriter:
             if is_remote(self.target):
                 self._folder = Path(tempfile.mkdtemp(prefix="distdl-prepare-"))
             else:
-                self._draft = Draft(Path(self.target).absolute())
+                target = Path(self.target).absolute()
+                left = find_left(target, self.key, self.columns) if self.key else None
+                self._draft = Draft(target, left.folder if left else None)
                 self._folder = self._draft.folder
         except OSError as error:
             raise InputError(f"cannot write to {self.target}: {error}") from error
         return self
+
+    def go_on(self, sections: int) -> Begin:
+        """Keep a journal for raw data in so many sections, and take over what a killed preparation of the same `key` had
+        written (resume.py). Before any row is written; `section_done` after those of each section."""
+        if self._draft is None:  # a store: nothing is there before all is
+            return Begin()
+        left = find_left(Path(self.target).absolute(), self.key, self.columns)
+        self._journal = Journal(self._folder, self.key, sections)
+        if left is None:
+            return Begin()
+        with held(left) as mine:
+            if not mine:
+                return Begin()
+            begin = self._take_over(left, sections)
+            shutil.rmtree(left.folder, ignore_errors=True)
+        return begin
+
+    def _take_over(self, left: Left, sections: int) -> Begin:
+        shards, loose = [], 0
+        for split in sorted({*left.shards, *left.batches}):
+            writer = self._splits[split] = _SplitWriter(self, self._folder, split)
+            for shard in sound_shards(left, split):
+                os.rename(left.folder / shard.file, self._folder / shard.file)
+                writer.adopt(shard)
+                shards.append(shard.file)
+            if len(writer.shards) == len(left.shards.get(split, [])):
+                for rows in left.unfinished(split, self.columns):
+                    writer.append(rows)
+                    loose += len(next(iter(rows.values())))
+        begin = left.begin({split: writer.rows for split, writer in self._splits.items()})
+        for rows_of_section in left.sections[: begin.section]:
+            self.section_done(rows_of_section)
+        say(shards, loose, begin, sections)
+        return begin
+
+    def section_done(self, rows: Mapping[str, int]) -> None:
+        """The rows of one more section of the raw data are written: so many of each split."""
+        if self._journal:
+            self._journal.section(rows)
 
     def write(self, split: str, rows: Mapping[str, np.ndarray | Sequence[bytes]]) -> None:
         """Append rows to a split: every column as an array (n, *shape), or n strings of bytes for a `bytes` column."""
@@ -129,6 +175,8 @@ class DatasetWriter:
         finally:
             for split in self._splits.values():
                 split.abandon()
+            if self._journal:
+                self._journal.close()
             if self._draft:
                 self._draft.remove()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -177,12 +225,14 @@ class DatasetWriter:
         if self.bad_rows:
             (self._folder / BAD_ROWS).write_text(self.bad_rows, encoding="utf-8")
         if is_remote(self.target):
-            _upload(self._folder, self.target, self.manifest)
+            upload(self._folder, self.target, self.manifest)
         else:
             check_target(self.target, self.overwrite)  # again: preparing may have taken hours
             assert self._draft is not None
             self._draft.publishable()
-            _publish(self._folder, Path(self.target).absolute(), self.overwrite)
+            if self._journal:
+                (self._folder / JOURNAL).unlink()
+            put_in_place(self._folder, Path(self.target).absolute(), self.overwrite)
 
 
 class _SplitWriter:
@@ -190,6 +240,7 @@ class _SplitWriter:
 
     def __init__(self, writer: DatasetWriter, folder: Path, name: str):
         self.columns, self.rows_per_batch, self.shard_bytes = writer.columns, writer.rows_per_batch, writer.shard_bytes
+        self.journal, self.rows = writer._journal, 0
         self.folder, self.name, self.schema = folder, name, arrow_schema(writer.columns)
         self.shards: list[Shard] = []
         self._pending: dict[str, Any] = {
@@ -202,6 +253,7 @@ class _SplitWriter:
 
     def append(self, rows: Mapping[str, Any]) -> None:
         count, start = len(next(iter(rows.values()))), 0
+        self.rows += count
         while start < count:
             take = min(count - start, self.rows_per_batch - self._filled)
             for key, pending in self._pending.items():
@@ -213,6 +265,20 @@ class _SplitWriter:
             start += take
             if self._filled == self.rows_per_batch:
                 self._write_batch()
+
+    def adopt(self, shard: Shard) -> None:
+        """A shard that is there already, and stands next."""
+        with pa.memory_map(str(self.folder / shard.file)) as source, pa.ipc.open_file(source) as file:
+            for i in range(file.num_record_batches):
+                numbers = rows_of(file.get_batch(i), self.columns)
+                self.tally.add(numbers)
+                self.summary.add(numbers, {})
+        self.shards.append(shard)
+        self.rows += shard.rows
+        if self.journal:
+            for checksum in shard.batches:
+                self.journal.batch(self.name, checksum)
+            self.journal.shard(self.name, shard)
 
     def finish(self) -> Split:
         self._write_batch()
@@ -246,13 +312,15 @@ class _SplitWriter:
         self.summary.add(numbers, lengths)
         self._arrow.write_batch(pa.record_batch(arrays, schema=self.schema))
         self._batches.append(digest.hexdigest())
+        if self.journal:
+            self.journal.batch(self.name, digest.hexdigest())
         self._rows += self._filled
         self._filled = 0
         if self._file.tell() >= self.shard_bytes:
             self._close_shard()
 
     def _file_name(self) -> str:
-        return f"{self.name}-{len(self.shards):05d}.arrow"
+        return shard_name(self.name, len(self.shards))
 
     def _close_shard(self) -> None:
         if self._file is None:
@@ -263,6 +331,8 @@ class _SplitWriter:
         self._file = None
         size_bytes, checksum = hash_file(self.folder, self._file_name())
         self.shards.append(Shard(self._file_name(), self._rows, size_bytes, checksum, tuple(self._batches)))
+        if self.journal:
+            self.journal.shard(self.name, self.shards[-1])
 
 
 def _arrow_array(column: Column, pending: Any, rows: int) -> tuple[pa.Array, list[Any]]:
@@ -304,39 +374,6 @@ def check_target(target: str, overwrite: bool) -> None:
             f"{', '.join(sorted(strange or contents)[:5])}",
             fix="choose another target",
         )
-
-
-def _publish(folder: Path, target: Path, overwrite: bool) -> None:
-    """Move the finished folder into place; an older data set that is to be replaced is set aside first and removed last."""
-    aside = folder.with_name(folder.name.replace(".tmp-", ".old-"))
-    if overwrite and target.exists():
-        os.rename(target, aside)
-    sync_folder(folder)
-    try:
-        publish(folder, target)  # fails where a data set has come to be a moment ago
-    except OSError as error:
-        if aside.exists():
-            os.rename(aside, target)
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise InputError(f"{target} already exists", fix="choose another target, or pass --overwrite") from None
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _upload(folder: Path, target: str, manifest: Manifest) -> None:
-    """Copy the shards and last the manifest; an old manifest goes first, so that a mixture is never read as one."""
-    filesystem, manifest_path = remote_file(target, FILE_NAME)
-    filesystem.create_dir(os.path.dirname(manifest_path), recursive=True)
-    if filesystem.get_file_info(manifest_path).is_file:
-        filesystem.delete_file(manifest_path)
-    listed = remote_file(target, BAD_ROWS)[1]
-    if filesystem.get_file_info(listed).is_file:
-        filesystem.delete_file(listed)  # of the older data set
-    files = [shard.file for split in manifest.splits.values() for shard in split.shards]
-    beside = [BAD_ROWS] if (folder / BAD_ROWS).is_file() else []
-    for name in [*files, *beside, FILE_NAME]:
-        with open(folder / name, "rb") as source, filesystem.open_output_stream(remote_file(target, name)[1]) as sink:
-            shutil.copyfileobj(source, sink, 8 << 20)
 
 
 def _flush_to_disk(file: Any) -> None:

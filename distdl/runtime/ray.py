@@ -15,7 +15,8 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Thread, current_thread, main_thread
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from distdl import trust
 from distdl.config.schema import Ray as RayConfig
-from distdl.errors import InputError, TrainingFailed
+from distdl.data.workers import called_again
+from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat, read_beats
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[2]
 """Folder that distdl lies in: the workers import this very copy where they see it."""
+LOST = 5
+"""How often a task that reads raw data begins again when its worker is lost."""
 END_S = 10.0
 """Seconds for a node to end a worker that hung."""
 DIED = "died without a word: os._exit, a signal, or too little memory"
@@ -251,6 +255,56 @@ def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
         raise InputError(what, fix="runtime.gpus_per_worker=1, or runtime.gpus_per_worker=0 to train on CPUs")
 
 
+@contextmanager
+def data_workers(count: int, address: str) -> Iterator[DataWorkers]:
+    """Tasks of a Ray cluster that read raw data (`distdl/data/workers.py`): so many at once; 0: one for each of its CPUs.
+    `address`: `local` is an embedded one."""
+    _quiet()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
+    import ray
+
+    _join(ray, address, {"OMP_NUM_THREADS": "1"}, max(count, 1))
+    try:
+        yield DataWorkers(ray, count or int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+class DataWorkers:
+    """What a function gives comes through Ray's object store, piece by piece and in order. A task whose worker or node is
+    lost begins again; one that raises is called once more here, as everywhere (`distdl/data/workers.py`)."""
+
+    def __init__(self, ray: Any, count: int) -> None:
+        self._ray, self.count = ray, count
+
+    def each(self, function: Callable[[Any], Iterable[Any]], items: Sequence[Any]) -> Iterator[Any]:
+        """All that the function gives for the first item, then for the second, and so on."""
+        ray, call = self._ray, self._ray.put(function)
+        options = {"num_cpus": 1, "max_retries": LOST, "num_returns": "streaming", "scheduling_strategy": "SPREAD"}
+        task = ray.remote(**options)(_of_item)
+        running: deque[Any] = deque()
+        given = 0
+        for item in items:
+            while given < len(items) and len(running) < 2 * self.count:
+                running.append(task.remote(call, items[given]))
+                given += 1
+            results, taken = running.popleft(), 0
+            try:
+                for result in results:
+                    yield ray.get(result)
+                    taken += 1
+            except ray.exceptions.RayTaskError as error:
+                why = str(error.cause) or type(error.cause).__name__
+                yield from called_again(function, item, taken, why.splitlines()[0])
+            except ray.exceptions.RayError as error:
+                what = f"a Ray worker that reads the raw data was lost {LOST + 1} times: {str(error).splitlines()[0]}"
+                raise DistdlError(what) from error
+
+
+def _of_item(function: Callable[[Any], Iterable[Any]], item: Any) -> Iterator[Any]:
+    yield from function(item)
+
+
 def _gpus(plan: Plan) -> int:
     """GPUs of a worker."""
     asked = getattr(plan.settings.runtime, "gpus_per_worker", None)
@@ -260,16 +314,22 @@ def _gpus(plan: Plan) -> int:
 def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
     """Joins the cluster at the address, or starts an embedded Ray that has the resources that the plan asks for."""
     variables = {
-        "PYTHONPATH": os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(plan.threads_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "PYTHONWARNINGS": "ignore",
         **({"DS_ACCELERATOR": "cpu"} if plan.device == "cpu" else {}),
         **({trust.VARIABLE: os.environ[trust.VARIABLE]} if trust.VARIABLE in os.environ else {}),
     }
+    needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
+    _join(ray, runtime.address, variables, needed)
+
+
+def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int) -> None:
+    """The cluster at the address, or an embedded one that has so many CPUs at least. `variables`: of its workers."""
+    path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **variables}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = runtime.address or os.environ.get("RAY_ADDRESS")
-    if address:
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
         _probe(address)
         job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
         theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice
@@ -280,7 +340,6 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
             raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
         return
     cores = len(os.sched_getaffinity(0))
-    needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
     # Inherited, not a runtime_env: that would ask for other processes than those that Ray starts ahead.
     with _environment(variables):
         ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)

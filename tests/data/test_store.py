@@ -371,7 +371,7 @@ def test_a_data_set_that_came_to_be_meanwhile_is_not_replaced(
     from distdl.driver import prepare_if_missing
     from tests.small import small_config
 
-    publish = write._publish
+    publish = write.put_in_place
 
     def others_first(folder: Path, target: Path, overwrite: bool) -> None:
         target.mkdir()
@@ -385,6 +385,6 @@ def test_a_data_set_that_came_to_be_meanwhile_is_not_replaced(
     assert read_manifest(tmp_path / "set").split("train").rows == 30 and len(list(tmp_path.iterdir())) == 1
     values = small_config("mlp", str(tmp_path / "digits"), "")
     values["data"]["prepare"] = {"source": "digits", "options": {}}
-    monkeypatch.setattr(write, "_publish", others_first)
+    monkeypatch.setattr(write, "put_in_place", others_first)
     prepare_if_missing(config_from_dict(values))
     assert "another process has prepared" in capsys.readouterr().out

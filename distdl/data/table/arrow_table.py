@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 from distdl.data.inputs import file_system, open_bytes, unreachable
 from distdl.data.store import is_remote, shown
 from distdl.data.table.files import open_files
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Table, grouped
 from distdl.data.table.typed import TypedTable, pieces
 from distdl.errors import InputError
 
@@ -29,7 +31,10 @@ class ArrowTable(TypedTable):
     """An Arrow file or stream. InputError: it is neither, or it is damaged."""
 
     def __init__(self, location: str):
-        self._location, self._mapped = location, False
+        self.location, self._mapped = location, False
+        self.rows: int | None = None
+        self._batches: list[int] = []
+        """Those of a section; [] is all."""
         with open_bytes(location) as file:
             first = file.read(8)
         self._is_file = first.startswith(FILE)
@@ -54,7 +59,7 @@ class ArrowTable(TypedTable):
             self.notes.append(f"{self.path}: the stream has no end mark: rows may be missing if its writer was stopped")
 
     def _other(self, first: bytes) -> InputError:
-        path = shown(self._location)
+        path = shown(self.location)
         if first.startswith(FEATHER_1):
             return InputError(
                 f"{path} is a Feather file of version 1, which is not read any more",
@@ -70,11 +75,29 @@ class ArrowTable(TypedTable):
             allowed="an Arrow file (ARROW1), an Arrow stream, a Feather file of version 2",
         )
 
+    def cut(self) -> list[Table]:
+        """Some batches each, of a file; a stream is read from its beginning only."""
+        try:
+            rows, size = self._rows_of_batches() if self._is_file else [], os.path.getsize(self.location)
+        except (pa.ArrowException, OSError):  # of a store; or damaged, which is told where it is read
+            return [self]
+        found: list[Table] = []
+        for batches in grouped([size // len(rows)] * len(rows) if rows else []):
+            section = copy.copy(self)
+            section._batches = batches
+            section.first_row, section.rows = sum(rows[: batches[0]]), sum(rows[i] for i in batches)
+            found.append(section)
+        return found if len(found) > 1 else [self]
+
+    def _rows_of_batches(self) -> list[int]:
+        with pa.memory_map(self.location) as source, self._reader(source, [0]) as reader:
+            return [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+
     def _source(self) -> Any:
-        if is_remote(self._location):
-            filesystem, inside = file_system(self._location)
+        if is_remote(self.location):
+            filesystem, inside = file_system(self.location)
             return filesystem.open_input_file(inside)
-        return pa.memory_map(self._location) if self._mapped else pa.OSFile(self._location)
+        return pa.memory_map(self.location) if self._mapped else pa.OSFile(self.location)
 
     def _reader(self, source: Any, columns: list[int] | None) -> Any:
         options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False)
@@ -95,7 +118,7 @@ class ArrowTable(TypedTable):
 
     def _file_batches(self, fields: list[int]) -> Iterator[pa.RecordBatch]:
         with self._source() as source, self._reader(source, fields) as reader:
-            for i in range(reader.num_record_batches):
+            for i in self._batches or range(reader.num_record_batches):
                 yield reader.get_batch(i)
 
     def _stream_batches(self, fields: list[int]) -> Iterator[pa.RecordBatch]:

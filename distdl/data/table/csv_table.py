@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import re
@@ -14,8 +15,9 @@ import pyarrow.csv
 
 from distdl.data.bad_rows import BadRows
 from distdl.data.store import is_remote, shown
+from distdl.data.table.cut_text import Stretch, Stretches, sections_of_records
 from distdl.data.table.dialect import BLANKS, Dialect, Told, decodes, read_records, sniff
-from distdl.data.table.reader import doubled
+from distdl.data.table.reader import Table, doubled
 from distdl.data.table.stream import before_gone
 from distdl.data.unpack import ENDINGS, open_unpacked
 from distdl.errors import InputError
@@ -25,6 +27,8 @@ RECORDS_A_BLOCK = 64
 """At least, so that a table of very many columns is not cut into pieces of a few rows."""
 LONGEST_RECORD = 256 << 20
 SURE = 0.9
+ONE_BYTE = ("utf-8", "ascii", "cp125", "latin", "iso8859", "iso-8859")
+"""Encodings in which the byte of a quote or of a line's end is nothing else."""
 
 
 class CsvTable:
@@ -35,7 +39,7 @@ class CsvTable:
     """
 
     def __init__(self, path: str, told: Told | None = None, label: str = "", bad: BadRows | None = None):
-        self.path, self._location = shown(path), path
+        self.path, self.location = shown(path), path
         self._aside = bad if bad and bad.wanted else None
         self._torn: dict[int, str] | None = None if self._aside else {}
         """Records of too many or too few values that are left out: number among all records -> its text."""
@@ -53,6 +57,10 @@ class CsvTable:
         self.classes: dict[str, list[str]] = {}
         if self._aside and self.dialect.encoding == "utf-8":
             self._undecoded = list(undecodable(path, self.path, self._aside))
+        self.rows: int | None = None
+        self._stretch: Stretches | None = None
+        """What a section reads of the file."""
+        self._sections: list[Table] = []
 
     def _check_header(self, told: Told, label: str) -> None:
         dialect = self.dialect
@@ -64,7 +72,7 @@ class CsvTable:
                     fix="header=yes reads what names= says instead of that line, header=no reads it as a row",
                 )
             if told.header is None:  # names= says that the first line has none
-                self.dialect = sniff(self._location, Told(**{**vars(told), "header": False}), self._aside is not None)
+                self.dialect = sniff(self.location, Told(**{**vars(told), "header": False}), self._aside is not None)
             if len(told.names) != len(dialect.names):
                 raise InputError(
                     f"names= has {len(told.names)} names, the first line of {self.path} {len(dialect.names)} values"
@@ -95,6 +103,21 @@ class CsvTable:
                     f"{self.path}: column {i + 1} has no name and is left out ({some}, …); names= keeps it"
                 )
 
+    def cut(self) -> list[Table]:
+        """Some records each."""
+        if not self._sections:
+            for stretch in self._stretches():
+                section = copy.copy(self)
+                section._stretch, section.rows = stretch, stretch.rows
+                self._sections.append(section)
+        return self._sections or [self]
+
+    def _stretches(self) -> list[Stretches]:
+        plain = (
+            not self._aside and self.dialect.encoding.lower().startswith(ONE_BYTE) and self.dialect.delimiter != BLANKS
+        )
+        return sections_of_records(self.location, self.dialect.delimiter) if plain else []
+
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, about a megabyte at a time; more where rows are long."""
         block, done = max(BLOCK_BYTES, RECORDS_A_BLOCK * self.dialect.record_bytes), 0
@@ -116,22 +139,24 @@ class CsvTable:
 
     def _open(self, names: list[str], block_bytes: int, torn: dict[int, str]) -> Any:
         dialect = self.dialect
-        plain = not is_remote(self._location) and dialect.delimiter != BLANKS and dialect.encoding == "utf-8"
+        plain = not is_remote(self.location) and dialect.delimiter != BLANKS and dialect.encoding == "utf-8"
         plain = plain and not self._undecoded
 
         def set_aside(row: Any) -> str:
             torn[row.number - dialect.lines - 1] = row.text
             return "skip"
 
-        stream = self._stream()
-        if plain and isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+        stream: Any = self._stream()
+        if self._stretch:
+            stream = Stretch(self.location, self._stretch.begin, self._stretch.end)
+        elif plain and isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
             stream.close()
-            stream = pa.OSFile(self._location)
+            stream = pa.OSFile(self.location)
         return pyarrow.csv.open_csv(
             stream,
             read_options=pyarrow.csv.ReadOptions(
                 column_names=self._every,
-                skip_rows=dialect.lines,
+                skip_rows=0 if self._stretch and self._stretch.begin else dialect.lines,
                 use_threads=False,
                 block_size=block_bytes,
                 encoding="utf8" if dialect.encoding == "utf-8" else dialect.encoding,
@@ -167,7 +192,7 @@ class CsvTable:
 
     def _text(self) -> BinaryIO:
         """The file without lines that are no text, where those are left out."""
-        stream = open_unpacked(self._location)
+        stream = open_unpacked(self.location)
         return io.BufferedReader(WithoutLines(stream, self._undecoded)) if self._undecoded else stream
 
     def _set_aside(self, torn: dict[int, str]) -> None:
@@ -220,7 +245,7 @@ class CsvTable:
     def _bad(self, error: Exception) -> InputError:
         """The first row that is wrong, by its line, where it can be found."""
         if isinstance(error, UnicodeError) or "invalid UTF8" in str(error):
-            with open_unpacked(self._location) as file:
+            with open_unpacked(self.location) as file:
                 for number, line in enumerate(file, 1):
                     if not decodes(line, self.dialect.encoding):
                         return InputError(

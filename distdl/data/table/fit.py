@@ -18,8 +18,9 @@ import numpy as np
 
 from distdl.data.classes import in_order
 from distdl.data.table.kinds import ColumnKind
+from distdl.data.table.numbers import Numbers
 from distdl.data.table.options import TableOptions
-from distdl.data.table.profile import Numbers, Profile
+from distdl.data.table.profile import Profile
 from distdl.data.table.scale import PARTS, date_parts
 
 Record = dict[str, Any]

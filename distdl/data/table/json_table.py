@@ -8,17 +8,21 @@ null is null.
 from __future__ import annotations
 
 import bisect
+import copy
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
 
+from distdl.data import workers
 from distdl.data.bad_rows import BadRows
 from distdl.data.store import shown
-from distdl.data.table.reader import doubled
+from distdl.data.table.cut_text import Stretch, sections_of_lines
+from distdl.data.table.reader import Table, doubled
 from distdl.data.table.typed import TypedTable, pieces
 from distdl.data.text.documents import json_object
 from distdl.data.unpack import ENDINGS as PACKED
@@ -34,36 +38,71 @@ class JsonTable(TypedTable):
     """A file of JSON lines. InputError names the line that is no object, or whose field is of another type than above."""
 
     def __init__(self, location: str, bad: BadRows | None = None):
-        self._location = location
+        self.location = location
         self._bad = bad if bad and bad.wanted else None
         self._left_out: list[int] = []
         """Lines that are left out, as they cannot be read, in rising order."""
-        self._fields = self._find_fields()
+        self.rows: int | None = None
+        self._stretch: tuple[int, int] | None = None
+        """The bytes of a section of it."""
+        self._sections: list[Table] = []
+        self._fields = self._find_in_sections() or self._find_fields()[0]
         if not len(self._fields):
             raise InputError(f"{shown(location)} holds no objects")
         super().__init__(location, self._fields)
+        for section in self._sections:
+            vars(section).update({**vars(self), **vars(section)})
 
-    def _find_fields(self) -> pa.Schema:
-        found = pa.schema([])
+    def cut(self) -> list[Table]:
+        """Some lines each."""
+        return self._sections or [self]
+
+    def _find_in_sections(self) -> pa.Schema | None:
+        """None: there are none, or something is wrong, which is to be told with what stands above it."""
+        stretches = [] if self._bad else sections_of_lines(self.location)
+        found, above = pa.schema([]), 0
+        try:
+            for section, (fields, rows) in self._looked_at(stretches):
+                found = _merged_schemas(found, fields)
+                section.first_row, section.rows = above, rows
+                above += rows
+                self._sections.append(section)
+        except (InputError, TypeError):
+            self._sections = []
+            return None
+        return _settled_schema(found) if stretches else None
+
+    def _looked_at(self, stretches: list[tuple[int, int]]) -> Iterator[tuple[JsonTable, tuple[pa.Schema, int]]]:
+        sections = [copy.copy(self) for _ in stretches]
+        for section, stretch in zip(sections, stretches, strict=True):
+            section._stretch, section._sections = stretch, []
+        return zip(sections, workers.current().each(_fields_of, sections), strict=True)
+
+    def _find_fields(self, settle: bool = True) -> tuple[pa.Schema, int]:
+        """The fields, and how many rows there are."""
+        found, rows = pa.schema([]), 0
         for line, block in self._blocks():
             try:
-                found = _with_block(found, block)
+                found, count = _with_block(found, block)
             except (pa.ArrowException, UnicodeError, TypeError) as error:
                 if self._bad is None:
                     raise self._wrong(block, line, found, error) from None
+                count = 0
                 if good := self._sound(block, line, found, self._bad):
                     try:
-                        found = _with_block(found, good)
+                        found, count = _with_block(found, good)
                     except (pa.ArrowException, UnicodeError, TypeError) as other:
                         raise self._wrong(good, line, found, other) from None
-        return pa.schema([pa.field(field.name, _settled(field.type)) for field in found])
+            rows += count
+        return _settled_schema(found) if settle else found, rows
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """(number of its first line, some whole lines), without those that are blank all of them."""
-        with open_unpacked(self._location) as file:
+        stretch = self._stretch
+        with Stretch(self.location, *stretch) if stretch else open_unpacked(self.location) as file:
             line, rest = 1, b""
             while block := file.read(BLOCK_BYTES):
-                if line == 1 and not rest:
+                if line == 1 and not rest and not (stretch and stretch[0]):
                     self._check_begin(block)
                 whole, end, left = block.rpartition(b"\n")
                 if not end:
@@ -77,7 +116,7 @@ class JsonTable(TypedTable):
                 yield line, rest
 
     def _check_begin(self, block: bytes) -> None:
-        path = shown(self._location)
+        path = shown(self.location)
         if block.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
             raise InputError(
                 f"{path} holds one JSON array, not one object a line",
@@ -107,7 +146,7 @@ class JsonTable(TypedTable):
         """The same of several rows, in rising order."""
         found: list[str] = []
         gone, row = set(self._left_out), 0
-        with open_unpacked(self._location) as file:
+        with open_unpacked(self.location) as file:
             for number, line in enumerate(file, 1):
                 if line.strip() and number not in gone:
                     while len(found) < len(rows) and rows[len(found)] == row:
@@ -129,7 +168,7 @@ class JsonTable(TypedTable):
     def _sound(self, block: bytes, first: int, schema: pa.Schema, bad: BadRows) -> bytes:
         """The lines that can be read; the others are set aside. A field that no line above has is of the type that most
         lines here have."""
-        path = shown(self._location)
+        path = shown(self.location)
         known = {name: kind for field in schema for name, kind in _kinds(field.name, field.type)}
         records = list(self._records(block, first, bad))
         seen: dict[str, Counter[str]] = {}
@@ -153,7 +192,7 @@ class JsonTable(TypedTable):
         """Number, text and object of each line that is an object; the others are set aside."""
         for number, line in enumerate(io.BytesIO(block), first):
             if line.strip():
-                where, record = f"{shown(self._location)}:{number}", None
+                where, record = f"{shown(self.location)}:{number}", None
                 with bad.row(where, line.strip(), reason="damaged line"):
                     record = json_object(line, where, _once)
                 if record is None:
@@ -163,7 +202,10 @@ class JsonTable(TypedTable):
 
     def _wrong(self, block: bytes, first: int, schema: pa.Schema, error: Exception) -> InputError:
         """What is wrong in some lines, where it can be found, and what Arrow says otherwise."""
-        path = shown(self._location)
+        path = shown(self.location)
+        if self._stretch:
+            with Stretch(self.location, 0, self._stretch[0]) as above:
+                first += sum(some.count(b"\n") for some in iter(partial(above.read, BLOCK_BYTES), b""))
         known = {name: kind for field in schema for name, kind in _kinds(field.name, field.type)}
         for number, line in enumerate(block.split(b"\n"), first):
             where = f"{path}:{number}"
@@ -187,10 +229,19 @@ def _alike(one: str, other: str) -> bool:
     return one == other or {one, other} == {"i", "f"}
 
 
-def _with_block(found: pa.Schema, block: bytes) -> pa.Schema:
-    """The fields with those of some more lines."""
+def _with_block(found: pa.Schema, block: bytes) -> tuple[pa.Schema, int]:
+    """The fields with those of some more lines, and how many rows these are."""
     block.decode("utf-8")  # Arrow does not look at every letter
-    return _merged_schemas(found, _read(block).schema)
+    table = _read(block)
+    return _merged_schemas(found, table.schema), table.num_rows
+
+
+def _fields_of(section: JsonTable) -> Iterator[tuple[pa.Schema, int]]:
+    yield section._find_fields(settle=False)
+
+
+def _settled_schema(found: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(field.name, _settled(field.type)) for field in found])
 
 
 def _read(block: bytes, schema: pa.Schema | None = None) -> pa.Table:

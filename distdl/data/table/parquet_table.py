@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet
 from distdl.data.inputs import file_system, find_files, plain_path, unreachable
 from distdl.data.store import is_remote, shown
 from distdl.data.table.files import Files
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Table, grouped
 from distdl.data.table.typed import TypedTable, rows_a_batch
 from distdl.errors import InputError
 
@@ -50,12 +51,13 @@ class ParquetTable(TypedTable):
     """A Parquet file. `keys`: the columns that its folders are named after, and their values."""
 
     def __init__(self, location: str, keys: Mapping[str, str] | None = None, key_type: pa.DataType | None = None):
-        self._location, self._keys = location, dict(keys or {})
+        self.location, self._keys = location, dict(keys or {})
         self._key_type = key_type or pa.string()
         self._sound: set[str] = set()  # columns whose checksums have been compared: once is enough
         with self._open() as file:
             schema, metadata = file.schema_arrow, file.metadata
             self.rows: int = metadata.num_rows
+            self._groups = list(range(metadata.num_row_groups))
             stored = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
             unpacked = VALUE_BYTES * metadata.num_columns * self.rows
         self._batch_rows = rows_a_batch(max(stored, unpacked), self.rows)
@@ -64,27 +66,41 @@ class ParquetTable(TypedTable):
             schema = schema.append(pa.field(key, self._key_type))
         super().__init__(location, schema)
 
+    def cut(self) -> list[Table]:
+        """Some row groups each."""
+        with self._open() as file:
+            metadata = file.metadata
+            sizes = [(metadata.row_group(i).total_byte_size, metadata.row_group(i).num_rows) for i in self._groups]
+        found: list[Table] = []
+        for groups in grouped([size for size, _ in sizes]):
+            section = copy.copy(self)
+            section._groups = [self._groups[i] for i in groups]
+            section.first_row = sum(rows for _, rows in sizes[: groups[0]])
+            section.rows = sum(sizes[i][1] for i in groups)
+            found.append(section)
+        return found if len(found) > 1 else [self]
+
     def _open(self, verify: bool = True) -> Any:
-        path, source = shown(self._location), self._location
+        path, source = shown(self.location), self.location
         try:
-            if is_remote(self._location):
-                filesystem, inside = file_system(self._location)
+            if is_remote(self.location):
+                filesystem, inside = file_system(self.location)
                 source = filesystem.open_input_file(inside)
             return pyarrow.parquet.ParquetFile(
                 source,
                 pre_buffer=False,  # it would hold all that is still to be read
-                buffer_size=REMOTE_BUFFER if is_remote(self._location) else LOCAL_BUFFER,
+                buffer_size=REMOTE_BUFFER if is_remote(self.location) else LOCAL_BUFFER,
                 page_checksum_verification=verify,
             )
         except FileNotFoundError as error:
-            raise unreachable(self._location, error) from None
+            raise unreachable(self.location, error) from None
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} is not a Parquet file that can be read: {shown(error)}") from error
 
     def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in columns if name not in self._keys]
         with self._open(verify=not self._sound.issuperset(wanted)) as file:
-            for batch in file.iter_batches(self._batch_rows, columns=wanted, use_threads=False):
+            for batch in file.iter_batches(self._batch_rows, self._groups, columns=wanted, use_threads=False):
                 yield self._with_keys(batch, columns)
         self._sound.update(wanted)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from distdl.data.pictures import make_look, need_pillow, picture_record, prepare_picture
 from distdl.data.table.kinds import ColumnKind
 from distdl.data.table.options import TableOptions
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Places, Table
 from distdl.data.table.stream import Part
 from distdl.errors import InputError, Problem
 from distdl.trust import leads_out
@@ -42,7 +42,7 @@ def pixels_record(kinds: Sequence[ColumnKind], options: TableOptions, table: Tab
     return {**picture_record(look, options.size), "name": names[0]}
 
 
-def encode_pixels(record: Mapping[str, Any], column: pa.Array, rows: np.ndarray, table: Table) -> np.ndarray:
+def encode_pixels(record: Mapping[str, Any], column: pa.Array, rows: np.ndarray, table: Places) -> np.ndarray:
     """uint8 (n, C, H, W). InputError that names the row: there is no such picture, or it cannot be read."""
     found = []
     for value, row in zip(column.to_pylist(), rows.tolist(), strict=True):
@@ -58,7 +58,7 @@ def _told(problem: Problem) -> str:
     return f"{problem.where}: {problem.what}" if problem.where else problem.what
 
 
-def _file(value: Any, table: Table, name: str) -> Path | BinaryIO:
+def _file(value: Any, table: Places, name: str) -> Path | BinaryIO:
     if value in (None, "", b""):
         raise InputError(f"the column '{name}' names no picture", fix="fill it in, or leave the row out")
     if isinstance(value, bytes):

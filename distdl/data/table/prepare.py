@@ -6,27 +6,30 @@ numbers (`fit.py`); then its rows, made into numbers by what was fitted (`encode
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from distdl.data.bad_rows import BadRows
 from distdl.data.manifest import Column
-from distdl.data.raw import Prepared, Rows
+from distdl.data.raw import Prepared, Sectioned
 from distdl.data.splits import Splitter
 from distdl.data.table.answer import VERSION, check_answer, label_record, target_record
-from distdl.data.table.encode import Encoder, encode_label, encode_target, outputs
+from distdl.data.table.encode import outputs
 from distdl.data.table.fit import fitted
 from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
 from distdl.data.table.options import TableOptions
+from distdl.data.table.passes import chunks, encoded, needed_columns, profiled, ranges_of_dates, rows_of, together
 from distdl.data.table.pixels import encode_pixels, pixels_record, small_parts
-from distdl.data.table.profile import Numbers, Profile
+from distdl.data.table.profile import Profile
 from distdl.data.table.reader import Table
 from distdl.data.table.report import notes_of_label, notes_of_numbers, rows_of_kinds, unlabelled_note
+from distdl.data.table.sections import Miscounted, Sections, files_of
 from distdl.data.table.set_aside import Nowhere, list_unlabelled, without_bad, without_empty, without_odd
-from distdl.data.table.stream import Kept, Part, Renamed, Undotted, dotted_word, shared_out, whole_split
-from distdl.data.table.values import NO_NUMBER, dates, is_text, label_na
+from distdl.data.table.stream import Kept, Part, Renamed, Undotted, dotted_word
+from distdl.data.table.values import NO_NUMBER, is_text, label_na
 from distdl.data.table.vectors import with_vectors
 from distdl.errors import InputError, Problem, did_you_mean
 
@@ -186,14 +189,13 @@ class Opened:
         as_words += [name for name in table.classes if name in every]
         log = "log" in (options.scale, options.target_scale)
         told: dict[str, Any] = {"label": options.label, "date_format": options.date_format, "log": log}
-        self.found = Profile(table.schema, every, self.na, [n for n in as_words if n in every], **told)
+        self.sections = Sections(table, self.splitter, whole=self.bad.wanted)
         try:
-            for part in shared_out(table, every, self.splitter):
-                self.found.add(part)
+            self.found = self._profile(every, [n for n in as_words if n in every], told)
         except InputError:  # rows that cannot be shared out: that there are none is what to say of none
-            self._refuse_unanswered()
+            self._refuse_none()
             raise
-        self._refuse_unanswered()
+        self._refuse_none()
         if not self.found.rows:
             raise InputError(f"{table.path} has no rows")
         self._look_again(told)
@@ -202,18 +204,23 @@ class Opened:
         if options.features:
             self.kinds = [self._as_listed(kind) for kind in self.kinds]
 
-    def _refuse_unanswered(self) -> None:
-        """InputError where the column to predict is empty throughout."""
-        if self.gaps and (count := len(self.gaps[0].left_out)) and not self.gaps[0].rows:
-            what = f"{self.table.path} has no rows with a '{self.answer}': it is empty in all {count:,}"
-            raise InputError(what, fix="predict another column")
+    def _refuse_none(self) -> None:
+        for gap in self.gaps[:1]:
+            gap.refuse_none()
+
+    def _profile(self, names: list[str], as_words: list[str], told: Mapping[str, Any]) -> Profile:
+        make = partial(Profile, self.table.schema, names, self.na, as_words, **told)
+        function = partial(profiled, make)
+        try:
+            return together((found for _, found in self.sections.each(function, names)))
+        except Miscounted:
+            self.sections.count_again()
+            return together((found for _, found in self.sections.each(function, names)))
 
     def _look_again(self, told: Mapping[str, Any]) -> None:
         """At columns of words that began with numbers: the first words were not counted."""
         if late := self.found.late():
-            again = Profile(self.table.schema, late, self.na, late, **told)
-            for part in shared_out(self.table, late, self.splitter):
-                again.add(part)
+            again = self._profile(late, late, told)
             for name in late:
                 self.found.looks[name].words = again.looks[name].words
 
@@ -225,14 +232,13 @@ class Opened:
             if look.words and look.words.rows and name != self.answer
             if look.words.formats or (name in asked and self.options.date_format)
         }
-        looks = [self.found.looks[name] for name in pattern]
-        if not looks:
+        if not pattern:
             return
-        for part in shared_out(self.table, [look.name for look in looks], self.splitter):
-            for i, look in enumerate(looks):
-                look.dates = look.dates or Numbers(1)
-                seconds, _ = dates(part.batch.column(i), pattern[look.name], self.na)
-                look.dates.add(seconds[None], part.rows, part.split == "train")
+        ranges = partial(ranges_of_dates, list(pattern.values()), self.na)
+        for _, of_section in self.sections.each(ranges, list(pattern)):
+            for name, numbers in zip(pattern, of_section, strict=True):
+                look = self.found.looks[name]
+                look.dates = copy.deepcopy(numbers) if look.dates is None else together([look.dates, numbers])
 
     def _as_listed(self, kind: ColumnKind) -> ColumnKind:
         """A column that features= lists is used, whatever it would be taken for."""
@@ -272,12 +278,7 @@ class Opened:
         image = pixels_record(self.kinds, options, self.table)
         width = len(preparation["x"]["columns"])
         if not width and not image:
-            told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
-            named = any(kind.kind == "image path" for kind in self.kinds)
-            fix = "size=64x64 makes pixels of the pictures" if named else "kinds=name:category, ..."
-            told = told or f"there is none beside '{self.answer}'"
-            fix = fix if self.kinds else "predict another column, or leave more of them in"
-            raise InputError(f"{self.table.path} has no columns left as features: {told}", fix=fix)
+            self._refuse_no_features()
         columns = {"x": Column("float32", (width,))} if width else {}
         if image:
             preparation["image"] = image
@@ -303,7 +304,23 @@ class Opened:
         info["kinds"] = rows_of_kinds(self.kinds, features, preparation, self.answer, found)
         info["notes"] = notes
         info["split"] = self.splitter.record()
-        return Prepared(columns, self._chunks(preparation), info, preparation, bad=self.bad)
+        others = [Sections(other, split=split, whole=self.bad.wanted) for split, other in self.others.items()]
+        tables = [self.sections, *others]
+        from_section = partial(chunks, tables, preparation)
+        count = sum(of_table.count for of_table in tables)
+        files = () if image else tuple(file for of_table in tables for file in files_of(of_table.table))
+        sections = Sectioned(count, from_section, files) if count > len(tables) else None
+        every = (chunk for _, chunk in from_section(0))
+        rows = rows_of(tables)
+        return Prepared(columns, every, info, preparation, bad=self.bad, sections=sections, rows=rows)
+
+    def _refuse_no_features(self) -> None:
+        told = "; ".join(f"'{kind.name}' is {kind.kind}" for kind in self.kinds[:10])
+        named = any(kind.kind == "image path" for kind in self.kinds)
+        fix = "size=64x64 makes pixels of the pictures" if named else "kinds=name:category, ..."
+        told = told or f"there is none beside '{self.answer}'"
+        fix = fix if self.kinds else "predict another column, or leave more of them in"
+        raise InputError(f"{self.table.path} has no columns left as features: {told}", fix=fix)
 
     def _set_others_aside(self, preparation: dict[str, Any]) -> None:
         """The rows of the other tables that do not fit, and what there is to list of all."""
@@ -317,36 +334,6 @@ class Opened:
             if gap.left_out:
                 list_unlabelled(gap.table, gap.left_out, self.answer, self.bad)
         self.bad.check(self.found.rows + others)
-
-    def _chunks(self, preparation: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
-        names, image = needed_columns(preparation), preparation.get("image", {})
-        for part in shared_out(self.table, names, self.splitter):
-            for piece in small_parts(part, image):
-                yield piece.split, encoded(preparation, piece, self.table)
-        for split, other in self.others.items():
-            for part in whole_split(other, names, split):
-                for piece in small_parts(part, image):
-                    yield split, encoded(preparation, piece, other)
-
-
-def needed_columns(preparation: Mapping[str, Any]) -> list[str]:
-    """The columns of a table that a preparation reads."""
-    answers = [preparation[key]["name"] for key in ("image", "label", "y") if key in preparation]
-    return [*(feature["name"] for feature in preparation["x"]["features"]), *answers]
-
-
-def encoded(preparation: Mapping[str, Any], part: Part, table: Table) -> Rows:
-    """The rows of a part, as a preparation says. InputError names the first value that does not fit."""
-    columns = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
-    record, na = preparation["x"], preparation["x"]["na"]
-    rows: Rows = {"x": Encoder(record, table.place).encode(columns, part.rows)} if record["columns"] else {}
-    if image := preparation.get("image"):
-        rows["image"] = encode_pixels(image, columns[image["name"]], part.rows, table)
-    if label := preparation.get("label"):
-        rows["label"] = encode_label(label, columns[label["name"]], label_na(na), part.rows, table.place)
-    if y := preparation.get("y"):
-        rows["y"] = encode_target(y, columns[y["name"]], na, part.rows, table.place)
-    return rows
 
 
 def _attempt(preparation: Mapping[str, Any], table: Table, part: Part) -> None:

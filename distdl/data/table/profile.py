@@ -5,16 +5,17 @@ Kinds are guessed from all rows; whatever is fitted (means, deviations, quantile
 
 from __future__ import annotations
 
-import math
+import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distdl.data.order import keyed_hash
+from distdl.data.table.numbers import Numbers
 from distdl.data.table.stream import Part
 from distdl.data.table.values import (
     DATE_FORMATS,
@@ -33,115 +34,10 @@ MOST_LEVELS = 10_000
 """Different words of a column that are counted; a column with more is no category."""
 LONG_WORDS = 200
 """Characters beyond which a word is a text."""
-SAMPLE_VALUES, SAMPLE_ROWS, FEW_ROWS = 2_000_000, 8_192, 256
-SAMPLE_KEY = 0x64697374646C0005
 SURE_ROWS = 1_000
 """After so many words a column is read as numbers no more."""
 NAMED_STRANGE = 5
 """Values that are no numbers, of a column of numbers, that are told apart."""
-
-
-class Numbers:
-    """Count, mean, deviation, range and a sample of k columns of numbers, added up over batches in float64."""
-
-    def __init__(self, k: int, log: bool = False) -> None:
-        self.log = log
-        """Whether the mean and deviation are those of the logarithms."""
-        self.count, self.mean, self.m2 = np.zeros(k), np.zeros(k), np.zeros(k)  # of the training rows
-        self.low, self.high = np.full(k, np.inf), np.full(k, -np.inf)
-        self.low_row, self.high_row = np.zeros(k, np.int64), np.zeros(k, np.int64)
-        self.whole, self.binary = np.ones(k, bool), np.ones(k, bool)  # all rows: no fraction; 0 and 1 alone
-        self.rising = np.ones(k, bool)  # all rows: each is larger than the one before
-        self._last = np.full(k, -np.inf)
-        size = min(SAMPLE_ROWS, max(FEW_ROWS, SAMPLE_VALUES // max(k, 1)))
-        self._sample, self._sample_rows, self._seen = np.full((k, size), np.nan), np.zeros(size, np.int64), 0
-
-    def add(self, values: np.ndarray, rows: np.ndarray, train: bool) -> None:
-        """(k, n) of the rows (n,)."""
-        if not values.size:
-            return
-        with np.errstate(invalid="ignore", over="ignore"):
-            missing = np.isnan(values)
-            self.whole &= ((values == np.trunc(values)) | missing).all(1)
-            self.binary &= ((values == 0) | (values == 1) | missing).all(1)
-            before = np.concatenate([self._last[:, None], values[:, :-1]], axis=1)
-            self.rising &= (values > before).all(1)
-        self._last = values[:, -1]
-        if train:
-            self._moments(values, missing)
-            self._ends(values, missing, rows)
-            self._keep(values, rows)
-
-    def _moments(self, values: np.ndarray, missing: np.ndarray) -> None:
-        if self.log:
-            values = np.sign(values) * np.log1p(np.abs(values))
-        count = (~missing).sum(1)
-        there = np.maximum(count, 1)
-        mean = np.where(missing, 0.0, values).sum(1) / there
-        m2 = np.square(np.where(missing, 0.0, values - mean[:, None])).sum(1)
-        total = np.maximum(self.count + count, 1)
-        apart = mean - self.mean
-        self.m2 += np.where(count > 0, m2 + apart * apart * self.count * count / total, 0.0)
-        self.mean += np.where(count > 0, apart * count / total, 0.0)
-        self.count += count
-
-    def _ends(self, values: np.ndarray, missing: np.ndarray, rows: np.ndarray) -> None:
-        every = np.arange(len(values))
-        for end, best, at in ((np.inf, self.low, self.low_row), (-np.inf, self.high, self.high_row)):
-            filled = np.where(missing, end, values)
-            place = filled.argmin(1) if end > 0 else filled.argmax(1)
-            found = filled[every, place]
-            better = found < best if end > 0 else found > best
-            best[better], at[better] = found[better], rows[place[better]]
-
-    def _keep(self, values: np.ndarray, rows: np.ndarray) -> None:
-        """A fair sample of the training rows, the same for everybody: the n-th row gets a place by chance size/n."""
-        size, n = self._sample.shape[1], values.shape[1]
-        first = min(max(size - self._seen, 0), n)  # so many still find an empty place
-        begin = slice(self._seen, self._seen + first)
-        self._sample[:, begin], self._sample_rows[begin] = values[:, :first], rows[:first]
-        number = np.arange(self._seen + first, self._seen + n, dtype=np.uint64)
-        place = keyed_hash(SAMPLE_KEY, number) % (number + np.uint64(1))
-        for j in np.flatnonzero(place < size).tolist():
-            self._sample[:, int(place[j])], self._sample_rows[int(place[j])] = values[:, first + j], rows[first + j]
-        self._seen += n
-
-    def deviation(self, column: int) -> float:
-        """Of the population."""
-        return math.sqrt(self.m2[column] / max(self.count[column], 1))
-
-    def constant(self, column: int) -> bool:
-        """Whether no two training rows differ."""
-        return bool(self.low[column] >= self.high[column])
-
-    def quantiles(self, column: int, at: Sequence[float]) -> list[float]:
-        """Of a column, by the sample."""
-        there = self.sample(column)
-        return [float(q) for q in np.quantile(there, at)] if there.size else [0.0] * len(at)
-
-    def most_frequent(self, column: int) -> float:
-        """The value that stands most often in the sample; of several the smallest."""
-        found, counts = np.unique(self.sample(column), return_counts=True)
-        return float(found[counts.argmax()]) if found.size else 0.0
-
-    def sample(self, column: int) -> np.ndarray:
-        """Some training rows' values of a column."""
-        values = self._sample[column, : self._seen]
-        return values[~np.isnan(values)]
-
-    def merged(self, column: int, shift: float, divide: float) -> tuple[int, int, int] | None:
-        """How many values of the sample differ, how many do so as float32 when shifted and divided, and the row of one that
-        does not differ from its neighbour. None: all do."""
-        values = self._sample[column, : self._seen]
-        rows = self._sample_rows
-        order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]
-        inner = values[order]
-        different = np.diff(inner) > 0
-        told_apart = np.diff(((inner - shift) / divide).astype(np.float32)) > 0
-        lost = np.flatnonzero(different & ~told_apart)
-        if not lost.size:
-            return None
-        return int(different.sum()) + 1, int(told_apart.sum()) + 1, int(rows[order[lost[0] + 1]])
 
 
 @dataclass
@@ -188,11 +84,26 @@ class Words:
         if self.characters > LONG_WORDS * self.rows:
             self.other += len(words)
             return
-        for word, count in zip(distinct.to_pylist(), counts.to_pylist(), strict=True):
+        self._count(zip(distinct.to_pylist(), counts.to_pylist(), strict=True))
+
+    def _count(self, counts: Iterable[tuple[str, int]]) -> None:
+        for word, count in counts:
             if word in self.counts or len(self.counts) < MOST_LEVELS:
                 self.counts[word] += count
             else:
                 self.other += count
+
+    def merge(self, behind: Words) -> None:
+        """Add those of the rows behind these."""
+        self._count(behind.counts.items())
+        self.other += behind.other
+        self.longest = max(self.longest, behind.longest)
+        self.characters += behind.characters
+        self.rows += behind.rows
+        self.formats = tuple(pattern for pattern in self.formats if pattern in behind.formats)
+        self.pictures = self.pictures and behind.pictures
+        if len(self.few) < 3:
+            self.few |= behind.few
 
 
 def _fitting(words: pa.Array, formats: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,11 +130,53 @@ class Look:
     """Some of them."""
     first_strange: int = -1
     words: Words | None = None
-    counted_from: int = 0
-    """The row from which on the words were counted."""
+    uncounted: int = 0
+    """Rows that had gone by when the words began to be counted."""
     vector: Numbers | None = None
     length: int = 0
+    first_row: int = -1
+    """Of a column of lists."""
     dates: Numbers | None = None
+
+    def merge(self, behind: Look) -> None:
+        """Add what the rows behind these have given."""
+        if behind.words is not None and self.words is None:
+            self.uncounted = self.rows
+        elif self.words is not None and behind.words is None:
+            self.uncounted += behind.rows
+        self.uncounted += behind.uncounted
+        self.words = _merged(self.words, behind.words)
+        self._merge_vectors(behind)
+        self.dates = _merged(self.dates, behind.dates)
+        self.rows += behind.rows
+        self.missing += behind.missing
+        self.first_missing = _earlier(self.first_missing, behind.first_missing)
+        self.numbers += behind.numbers
+        self.strange += behind.strange
+        self.first_strange = _earlier(self.first_strange, behind.first_strange)
+        for word in sorted(behind.strange_words):  # a set has another order in every process
+            if len(self.strange_words) <= NAMED_STRANGE:
+                self.strange_words.add(word)
+
+    def _merge_vectors(self, behind: Look) -> None:
+        if self.length and behind.length and self.length != behind.length:
+            self.strange += 1
+            self.first_strange = _earlier(self.first_strange, behind.first_row)
+            return
+        self.length = self.length or behind.length
+        self.vector = _merged(self.vector, behind.vector)
+
+
+def _merged(one: Any, behind: Any) -> Any:
+    if one is None or behind is None:
+        return copy.deepcopy(behind) if one is None else one
+    one.merge(behind)
+    return one
+
+
+def _earlier(one: int, other: int) -> int:
+    """The first of two rows; -1 is none."""
+    return max(one, other) if min(one, other) < 0 else min(one, other)
 
 
 class Profile:
@@ -289,9 +242,16 @@ class Profile:
                 self._missing([name], columns[name].is_null().to_numpy(zero_copy_only=False)[None], {}, part.rows)
         self.rows += n
 
+    def merge(self, behind: Profile) -> None:
+        """Add what the rows behind these have given."""
+        self.numbers.merge(behind.numbers)
+        for name, look in self.looks.items():
+            look.merge(behind.looks[name])
+        self.rows += behind.rows
+
     def late(self) -> list[str]:
         """Columns that turned out to hold words when the first ones had gone by: to be looked at once more."""
-        found = [look for look in self.looks.values() if look.counted_from and look.words is not None]
+        found = [look for look in self.looks.values() if look.uncounted and look.words is not None]
         return [look.name for look in found if look.strange > 0.05 * max(look.numbers + look.strange, 1)]
 
     def _strange(self, name: str, column: pa.Array, strange: np.ndarray, part: Part) -> None:
@@ -304,7 +264,7 @@ class Profile:
             if len(look.strange_words) <= NAMED_STRANGE:
                 look.strange_words.add(str(value).strip())
         if is_text(look.type) and look.words is None:
-            look.words, look.counted_from = Words(formats=self.formats), look.rows
+            look.words, look.uncounted = Words(formats=self.formats), look.rows
         if look.strange > SURE_ROWS and look.strange > look.numbers:
             self._wordy.add(name)
 
@@ -334,6 +294,7 @@ def _apart(kind: pa.DataType) -> bool:
 
 
 def _vector(look: Look, column: pa.Array, part: Part, train: bool) -> None:
+    look.first_row = _earlier(look.first_row, int(part.rows[0]))
     values = vectors(column, look.length)
     if not look.length and values is not None:
         look.length = values.shape[1]

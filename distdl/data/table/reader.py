@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -41,10 +41,49 @@ class Table(Protocol):
         ...
 
 
+class Places(Protocol):
+    """What knows where the rows of a table are."""
+
+    @property
+    def path(self) -> str:
+        """Where the table came from, for a person."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where a row is, for a person."""
+        ...
+
+
 def places_of(table: Table, rows: Sequence[int]) -> list[str]:
     """Where rows (in rising order) are, for a person: in one pass over the file where its lines must be counted."""
     several = getattr(table, "places", None)
     return several(rows) if several else [table.place(row) for row in rows]
+
+
+SECTION_BYTES = 16 << 20
+"""Of the file, or of what it holds when that is unpacked."""
+
+
+def cut(table: Table) -> list[Table]:
+    """A table in sections of about `SECTION_BYTES`, each of which is one, too: rows on end that can be read without those
+    before them. `cut()` of a table gives them; one that has none, as its file can be read from its beginning only, is one
+    section. Its attribute `rows`, where there is one, is how many rows it has. Only the whole table knows places."""
+    find: Callable[[], list[Table]] | None = getattr(table, "cut", None)
+    return find() if find else [table]
+
+
+def grouped(sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of pieces on end, put together to sections of about `SECTION_BYTES` by their sizes; a larger piece is one by
+    itself."""
+    found: list[list[int]] = []
+    size = 0
+    for i, of_piece in enumerate(sizes):
+        if not found or max(size, of_piece) >= SECTION_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(i)
+        size += of_piece
+    return found
 
 
 def doubled(names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from distdl.data.split_rules import SPLITS
 from distdl.data.splits import Splitter
-from distdl.data.table.reader import Table, places_of
+from distdl.data.table.reader import Table, cut, places_of
 from distdl.data.table.values import texts
 from distdl.errors import InputError, Problem, did_you_mean
 
@@ -52,6 +52,12 @@ class Renamed:
         self.schema = pa.schema([of_one.with_name(renamed.get(of_one.name, of_one.name)) for of_one in fields])
         self.classes = {renamed.get(name, name): of_column for name, of_column in table.classes.items()}
         self.place, self.places = table.place, partial(places_of, table)
+        self.rows: int | None = getattr(table, "rows", None)
+        self._renamed = dict(renamed)
+
+    def cut(self) -> list[Table]:
+        """The same of each section of the table."""
+        return [Renamed(section, self._renamed) for section in cut(self.table)]
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """As of the table, under the new names."""
@@ -67,13 +73,30 @@ class Kept:
         self.path, self.names, self.schema, self.classes = table.path, table.names, table.schema, table.classes
         self.left_out: list[int] = []
         """The rows that are not there, by their numbers in the file."""
-        self.rows = 0
-        """The rows that are, as far as they were read."""
+        self.passed = 0
+        """Rows of the file that the last pass has seen."""
+
+    def cut(self) -> list[Table]:
+        """The same of each section of the table."""
+        return [Kept(section, self.needed, self._na) for section in cut(self.table)]
+
+    def refuse_none(self) -> None:
+        """InputError where all rows that the last pass has seen are empty there."""
+        if self.passed and len(self.left_out) == self.passed:
+            what = f"{self.path} has no rows with a '{self.needed[0]}': it is empty in all {self.passed:,}"
+            raise InputError(what, fix="predict another column")
+
+    def take_over(self, sections: Iterable[tuple[int, list[int]]]) -> None:
+        """(rows of the file, those that are not there) of each section, as a pass over it has found them."""
+        self.left_out, self.passed = [], 0
+        for rows, left_out in sections:
+            self.left_out += (np.array(left_out, np.int64) + self.passed).tolist()
+            self.passed += rows
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows that are kept."""
         both, row = list(dict.fromkeys([*names, *self.needed])), 0
-        self.left_out, self.rows = [], 0
+        self.left_out, self.passed = [], 0
         for batch in self.table.batches(both):
             empty = np.zeros(batch.num_rows, bool)
             for name in self.needed:
@@ -82,9 +105,9 @@ class Kept:
                     empty |= is_empty(column, self._na)
             self.left_out += (row + np.flatnonzero(empty)).tolist()
             row += batch.num_rows
+            self.passed = row
             if empty.any():
                 batch = batch.filter(pa.array(~empty))
-            self.rows += batch.num_rows
             yield batch.select(names)
 
     def place(self, row: int) -> str:
@@ -187,9 +210,8 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def whole_split(table: Table, names: list[str], split: str) -> Iterator[Part]:
-    """All rows of a table that is one split."""
-    row = 0
+def whole_split(table: Table, names: list[str], split: str, row: int = 0) -> Iterator[Part]:
+    """All rows of a table that is one split, or of a section that begins with that row."""
     for batch in pieces(table.batches(names)):
         yield Part(split, np.arange(row, row + batch.num_rows), batch)
         row += batch.num_rows
@@ -201,7 +223,7 @@ def shared_out(table: Table, names: list[str], splitter: Splitter) -> Iterator[P
         columns = list(splitter.columns)
         splitter.look({name: batch.column(i) for i, name in enumerate(columns)} for batch in table.batches(columns))
     if splitter.columns:
-        yield from _by_values(table, names, splitter)
+        yield from assigned(table, names, splitter)
         return
     waiting: dict[int, pa.RecordBatch] = {}  # first row -> a batch some of whose rows may still come
 
@@ -220,11 +242,12 @@ def shared_out(table: Table, names: list[str], splitter: Splitter) -> Iterator[P
         yield _part(split, rows, waiting[first], first)
 
 
-def _by_values(table: Table, names: list[str], splitter: Splitter) -> Iterator[Part]:
-    both, row = list(dict.fromkeys([*names, *splitter.columns])), 0
+def assigned(table: Table, names: list[str], splitter: Splitter, row: int = 0) -> Iterator[Part]:
+    """The rows of a table, or of a section that begins with that row, by a splitter that has seen all of them."""
+    both = list(dict.fromkeys([*names, *splitter.columns]))
     for batch in pieces(table.batches(both)):
         columns = {name: batch.column(both.index(name)) for name in splitter.columns}
-        which = splitter.assign(columns, row)
+        which = splitter.assign(columns or {"row": np.arange(batch.num_rows)}, row)
         for number, split in enumerate(SPLITS):
             if (which == number).any():
                 yield _part(split, row + np.flatnonzero(which == number), batch.select(names), row)

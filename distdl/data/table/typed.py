@@ -31,6 +31,9 @@ INDEX = "__index_level_"
 class TypedTable:
     """A file with types; a reader gives its schema and its batches as they are stored."""
 
+    first_row = 0
+    """In the file, of a section of it."""
+
     def __init__(self, location: str, schema: pa.Schema):
         self.path = shown(location)
         self._ways: dict[str, tuple[str, tuple[int, ...]]] = {}  # column -> the stored one, and the fields inside it
@@ -78,7 +81,7 @@ class TypedTable:
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, in the order of `names`, a few megabytes at a time."""
         schema = pa.schema([self.schema.field(name) for name in names])
-        as_stored, row = self._as_stored.issuperset(names), 0
+        as_stored, row = self._as_stored.issuperset(names), self.first_row
         try:
             for batch in self._stored_batches(self.stored(names)):
                 if as_stored:

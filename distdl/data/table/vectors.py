@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from distdl.data.table.reader import Table, places_of
+from distdl.data.table.reader import Table, cut, places_of
 from distdl.data.table.values import is_text
 
 LOOKED_AT = 100
@@ -57,10 +57,15 @@ class WithVectors:
     def __init__(self, table: Table, vectors: list[str]) -> None:
         self.table, self.path, self.names, self.classes = table, table.path, table.names, table.classes
         self._vectors = set(vectors)
+        self.rows: int | None = getattr(table, "rows", None)
         kind = pa.list_(pa.float64())
         fields = [table.schema.field(name) for name in table.names]
         self.schema = pa.schema([field.with_type(kind) if field.name in self._vectors else field for field in fields])
         self.place, self.places = table.place, partial(places_of, table)
+
+    def cut(self) -> list[Table]:
+        """The same of each section of the table."""
+        return [WithVectors(section, list(self._vectors)) for section in cut(self.table)]
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """As of the table, its vectors as lists."""
