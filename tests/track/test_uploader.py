@@ -169,15 +169,16 @@ def test_params_are_what_was_set_and_what_decides_how_it_learns() -> None:
 
 def test_a_run_of_an_earlier_version_goes_on_under_the_names_of_this_one(run_dir: Path) -> None:
     """Sent again from its spool, so that no chart ends in the middle; its copies of the plan are taken from the tags."""
-    spool(run_dir, range(10))
     drain(run_dir, "FINISHED")
+    spool(run_dir, range(10))  # which the earlier version has sent, as `loss`
     client, before = mlflow_run(run_dir)
     client.log_metric(before.info.run_id, "loss", 9.0, step=9)
     for key in ("plan.mesh.data", "version.torch", "distdl.git_dirty", "mine"):
         client.set_tag(before.info.run_id, key, "1")
     record = json.loads((run_dir / "tracking.json").read_text())
+    sent = {"last_steps": {"loss": 9}, "spool_offset": (run_dir / "events.jsonl").stat().st_size}
     del record["naming"], record["worlds"], record["system_offsets"]
-    (run_dir / "tracking.json").write_text(json.dumps(record | {"last_steps": {"loss": 9}}))
+    (run_dir / "tracking.json").write_text(json.dumps(record | sent))
     spool(run_dir, range(10, 12))
     assert drain(run_dir, "FINISHED") == 0
     _, after = mlflow_run(run_dir)
