@@ -129,7 +129,7 @@ def test_every_command_of_the_guide_is_executed(tmp_path: Path) -> None:
         if name := yaml.safe_load(block).get("name"):  # else it is a part of one
             (tmp_path / f"{name}.yaml").write_text(block, encoding="utf-8")
     lines = [shlex.split(line) for page in GUIDE.values() for line in commands(page) if not line.startswith("source ")]
-    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 10
+    assert [line[0] for line in lines] == ["distdl"] * 5 + ["python"] + ["distdl"] * 11
     script = (
         "import json\nfrom distdl.cli.main import main\n"
         "for program, *words in json.load(open('lines.json')):\n"
