@@ -55,8 +55,8 @@ def groups(change: Callable[[dict[str, Any]], None]) -> Callable[[], Spoilt]:
 
         make = deepspeed.make_optimizer
 
-        def made(config: Any, module: Any) -> Any:
-            optimizer = make(config, module)
+        def made(*arguments: Any) -> Any:
+            optimizer = make(*arguments)
             for group in optimizer.param_groups:
                 change(group)
             return optimizer
@@ -76,8 +76,8 @@ def decay_everything() -> Spoilt:
 
     make = deepspeed.make_optimizer
 
-    def made(config: Any, module: Any) -> Any:
-        optimizer = make(config, module)
+    def made(config: Any, *arguments: Any) -> Any:
+        optimizer = make(config, *arguments)
         for group in optimizer.param_groups:
             group["weight_decay"] = config.optimizer.weight_decay
         return optimizer

@@ -69,6 +69,7 @@ def test_the_hooks_of_pre_commit_are_the_style_of_a_submission() -> None:
     assert entries == [command.removesuffix(" .").split() for command in STYLE]
 
 
+@pytest.mark.slow
 def test_code_that_uses_distdl_is_checked_against_its_types(tmp_path: Path) -> None:
     """The family of docs/custom_family.md in somebody's own folder: right as it stands, and told of what is not."""
     (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*,pydantic.*]\nfollow_imports = skip\n")

@@ -48,6 +48,7 @@ def config(steps: int, lr: float, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_prices_are_learned_and_told_in_their_units(place: Path) -> None:
     prepare_dataset("csv", "d", {"path": houses(place), "target": "price"})
     run = distdl.train(config(300, 1e-2))

@@ -18,6 +18,7 @@ from tests.small import small_config
 from tests.track.conftest import mlflow_run, spool, steps_of
 
 
+@pytest.mark.slow
 def test_a_run_is_sent_by_the_uploader_that_waited(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "spawn", lambda *_: pytest.fail("a second one was started"))
     run = Tracker(run_dir, None, "e", "first")
@@ -31,6 +32,7 @@ def test_a_run_is_sent_by_the_uploader_that_waited(run_dir: Path, monkeypatch: p
     assert "FINISHED" in (run_dir / uploader.LOG_NAME).read_text()
 
 
+@pytest.mark.slow
 def test_one_that_died_is_replaced_and_one_that_is_not_wanted_is_not_started(run_dir: Path) -> None:
     with ahead.waiting(False) as early:
         assert early.take(run_dir, []) is None
@@ -57,6 +59,7 @@ def test_none_is_left_of_a_run_that_does_not_begin(digits: str, tmp_path: Path, 
     assert len(started) == 1 and not psutil.pid_exists(started[0])
 
 
+@pytest.mark.slow
 def test_one_whose_driver_is_gone_ends(run_dir: Path) -> None:
     with ahead.waiting(True) as early:
         assert early._process and early._process.stdin

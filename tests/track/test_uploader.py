@@ -42,6 +42,7 @@ def wait_for(condition: object, timeout_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_run_arrives_whole(run_dir: Path) -> None:
     repository = run_dir.parent.parent / "repository"
     repository.mkdir()
@@ -116,6 +117,7 @@ def test_a_run_arrives_whole(run_dir: Path) -> None:
     assert not Path("mlruns").exists() and not Path("mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_continuations_share_one_run_and_double_nothing(run_dir: Path) -> None:
     world(run_dir, step=0, workers=2)
     spool(run_dir, range(30))
@@ -222,6 +224,7 @@ def test_a_crash_before_the_offset_was_noted_doubles_nothing(run_dir: Path) -> N
     assert steps_of(run_dir, "train/loss") == list(range(10))
 
 
+@pytest.mark.slow
 def test_a_killed_driver_ends_the_run_as_killed(run_dir: Path) -> None:
     code = (
         "import sys, time\nfrom distdl.track.client import Tracker\nfrom distdl.track.spool import SpoolWriter\n"
@@ -249,6 +252,7 @@ def test_a_killed_driver_ends_the_run_as_killed(run_dir: Path) -> None:
     assert steps_of(run_dir, "train/loss") == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_down_costs_nothing_but_patience(run_dir: Path) -> None:
     run = tracker(run_dir, closed_port_uri())
     run.start()

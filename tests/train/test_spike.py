@@ -158,6 +158,7 @@ def test_after_a_return_to_the_start_the_first_steps_are_judged_too(spiked: str,
     assert guard.median.spikes(1e6)
 
 
+@pytest.mark.slow
 def test_rollback_has_an_end(spiked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that jumps in the fifteenth step, whatever batch it has."""
     from distdl.families import mlp

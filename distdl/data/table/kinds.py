@@ -141,7 +141,7 @@ def is_named_id(name: str) -> bool:
 def _is_unique(found: Profile, column: int) -> bool:
     """Whether no value stands twice, as far as a sample shows."""
     sample = found.numbers.sample(column)
-    return bool(found.numbers.rising[column]) or len(set(sample.tolist())) == len(sample)
+    return len(set(sample.tolist())) == len(sample)
 
 
 def _of_words(look: Look, options: TableOptions) -> ColumnKind:

@@ -46,9 +46,6 @@ class Numbers:
         self.low, self.high = np.full(k, np.inf), np.full(k, -np.inf)
         self.low_row, self.high_row = np.zeros(k, np.int64), np.zeros(k, np.int64)
         self.whole, self.binary = np.ones(k, bool), np.ones(k, bool)  # all rows: no fraction; 0 and 1 alone
-        self.rising = np.ones(k, bool)  # all rows: each is larger than the one before
-        self._first: np.ndarray | None = None
-        self._last = np.full(k, -np.inf)
         self._size = min(SAMPLE_ROWS, max(FEW_ROWS, SAMPLE_VALUES // max(k, 1)))
         self._kept = [_Rows(np.empty((k, 0)), np.empty(0, np.int64), np.empty(0, np.uint64))]
         self._limit: np.uint64 | None = None
@@ -61,10 +58,6 @@ class Numbers:
             missing = np.isnan(values)
             self.whole &= ((values == np.trunc(values)) | missing).all(1)
             self.binary &= ((values == 0) | (values == 1) | missing).all(1)
-            before = np.concatenate([self._last[:, None], values[:, :-1]], axis=1)
-            self.rising &= (values > before).all(1)
-        self._first = values[:, 0].copy() if self._first is None else self._first
-        self._last = values[:, -1].copy()
         if train:
             self._moments(values, missing)
             self._ends(values, missing, rows)
@@ -74,13 +67,8 @@ class Numbers:
 
     def merge(self, behind: Numbers) -> None:
         """Add what the rows behind these have given."""
-        if behind._first is None:
-            return
         self.whole &= behind.whole
         self.binary &= behind.binary
-        self.rising &= behind.rising & (behind._first > self._last)
-        self._first = behind._first if self._first is None else self._first
-        self._last = behind._last
         self._add_moments(behind.count, behind.mean, behind.m2)
         self._better(behind.low < self.low, self.low, self.low_row, behind.low, behind.low_row)
         self._better(behind.high > self.high, self.high, self.high_row, behind.high, behind.high_row)
