@@ -95,7 +95,7 @@ def the_mlflow_run(world: World, name: str) -> Any:
     everything = client.search_runs([e.experiment_id for e in client.search_experiments()])
     runs = [run for run in everything if run.info.run_name == name]
     assert [run.info.status for run in runs] == ["FINISHED"]
-    history = client.get_metric_history(runs[0].info.run_id, "loss")
+    history = client.get_metric_history(runs[0].info.run_id, "train/loss")
     points = [(point.step, point.value) for point in history]
     assert sorted(step for step, _ in points) == sorted(world.reference), "a point is missing or there twice"
     return runs[0], dict(points)

@@ -302,7 +302,7 @@ class World(NamedTuple):
         found = client.search_runs([e.experiment_id for e in client.search_experiments()])
         runs = [run for run in found if run.info.run_name == name]
         assert [run.info.status for run in runs] == ["FINISHED"]
-        points = client.get_metric_history(runs[0].info.run_id, "loss")
+        points = client.get_metric_history(runs[0].info.run_id, "train/loss")
         assert len({p.step for p in points}) == len(points)
         return runs[0], {p.step: p.value for p in points}
 
