@@ -123,6 +123,15 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
+def prepared(package: Path, data: Path) -> Path:
+    """The digits, prepared by the distdl of a checkout."""
+    prepare = [sys.executable, "-m", "distdl", "data", "prepare", "digits", str(data)]
+    subprocess.run(
+        prepare, check=True, capture_output=True, cwd=data.parent, env={**os.environ, "PYTHONPATH": str(package)}
+    )
+    return data
+
+
 def measure(contender: Contender, folder: Path) -> None:
     """Runs it once, in an empty folder, and keeps its seconds."""
     work = folder / "work"
@@ -183,12 +192,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="distdl-startup-") as name:
         folder = Path(name)
-        data = folder / "digits"
-        prepare = [sys.executable, "-m", "distdl", "data", "prepare", "digits", str(data)]
-        subprocess.run(prepare, check=True, capture_output=True)
         with checkout(args.base or "HEAD", folder / "base") as base:
-            found = [*contenders(REPOSITORY, "now", data), *peers(folder)]
-            found += contenders(base, "before", data) if args.base else ()
+            found = [*contenders(REPOSITORY, "now", prepared(REPOSITORY, folder / "digits")), *peers(folder)]
+            if args.base:  # an older one may not read what a newer one prepares
+                found += contenders(base, "before", prepared(base, folder / "digits-before"))
             found = [c for c in found if any(word in c.name for word in args.only)]
             for turn in range(args.rounds + 1):
                 for at in range(len(found)):
