@@ -6,6 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+MAX_CLASSES = 10_000
+"""A column with more distinct values is not a label."""
+
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Distinct names of classes: by their numbers where all are finite numbers (2 before 10, -1.5 before 0), else as text.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from distdl.data.bad_rows import BadRows
-from distdl.data.classes import in_order
+from distdl.data.classes import MAX_CLASSES, in_order
 from distdl.data.manifest import VARIABLE, Column
 from distdl.data.pictures import Look, make_look, need_pillow, picture_record, read_picture
 from distdl.data.raw import Prepared, Rows
@@ -30,7 +30,6 @@ from distdl.errors import InputError
 
 CHUNK_BYTES = 8 << 20
 CHUNK_ROWS = 1024
-MAX_CLASSES = 10_000
 PICTURES = ["avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
 """Endings of fields that are pictures."""
 LABELS = ("cls", "label", "class")

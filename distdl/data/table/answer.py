@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distdl.data.classes import in_order
+from distdl.data.classes import MAX_CLASSES, in_order
 from distdl.data.table.encode import not_a_number
 from distdl.data.table.fit import scaled
 from distdl.data.table.kinds import check_range
@@ -16,7 +16,6 @@ from distdl.data.table.reader import Table
 from distdl.data.table.values import is_date, is_number, is_text
 from distdl.errors import InputError
 
-MAX_CLASSES = 10_000  # a column with more distinct values is not a label
 VERSION = 1
 
 
