@@ -2,6 +2,6 @@
 
 import sys
 
-from distdl.cli.main import main
+from distdl.cli.main import command
 
-sys.exit(main())
+sys.exit(command())

@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "distdl"
 
 LEVELS = [  # a room may import what stands before it
-    {"errors", "metrics", "columns", "files", "trust"},
+    {"errors", "metrics", "columns", "files", "trust", "own_process"},
     {"config"},
     {"layout"},
     {"nn"},

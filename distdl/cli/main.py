@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from distdl import __version__, trust
+from distdl import __version__, own_process, trust
 from distdl.config.secret_text import redacted
 from distdl.errors import DistdlError, nearest
 
@@ -128,5 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def command() -> int:
+    """`main` in a process of its own, which is that of the `distdl` command."""
+    finish = own_process.begin()
+    code = main()
+    finish(code)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

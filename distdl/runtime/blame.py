@@ -75,7 +75,9 @@ def first_failure(folder: RunFolder, error: Exception, hung: str = "") -> Failur
     said = {record["rank"] for record in records}
     own = [record for record in records if not record["consequence"]]
     known = [record for record in own if record["known"]]
-    deaths = {rank: how for rank, how in getattr(error, "deaths", {}).items() if rank not in said}
+    done = {beat.rank for beat in _beats(folder) if beat.phase == ENDED}
+    died = {rank: how for rank, how in getattr(error, "deaths", {}).items() if not (rank in done and how == ending(0))}
+    deaths = {rank: how for rank, how in died.items() if rank not in said}
     if hung:
         return Failure(TrainingFailed(f"{hung}\n    {goes_on(folder)}"))
     if known:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from distdl import own_process
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat
@@ -144,12 +145,14 @@ def _raised(context: Any) -> dict[int, str]:
 def _placed(rank: int, place: dict[str, str], process: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Entry of each process. It leaves the terminal's process group: Ctrl-C and a signal to the group are for the driver
     alone, which asks for a checkpoint. The kernel ends it with the driver (torch sees to that, by SIGINT)."""
+    finish = own_process.begin()
     with suppress(OSError):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
     process(*arguments)
+    finish(0)
 
 
 def in_process(plan: Plan, folder: RunFolder) -> None:

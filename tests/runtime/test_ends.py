@@ -211,6 +211,11 @@ def test_the_error_that_is_told_is_the_cause(tmp_path: Path) -> None:
         return str(first_failure(folder, error, hung).error)
 
     assert told(ImportError("no ray")) == "the workers could not be run: ImportError: no ray"
+    make_beats(folder.attempt.ranks, 2)
+    done = folder.attempt.ranks / "rank-0.beat"
+    done.write_text('{"rank": 0, "pid": 4, "host": "b", "phase": "end", "stack": []}')
+    assert "worker 1 was killed" in told(WorkersEnded({0: ending(0), 1: ending(-6)}))
+    done.unlink()
     worker._note_failure(folder, 0, GLOO)
     assert "worker 0 only says that it lost another" in told(WorkersEnded({}))
     for code, words in [(7, "exited with code 7 without a word"), (0, "exited with code 0 without a word")]:
