@@ -43,20 +43,21 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(plan.to_dict())
     else:
-        print_plan(plan, folder if of_run else None)
+        print_plan(plan, folder if of_run else None, auto=config.parallel.engine == "auto")
         if missing:
             print(f"note: {missing}; whether it fits, and how long an epoch is, is not known before")
     return 0
 
 
-def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
-    """The plan as a table; `folder`: of the run that it continues."""
+def print_plan(plan: Any, folder: RunFolder | None = None, auto: bool = False) -> None:
+    """The plan as a table; `folder`: of the run that it continues; `auto`: nobody chose its engine."""
     config, model, data = plan.settings, plan.model, plan.data
     batch = (
         f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
         f"{plan.micro_batch} per forward"
     )
     memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
+    alone = " (auto: one process needs no DeepSpeed)" if auto and plan.layout == "torch" and plan.world == 1 else ""
     best = ", and each evaluation among the best so far" if config.checkpoint.keep_best else ""
     rows = [
         ("model", f"{model.family}, {model.parameters:,} parameters ({model.trainable:,} trainable)"),
@@ -65,7 +66,7 @@ def print_plan(plan: Any, folder: RunFolder | None = None) -> None:
             "workers",
             f"{plan.world} by {config.runtime.kind}, {plan.device}, {plan.threads_per_worker} threads each",
         ),
-        ("layout", f"{plan.layout}, {plan.mesh.data}-way data parallel, {config.train.precision}"),
+        ("layout", f"{plan.layout}{alone}, {plan.mesh.data}-way data parallel, {config.train.precision}"),
         ("global batch", batch),
         ("steps", _steps(plan)),
         ("evaluate", _every(plan.evaluate_every_steps)),

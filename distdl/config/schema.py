@@ -98,8 +98,9 @@ class Train(Section):
 class Parallel(Section):
     """How the work is laid over the workers. Data parallelism is what is left of the world."""
 
-    engine: Literal["deepspeed", "torch"] = "deepspeed"
-    """deepspeed: the product; torch: one process or DistributedDataParallel, the reference."""
+    engine: Literal["auto", "deepspeed", "torch"] = "auto"
+    """deepspeed: the product; torch: one process or DistributedDataParallel, the reference; auto: torch where one process
+    holds everything and no other key asks for DeepSpeed, else deepspeed."""
     zero: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage: what is sharded (0 nothing, 1 optimizer, 2 and gradients, 3 and weights)."""
     tensor: Positive = 1

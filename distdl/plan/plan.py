@@ -21,7 +21,7 @@ from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.mesh import Mesh, balanced
-from distdl.plan.refuse import layout_name, layout_problems, memory_problems, sequence_attention
+from distdl.plan.refuse import layout_name, layout_problems, memory_problems, sequence_attention, with_engine
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _tuples(value: Any) -> Any:
 
 def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hardware) -> Plan:
     """Decides every number of the run. Raises InputError, with the reason, for what cannot or must not run."""
-    asked, config = config, arithmetic.decided(config, model, hardware)
+    asked, config = config, arithmetic.decided(with_engine(config), model, hardware)
     train, world = config.train, config.runtime.workers
     if problems := layout_problems(config, model):  # then there is no mesh to split a batch over
         raise InputError(*problems, *_problems(config, model, data, hardware, accumulate=1))

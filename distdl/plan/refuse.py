@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from distdl.config.schema import Config
+from distdl.config.schema import Config, Parallel
 from distdl.errors import Problem
 from distdl.plan.arithmetic import BF16_CAPABILITY
 from distdl.plan.facts import Hardware, ModelFacts
@@ -22,6 +22,19 @@ UNPROVEN = {
     ("sequence", "expert"): "tokens are routed within a sample, which each rank holds a slice of only",
 }
 """Pairs of axes that are refused, and why."""
+
+
+def with_engine(config: Config) -> Config:
+    """The config with `parallel.engine` decided. DeepSpeed where there is more than one process, for what only DeepSpeed
+    does, and where a key names it: for one process that holds everything it takes a second to import and makes a small
+    model's step three times as long, and does nothing."""
+    if config.parallel.engine != "auto":
+        return config
+    only = ("zero", "offload", "offload_parameters", "deepspeed", *AXES)
+    asked = any(getattr(config.parallel, key) != getattr(Parallel(), key) for key in only)
+    several = config.runtime.workers > 1 and config.train.precision != "fp64"  # which DeepSpeed does not sum
+    engine = "deepspeed" if asked or several or config.train.precision in ("fp16", "fp8") else "torch"
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"engine": engine})})
 
 
 def layout_name(config: Config) -> str:

@@ -158,6 +158,29 @@ def test_a_gpu_that_multiplies_8_bit_floats_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parallel", "changes", "layout"),
+    [
+        ({}, {}, "torch"),
+        ({"zero": 1}, {}, "torch"),  # it would shard nothing
+        ({}, {"runtime__workers": 2}, "zero1"),
+        ({"zero": 2}, {}, "zero2"),
+        ({"offload": "cpu"}, {}, "zero1"),
+        ({"deepspeed": {"wall_clock_breakdown": True}}, {}, "zero1"),
+        ({"engine": "deepspeed"}, {}, "zero1"),
+        ({"engine": "torch"}, {"runtime__workers": 2}, "torch"),
+        ({}, {"train__precision": "fp16"}, "zero1"),
+        ({}, {"train__precision": "bf16"}, "torch"),
+    ],
+)
+def test_one_process_needs_no_deepspeed(parallel: dict[str, Any], changes: dict[str, Any], layout: str) -> None:
+    """Unless a key asks for it, or for what only DeepSpeed does."""
+    run = values("mlp", "torch", 1, **changes) | {"parallel": parallel}
+    plan = planned(run, NEW_GPU)
+    assert (plan.layout, plan.deepspeed is None) == (layout, layout == "torch")
+    assert plan.settings.parallel.engine == ("torch" if layout == "torch" else "deepspeed")
+
+
+@pytest.mark.parametrize(
     ("name", "world", "mesh"),
     [
         ("zero1+tensor2+pipeline2", 4, Mesh(1, 2, 2, 1)),
