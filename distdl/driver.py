@@ -6,6 +6,7 @@ Nothing here knows of arguments or of a terminal: what is told goes to `say`, wh
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distdl import trust
 from distdl.config.schema import Config
-from distdl.errors import DataCorrupt, DistdlError, InputError, sigterm_raises
+from distdl.errors import DataCorrupt, DistdlError, InputError, TrainingFailed, sigterm_raises
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
@@ -105,7 +106,7 @@ def train(
             folder.keep(config)
             if source and source.is_file():
                 folder.copy("config.yaml", str(source))
-            for note in notes(plan, folder):
+            for note in [*notes(plan, folder), *room_left(plan, folder.checkpoints)]:
                 say(f"note: {note}")
             folder.write("launch.json", {"started": asked})
             folder.write("plan.json", plan.to_dict())
@@ -211,6 +212,24 @@ def notes(plan: Plan, folder: RunFolder | None = None) -> list[str]:
     was, now = before["config"]["train"].get("precision", "fp32"), plan.settings.train.precision
     other = f"the run was trained in {was} until now, and goes on in {now}; train.precision={was} keeps it"
     return [*plan.notes, *([note] if note else []), *([other] if was != now else [])]
+
+
+def room_left(plan: Plan, place: Path) -> list[str]:
+    """What a user should know of the disk that checkpoints go to. Raises TrainingFailed where not one has room."""
+    from distdl.plan.memory import checkpoint_bytes
+
+    config, each = plan.settings.checkpoint, checkpoint_bytes(plan.settings, plan.model)
+    try:
+        free = shutil.disk_usage(place if place.is_dir() else place.parent).free
+    except OSError:
+        return []
+    kept = config.keep_last + config.keep_best + 1  # one is written before another is removed
+    told = f"{free / 1e9:,.1f} GB are free at {place.parent}, and a checkpoint takes {each / 1e9:,.1f} GB"
+    if free < each:
+        raise TrainingFailed(f"{told}\n    fix: free space there, or runs=FOLDER on a larger disk")
+    if free < kept * each:
+        return [f"{told}, of which {kept} may lie there at a time: checkpoint.keep_last and keep_best are how many"]
+    return []
 
 
 def for_one_process(folder: RunFolder, *more: str) -> Config:

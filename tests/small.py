@@ -130,6 +130,7 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
     step, as it would be found if the power had gone then.
     """
     import shutil
+    import time
     from pathlib import Path
 
     import torch
@@ -177,6 +178,8 @@ def trained(rank: int, world: int, runs: dict[str, dict[str, Any]]) -> dict[str,
                 raise RuntimeError("power cut")
             if step == copied[0]:
                 torch.distributed.barrier()  # nobody writes meanwhile
+                while list(path.glob("checkpoints/.writing-*")):
+                    time.sleep(0.01)
                 if rank == 0:
                     shutil.copytree(path, copied[1])
                 torch.distributed.barrier()

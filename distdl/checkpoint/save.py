@@ -1,16 +1,19 @@
-"""Writes a checkpoint: every rank a part, one rename at the end."""
+"""Writes a checkpoint, beside the training: every rank a part, one rename at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from distdl.checkpoint.layout import (
@@ -25,6 +28,7 @@ from distdl.checkpoint.layout import (
     step_folder,
 )
 from distdl.checkpoint.state import RunState
+from distdl.checkpoint.stream import whole, write_safetensors
 from distdl.engine.base import Engine
 from distdl.errors import TrainingFailed
 from distdl.files import sync_folder, write_json
@@ -34,7 +38,10 @@ DRAFT = ".writing-"
 """Begins the name of a checkpoint that is not published yet; the attempt's number follows."""
 NO_ATTEMPT = Attempt()
 FILE_BYTES = 256 * 2**20
-"""A rank starts a new file beyond this; it is also what a rank holds in memory at a time."""
+"""A rank starts a new file beyond this; it is also what a rank holds in memory at a time where it does not write beside the
+training."""
+POLL_S = 0.05
+"""Between two looks of the first rank for the others' parts."""
 
 
 def save(
@@ -44,44 +51,213 @@ def save(
     attempt: Attempt = NO_ATTEMPT,
     preparation: Mapping[str, Any] | None = None,
 ) -> tuple[Path, int]:
-    """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes.
+    """Collective. Publishes the engine's tensors and `state` as one checkpoint; returns its folder and size in bytes. See
+    `Saving`, and `Saving.finish` for what it raises."""
+    return Saving(folder, engine, state, attempt, preparation).finish()
 
-    `preparation`: how the data set came from raw values, as `data/preparation.py` records it.
 
-    Raises TrainingFailed on every rank if any rank cannot write (a full disk), or where a newer attempt than `attempt`
-    trains the run; older checkpoints stay as they are.
+class Copies:
+    """Host memory for a rank's part of a checkpoint. It is kept from one to the next: writing to pages that are there is
+    three times as fast as asking for new ones, and a GPU copies to pinned ones at the speed of its bus."""
+
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned, self._kept = pinned, dict[str, Tensor]()
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy, contiguous; it is valid until the next one of this name."""
+        kept = self._kept.get(name)
+        if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+            kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._pinned)
+            self._kept[name] = kept
+        return kept.copy_(tensor.detach())
+
+
+class Saving:
+    """A checkpoint under way. What is made on every rank at once: the copy of its tensors. What follows needs no rank's
+    training: each writes its part, and the first publishes the whole once it has heard of every part.
+
+    A part is told of through the store of the process group, which is neither a collective of the training's groups nor a
+    look into a folder, which a network file system may answer from memory for a minute.
     """
-    final = folder / step_folder(state.step)
-    draft = folder / f"{DRAFT}{attempt.number}-{final.name}"
-    part = _Part(draft, engine.rank)
-    if engine.rank == 0:
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            draft.mkdir(parents=True)
-        except OSError as error:
-            part.error = f"{error.strerror or error}"
-    _barrier(engine)
-    for index, (name, tensor) in enumerate(engine.tensors()):  # collective: no rank may leave this loop early
-        holders = engine.holders(name)
-        if index % holders.size == holders.index:
-            part.add(name, tensor)
-    part.flush()
-    parts = _everyones(engine, (part.error, part.files, part.tensors))
-    errors = [f"rank {rank}: {error}" for rank, (error, _, _) in enumerate(parts) if error]
-    if not errors and engine.rank == 0:
-        kept = {STATE: state.to_dict()} | ({} if preparation is None else {PREPARATION: dict(preparation)})
-        errors = _publish(draft, final, engine, state.step, kept, parts, attempt)
-    errors = _everyones(engine, errors)[0] or errors
-    if errors:
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        state: RunState,
+        attempt: Attempt = NO_ATTEMPT,
+        preparation: Mapping[str, Any] | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        """Collective. `copies`: to write beside the training; without, this returns when the part is on disk.
+        `preparation`: how the data set came from raw values, as `data/preparation.py` records it."""
+        self.state, self.final = state, folder / step_folder(state.step)
+        self._engine, self._attempt = engine, attempt
+        self._kept = {STATE: state.to_dict()} | ({} if preparation is None else {PREPARATION: dict(preparation)})
+        self._draft = folder / f"{DRAFT}{attempt.number}-{self.final.name}"
+        self._part = _Part(self._draft, engine.rank)
+        self._parts: list[Any] = []
+        self._errors: list[str] = []
+        self._died: BaseException | None = None
+        self._written, self._given_up = Event(), Event()
+        self._begin = time.perf_counter()
+        self.seconds = 0.0
+        """From the beginning until it is published, on the first rank."""
+        self.published = False
+        """On the first rank."""
         if engine.rank == 0:
-            shutil.rmtree(draft, ignore_errors=True)
-        if words := attempt.taken_over():
-            raise TakenOver(words)
-        raise TrainingFailed(
-            f"the checkpoint of step {state.step} could not be written: {'; '.join(errors)}\n"
-            f"    older checkpoints in {folder} are untouched\n    fix: free space or rights there, then start again"
-        )
-    return final, sum(meta["bytes"] for _, files, _ in parts for meta in files.values())
+            shutil.rmtree(self._draft, ignore_errors=True)
+            try:
+                self._draft.mkdir(parents=True)
+            except OSError as error:
+                self._part.error = f"{error.strerror or error}"
+        _barrier(engine)
+        groups = self._copied(copies)
+        if copies is None:
+            for group in groups:
+                self._part.write(group)
+            groups = iter(())
+        else:
+            groups = iter(list(groups))
+        self._thread = Thread(target=self._write, args=(groups,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> tuple[Path, int]:
+        """Collective. Waits until it is published; returns its folder and size in bytes.
+
+        Raises TrainingFailed on every rank if any rank could not write (a full disk), or where a newer attempt trains the
+        run; older checkpoints stay as they are.
+        """
+        self._written.wait()
+        errors = [
+            f"rank {rank}: {error}" for rank, error in enumerate(_everyones(self._engine, self._part.error)) if error
+        ]
+        if errors:
+            self._given_up.set()
+        self._thread.join()
+        if self._died:
+            raise self._died
+        told = _everyones(self._engine, (self._errors, _bytes_of(self._parts)))
+        errors = errors or told[0][0]
+        if errors:
+            if self._engine.rank == 0:
+                shutil.rmtree(self._draft, ignore_errors=True)
+            if words := self._attempt.taken_over():
+                raise TakenOver(words)
+            raise TrainingFailed(
+                f"the checkpoint of step {self.state.step} could not be written: {'; '.join(errors)}\n"
+                f"    older checkpoints in {self.final.parent} are untouched\n"
+                "    fix: free space or rights there, then start again"
+            )
+        return self.final, told[0][1]
+
+    def wait(self, seconds: float) -> None:
+        """Alone, where this rank fails and no collective can be counted on: what can be published by then, is."""
+        self._thread.join(seconds)
+
+    @property
+    def bytes(self) -> int:
+        """Of the published one, on the first rank."""
+        return _bytes_of(self._parts)
+
+    def _copied(self, copies: Copies | None) -> Iterator[dict[str, Tensor]]:
+        """This rank's tensors, a file's at a time. Collective: no rank may leave it early."""
+        held: dict[str, Tensor] = {}
+        size = 0
+        for index, (name, tensor) in enumerate(self._engine.tensors()):
+            holders = self._engine.holders(name)
+            if index % holders.size != holders.index:
+                continue
+            held[name] = copies.of(name, tensor) if copies else tensor.detach().cpu().clone().contiguous()
+            size += tensor.nbytes
+            if size >= FILE_BYTES:
+                yield held
+                held, size = {}, 0
+        if held:
+            yield held
+
+    def _write(self, groups: Iterator[dict[str, Tensor]]) -> None:
+        """In a thread of its own: writing and checksums let the training run, and little Python lies between."""
+        try:
+            for group in groups:
+                self._part.write(group)
+            self._tell()
+        except Exception as error:  # the store's process is gone, for one
+            self._part.error = self._part.error or f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            self._died = error
+        finally:
+            self._written.set()
+        if self._engine.rank or self._died:
+            return
+        try:
+            if self._heard():
+                errors = [f"rank {rank}: {part[0]}" for rank, part in enumerate(self._parts) if part[0]]
+                self._errors = errors or self._publish()
+                self.seconds = time.perf_counter() - self._begin
+                self.published = not self._errors
+        except Exception as error:
+            self._errors = [f"rank 0: {type(error).__name__}: {error}"]
+        except BaseException as error:
+            self._died = error
+
+    def _tell(self) -> None:
+        if self._engine.plan.world > 1:
+            part = self._part.error, self._part.files, self._part.tensors
+            _store().set(self._key(self._engine.rank), json.dumps(part))
+
+    def _heard(self) -> bool:
+        """Whether every rank's part is known, sound or not. On the first rank."""
+        if self._engine.plan.world == 1:
+            self._parts = [(self._part.error, self._part.files, self._part.tensors)]
+            return True
+        store, keys = _store(), [self._key(rank) for rank in range(self._engine.plan.world)]
+        while not store.check(keys):
+            if self._given_up.wait(POLL_S):
+                return False
+        self._parts = [json.loads(store.get(key)) for key in keys]
+        for key in keys:
+            store.delete_key(key)
+        return True
+
+    def _key(self, rank: int) -> str:
+        return f"distdl/{self._draft.name}/{rank}"
+
+    def _publish(self) -> list[str]:
+        """Writes what is kept beside the tensors and the manifest, and renames the folder. Returns what went wrong.
+
+        A process may be frozen between the look for a newer attempt and the rename. It can do no harm when it wakes: the
+        newer attempt removes all drafts before it chooses what to continue from, so the rename finds nothing; and a rename
+        that came first has published a whole checkpoint of this very run.
+        """
+        draft, final, plan = self._draft, self.final, self._engine.plan
+        try:
+            files = {name: meta for _, part, _ in self._parts for name, meta in part.items()}
+            for name, values in self._kept.items():
+                write_json(draft / name, values)
+                files[name] = {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)}
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "family": plan.model.family,
+                "model": plan.config["model"],  # of a family's file its name: the run may move
+                "step": self.state.step,
+                "files": files,
+                "tensors": {name: meta for _, _, part in self._parts for name, meta in part.items()},
+            }
+            write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
+            sync_folder(draft)  # the names of its files, before a rename shows them
+            damaged = final.exists()  # the same step again, after a restart from an older checkpoint
+            if words := self._attempt.taken_over():
+                return [words]
+            if damaged:
+                _replace(draft, final)
+            else:
+                os.rename(draft, final)
+            sync_folder(final.parent)
+        except OSError as error:
+            return [f"rank 0: {error.strerror or error}"]
+        return []
 
 
 def remove_drafts(folder: Path) -> None:
@@ -104,74 +280,20 @@ class _Part:
         self.files: dict[str, dict[str, Any]] = {}
         self.tensors: dict[str, dict[str, Any]] = {}
         self.error = ""
-        self._held: dict[str, Tensor] = {}
-        self._held_bytes = 0
 
-    def add(self, name: str, tensor: Tensor) -> None:
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Into one file, flushed to the disk."""
         if self.error:
-            return
-        self._held[name] = tensor.detach().cpu().clone().contiguous()
-        self._held_bytes += tensor.nbytes
-        if self._held_bytes >= FILE_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._held or self.error:
             return
         file = f"tensors-{self.rank:05d}-{len(self.files):05d}.safetensors"
         try:
-            _write(self.draft / file, to_safetensors(self._held))
-            self.files[file] = {"bytes": (self.draft / file).stat().st_size, "xxh3": checksum(self.draft / file)}
+            digest = write_safetensors(self.draft / file, {name: whole(tensor) for name, tensor in tensors.items()})
+            self.files[file] = {"bytes": (self.draft / file).stat().st_size, "xxh3": digest}
         except OSError as error:
             self.error = f"{error.strerror or error}"
-        for name, tensor in self._held.items():
+        for name, tensor in tensors.items():
             dtype = str(tensor.dtype).removeprefix("torch.")
             self.tensors[name] = {"file": file, "shape": list(tensor.shape), "dtype": dtype}
-        self._held, self._held_bytes = {}, 0
-
-
-def _publish(
-    draft: Path,
-    final: Path,
-    engine: Engine,
-    step: int,
-    kept: Mapping[str, dict[str, Any]],
-    parts: list[Any],
-    attempt: Attempt,
-) -> list[str]:
-    """Writes what is `kept` (file -> plain values) and the manifest, and renames the folder. Returns what went wrong.
-
-    A process may be frozen between the look for a newer attempt and the rename. It can do no harm when it wakes: the newer
-    attempt removes all drafts before it chooses what to continue from, so the rename finds nothing; and a rename that came
-    first has published a whole checkpoint of this very run.
-    """
-    try:
-        files = {name: meta for _, part, _ in parts for name, meta in part.items()}
-        for name, values in kept.items():
-            write_json(draft / name, values)
-            files[name] = {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)}
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "family": engine.plan.model.family,
-            "model": engine.plan.config["model"],  # of a family's file its name: the run may move
-            "step": step,
-            "files": files,
-            "tensors": {name: meta for _, _, part in parts for name, meta in part.items()},
-        }
-        write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
-        sync_folder(draft)  # the names of its files, before a rename shows them
-        damaged = final.exists()  # the same step again, after a restart from an older checkpoint
-        if words := attempt.taken_over():
-            return [words]
-        if damaged:
-            _replace(draft, final)
-        else:
-            os.rename(draft, final)
-        sync_folder(final.parent)
-    except OSError as error:
-        return [f"rank 0: {error.strerror or error}"]
-    return []
 
 
 def _replace(draft: Path, final: Path) -> None:
@@ -187,11 +309,14 @@ def _replace(draft: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _bytes_of(parts: list[Any]) -> int:
+    return sum(meta["bytes"] for _, files, _ in parts for meta in files.values())
+
+
+def _store() -> dist.Store:
+    """Of the process group: whoever made it, all ranks reach it."""
+    store: dist.Store = dist.distributed_c10d._get_default_store()
+    return store
 
 
 def _barrier(engine: Engine) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -82,8 +83,8 @@ def open_safetensors(path: Path) -> tuple[dict[str, Lazy], dict[str, str]]:
         raise DataCorrupt(f"{path} holds tensors of the unknown dtype {error}") from None
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes and flushes a new file, one tensor at a time.
+def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None) -> str:
+    """Writes and flushes a new file, one tensor at a time. Returns its xxh3-64, in hexadecimal.
 
     Raises OSError where the disk does not take it, DataCorrupt where a tensor is not what its source promised.
     """
@@ -96,12 +97,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping
         header[name] = place
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    digest = xxhash.xxh3_64()
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        for part in (len(text).to_bytes(8, "little"), text):
+            file.write(part)
+            digest.update(part)
         for name in order:
             value = tensors[name].read()
             if (tuple(value.shape), value.dtype) != (tensors[name].shape, tensors[name].dtype):
                 raise DataCorrupt(f"{name} is {value.dtype} {list(value.shape)}, and its source said something else")
-            file.write(value.contiguous().flatten().view(torch.uint8).numpy().data)
+            content = value.contiguous().flatten().view(torch.uint8).numpy().data
+            file.write(content)
+            digest.update(content)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -166,7 +166,8 @@ class ProgressState:
             split = f" ({event['split']})" if event.get("split") else ""
             return f"evaluation at step {_count(event.get('step'))}{split}: {self._evaluation}"
         elif kind == "checkpoint":
-            took = f" in {event['seconds']:.1f} s" if isinstance(event.get("seconds"), (int, float)) else ""
+            whole_s = event.get("durable_s", event.get("seconds"))
+            took = f" in {whole_s:.1f} s" if isinstance(whole_s, (int, float)) else ""
             size = f", {event['bytes'] / 1e6:,.1f} MB" if isinstance(event.get("bytes"), (int, float)) else ""
             return f"checkpoint at step {_count(event.get('step'))}{took}{size}"
         elif kind == "message":

@@ -11,6 +11,7 @@ from typing import Any
 from distdl import driver
 from distdl.cli.common import add_config_arguments, add_json_argument, aside, loaded, print_json
 from distdl.errors import InputError
+from distdl.plan.memory import checkpoint_bytes
 from distdl.run.folder import RunFolder, saved_config
 
 
@@ -70,7 +71,7 @@ def print_plan(plan: Any, folder: RunFolder | None = None, auto: bool = False) -
         ("global batch", batch),
         ("steps", _steps(plan)),
         ("evaluate", _every(plan.evaluate_every_steps)),
-        ("checkpoint", _every(plan.checkpoint_every_steps) + best),
+        ("checkpoint", _every(plan.checkpoint_every_steps) + best + _size(plan)),
         ("memory/worker", f"{memory} (activations not counted)"),
     ]
     for name, text in rows:
@@ -115,6 +116,13 @@ def stage_names(plan: Any) -> list[str]:
         span = layers[0][0] if len(layers) == 1 else f"{layers[0][0]} to {layers[-1][0]}"
         names.append(f"{span}, {sum(n for _, n in layers):,} parameters")
     return names
+
+
+def _size(plan: Any) -> str:
+    """Of a checkpoint, on disk and as the copy that is written beside the training."""
+    size, config = checkpoint_bytes(plan.settings, plan.model), plan.settings.checkpoint
+    held = f", {_bytes(-(-size // plan.world))} of them in a worker's memory" if config.asynchronous else ""
+    return f"; {_bytes(size)} each{held}"
 
 
 def _every(steps: int | None) -> str:

@@ -152,6 +152,8 @@ class Checkpoint(Section):
 
     every_steps: Natural | None = None
     """Steps between checkpoints; null: with the step that ends an epoch; 0: only at the end. The last step always is."""
+    asynchronous: bool = True
+    """Training stands still for a copy in host memory, and goes on while that is written; false: until it is on disk."""
     keep_last: Positive = 2
     """Newest checkpoints that are kept."""
     keep_best: Natural = 1

@@ -22,6 +22,18 @@ STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "
 two of each pair in the history of lbfgs."""
 
 
+def checkpoint_bytes(config: Config, model: ModelFacts) -> int:
+    """Of one checkpoint: each weight and the optimizer's states of those that learn, in whole. Buffers are not counted."""
+    full = 8 if config.train.precision == "fp64" else 4
+    return full * (model.parameters + _states(config) * model.trainable)
+
+
+def _states(config: Config) -> int:
+    """Numbers that the optimizer keeps for a trainable weight."""
+    states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
+    return states + 2 * getattr(config.optimizer, "history", 0)
+
+
 def state_bytes(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cpu") -> dict[str, int]:
     """Bytes of model state on the fullest worker, by ZeRO's own accounting (Rajbhandari et al. 2020, table 1); on GPUs with
     the buffers that DeepSpeed keeps beside it."""
@@ -29,9 +41,7 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cp
     half_weights = config.train.precision not in ("fp32", "fp64") and zero > 0
     full = 8 if config.train.precision == "fp64" else 4
     width = 2 if half_weights else full
-    states = STATES_PER_WEIGHT[config.optimizer.name] + bool(getattr(config.optimizer, "momentum", 0))
-    states += 2 * getattr(config.optimizer, "history", 0)
-    per_weight = full * states + (
+    per_weight = full * _states(config) + (
         4 if half_weights else 0
     )  # optimizer states, and fp32 master weights beside the half ones
     whole = mesh.data * mesh.sequence

@@ -51,7 +51,7 @@ def points_of(event: Event, eval_split: str = "", constant: tuple[str, ...] = ()
             for name, value in as_dict(event.get("values")).items()
         }
     elif kind == "checkpoint":
-        values = {"time/checkpoint_s": event.get("seconds")}
+        values = {"time/checkpoint_s": event.get("seconds"), "time/checkpoint_durable_s": event.get("durable_s")}
     if isinstance(step, int):
         told = {name: value for name, value in values.items() if name not in constant}
         yield from points(told, time_ms, step)

@@ -9,7 +9,7 @@ Every event has `t` (unix seconds) and `kind`. The kinds and their fields (reade
     evaluation  step, values {name: float}, split
     progress    step, steps, loss, samples_per_s, data_s, ...      what the display shows; not sent to MLflow
     phase       name ("start-up", "training", "evaluation", "checkpoint", ...), text
-    checkpoint  step, path, seconds, bytes
+    checkpoint  step, path, seconds (training stood still), durable_s (until it is whole on disk), bytes
     message     level ("info", "warning", "error"), text
     restart     step
     world       step, workers, layout                              of every start

@@ -146,7 +146,9 @@ def _train_from_checkpoint(
     run_.event("phase", name="training", text=f"from step {start}" if start else "")
     stopping = hooks.get("early_stopping")
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
-    with contextlib.closing(source), settled():
+    saves = hooks["checkpoint"]
+    assert isinstance(saves, CheckpointHook)
+    with contextlib.closing(source), settled(), saves.whole():
         if checkpoint and checkpoint.state.stopped and stopping and stopping.exhausted:
             end = start
         else:

@@ -454,7 +454,7 @@ def crash(*args: Any, **kwargs: Any) -> None:
     raise Crash
 
 
-@pytest.mark.parametrize("place", ["_write", "write_json", "os.rename", "sync_folder"])
+@pytest.mark.parametrize("place", ["write_safetensors", "write_json", "os.rename", "sync_folder"])
 def test_a_crash_while_writing_leaves_the_older_one(
     folder: Path, trained: TorchEngine, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -478,7 +478,7 @@ def test_a_crash_while_writing_leaves_the_older_one(
     assert Checkpoint(folder / step_folder(6)).step == 6
 
 
-@pytest.mark.parametrize("place", ["_write", "write_json", "manifest", "os.rename"])
+@pytest.mark.parametrize("place", ["write_safetensors", "write_json", "manifest", "os.rename"])
 def test_a_full_disk_ends_the_run_and_spares_the_older_one(
     folder: Path, trained: TorchEngine, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -486,7 +486,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_older_one(
         if place == "manifest" and path.name == STATE:
             files.write_json(path, *args)
             return
-        if place == "_write":
+        if place == "write_safetensors":
             path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -494,7 +494,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_older_one(
         if place == "os.rename":
             patch.setattr(os, "rename", full)
         else:
-            patch.setattr(saving, "_write" if place == "_write" else "write_json", full)
+            patch.setattr(saving, "write_safetensors" if place == "write_safetensors" else "write_json", full)
         with pytest.raises(TrainingFailed) as caught:
             write(folder, trained, 6)
     text = str(caught.value)
