@@ -70,10 +70,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, d
 def _dropped(shares: Tensor, p: float) -> Tensor:
     """Dropout of attention (B, H, T, S). Noise is drawn for the heads of all ranks, so that each head meets its own."""
     B, H, T, S = shares.shape
-    with torch.no_grad():
-        drawn = noise.uniform(B, H * here.tensor.size, T, S, device=shares.device)
-        keep = drawn.narrow(1, H * here.tensor.index, H) >= p
-    return shares * keep / (1 - p)
+    keep = noise.kept(torch.Size((B, H * here.tensor.size, T, S)), p, shares.device)
+    return noise.dropped(shares, keep.narrow(1, H * here.tensor.index, H), p)
 
 
 def together(x: Tensor, real: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ from distdl.layout.noise import Dropout
 
 GOLDEN = [  # seed 7, positions 0, 3, 2**31, 2**40 + 5; two draws of three elements. A resumed run relies on them
     [
-        [1497827898, 1574041593, 1291079186],
-        [224399514, -1250443724, -1125255125],
-        [1983822391, 1146064890, -1318980050],
-        [86525096, 267503238, -229505750],
+        [250631558, 298941537, 1332636854],
+        [2041956180, 1694946430, 668945218],
+        [1534215461, 1430997197, 1580951296],
+        [564004837, -375194725, 1201418772],
     ],
     [
-        [-1676804260, 1913550329, -1087304789],
-        [281225258, -1041320050, 1269996075],
-        [-414238094, 1393368792, -528391600],
-        [855225957, 1424724513, 963276452],
+        [-1174673538, -1466075125, -331802651],
+        [505882426, -267122074, 1813855609],
+        [-316391160, -1427283706, -1661160704],
+        [90813355, -1692148752, 54918883],
     ],
 ]
 
@@ -44,18 +44,22 @@ def draw(seed: int, positions: list[int] | Tensor, *sizes: int, draws: int = 1) 
 
 
 def by_hand(seed: int, position: int, number: int, element: int) -> int:
-    """The same bits in plain integers: murmur3's finaliser over counters, as a signed 32-bit number."""
+    """The same bits in plain integers: splitmix64's finaliser over counters, and the hash that joins them; the upper half
+    as a signed 32-bit number."""
+    golden, whole = 0x9E3779B97F4A7C15, 2**64 - 1
 
     def mix(x: int) -> int:
-        x &= 0xFFFFFFFF
-        x = (x ^ (x >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
-        x = (x ^ (x >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
-        return x ^ (x >> 16)
+        x &= whole
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & whole
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB & whole
+        return x ^ (x >> 31)
 
-    golden = 0x9E3779B1
-    site = mix(seed * golden + number)
-    key = mix(mix((position & 0xFFFFFFFF) ^ site) + (position >> 32) * golden)
-    out = mix(key + element * golden)
+    start = mix(seed + golden)
+    factor = mix(mix(start + golden) + number * golden) | 1
+    key = mix(start + position * golden)
+    x = mix(element ^ golden)
+    rotated = (x << 32 | x >> 32) & whole
+    out = (rotated + factor * key * x & whole) >> 32
     return out - 2**32 if out >= 2**31 else out
 
 
@@ -197,8 +201,8 @@ def test_uniform_normal_and_bernoulli_have_their_moments() -> None:
 @pytest.mark.parametrize("draw_some", [noise.uniform, noise.normal])
 def test_the_smallest_and_the_largest_bits_stay_inside(draw_some: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """0 has no logarithm, and 1 is not below a probability of 1."""
-    for extreme in (-(2**31), -1, 0, 2**31 - 1):
-        monkeypatch.setattr(noise, "bits", lambda shape, b=extreme: torch.full(shape, b, dtype=torch.int32))
+    for extreme in (-(2**63), -1, 0, 2**63 - 1):
+        monkeypatch.setattr(noise, "_words", lambda shape, b=extreme: torch.full(shape, b, dtype=torch.int64))
         noise.begin(0, torch.arange(2))
         assert bool(torch.isfinite(draw_some(2, 3)).all())
         assert 0 < float(noise.uniform(2, 3)[0, 0]) < 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from distdl.nn import batch_norm
 from distdl.nn.batch_norm import BatchNorm
+from tests.pretended_gpu import PretendedGPU, put
 from tests.ranks import run_ranks
 
 CHANNELS = 3
@@ -111,3 +114,53 @@ def test_half_precision_sums_in_single_precision() -> None:
         out = half.train()(x)
     assert torch.allclose(out.float(), single.train()(x.float()), atol=1e-6)
     assert torch.equal(half.running_mean, single.running_mean)
+
+
+def test_weights_that_zero_keeps_in_half_precision_train_and_evaluate() -> None:
+    """The statistics stay in fp32."""
+    x = torch.randn(16, 3, 4, 4)
+    norm, whole = BatchNorm(3), BatchNorm(3)
+    norm.weight.data, norm.bias.data = norm.weight.bfloat16(), norm.bias.bfloat16()
+    for mode in (True, False):
+        out = norm.train(mode)(x.bfloat16())
+        assert torch.allclose(out.float(), whole.train(mode)(x.bfloat16().float()), atol=2e-2)
+        assert torch.equal(norm.running_var, whole.running_var)
+    assert norm.running_var.dtype is torch.float32
+
+
+def test_gpus_normalise_half_precision_as_it_is_with_statistics_in_fp32() -> None:
+    x = torch.randn(16, 3, 4, 4).bfloat16()
+    norm, single = BatchNorm(3), BatchNorm(3)
+    single(x.float())
+    with PretendedGPU() as gpu:
+        put([*norm.parameters(), *norm.buffers()], True)
+        out = norm(put(x.clone(), True))
+    assert out.dtype is torch.bfloat16 and not gpu.wrong and not gpu.reads
+    assert torch.allclose(norm.running_mean, single.running_mean, atol=1e-6)
+
+
+def test_several_gpus_take_the_kernels_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    ranks = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 4,
+        group=SimpleNamespace(WORLD="world"),
+    )
+    monkeypatch.setattr(batch_norm, "dist", ranks)
+    monkeypatch.setattr(batch_norm.SyncBatchNorm, "apply", lambda x, *rest: asked.append(rest) or x)
+    norm, x = BatchNorm(3), torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    with PretendedGPU():
+        put([*norm.parameters(), *norm.buffers()], True)
+        out = norm(put(x, True))
+    assert out is x and asked[0][4:] == (norm.eps, norm.momentum, "world", 4)
+    assert asked[0][2] is norm.running_mean and asked[0][3] is norm.running_var
+
+
+def test_one_value_of_a_channel_is_its_own_mean() -> None:
+    """torch refuses it; a last layer of one place and a batch of one are no mistake."""
+    norm = fresh()
+    before = norm.running_var.clone()
+    out, dx, _, dbias = out_and_gradients(norm, batch(0, size=1))
+    assert torch.allclose(out[0], norm.bias.detach()) and dx.abs().max() < 1e-12 and dbias.all()
+    assert torch.allclose(norm.running_var, before * 0.9)
