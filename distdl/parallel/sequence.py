@@ -10,7 +10,8 @@ on them alone. Two ways to attend, equal up to rounding:
 
 The ring does not balance its load: the last rank attends to S slices of keys and the first to its own only, so that a pass
 takes as long as S slices, where interleaved ones (striped attention, Brandon et al. 2023; zig-zag) take about half of that.
-Its scores are plain matrix products in fp32, not a fused kernel.
+Each slice's part is a fused kernel, flash attention's (Dao et al. 2022), which tells the softmax's denominator, too: on
+CPUs, and on GPUs in half precision with heads whose width is a multiple of 8. Elsewhere scores are plain products in fp32.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distdl.layout.axes import Axis
+from distdl.parallel.flash import flash_of
 
 QUERIES = 1024
 """Queries whose scores are held at a time, (B, H, QUERIES, T/S) in fp32: memory stays linear in the slice."""
@@ -44,10 +46,11 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, axis: Axis) -> Tensor:
         out = torch.zeros_like(q, dtype=torch.float32, memory_format=torch.contiguous_format)
         lse = out.new_full(q.shape[:-1], -torch.inf)  # (B, H, T/S)
+        add = _add_slice_by_flash if flash_of(q) else _add_slice
         with torch.autocast(q.device.type, enabled=False):
             for origin, kv in _round(torch.stack([k, v]), axis):
                 if origin <= axis.index:
-                    _add_slice(q.float(), kv.float(), out, lse, causal=origin == axis.index)
+                    add(q, kv, out, lse, causal=origin == axis.index)
         out = out.to(q.dtype)
         ctx.axis = axis
         ctx.save_for_backward(q, k, v, out, lse)
@@ -58,16 +61,22 @@ class _Ring(torch.autograd.Function):
         """The gradient of a slice's keys and values follows them round, each rank adding its part, until it is home."""
         axis: Axis = ctx.axis
         q, k, v, out, lse = ctx.saved_tensors
-        grad = grad.float()
-        delta = (grad * out).sum(-1, keepdim=True)  # (B, H, T/S, 1), equal to sum_j p_ij dp_ij (Dao et al. 2022, B.2)
-        d_q = torch.zeros_like(grad, memory_format=torch.contiguous_format)
-        moving = None
+        delta = (grad.float() * out).sum(
+            -1, keepdim=True
+        )  # (B, H, T/S, 1), equal to sum_j p_ij dp_ij (Dao et al. 2022, B.2)
+        d_q = torch.zeros_like(q, dtype=torch.float32, memory_format=torch.contiguous_format)
+        moving, flash = None, flash_of(q)
         with torch.autocast(q.device.type, enabled=False):
             for origin, kv in _round(torch.stack([k, v]), axis):
                 d_kv = moving.arrived() if moving else d_q.new_zeros(kv.shape)
                 if origin <= axis.index:
                     causal = origin == axis.index
-                    _add_gradients(q.float(), kv.float(), grad, delta, lse, d_q, d_kv, causal=causal)
+                    if flash:
+                        parts = flash.backward(grad, q, *kv, out, lse, causal)
+                        for total, part in zip((d_q, *d_kv), parts):
+                            total += part
+                    else:
+                        _add_gradients(q, kv, grad.float(), delta, lse, d_q, d_kv, causal=causal)
                 moving = _Passing(d_kv, axis)
         assert moving is not None
         d_k, d_v = moving.arrived().to(k.dtype)
@@ -76,7 +85,7 @@ class _Ring(torch.autograd.Function):
 
 def _add_slice(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, causal: bool) -> None:
     """Online softmax: out (B, H, t, D) and lse (B, H, t) of the keys so far, made those of this slice's keys too."""
-    k, v = kv
+    q, (k, v) = q.float(), kv.float()
     for rows in _rows(q):
         scores = _scores(q, k, rows, causal)
         total = torch.logaddexp(lse[..., rows], scores.logsumexp(-1))
@@ -85,11 +94,21 @@ def _add_slice(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, causal: bool)
         lse[..., rows] = total
 
 
+def _add_slice_by_flash(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, causal: bool) -> None:
+    """The same: what the kernel makes of this slice alone and what was there, by their shares of the denominator."""
+    flash = flash_of(q)
+    assert flash is not None
+    own, own_lse = flash.forward(q, *kv, causal)
+    total = torch.logaddexp(lse, own_lse)
+    out.mul_((lse - total).exp_().unsqueeze(-1)).addcmul_(own.to(out.dtype), (own_lse - total).exp_().unsqueeze(-1))
+    lse.copy_(total)
+
+
 def _add_gradients(
     q: Tensor, kv: Tensor, grad: Tensor, delta: Tensor, lse: Tensor, d_q: Tensor, d_kv: Tensor, *, causal: bool
 ) -> None:
     """Adds what one slice of keys gives to d_q, and all of this rank's queries to that slice's d_kv (2, B, H, t, D)."""
-    k, v = kv
+    q, (k, v) = q.float(), kv.float()
     for rows in _rows(q):
         p = _scores(q, k, rows, causal).sub_(lse[..., rows].unsqueeze(-1)).exp_()  # (B, H, n, t)
         d_out = grad[..., rows, :]

@@ -58,7 +58,7 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
 
     from distdl.engine import deepspeed as engine
     from distdl.layout.axes import Axis
-    from distdl.parallel import sequence
+    from distdl.parallel import flash, sequence
 
     engine.import_deepspeed("cpu").init_distributed("gloo")
     sequence.QUERIES = 3  # several blocks of queries, and a rest
@@ -78,7 +78,10 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
         ways = {kind: attend}
         if (world, heads) == (2, 4):  # an all-to-all that a compiler looks into can lose its gradient
             ways[f"{kind} compiled"] = torch.compile(attend, backend="aot_eager")
+        if kind == "ring":
+            ways["ring without flash attention"] = attend
         for name, used in ways.items():
+            sequence.flash_of = (lambda q: None) if "without" in name else flash.flash_of
             got = used(*parts)
             gradients = torch.autograd.grad((got * direction[:, :, mine]).sum(), parts)
             pairs = [(got, want), *zip(gradients, want_gradients)]
@@ -92,8 +95,30 @@ def test_attention_over_slices_is_attention_over_the_whole(world: int) -> None:
     """The ring with heads that the ranks do not divide, too."""
     cases = [("ulysses", 4), ("ring", 4), ("ring", 3)]
     for errors in run_ranks(attention_errors, world, cases):
-        assert len(errors) == (5 if world == 2 else 3)
+        assert len(errors) == (7 if world == 2 else 5)
         assert {case: e for case, e in errors.items() if max(e) > 3e-6} == {}
+
+
+def fused(rank: int, world: int) -> list[str]:
+    """Which operations a ring's two passes take that look at all pairs of a query and a key."""
+    import torch
+    import torch.distributed as dist
+
+    from distdl.layout.axes import Axis
+    from distdl.parallel import sequence
+
+    q, k, v = (torch.randn(2, 3, 64, 8, requires_grad=True) for _ in range(3))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        sequence.ring(Axis(world, rank, dist.group.WORLD))(q, k, v).sum().backward()
+    names = [event.name for event in seen.events()]
+    return [name.removeprefix("aten::") for name in names if "flash" in name or name in ("aten::bmm", "aten::mm")]
+
+
+@pytest.mark.slow
+def test_each_slice_of_a_ring_is_one_kernel_each_way() -> None:
+    one = "_scaled_dot_product_flash_attention_for_cpu"
+    for rank, found in enumerate(run_ranks(fused, 2)):
+        assert found == [one] * (rank + 1) + [f"{one}_backward"] * (rank + 1)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
