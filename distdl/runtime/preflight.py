@@ -35,6 +35,8 @@ CLOCK_S = 2.0
 SLOW = 4.0
 """A pair of nodes this many times slower than the middle one has a problem of its own."""
 SHARED_MEMORY_BYTES = 2**30
+TABLE = 16
+"""Nodes whose pairs are shown as a table."""
 TIMEOUT_S = 90.0
 """For the ranks to find each other and look around; training would wait for `runtime.timeout_s`."""
 
@@ -208,8 +210,23 @@ def network(facts: Sequence[Facts]) -> Iterator[Finding]:
         yield BAD, f"{text}\n    fix: {fix}"
     else:
         yield GOOD, f"{text}, at most {latency:.2f} ms one way"
-    if len(links) > 1:
+    ranks = sorted({rank for pair in links for rank in pair})
+    all_pairs = len(ranks) * (len(ranks) - 1) // 2
+    if len(links) < all_pairs:
+        each = 2 * len(links) / len(ranks)
+        yield (
+            NOTE,
+            f"each node was measured with {each:.0f} others, {len(links)} of {all_pairs} pairs: more takes too long",
+        )
+    if len(links) > 1 and len(ranks) <= TABLE:
         yield NOTE, "MB/s between nodes:\n" + matrix(facts, links)
+    elif len(links) > 1:
+        yield NOTE, "the slowest nodes, by the middle one of their pairs: " + _slowest_nodes(facts, ranks, links)
+
+
+def _slowest_nodes(facts: Sequence[Facts], ranks: Sequence[int], links: dict[tuple[int, int], Any]) -> str:
+    of = {rank: statistics.median(speed for pair, (speed, _) in links.items() if rank in pair) for rank in ranks}
+    return ", ".join(f"{facts[rank].node} {of[rank]:,.0f} MB/s" for rank in sorted(of, key=lambda r: of[r])[:5])
 
 
 def matrix(facts: Sequence[Facts], links: dict[tuple[int, int], Any]) -> str:

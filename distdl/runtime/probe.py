@@ -28,6 +28,8 @@ MESSAGE_BYTES = 8 * 2**20
 ROUNDS = 3
 """Messages each way, of which the fastest pair of ways counts."""
 PINGS = 10
+MOST_ROUNDS = 15
+"""Partners that a node is measured with: all of up to 16 nodes. A pair that never spoke takes NCCL up to a second."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ def look_around(question: Question, rank: int, world: int, node: str) -> list[Fa
     speakers = [nodes.index(name) for name in dict.fromkeys(nodes)]  # the first rank of each node
     if len(speakers) == 1:
         speakers = list(range(min(world, 2)))
-    facts.clock_s = _clock(rank, speakers[1:])
-    for pairs in rounds(speakers):
+    for pairs in clock_rounds(speakers):
+        for a, b in pairs:
+            if rank in (a, b):
+                facts.clock_s += _clock(rank, a, b, facts.clock_s)
+    for pairs in rounds(speakers, MOST_ROUNDS):
         for a, b in pairs:
             if rank in (a, b):
                 link = _link(rank, a, b)
@@ -118,14 +123,23 @@ def gpus() -> list[str]:
     return [f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in found]
 
 
-def rounds(speakers: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-    """Every pair once, in rounds in which nobody has two partners (the circle method)."""
+def rounds(speakers: Sequence[int], most: int | None = None) -> Iterator[list[tuple[int, int]]]:
+    """Every pair once, in rounds in which nobody has two partners (the circle method); `most`: so many rounds, in which
+    each has as many partners as any other. A node that is slow is slow with all of them."""
     seats: list[int | None] = [*speakers, *([None] if len(speakers) % 2 else [])]
-    for _ in range(len(seats) - 1):
+    for _ in range(len(seats) - 1 if most is None else min(len(seats) - 1, most)):
         half = len(seats) // 2
         pairs = [(a, b) for a, b in zip(seats[:half], reversed(seats[half:])) if a is not None and b is not None]
         yield [(min(pair), max(pair)) for pair in pairs]
         seats = [seats[0], seats[-1], *seats[1:-1]]
+
+
+def clock_rounds(speakers: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """Who tells whom the time of the first, in rounds in which twice as many know it: (who knows it, who does not)."""
+    known = 1
+    while known < len(speakers):
+        yield [(speakers[i], speakers[known + i]) for i in range(min(known, len(speakers) - known))]
+        known *= 2
 
 
 def gathered(value: Any, world: int) -> list[Any]:
@@ -201,30 +215,29 @@ def _device() -> torch.device:
     return torch.device("cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu")
 
 
-def _clock(rank: int, others: Sequence[int]) -> float:
-    """Seconds by which the clock is ahead of rank 0's: the exchange with the shortest way there and back tells it best
-    (Cristian 1989)."""
+def _clock(rank: int, knows: int, asks: int, ahead_s: float) -> float:
+    """Seconds by which the clock of the rank that asks is ahead of the first rank's; 0 for the one that knows how much its
+    own is (`ahead_s`). The exchange with the shortest way there and back tells it best (Cristian 1989)."""
     best = (float("inf"), 0.0)
     told = torch.zeros(1, dtype=torch.float64, device=_device())
-    for other in others:
-        for _ in range(PINGS):
-            if rank == 0:
-                begin = time.time()
-                dist.send(told, other)
-                dist.recv(told, other)
-                theirs, end = told.item(), time.time()
-                told[0] = theirs - (begin + end) / 2  # how far the other is ahead
-                dist.send(told, other)
-                dist.send(torch.full_like(told, end - begin), other)
-            elif rank == other:
-                way = torch.zeros_like(told)
-                dist.recv(told, 0)
-                told[0] = time.time()
-                dist.send(told, 0)
-                dist.recv(told, 0)
-                dist.recv(way, 0)
-                best = min(best, (way.item(), told.item()))
-    return best[1] if rank in others else 0.0
+    for _ in range(PINGS):
+        if rank == knows:
+            begin = time.time()
+            dist.send(told, asks)
+            dist.recv(told, asks)
+            theirs, end = told.item(), time.time()
+            told[0] = theirs - (begin + end) / 2 + ahead_s  # how far the other is ahead
+            dist.send(told, asks)
+            dist.send(torch.full_like(told, end - begin), asks)
+        else:
+            way = torch.zeros_like(told)
+            dist.recv(told, knows)
+            told[0] = time.time()
+            dist.send(told, knows)
+            dist.recv(told, knows)
+            dist.recv(way, knows)
+            best = min(best, (way.item(), told.item()))
+    return 0.0 if rank == knows else best[1]
 
 
 def _link(rank: int, a: int, b: int) -> tuple[float, float]:

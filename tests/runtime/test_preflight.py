@@ -20,7 +20,7 @@ from distdl.jobs.target import Job, Package, State
 from distdl.plan.plan import Plan
 from distdl.runtime import preflight
 from distdl.runtime.preflight import BAD, GOOD, NOTE, judge, tracker
-from distdl.runtime.probe import Facts, Question, look_around, rounds, source_digest
+from distdl.runtime.probe import MOST_ROUNDS, Facts, Question, clock_rounds, look_around, rounds, source_digest
 from distdl.train.survey import survey
 from tests.conftest import Result, distdl
 from tests.ranks import run_ranks
@@ -176,6 +176,40 @@ def test_every_pair_is_measured_once_and_nobody_twice_at_a_time(count: int) -> N
     pairs = [pair for pairs in plan for pair in pairs]
     assert len(pairs) == len(set(pairs)) == count * (count - 1) // 2 and all(a < b for a, b in pairs)
     assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in plan)
+
+
+@pytest.mark.parametrize("nodes", [64, 63, 512])
+def test_many_nodes_take_no_longer_than_sixteen(nodes: int) -> None:
+    """Rounds are what takes time: in each, pairs that never spoke connect. Every node has as many partners as another."""
+    found = list(rounds(range(nodes), MOST_ROUNDS))
+    assert len(found) == len(list(rounds(range(16), MOST_ROUNDS))) == 15
+    pairs = [pair for pairs in found for pair in pairs]
+    assert len(pairs) == len(set(pairs))
+    partners = [sum(rank in pair for pair in pairs) for rank in range(nodes)]
+    assert min(partners) >= 14 and max(partners) == 15  # of an odd number, one has none in each round
+    told = list(clock_rounds(range(nodes)))
+    assert len(told) == (nodes - 1).bit_length()
+    know = {0}
+    for pairs in told:
+        assert {a for a, _ in pairs} <= know and len({r for pair in pairs for r in pair}) == 2 * len(pairs)
+        know |= {b for _, b in pairs}
+    assert know == set(range(nodes))
+
+
+def test_the_slow_one_of_64_nodes_is_named_and_what_was_not_measured_is_said(facts: list[Facts], plan: Plan) -> None:
+    many = [
+        Facts(rank, f"node{rank}", facts[0].versions, [], 2**33, 2**40, fingerprint=plan.data.fingerprint)
+        for rank in range(64)
+    ]
+    for pairs in rounds(range(64), MOST_ROUNDS):
+        for a, b in pairs:
+            many[a].links[b] = (95.0 if 41 in (a, b) else 1200.0, 0.05)
+    found = list(judge(many, plan))
+    (problem,) = problems(found)
+    assert "95 MB/s between node" in problem and "node41" in problem and "slowest of 480 pairs" in problem
+    text = "\n".join(text for _, text in found)
+    assert "each node was measured with 15 others, 480 of 2016 pairs" in text
+    assert "the slowest nodes, by the middle one of their pairs: node41 95 MB/s, " in text and len(text) < 6000
 
 
 # -- the tracker -------------------------------------------------------------------------------------------------------
