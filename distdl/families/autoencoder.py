@@ -34,6 +34,7 @@ from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.answers import Kind
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import FEW, shown
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,11 @@ class Autoencoder(Learner):
     def restored(self, code: Tensor) -> Tensor:
         """(B, k) -> (B, *inputs)"""
         out = self.decode(code).float()
-        return (out.sigmoid() if self.config.output == "sigmoid" else out).view(-1, *self.config.inputs)
+        return self.shaped(out.sigmoid() if self.config.output == "sigmoid" else out)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, *inputs)"""
+        return x.view(-1, *self.config.inputs)
 
     def samples(self, batch: Batch) -> Tensor:
         """(B, D)"""
@@ -176,6 +181,7 @@ class Autoencoder(Learner):
         out = self.decode(code).to(x.dtype)  # (B, D)
         restored = out.sigmoid() if self.config.output == "sigmoid" else out
         squared = (restored - x).square().sum(-1)
+        shown("reconstructions", lambda: {"given": self.shaped(x), "told": self.shaped(restored)})
         if self.config.error == "squared":
             return squared, squared
         return F.binary_cross_entropy_with_logits(out, x, reduction="none").sum(-1), squared
@@ -223,6 +229,7 @@ class Autoencoder(Learner):
         x = self.samples(batch)
         code = self.encode(x)[-1]
         if self.config.variational:
+            shown("samples", lambda: {"made": self.sample(FEW)})
             code, kl = self.posterior(code)
             error, squared = self.errors(x, code)
             return {"loss": mean(error + kl), "squared_error": mean(squared), "kl": mean(kl)}

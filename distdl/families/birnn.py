@@ -33,6 +33,7 @@ from distdl.learner.sequence import of_steps, reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, strings
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class BiRNN(Learner):
         label = batch["label"]
         if self.config.task == "rows":
             return of_classes(out, label)
+        shown("heat: labels over time", lambda: {"values": out[0].exp().mT})
         losses = ctc(out, frames, label, batch["length"])
         return losses, {"label_error": self.label_error(out, frames, batch)} if decode else {}
 

@@ -23,6 +23,7 @@ from distdl.config.fields import Count, CountOrZero
 from distdl.layout.noise import bernoulli
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class BoltzmannMachine(Learner):
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
+        shown("heat: weights between the units", lambda: {"values": self.weights()})
         if self.config.learning == "exact":
             return {"loss": mean(self.nll(batch["x"].to(self.bias.dtype)))}
         x, visible = self.clamped(batch), self.config.visible

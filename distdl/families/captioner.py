@@ -36,6 +36,7 @@ from distdl.learner.answers import NOTHING
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
+from distdl.nn.watch import shown
 
 PAD, BEGIN, END = 0, 2, 3
 State = tuple[Tensor, Tensor]
@@ -122,6 +123,7 @@ class Captioner(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         losses, targets = self.losses(batch), batch["caption"][:, 1:].long()
+        shown("places", lambda: {"losses": losses})
         same = (self.greedy(batch["image"]) == targets).all(1)
         return {"loss": self.per_word(losses, batch), "exact_match": mean(same.float())}
 

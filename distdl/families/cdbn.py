@@ -24,6 +24,7 @@ from distdl.layout.noise import uniform
 from distdl.learner import Answer, Batch, Column, Learner, Verbs, bare
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class CDBN(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         v = self.pixels(batch["image"])
+        shown("filters", lambda: {"filters": self.stack()[0].weight})
         metrics: Metrics = {}
         for name, layer in zip(self.players, self.stack()):
             errors = layer.errors(v).mean((1, 2, 3))  # (B,)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from distdl.config.fields import Amount, Count, OpenShare, Several, SomeCounts
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ class CLVAgent(Learner):
         values = self.values(batch["state"])
         metrics = {"loss": mean(self.errors(batch).square()), "clv": mean(values.max(-1).values)}
         if not self.config.known:
+            shown("heat: value of each action", lambda: {"values": values})
             return metrics
         best = batch["values"]  # (B, A)
+        shown("beside: value of each action", lambda: {"told": values, "true": best})
         forgone = best.max(-1).values - best.gather(-1, values.argmax(-1, keepdim=True))[:, 0]
         return metrics | {"error": mean((values - best).abs()), "regret": mean(forgone)}

@@ -25,6 +25,7 @@ from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Concepts(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         losses, found, present = self.losses(batch)
+        shown("beside: words found beside those of the caption", lambda: {"told": found, "true": present})
         # F1: twice the hits over detections and words; the sums add up over batches, their quotients would not.
         f1 = Mean(2.0 * (found & present).sum(), float(found.sum() + present.sum()))
         return {"loss": mean(losses.sum(1)), "f1": f1}

@@ -39,6 +39,7 @@ from torch import Tensor
 from distdl.config.fields import Amount, AmountOrZero, Count, Several, Share
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class CorticalArray(Learner):
         last. They do not depend on the samples, which only count."""
         order, n = orders(self.functions()), float(len(batch["x"]))
         higher = order >= 2
+        shown("heat: order of the functions of the units", lambda: {"values": order.view(self.config.grid)})
         shares = {f"order{k}": order == k for k in range(4)}
         shares |= {"higher_order": higher, "late_higher_order": higher[self.column >= self.config.grid[1] // 2]}
         metrics = {name: Mean(chosen.double().mean() * n, n) for name, chosen in shares.items()}

@@ -22,6 +22,7 @@ from distdl.config.fields import Count, CountOrZero, Several, Shape, SomeCounts
 from distdl.learner import Batch, Column
 from distdl.learner.greedy import GreedyStack
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class DBN(GreedyStack):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         v = self.samples(batch)
-        return {**super().evaluate(batch), "reconstruction": mean((v - self.reconstruct(v)).square())}
+        told, inputs = self.reconstruct(v), self.config.inputs
+        shown("reconstructions", lambda: {"given": v.view(-1, *inputs), "told": told.view(-1, *inputs)})
+        return {**super().evaluate(batch), "reconstruction": mean((v - told).square())}
 
     def reconstruct(self, v: Tensor) -> Tensor:
         """Up through all machines and down again, without sampling: (B, V)."""

@@ -31,6 +31,7 @@ from distdl.learner.answers import HEARD, in_rows
 from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class DeepSpeech(Learner):
         """Edit distances per label and per word, of the best path and of the search."""
         log_y, frames = self.log_y(batch)
         losses = ctc(log_y, frames, batch["label"], batch["length"])
+        shown("heat: labels over time", lambda: {"values": log_y[0].exp().mT})
         wanted = [row[:n] for row, n in zip(batch["label"].tolist(), batch["length"].tolist())]
         heard = best_path(log_y, frames)
         metrics = {"loss": mean(losses), "label_error": errors(heard, wanted, losses)}

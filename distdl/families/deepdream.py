@@ -32,6 +32,7 @@ from distdl.learner.labels import filled, mean_known, mean_loss, of_classes
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.googlenet import GoogLeNet
 from distdl.nn.images import to_unit
+from distdl.nn.watch import FEW, shown
 
 AUXILIARY = 0.3  # weight of each auxiliary classifier's loss (Szegedy et al. 2015, section 5)
 
@@ -225,6 +226,7 @@ class DeepDream(Learner):
         if self.config.objective == "class":
             wanted = torch.arange(len(pictures), device=label.device) % self.config.classes
             found["confidence"] = net(pictures)[0].softmax(-1).gather(1, wanted[:, None]).mean()
+        shown("samples", lambda: {"made": pictures[:FEW]})
         losses, metrics = of_classes(logits, label)
         metrics = {"loss": mean_known(losses, label), **metrics}
         return metrics | {name: Mean(value * n, float(n)) for name, value in found.items()}

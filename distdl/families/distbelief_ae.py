@@ -28,6 +28,7 @@ from distdl.config.fields import AmountOrZero, Count, ImageShape
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import as_filters, shown
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class Stage(nn.Module):
         p = self.pooled(a)
         return self.normalised(p), (self.restore(a) - x).square().sum((1, 2, 3)), p.sum((1, 2, 3))
 
+    def kernels(self) -> Tensor:
+        """Those of the first place, as every place has its own: (M, C, field, field)."""
+        field, places = self.config.field, math.prod(self.places)
+        return as_filters(self.weight, (self.size[0], field, field, places))[..., 0]
+
     def filters(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M, *places)."""
         seen = F.unfold(x, self.config.field, stride=self.config.stride)  # (B, D, L)
@@ -148,6 +154,7 @@ class DistBeliefAutoencoder(Learner):
     def measured(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of each picture, (B,), and its parts in every stage, for each value."""
         y, losses = self.picture(batch), []
+        shown("filters: of the first place", lambda: {"filters": cast(Stage, self.stages[0]).kernels()})
         parts: Metrics = {}
         for number, stage in enumerate(cast(Iterable[Stage], self.stages), 1):
             y, error, pooled = stage(y)

@@ -29,6 +29,7 @@ from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, known, mean_known, share
 from distdl.metrics import Metrics
+from distdl.nn.watch import seen
 
 MEMBERS = ("dnn", "cnn", "rnn")
 LEAST = -12.0  # ln of the smallest posterior that log-linear stacking sees: one miss must not outweigh all other rows
@@ -174,6 +175,7 @@ class Ensemble(Learner):
         """`accuracy` of the stack, of each member, their mean, and of the plain average of their posteriors."""
         log_y, label = self.members(batch), batch["label"]
         answers = {"accuracy": self.stacked(log_y) @ self.coefficients(), "averaged_accuracy": log_y.exp().mean(0)}
+        seen("classes", answers["accuracy"], label)
         answers |= {f"accuracy_{name}": y for name, y in zip(MEMBERS, log_y)}
         metrics = {name: mean_known((answer.argmax(-1) == label).float(), label) for name, answer in answers.items()}
         right = (log_y.argmax(-1) == label).float()

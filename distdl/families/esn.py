@@ -19,6 +19,7 @@ from torch import Tensor
 from distdl.config.fields import Amount, Count, CountOrZero, SomeShare
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class ESN(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         series, washout, generate = batch["x"].double(), self.config.washout, self.config.generate
         h, _ = self.run(series[:, :-1], self.silence(series))
-        error = h @ self.readout.T - series[:, 1:]  # (B, T, D)
+        told = h @ self.readout.T
+        shown("series", lambda: {"told": told[0], "true": series[0, 1:]})
+        error = told - series[:, 1:]  # (B, T, D)
         metrics = {"loss": mean(error[:, washout:].square())}
         if generate:
             own = self.generate(series[:, :-generate], generate)

@@ -23,6 +23,7 @@ from distdl.config.fields import Amount, Count
 from distdl.config.marks import INVISIBLE
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class FullyRecurrent(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         errors = self.errors(batch)
+        shown("series", lambda: {"told": (batch["y"] - errors)[0], "true": batch["y"][0]})
         return {"loss": mean(squares(errors)), **measured(errors)}
 
     def rtrl(self, x: Tensor, errors: Tensor) -> Tensor:

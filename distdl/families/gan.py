@@ -28,6 +28,7 @@ from distdl.learner import Batch, Column, Learner, Verbs, bare, frozen
 from distdl.metrics import Metrics, mean
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
+from distdl.nn.watch import FEW, shown
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class GAN(Learner):
         It is a mean over samples, so it adds up; it falls when a mode is missing as well as when samples are poor. It says
         little about sharpness, and depends on sigma and on the number of windows: compare runs with equal ones only."""
         real, fake = self.real(batch).flatten(1), self.made(self.latents).float().flatten(1)  # (B, D), (M, D)
+        shown("samples", lambda: {"made": self.sample(FEW)})
         squared = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist").square()  # (B, M)
         sigma, (windows, dimensions) = self.config.parzen_sigma, fake.shape
         constant = math.log(windows) + dimensions * math.log(sigma * math.sqrt(2 * math.pi))

@@ -28,6 +28,7 @@ from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import apart, together
 from distdl.nn.language import attend, begins_of, logits, places, places_within, token_losses
 from distdl.nn.moe import MixtureOfExperts, router_loss
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,9 @@ class GPT(Learner):
         """(B*T,) of every place: the cross entropy, 0 where it does not count, and whether it does."""
         targets = batch["labels" if self.config.labels else "tokens"][:, 1:].long().flatten()
         losses = token_losses(output.flatten(0, 1), self.wte.weight, targets.clamp(min=0), self.loss_chunk_tokens)
-        return losses.masked_fill(targets == NO_LABEL, 0.0), targets != NO_LABEL
+        losses = losses.masked_fill(targets == NO_LABEL, 0.0)
+        shown("places", lambda: {"losses": losses.view(len(output), -1)})
+        return losses, targets != NO_LABEL
 
     def evaluate(self, batch: Batch) -> Metrics:
         if not self.config.labels:

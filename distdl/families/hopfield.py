@@ -19,6 +19,7 @@ from distdl.config.fields import Count, Several, Share
 from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Hopfield(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         patterns = signs(batch["x"])
         cue = patterns * (1 - 2 * noise.bernoulli(torch.full_like(patterns, self.config.flipped)))
-        overlap = (self.recall(cue) * patterns).mean(-1)  # (B,), 1: every bit is right, 0: as good as chance
+        recalled = self.recall(cue)
+        shown("reconstructions", lambda: {"given": patterns, "damaged": cue, "told": recalled})
+        overlap = (recalled * patterns).mean(-1)  # (B,), 1: every bit is right, 0: as good as chance
         return {"loss": mean(self.energy(patterns)), "overlap": mean(overlap)}
 
     def energy(self, state: Tensor) -> Tensor:

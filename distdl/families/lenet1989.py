@@ -30,6 +30,7 @@ from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.watch import seen, shown
 
 SIDE = 16  # pixels
 MAPS = 12  # in H1, and in H2
@@ -112,6 +113,7 @@ class ZipCodeNet(Learner):
     def errors(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared errors (B, K), and how many answers are wrong."""
         outputs, label = self.outputs(batch["image"]), batch["label"]  # (B, K), (B,)
+        seen("classes", outputs, label)
         target = 2 * F.one_hot(filled(label), self.config.classes).to(outputs.dtype) - 1
         return (outputs - target).square(), {"error": mean_known((outputs.argmax(-1) != label).float(), label)}
 
@@ -121,6 +123,7 @@ class ZipCodeNet(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         squares, metrics = self.errors(batch)
+        shown("filters", lambda: {"filters": self.h1.weight[:, None]})
         return {"loss": mean_known(squares, batch["label"]), **metrics}
 
 

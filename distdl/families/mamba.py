@@ -29,6 +29,7 @@ from distdl.learner import Answer, Batch, Column, Layer, Learner
 from distdl.learner.answers import NEXT_TOKEN, last_real
 from distdl.metrics import Metrics, mean
 from distdl.nn.language import token_losses
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,7 @@ class Mamba(Learner):
         asked = self.config.answer or self.config.context
         targets, output = batch["tokens"][:, -asked:].long().flatten(), output[:, -asked:].flatten(0, 1)
         losses = token_losses(output, self.embedding.weight, targets, self.loss_chunk_tokens)
+        shown("places", lambda: {"losses": losses.view(-1, asked)})
         if not self.config.answer:
             return losses.mean(), {}
         # The right token has the highest score of all where its loss is below ln 2, and nearly always only there.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from distdl.config.fields import Amount, Count, CountOrZero, Counts
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 Weights = list[tuple[Tensor, Tensor]]
 """Of each layer (T, out, in) and (T, out), of T tasks."""
@@ -87,9 +88,15 @@ class MAML(Learner):
         after = {
             n: self.adapted(batch, n, learn=False) for n in {0, self.config.inner_steps, self.config.evaluate_steps}
         }
+        shown("series: one task after its steps", lambda: self.of_first_task(after[self.config.evaluate_steps], batch))
         error = {n: mean(self.errors(weights, batch, "query")) for n, weights in after.items()}
         told = {"loss": self.config.inner_steps, "before": 0, "query_error": self.config.evaluate_steps}
         return {name: error[n] for name, n in told.items()}
+
+    def of_first_task(self, weights: Weights, batch: Batch) -> dict[str, Tensor]:
+        """Values told and true of its points, in the order of their first coordinate."""
+        order = batch["query_x"][0, :, 0].argsort()
+        return {"told": told(weights, batch["query_x"])[0][order], "true": batch["query_y"][0][order]}
 
     def adapted(self, batch: Batch, steps: int, learn: bool) -> Weights:
         """Each task's own weights after its steps; with `learn`, a gradient reaches the common ones through them."""

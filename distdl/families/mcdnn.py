@@ -29,6 +29,7 @@ from distdl.learner.answers import CLASSES
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.watch import seen, show_filters
 
 SIDE = 28  # pixels of a picture
 FRAME = 29  # pixels that a column sees, so that its maps come out even
@@ -105,7 +106,9 @@ class MultiColumn(Learner):
     def answers(self, logits: Tensor, label: Tensor) -> Metrics:
         """`accuracy` of the average, `column_accuracy` of the columns' mean, and each column's own."""
         right = (logits.argmax(-1) == label).float()  # (N, B)
-        together = logits.softmax(-1).mean(0).argmax(-1) == label  # (B,)
+        shares = logits.softmax(-1).mean(0)  # (B, K)
+        seen("classes", shares.log(), label)
+        together = shares.argmax(-1) == label  # (B,)
         each = {f"accuracy_column_{i}": mean_known(column, label) for i, column in enumerate(right)}
         columns = mean_known(right.T, label)
         return {"accuracy": mean_known(together.float(), label), "column_accuracy": columns, **each}
@@ -119,6 +122,7 @@ class MultiColumn(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         logits, label = self.logits(batch), batch["label"]
+        show_filters(self)
         return {"loss": mean_known(self.losses(logits, label), label), **self.answers(logits, label)}
 
 

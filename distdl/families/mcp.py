@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class McCullochPitts(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         """Rows of the truth table that are right in every output."""
         wanted = torch.stack([batch[name] for name in self.targets_of], 1)  # (B, outputs)
-        right = (self.outputs(batch["x"]) == wanted).all(1).float()
+        told = self.outputs(batch["x"])
+        shown("beside", lambda: {"told": told, "true": wanted})
+        right = (told == wanted).all(1).float()
         return {"loss": mean(1 - right), "accuracy": mean(right)}
 
 

@@ -30,6 +30,7 @@ from distdl.layout import noise
 from distdl.layout.noise import Dropout
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.watch import seen
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class MultiTaskDNN(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         logits, (y, present) = self.logits(batch), self.answers(batch)
+        seen("classes", torch.stack([torch.zeros_like(logits), logits], -1)[present], y[present].long())
         total = self.losses(logits, y, present).sum(dtype=torch.float64)
         return {"loss": Mean(total, float(present.sum())), "auc": self.ranked(batch["id"], logits, y, present)}
 

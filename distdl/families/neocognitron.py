@@ -28,6 +28,7 @@ from distdl.config.fields import Amount, Count, Counts, ImageShape
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class Neocognitron(Learner):
         for stage in self.stages[:-1]:
             u = stage(u)
         s, v = cast(Stage, self.stages[-1]).s_cells(u)
+        shown("filters: what the first stage looks for", lambda: {"filters": cast(Stage, self.stages[0]).a})
+        shown("heat: where the last stage knows the first picture", lambda: {"values": s[0].amax(0)})
         return {"response": mean(s.amax(1)[v.squeeze(1) > 0])}
 
 

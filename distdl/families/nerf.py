@@ -22,6 +22,7 @@ from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Sever
 from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -177,5 +178,8 @@ class NeRF(Learner):
         return torch.stack([(picture - batch["rgb"]).square().mean() for picture in pictures]).sum(), {}
 
     def evaluate(self, batch: Batch) -> Metrics:
-        errors = (self.pictures(batch["origin"], batch["direction"])[-1] - batch["rgb"]).square().mean(1)
+        rays = {name: batch[name] for name in ("origin", "direction")}
+        told = self.pictures(**rays)[-1]
+        shown("view", lambda: {**rays, "told": told, "true": batch["rgb"]})
+        errors = (told - batch["rgb"]).square().mean(1)
         return {"mse": Mean(errors.detach().sum(), float(len(errors)))}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from distdl.config.fields import Amount, Count
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,7 @@ class NeuralField(Learner):
         return (self.field(batch["x"]).float() - batch["y"]).square().mean(), {}
 
     def evaluate(self, batch: Batch) -> Metrics:
-        errors = (self.field(batch["x"]).float() - batch["y"]).square().mean(1)
+        told = self.field(batch["x"]).float()
+        shown("field", lambda: {"place": batch["x"], "told": told, "true": batch["y"]})
+        errors = (told - batch["y"]).square().mean(1)
         return {"mse": Mean(errors.detach().sum(), float(len(errors)))}

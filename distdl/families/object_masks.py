@@ -29,6 +29,7 @@ from distdl.config.fields import Amount, Count, Counts, ImageShape, Pair, Severa
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 PARTS = 5  # whole, top, bottom, left, right
 OPPOSITE = (0, 2, 1, 4, 3)
@@ -131,6 +132,7 @@ class ObjectMasks(Learner):
     def losses(self, found: Tensor, boxes: Tensor) -> Tensor:
         """(B,): the weighted squared error of masks (B, 5, d, d) to those of boxes in pixels (B, n, 4)."""
         true = drawn(self.cells(boxes), self.config.grid)
+        shown("masks", lambda: {"told": found[:, 0], "true": true[:, 0]})
         return ((true + self.config.ground) * (found - true).square()).mean((1, 2, 3))
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:

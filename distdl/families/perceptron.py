@@ -24,6 +24,7 @@ from distdl.learner.answers import SCORES, of_scores
 from distdl.learner.labels import filled, mean_known, mean_loss
 from distdl.metrics import Metrics
 from distdl.nn.images import to_unit
+from distdl.nn.watch import seen
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,6 @@ class Perceptron(Learner):
         if self.config.average:
             s = F.linear(a, self.mean_weight, self.mean_bias)
         answers = {"accuracy": s, "accuracy_of_last": last} if self.config.average else {"accuracy": s}
+        seen("classes", s, label)
         metrics = {name: mean_known((answer.argmax(1) == label).float(), label) for name, answer in answers.items()}
         return {"loss": mean_known(self.errors(s, label), label), **metrics}

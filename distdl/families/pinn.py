@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from distdl.config.fields import Count
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import shown
 
 DOMAINS = {  # (low, high) of each input, the time last
     "burgers": ((-1.0, 1.0), (0.0, 1.0)),
@@ -170,7 +171,9 @@ class PINN(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         x, u, weight = self.points(batch)
-        errors, n = weight * (self.solution(x) - u).square().sum(1), float(len(x))
+        told, n = self.solution(x), float(len(x))
+        shown("field", lambda: {"place": x, "told": told, "true": u})
+        errors = weight * (told - u).square().sum(1)
         metrics = {"relative_l2_squared": Mean(errors.detach().sum(), n)}
         if self.config.equation == "navier_stokes":
             a, b = self.coefficients.detach()

@@ -28,6 +28,7 @@ from distdl.learner.answers import CLASSES, of_logits
 from distdl.learner.labels import mean_known
 from distdl.learner.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import FEW, shown
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,17 @@ class RAE(Learner):
         logits = self.head(nodes).float()
         return of_nodes(logits, label), (logits.argmax(-1) == label).float(), label
 
+    def again(self, trees: Trees, nodes: Tensor) -> dict[str, Tensor]:
+        """Of the first phrases: their children, and what is decoded from the phrase."""
+        some = slice(trees.sizes[0], trees.sizes[0] + FEW)
+        return {"given": nodes[trees.children[some]].flatten(1), "told": self.decode(nodes[some]).flatten(1)}
+
     def per_tree(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of each tree (B,), and what is measured."""
         trees, nodes, errors = self.outputs(batch)
         losses, share = trees.per_tree(F.pad(errors.float(), (trees.sizes[0], 0))), self.config.supervision
         metrics = {"error": mean(errors)}
+        shown("reconstructions: children and what their parent makes of them", lambda: self.again(trees, nodes))
         if share:
             entropy, right, label = self.of_labels(batch, trees, nodes)
             losses = (1 - share) * losses + share * trees.per_tree(entropy)

@@ -26,6 +26,7 @@ from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.learner.answers import Kind
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import FEW, as_filters, shown
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ class RBM(Learner):
     @torch.no_grad()
     def errors(self, v: Tensor) -> Tensor:
         """Squared error of every visible unit after one way up and down without sampling, (B, V)."""
-        return (v - self.visible(self.hidden(v))).square()
+        told, inputs = self.visible(self.hidden(v)), self.config.inputs
+        shown("reconstructions", lambda: {"given": v.view(-1, *inputs), "told": told.view(-1, *inputs)})
+        return (v - told).square()
 
     @torch.no_grad()
     def pseudo_likelihood(self, v: Tensor, unit: Tensor) -> Tensor:
@@ -151,4 +154,8 @@ class RBM(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         v = self.samples(batch)
         unit = (uniform(len(v), device=v.device) * self.visible_units).long()  # one at random for each sample
+        if len(self.config.inputs) == 3:
+            shown("filters", lambda: {"filters": as_filters(self.weight, self.config.inputs)})
+        if self.config.chains:
+            shown("samples", lambda: {"made": self.chains[:FEW].view(-1, *self.config.inputs)})
         return {"reconstruction": mean(self.errors(v)), "pseudo_likelihood": mean(self.pseudo_likelihood(v, unit))}

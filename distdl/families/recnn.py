@@ -22,6 +22,7 @@ from distdl.learner.answers import CLASSES, NOTHING, of_logits
 from distdl.learner.labels import known, mean_known
 from distdl.learner.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import seen
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class RecNN(Learner):
         """Of all nodes, of the roots, and of the roots that are not neutral: negative against positive."""
         trees, logits, label = self.outputs(batch)
         losses = trees.per_tree(of_nodes(logits, label))
+        seen("classes", logits, label)
         right, roots, half = logits.argmax(-1) == label, trees.roots, self.config.classes // 2
         share = logits[roots].softmax(-1)
         positive, truth = share[:, -half:].sum(-1) > share[:, :half].sum(-1), label[roots]

@@ -32,6 +32,7 @@ from distdl.layout.noise import bernoulli
 from distdl.learner import Batch, Column, Layer
 from distdl.learner.classifier import Classifier
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Neurons(nn.Module):
             if self.fires:
                 s = Spike.apply(u - config.threshold, config.surrogate, self.sharpness)
             out.append(s if self.fires else u)
-        return torch.stack(out, 1)
+        over_time = torch.stack(out, 1)
+        if self.fires:
+            shown("spikes", lambda: {"spikes": over_time[0]})
+        return over_time
 
 
 class SNN(Classifier):

@@ -23,6 +23,7 @@ from distdl.config.fields import Amount, Count, OpenShare, Several, Shape
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -121,4 +122,6 @@ class SOM(Learner):
         nearest = self.distances(self.samples(batch)).topk(2, largest=False)
         first, second = nearest.indices.unbind(1)
         apart = self.distance2[first, second] > 2
+        places = (*self.config.grid, *self.config.inputs)
+        shown("map", lambda: {"prototypes": self.code.view(places), "winner": first})
         return {"quantisation_error": mean(nearest.values[:, 0]), "topographic_error": mean(apart.float())}

@@ -28,6 +28,7 @@ from distdl.config.fields import Count, Share, SomeShare
 from distdl.errors import InputError
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -206,14 +207,16 @@ class Tabular(Learner):
         chances = [np.random.default_rng(seed) for seed in batch["seed"].tolist()]
         values = self.values.cpu().numpy()
         s = self.model.start(np.array([chance.random() for chance in chances]))  # (B,)
-        total, running = 0.0, np.ones(n, bool)
+        total, running, of_each = 0.0, np.ones(n, bool), np.zeros(n)
         for _ in range(c.max_episode_steps):
             if not running.any():
                 break
             u = np.stack([chance.random(3) for chance in chances])  # (B, 3)
             r, s, terminal = self.model.step(s, self._choose(values[s], c.evaluate_epsilon, u[:, :2]), u[:, 2])
             total += float(r[running].sum())
+            of_each[running] += r[running]
             running &= ~terminal
+        shown("returns", lambda: {"returns": torch.from_numpy(of_each)})
         metrics = {"return": Mean(self._number(total), float(n))}
         if c.rule == "td0":
             metrics["residual"] = Mean(self._number(self.residual() * n), float(n))

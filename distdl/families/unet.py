@@ -31,6 +31,7 @@ from distdl.learner.labels import filled, known, mean_known, mean_loss
 from distdl.metrics import Mean, Metrics
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 GRID = 3  # points of the coarse grid whose random displacements bend a picture (section 3.1)
 
@@ -169,6 +170,7 @@ class UNet(Learner):
         else:
             losses = F.cross_entropy(logits, answer, reduction="none")
         found = self.found(logits)
+        shown("masks", lambda: {"picture": centre(image, logits.shape), "told": found, "true": mask})
         weights = losses.new_tensor(config.class_weights)[answer] if config.class_weights else torch.ones_like(losses)
         if config.border_weight:
             weights = weights + config.border_weight * of_pixel["border"]

@@ -34,6 +34,7 @@ from distdl.learner.classifier import Classifier
 from distdl.metrics import Metrics, mean
 from distdl.nn.attention import SelfAttention
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,19 @@ class ViT(Classifier):
         errors = self.errors(output, batch)
         return errors.mean(), {"masked_error": mean(errors)}
 
+    def seen_again(self, image: Tensor, output: Tensor) -> dict[str, Tensor]:
+        """Pictures, what is left of them without the hidden patches, and those filled in."""
+        hidden = self.hidden(image)[1]
+        patches = F.fold(output.mT, image.shape[-2:], self.config.patch, stride=self.config.patch)
+        whole = {"given": image, "damaged": image.masked_fill(hidden, 0.0), "told": patches.where(hidden, image)}
+        return {name: (x.clamp(-1, 1) + 1) / 2 for name, x in whole.items()}
+
     def errors(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean |error| of each sample's hidden pixels (B,), which lie in -1..1."""
         image = 2 * to_unit(batch["image"]) - 1
         patches, _ = self.hidden(image)
         wanted = F.unfold(image, self.config.patch, stride=self.config.patch).mT  # (B, N, C*P*P)
+        shown("reconstructions", lambda: self.seen_again(image, output.float()))
         of_patches = (output.float() - wanted).abs().mean(-1)  # (B, N)
         return (of_patches * patches).sum(1) / patches.sum(1)
 

@@ -32,6 +32,7 @@ from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.trunk import Trunk
+from distdl.nn.watch import FEW, shown
 
 PAD = 0
 
@@ -126,6 +127,7 @@ class VSE(Learner):
         captions = torch.cat([batch["caption"][:, None], batch["contrasts"]], 1)  # (B, 1 + K, T)
         v = self.of_captions(captions.flatten(0, 1)).float().view(*captions.shape[:2], -1)
         scores = torch.einsum("bd,bkd->bk", x, v)
+        shown("heat: likeness of pictures and captions", lambda: {"values": x[:FEW] @ v[:FEW, 0].mT})
         wrong = torch.ones_like(scores, dtype=torch.bool)
         wrong[:, 0] = False
         place = ranks(scores, ~wrong).float()

@@ -28,6 +28,7 @@ from distdl.config.fields import AmountOrZero, Count, Several, Share
 from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import as_filters, shown
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ class Word2Vec(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, answers = self.losses(batch["tokens"].long())
+        shown("heat: likeness of the first words", self.likeness)
         return {"loss": Mean(losses.sum(), float(answers.sum()))}
+
+    def likeness(self) -> dict[str, Tensor]:
+        """Cosines of the angles between the vectors of the first words."""
+        first = F.normalize(as_filters(self.words.weight, (self.config.width,)).float(), dim=-1)
+        return {"values": first @ first.mT}
 
     def losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of each row: the sum of its losses (B,), and how many right answers they are for (B,)."""

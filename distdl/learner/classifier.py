@@ -10,6 +10,7 @@ from distdl.learner.answers import CLASSES, Answer, last_linear, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.learner import Batch, Learner
 from distdl.metrics import Metrics, mean
+from distdl.nn.watch import show_filters
 
 
 class Classifier(Learner):
@@ -48,4 +49,5 @@ class Classifier(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, metrics = self.losses(self.logits(batch), batch)
+        show_filters(self)
         return {"loss": mean_known(losses, batch["label"]) if self.labelled else mean(losses), **metrics}

@@ -16,6 +16,7 @@ from distdl.learner.labels import filled, known, mean_known, of_classes, share
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 from distdl.nn.rbm import RBM
+from distdl.nn.watch import as_filters, shown
 
 
 class GreedyStack(Learner):
@@ -106,5 +107,8 @@ class GreedyStack(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         label = batch["label"].long()
+        inputs = batch[self.column].shape[1:]
+        if len(inputs) == 3:
+            shown("filters", lambda: {"filters": as_filters(self.machines()[0].weight, inputs)})
         losses, metrics = of_classes(bare(self.classifier)(self.samples(batch)), label)
         return {**metrics, "cross_entropy": mean_known(losses, label)}

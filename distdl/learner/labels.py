@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from distdl.layout.axes import here
 from distdl.learner.learner import Batch
-from distdl.learner.watch import seen
 from distdl.metrics import Mean, Metrics
+from distdl.nn.watch import seen
 
 
 def known(label: Tensor) -> Tensor:

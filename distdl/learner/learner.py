@@ -97,6 +97,8 @@ class Learner(nn.Module):
     """Modules that learn nothing and stay in evaluation mode."""
     targets: ClassVar[frozenset[str]] = frozenset({"label", "y"})
     """Columns that only learning and measuring read: a question has none of them."""
+    nothing_to_show: ClassVar[str] = ""
+    """Why no evaluation leaves a picture (nn/watch.py) beside the learning curves; '': it does."""
     any_length: ClassVar[frozenset[str]] = frozenset()
     """Columns of sequences that a question may have more or fewer steps of than the samples learned from."""
 

@@ -14,6 +14,7 @@ from distdl.learner.labels import accuracy, filled, mean_known, mean_loss, mean_
 from distdl.learner.learner import Batch, Column, Learner
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 class SequenceLearner(Learner):
@@ -114,9 +115,12 @@ class SequenceLearner(Learner):
         x, target = self.inputs_and_targets(batch)
         out = self.outputs(x, self.steps_of(batch)).float()
         if self.config.task == "values":
+            shown("series", lambda: {"told": out[0], "true": target[0]})
             losses, there = (out - target).square()[:, self.washout :], self.predicted(batch)
             return losses if there is None else losses.mean(-1).masked_fill(~there, 0.0), {}
         losses = F.cross_entropy(out.flatten(0, -2), filled(target.flatten()), reduction="none")  # nats
+        if self.config.task == "tokens":
+            shown("places", lambda: {"losses": losses.view(target.shape)})
         return losses, {"accuracy": accuracy(out, target)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distdl.learner.watch import seen
 from distdl.metrics import ABSOLUTE_ERROR, SQUARED, SQUARED_ERROR, TOLD, Mean, Metrics
+from distdl.nn.watch import seen
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from distdl.layout import noise
 from distdl.layout.axes import here
+from distdl.nn.watch import MOST_PLACES, shown
 
 
 class SelfAttention(nn.Module):
@@ -57,14 +58,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, d
     """softmax(q k^T / sqrt(d)) v of this rank's heads. q (B, H, T, d), k and v (B, H, S, d) -> (B, H, T, d)."""
     if not dropout:
         mask = None if real is None else real[:, None, None, :]
+        first = None if mask is None else mask[0]
+        shown("attention", lambda: {"shares": shares(q[0, :, :MOST_PLACES], k[0], first, causal)})
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    scores = q @ k.mT * q.shape[-1] ** -0.5  # (B, H, T, S)
-    if real is not None:
-        scores = scores.masked_fill(~real[:, None, None, :], -torch.inf)
+    return _dropped(shares(q, k, None if real is None else real[:, None, None, :], causal), dropout) @ v
+
+
+def shares(q: Tensor, k: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) (..., T, S) of q (..., T, d) and k (..., S, d); 0 where `mask` (..., T, S) is False."""
+    scores = q @ k.mT * q.shape[-1] ** -0.5  # (..., T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu_(1)
         scores = scores.masked_fill(future, -torch.inf)
-    return _dropped(scores.softmax(-1), dropout) @ v
+    return scores.softmax(-1)
 
 
 def _dropped(shares: Tensor, p: float) -> Tensor:

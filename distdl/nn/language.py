@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from distdl.layout.axes import copied, here, shard_of
+from distdl.nn.attention import shares
+from distdl.nn.watch import MOST_PLACES, shown
 
 
 def places(tokens: Tensor) -> Tensor:
@@ -42,9 +44,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, begins: Tensor | None = None) -> Ten
         assert here.attention is None  # the plan refuses slices of rows with borders
         document = begins.long().cumsum(1)  # (B, T)
         mask = (document[:, :, None] == document[:, None, :]).tril()  # (B, T, T)
+        shown("attention", lambda: {"shares": shares(q[0, :, :MOST_PLACES], k[0], mask[0, :MOST_PLACES])})
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
     if here.attention is not None:
         return here.attention(q, k, v)
+    shown("attention", lambda: {"shares": shares(q[0, :, :MOST_PLACES], k[0], causal=True)})
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 

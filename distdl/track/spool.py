@@ -13,7 +13,8 @@ Every event has `t` (unix seconds) and `kind`. The kinds and their fields (reade
     message     level ("info", "warning", "error"), text
     restart     step
     world       step, workers, layout                              of every start
-    picture     step, drawing, arrays {name: nested lists}         what track/pictures/ draws
+    picture     step, drawing, split, and what track/pictures/ draws: arrays {name: nested lists}, or of each layer
+                calls [{name: array}] as track/pictures/arrays.py packs it
     end         status ("FINISHED", "FAILED", "KILLED"), error (str or None), summary (dict)
 
 A float that JSON cannot hold travels as {"$float": "nan"}: the file stays valid JSON for every tool.

@@ -13,7 +13,7 @@ import torch
 
 from distdl.learner.labels import accuracy
 from distdl.learner.units import Units, of_numbers
-from distdl.learner.watch import seen, watching
+from distdl.nn.watch import seen, watching
 from distdl.track.pictures import MOST_CLASSES, MOST_CURVES, MOST_POINTS
 from distdl.track.pictures.draw import draw
 from distdl.track.pictures.figures import rates

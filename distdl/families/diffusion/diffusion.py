@@ -27,6 +27,7 @@ from distdl.layout import noise
 from distdl.learner import Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
+from distdl.nn.watch import FEW, shown
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,34 @@ class Diffusion(Learner):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:
         x, t, eps = self.noisy(batch)
-        return {"loss": mean((self.averaged(x, t).float() - eps).square())}
+        found = self.averaged(x, t).float()
+        shown("reconstructions", lambda: self.cleaned(self.data(batch), x, t, found))
+        shown("samples", lambda: {"made": self.hasty(FEW)})
+        return {"loss": mean((found - eps).square())}
+
+    def cleaned(self, data: Tensor, x: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        """Data, what noise has made of them, and what is left of that without the noise found in it."""
+        abar = self.abar[t].view(-1, *(1,) * (x.ndim - 1)).to(x.dtype)
+        told = ((x - (1 - abar).sqrt() * eps) / abar.sqrt()).clamp(-1, 1)
+        return {"given": self.unit(data), "damaged": self.unit(x.clamp(-1, 1)), "told": self.unit(told)}
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Pictures of -1..1 as 0..1; all else as it is."""
+        return (x + 1) / 2 if len(self.config.inputs) == 3 else x
+
+    def hasty(self, rows: int, steps: int = 20) -> Tensor:
+        """Samples in few steps without noise on the way (Song, Meng & Ermon 2021, eq. 12, with sigma = 0): a glimpse of
+        the model while it learns; `draw` takes all T steps."""
+        device = self.abar.device
+        with noise.apart(0, torch.arange(rows, device=device)):
+            x = noise.normal(rows, *self.config.inputs, device=device)
+        places = torch.linspace(self.config.steps - 1, 0, min(steps, self.config.steps)).long().tolist()
+        for t, before in zip(places, [*places[1:], None]):
+            abar, left = self.abar[t], self.abar[before] if before is not None else torch.ones_like(self.abar[t])
+            eps = self.averaged(x, torch.full((rows,), t, device=device)).float()
+            x0 = ((x - (1 - abar).sqrt() * eps) / abar.sqrt()).clamp(-1, 1)
+            x = (left.sqrt() * x0 + (1 - left).sqrt() * eps).to(x.dtype)
+        return self.unit(x)
 
     def previous(self, x: Tensor, t: int, eps: Tensor, z: Tensor) -> Tensor:
         """x_{t-1} from x_t (M, *inputs), the noise found in it and fresh noise; t = T-1..0 as an index."""
@@ -169,8 +197,7 @@ class Diffusion(Learner):
         return mu + variance.sqrt() * z if t else mu
 
     def draw(self, n: int) -> Tensor:
-        x = self.denoised(n)
-        return (x + 1) / 2 if len(self.config.inputs) == 3 else x
+        return self.unit(self.denoised(n))
 
     @torch.no_grad()
     def denoised(self, rows: int) -> Tensor:

@@ -39,6 +39,7 @@ from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.learner.answers import SCORES, of_scores
+from distdl.learner.labels import accuracy
 from distdl.metrics import Mean, Metrics, mean
 
 
@@ -248,8 +249,8 @@ class DNNAcousticModel(Learner):
     def evaluate(self, batch: Batch) -> Metrics:
         """`accuracy` of whole words; the loss is of frames aligned by the model."""
         losses, metrics, emit = self.losses(batch, self.counts, flat=False)
-        right = self.decode(emit, batch["frames"]).argmax(-1) == batch["label"]
-        return {"loss": mean(losses), "accuracy": mean(right.float()), **metrics}
+        right = accuracy(self.decode(emit, batch["frames"]), batch["label"])
+        return {"loss": mean(losses), "accuracy": right, **metrics}
 
 
 def slope(x: Tensor) -> Tensor:

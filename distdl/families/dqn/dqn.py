@@ -36,6 +36,7 @@ from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Mean, Metrics, mean
 from distdl.nn.blocks import Dueling
 from distdl.nn.images import to_unit
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ CONVOLUTIONS = {"nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)), "nips": ((16, 8,
 
 def q_network(config: Config) -> nn.Sequential:
     """(B, *observation) -> (B, actions)."""
-    layers: list[nn.Module] = []
-    size = config.observation
+    layers, size = list[nn.Module](), config.observation
     for maps, side, stride in CONVOLUTIONS[config.network]:
         layers += [nn.Conv2d(size[0], maps, side, stride), nn.ReLU()]
         size = (maps, (size[1] - side) // stride + 1, (size[2] - side) // stride + 1)
@@ -198,17 +198,17 @@ class DQN(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         """One greedy episode from each seed, side by side."""
-        seeds = batch["seed"].tolist()
-        played = [make_environment(self.config) for _ in seeds]
-        state = np.stack([env.reset(seed=seed)[0] for env, seed in zip(played, seeds)])  # (B, *observation)
-        total, running = 0.0, list(range(len(seeds)))
+        played = [(make_environment(self.config), seed) for seed in batch["seed"].tolist()]
+        state = np.stack([env.reset(seed=seed)[0] for env, seed in played])  # (B, *observation)
+        returns, running = torch.zeros(len(played), dtype=torch.float64), list(range(len(played)))
         while running:
             for i, action in zip(tuple(running), best_actions(self.q, state[running])):
-                state[i], reward, terminated, truncated, _ = played[i].step(action)
-                total += float(reward)
+                state[i], reward, terminated, truncated, _ = played[i][0].step(action)
+                returns[i] += float(reward)
                 if terminated or truncated:
                     running.remove(i)
-        return {"return": Mean(torch.tensor(total, dtype=torch.float64, device=self.key.device), float(len(seeds)))}
+        shown("returns", lambda: {"returns": returns})
+        return {"return": Mean(returns.sum().to(self.key.device), float(len(played)))}
 
 
 class Stage:

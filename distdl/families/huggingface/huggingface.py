@@ -34,6 +34,7 @@ from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.watch import shown
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class HuggingFace(Learner):
 
     def evaluate(self, batch: Batch) -> Metrics:
         losses, counts, hits, _ = self.losses(batch)
+        shown("places", lambda: {"losses": losses})
         return {"loss": Mean(losses.sum(), float(counts.sum())), **self.accuracy(counts, hits)}
 
     def accuracy(self, counts: Tensor, hits: Tensor) -> Metrics:

@@ -1,4 +1,5 @@
-"""Pictures of a run, drawn from its spool in a process of its own: `draw.py` is the process, `figures.py` what it draws."""
+"""Pictures of a run, drawn from its spool in a process of its own: `draw.py` is the process, `figures.py` and `looks.py`
+what it draws, `arrays.py` how arrays travel there."""
 
 MOST_CLASSES = 100
 """Beyond it no confusion is counted."""

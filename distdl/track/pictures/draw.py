@@ -45,7 +45,7 @@ def wait_for(run_dir: Path, timeout_s: float) -> None:
 
 def draw(run_dir: Path, client: Any, run_id: str) -> list[str]:
     """Draws and sends what is not drawn yet; the names of the files."""
-    from distdl.track.pictures import figures
+    from distdl.track.pictures import figures, looks
 
     events = [event for event in SpoolReader(run_dir / SPOOL).poll() if event["kind"] in KINDS]
     folder, made = run_dir / FOLDER, []
@@ -53,7 +53,8 @@ def draw(run_dir: Path, client: Any, run_id: str) -> list[str]:
     for event in events:
         if event["kind"] != "picture" or (folder / _mark(event)).exists():
             continue
-        for name, figure in figures.of_picture(event):
+        before = [e for e in events if e.get("drawing") == event["drawing"] and e["step"] < event["step"]]
+        for name, figure in looks.of_look(event, before) if "calls" in event else figures.of_picture(event):
             made.append(_keep(folder, name, figure, client, run_id, event["step"]))
         (folder / _mark(event)).touch()
     steps = [event["step"] for event in events if event["kind"] != "picture"]

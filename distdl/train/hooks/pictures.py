@@ -1,5 +1,5 @@
-"""What an evaluation leaves for the pictures of it: counts of fixed size, which add up over batches and ranks. Nothing is
-drawn here: `track/pictures/` does, in a process of its own."""
+"""What an evaluation leaves for the pictures of it: counts of fixed size, which add up over batches and ranks, and small
+arrays of the first worker. Nothing is drawn here: `track/pictures/` does, in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distdl.learner.watch import watching
+from distdl.nn.watch import Arrays, watching
 from distdl.track.pictures import MOST_CLASSES, MOST_CURVES, MOST_POINTS, SCORE_BINS, SURE_BINS
 from distdl.train.hooks.hook import Run
+from distdl.train.hooks.shown import Shown
 
 TIMES = 10
 """So often in a run at most, beside its end."""
@@ -30,6 +31,7 @@ class Pictures:
         self._points: list[Tensor] = []
         self._looked: set[str] = set()
         self._real = True
+        self._shown, self._said = Shown(), False
 
     def due(self, step: int) -> bool:
         """Whether the evaluation of this step is to be drawn; alike on every rank."""
@@ -42,15 +44,16 @@ class Pictures:
         if not self.due(step):
             yield
             return
-        self._last, self._sums, self._points = step, {}, []
-        with watching(self._see):
+        self._last, self._sums, self._points, self._shown = step, {}, [], Shown()
+        with watching(self._see, self._show):
             yield
         self._tell(step, split)
 
     def batches(self, source: Iterable[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
         """The batches of an evaluation, one by one, so that a batch's first answer is known from its others."""
-        for batch, real in source:
+        for number, (batch, real) in enumerate(source):
             self._looked, self._real = set(), real
+            self._shown.next_batch(number, real)
             yield batch, real
 
     def _see(self, kind: str, told: Tensor, true: Tensor) -> None:
@@ -65,6 +68,10 @@ class Pictures:
         elif kind == "numbers" and self._real and self.run.rank == 0 and sum(map(len, self._points)) < MOST_POINTS:
             self._points.append(torch.stack([told.flatten(), true.flatten()], 1).float().cpu())
 
+    def _show(self, drawing: str, arrays: Arrays) -> None:
+        if not self.run.learner.training:
+            self._shown.see(drawing, arrays)
+
     def _tell(self, step: int, split: str) -> None:
         arrays: dict[str, Any] = {}
         plan = self.run.plan
@@ -76,7 +83,18 @@ class Pictures:
         if self._points:
             points = torch.cat(self._points)[:MOST_POINTS].tolist()
             self.run.event("picture", step=step, split=split, drawing="numbers", arrays={"points": points})
-        self._sums, self._points = {}, []
+        self._tell_shown(step, split)
+        self._sums, self._points, self._shown = {}, [], Shown()
+
+    def _tell_shown(self, step: int, split: str) -> None:
+        if self.run.rank == 0:
+            for drawing, calls in self._shown.told().items():
+                self.run.event("picture", step=step, split=split, drawing=drawing, calls=calls)
+        if self._shown.failed and not self._said:
+            self._said = True
+            why = "; ".join(f"{drawing} ({error})" for drawing, error in self._shown.failed.items())
+            text = f"the evaluation of step {step} could not be shown as pictures of {why}; nothing else is missing"
+            self.run.event("message", level="warning", text=text)
 
     def _names(self) -> list[str]:
         columns: Mapping[str, Any] = self.run.preparation.get("columns", {})
