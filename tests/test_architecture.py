@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "distdl"
 
 LEVELS = [  # a room may import what stands before it
-    {"errors", "metrics", "columns", "files", "trust", "own_process"},
+    {"errors", "metrics", "columns", "files", "page", "trust", "own_process"},
     {"config"},
     {"layout"},
     {"nn"},
@@ -37,6 +37,7 @@ LEVELS = [  # a room may import what stands before it
     {"parity"},
     {"driver"},
     {"model"},
+    {"analyse"},
     {"cli", "__main__"},
     {"api"},
 ]

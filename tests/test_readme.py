@@ -115,7 +115,7 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
             result = distdl(*words[1:], cwd=tmp_path)
             assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
         executed += 1
-    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 30
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 31
 
 
 GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}
@@ -214,6 +214,7 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
 
 
 ONLY_WHERE_ASKED_FOR = {
+    "captum",
     "datasets",
     "h5py",
     "soundfile",
@@ -223,7 +224,7 @@ ONLY_WHERE_ASKED_FOR = {
     "torchao",
     "ale_py",
 }
-"""Imported by the one family, key or source that needs them, which says how to install them."""
+"""Imported by the one family, key, source or command that needs them, which says how to install them."""
 
 
 def test_what_a_run_imports_is_what_the_quickstart_installs() -> None:

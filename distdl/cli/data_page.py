@@ -1,11 +1,9 @@
-"""A data set as one HTML page that needs nothing else: no script, no network, samples and drawings within it.
-
-Everything that comes from the data is escaped, and the page forbids the browser whatever it does not hold itself.
-"""
+"""A data set as one HTML page that needs nothing else (distdl/page.py): samples and drawings within it, everything that
+comes from the data escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 
 import numpy as np
@@ -15,22 +13,14 @@ from distdl.cli.media import Shown, class_names, shown
 from distdl.data.bad_rows import told
 from distdl.data.manifest import VARIABLE, Manifest
 from distdl.data.statistics import Part
+from distdl.page import cell, document, number_cell, table
 
 SAMPLES = 24
 MOST_PARTS, MOST_CLASSES = 60, 60
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
-  padding: 0 1em; color: #222; background: #fff }
-h1 { font-size: 1.5em; overflow-wrap: anywhere } h2 { font-size: 1.15em; margin-top: 2em }
-table { border-collapse: collapse } th, td { text-align: left; padding: .2em .9em .2em 0; border-bottom: 1px solid #ddd }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)); gap: 1em }
 .sample { border: 1px solid #ddd; border-radius: 6px; padding: .7em; overflow: hidden }
 .sample img { image-rendering: pixelated; width: 100%; max-height: 16em; object-fit: contain } audio { width: 100% }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2em 0; font-size: .85em }
-.name { color: #777; font-size: .85em }
-svg { vertical-align: middle } rect { fill: #4878a8 }
 """
 
 
@@ -46,39 +36,21 @@ def page(path: str, manifest: Manifest, split: str) -> str:
         *(line for name in manifest.columns for line in _classes(manifest, name)),
         *_samples(path, manifest, split),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{escape(path)}</title><style>{STYLE}</style>"
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells that are HTML already."""
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>"
-
-
-def _cell(text: object) -> str:
-    return f"<td>{escape(str(text))}</td>"
-
-
-def _number(text: object) -> str:
-    return f'<td class="n">{escape(str(text))}</td>'
+    return document(path, parts, STYLE)
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:
     yield "<h2>Splits</h2>"
     rows = [
         (
-            _cell(name),
-            _number(f"{split.rows:,}"),
-            _number(len(split.shards)),
-            _number(f"{sum(s.bytes for s in split.shards):,}"),
+            cell(name),
+            number_cell(f"{split.rows:,}"),
+            number_cell(len(split.shards)),
+            number_cell(f"{sum(s.bytes for s in split.shards):,}"),
         )
         for name, split in manifest.splits.items()
     ]
-    yield _table(("split", "rows", "shards", "bytes"), rows)
+    yield table(("split", "rows", "shards", "bytes"), rows)
 
 
 def _columns(manifest: Manifest, split: str) -> Iterator[str]:
@@ -90,8 +62,8 @@ def _columns(manifest: Manifest, split: str) -> Iterator[str]:
         one = manifest.statistics.get(split, {}).get(name)
         if one and one.lengths:
             told = f"{one.lengths[0]:,} to {one.lengths[2]:,} bytes, {one.lengths[1]:.4g} on average"
-        rows.append((_cell(name), _cell(column.dtype), _cell(list(column.shape)), _cell(told)))
-    yield _table(("column", "type", "shape", f"values of {split}"), rows)
+        rows.append((cell(name), cell(column.dtype), cell(list(column.shape)), cell(told)))
+    yield table(("column", "type", "shape", f"values of {split}"), rows)
 
 
 # -- drawings ----------------------------------------------------------------------------------------------------------
@@ -122,13 +94,13 @@ def _distributions(manifest: Manifest, split: str) -> Iterator[str]:
         labels = part_names(manifest, name, one)
         for label, part in list(zip(labels, one.parts))[:MOST_PARTS]:
             told = (part.mean, part.deviation, part.median, part.low, part.high)
-            cells = [_cell(label), *(_number(number(value)) for value in told), _number(part.missing or "")]
+            cells = [cell(label), *(number_cell(number(value)) for value in told), number_cell(part.missing or "")]
             rows.append([*cells, f"<td>{histogram(part)}</td>"])
         left_out += max(0, len(labels) - MOST_PARTS)
     if not rows:
         return
     yield f"<h2>Distributions of {escape(split)}, as they are stored</h2>"
-    yield _table(("", "mean", "deviation", "median", "smallest", "largest", "missing", ""), rows)
+    yield table(("", "mean", "deviation", "median", "smallest", "largest", "missing", ""), rows)
     if left_out:
         yield f"<p>and {left_out:,} more features</p>"
 
@@ -148,10 +120,10 @@ def _classes(manifest: Manifest, name: str) -> Iterator[str]:
         drawn = f'<svg width="300" height="12"><rect width="{300 * share:.1f}" height="12"/></svg> {100 * share:.1f} %'
         label = f"{value} {names[value]}" if 0 <= value < len(names) else str(value)
         rows.append(
-            [_cell(label), *(_number(f"{counts[split].get(value, 0):,}") for split in splits), f"<td>{drawn}</td>"]
+            [cell(label), *(number_cell(f"{counts[split].get(value, 0):,}") for split in splits), f"<td>{drawn}</td>"]
         )
     yield f"<h2>Classes of {escape(name)}</h2>"
-    yield _table((name, *(f"{split} rows" for split in splits), f"share of {splits[0]}"), rows)
+    yield table((name, *(f"{split} rows" for split in splits), f"share of {splits[0]}"), rows)
     if len(order) > MOST_CLASSES:
         yield f"<p>and {len(order) - MOST_CLASSES:,} more</p>"
 

@@ -18,7 +18,7 @@ from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
     *("init", "train", "plan", "launch", "jobs", "k8s"),
-    *("predict", "sample", "evaluate", "runs", "checkpoint", "data", "config", "ui"),
+    *("predict", "sample", "evaluate", "analyse", "runs", "checkpoint", "data", "config", "ui"),
     *("families", "doctor", "parity", "completion"),
 )
 

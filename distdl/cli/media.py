@@ -3,7 +3,6 @@ each: a page of samples is to need no further package."""
 
 from __future__ import annotations
 
-import base64
 import io
 import struct
 import wave
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distdl.data.manifest import VARIABLE, Manifest
+from distdl.page import data_uri
 
 MOST_PIXELS = 256
 """Side that a picture is thinned out to."""
@@ -67,10 +67,6 @@ def class_names(manifest: Manifest, name: str) -> list[str]:
     known = manifest.preparation.get(name, {}).get("classes")
     known = known or (manifest.info.get("classes") if name == "label" else None)
     return [str(one) for one in known] if isinstance(known, list) else []
-
-
-def data_uri(mime: str, content: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def png(values: np.ndarray) -> bytes:

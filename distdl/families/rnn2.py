@@ -108,6 +108,6 @@ class SecondOrder(SequenceLearner):
         """Logits of a string's classes (B, K)."""
         longest = max(1, int(batch["length"].max()))  # what lies behind the end of every string is not read
         symbols = batch["tokens"][:, :longest].long().clamp_max(self.config.inputs - 1)  # fillers are never looked at
-        x = F.one_hot(symbols, self.config.inputs).to(self.head.weight.dtype)  # (B, T, K)
+        x = self.encode(symbols)  # (B, T, K)
         states = torch.cat([self.start(x)[:, None], self.states(x)], 1)  # (B, 1 + T, N)
         return self.head(states[torch.arange(len(x), device=x.device), batch["length"]]).float()
