@@ -48,6 +48,7 @@ class Shares:
     baseline: Tensor
     """(B,) to the baseline."""
     steps: int
+    """Of the row that took the most."""
 
 
 def baseline_of(probe: Probe, inputs: Inputs, mean: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
@@ -66,28 +67,34 @@ def saliency(probe: Probe, inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def integrated(probe: Probe, inputs: Inputs, baseline: tuple[Tensor, ...], batch: int) -> Shares:
-    """With so many steps that the shares add up to the difference, as far as the most allow."""
+    """With so many steps for each row that its shares add up to the difference, as far as the most allow."""
     function = probe.of(inputs)
     with torch.no_grad():
         row, start = function(*inputs.numbers, *inputs.more), function(*baseline, *inputs.more)
+    values = tuple(torch.zeros_like(n) for n in inputs.numbers)
+    left, steps = torch.arange(len(row), device=row.device), 0
     with slopes(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # batches that are smaller than the rows are taken one step at a time
         for steps in STEPS:
-            values = (
+            found = (
                 captum()
                 .attr.IntegratedGradients(function)
                 .attribute(
-                    inputs.numbers,
-                    baselines=baseline,
-                    additional_forward_args=inputs.more,
+                    tuple(n[left] for n in inputs.numbers),
+                    baselines=tuple(b[left] for b in baseline),
+                    additional_forward_args=tuple(m[left] for m in inputs.more),
                     n_steps=steps,
-                    internal_batch_size=max(batch, len(row)),
+                    internal_batch_size=max(batch, len(left)),
                 )
             )
-            missed = (sum(v.reshape(len(v), -1).double().sum(1) for v in values) - (row - start).double()).abs()
-            if bool((missed <= COMPLETE * (row - start).abs().clamp(min=1e-3)).all()):
+            for all_rows, some in zip(values, found):
+                all_rows[left] = some.detach().to(all_rows.dtype)
+            missed = torch.stack([v.flatten(1).double().sum(1) for v in values]).sum(0) - (row - start).double()
+            far = missed.abs() > COMPLETE * (row - start).abs().clamp(min=1e-3)
+            if not bool(far.any()):
                 break
-    return Shares(tuple(v.detach() for v in values), row, start, steps)
+            left = far.nonzero()[:, 0]
+    return Shares(values, row, start, steps)
 
 
 def gradcam(probe: Probe, inputs: Inputs) -> tuple[str, Tensor]:

@@ -20,7 +20,7 @@ from distdl.analyse.probe import Inputs, slopes
 from distdl.analyse.section import Picture, Section, Table, Value
 
 STEPS, RATE = 128, 0.05
-SMOOTH, SMALL = 2.0, 0.1
+SMOOTH, SMALL = 10.0, 0.1
 MOST = 12
 """Classes, or numbers of an answer, that are visualised: the first ones."""
 FARTHEST = 3.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from distdl.analyse import drawings
 from distdl.analyse.look import PICTURES, Look
+from distdl.analyse.rows import knows_truth
 from distdl.analyse.section import Picture, Section, Table, Value
 from distdl.data.asking.data_sets import is_data_set
 from distdl.data.asking.open import How, questions
@@ -26,13 +28,12 @@ def neighbours(look: Look) -> Section:
         return Section(refused=f"the data set that the run learned from is not at {path} any more")
     section = Section()
     own = [look.model.answers(columns, embedding=True) for _, columns in look.sample.batches(look.model.batch)]
-    query = np.concatenate([_embedding(look, found) for found in own])
-    near, rows, of = _nearest(look, path, query)
-    words = _truths(look, rows)
+    query = np.concatenate([_embedding(look, answers) for answers in own])
+    found = _nearest(look, path, query)
     table: list[tuple[Value, ...]] = []
     for i, row in enumerate(look.rows):
-        for place, (distance, at) in enumerate(near[i], 1):
-            table.append((row.name, look.true(i), place, int(rows[at]["row"]), words[at], float(distance)))
+        for place, (distance, at) in enumerate(found.near[i], 1):
+            table.append((row.name, look.true(i), place, found.numbers[at], found.truths[at], float(distance)))
     heads = ("row", "true", "nearest", "row of the training split", "its truth", "distance")
     section.tables.append(Table("neighbours", f"The {NEAREST} nearest of each row", heads, table, shown=50))
     known = [(row[1], row[4]) for row in table if row[1] and row[4]]
@@ -40,12 +41,11 @@ def neighbours(look: Look) -> Section:
         share = sum(a == b for a, b in known) / len(known)
         section.numbers["share_of_the_same_class"] = share
         section.sentences.append(f"{share:.1%} of these neighbours are of the class of the row.")
-    among = (
-        f"{len(rows):,} of {of:,} rows of the training split, evenly spread" if len(rows) < of else f"all {of:,} rows"
-    )
+    rows, of = len(found.numbers), found.of
+    among = f"{rows:,} of {of:,} rows of the training split, evenly spread" if rows < of else f"all {of:,} rows"
     section.sentences.append(f"Looked for among {among}, by the Euclidean distance of {query.shape[1]:,} numbers.")
-    section.numbers |= {"reference_rows": len(rows), "training_rows": of}
-    _draw(look, near, rows, words, section)
+    section.numbers |= {"reference_rows": rows, "training_rows": of}
+    _draw(look, found, section)
     return section
 
 
@@ -55,63 +55,71 @@ def _embedding(look: Look, found: Mapping[str, np.ndarray]) -> np.ndarray:
     return found[own].reshape(len(found[own]), -1)
 
 
-def _nearest(
-    look: Look, path: str, query: np.ndarray
-) -> tuple[list[list[tuple[float, int]]], list[dict[str, Any]], int]:
-    """Of each query (distance, place among the rows) of the nearest; the rows; how many the split has."""
-    of = read_manifest(path).splits["train"].rows
-    rows: list[dict[str, Any]] = []
-    near: list[list[tuple[float, int]]] = [[] for _ in query]
-    for part in _chosen(look, path, of):
+@dataclass
+class _Found:
+    """What is looked among, by place."""
+
+    of: int
+    """Rows that the training split has."""
+    near: list[list[tuple[float, int]]]
+    """Of each query (distance, place) of the nearest."""
+    numbers: list[int] = field(default_factory=list)
+    truths: list[str] = field(default_factory=list)
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    """Of those that are near to a row that is drawn, where they are pictures."""
+
+
+def _nearest(look: Look, path: str, query: np.ndarray) -> _Found:
+    found = _Found(read_manifest(path).splits["train"].rows, [[] for _ in query])
+    drawn = look.picture(0) is not None
+    for part in _chosen(look, path, found.of):
         columns = {name: part[name] for name in look.model.ways.asked}
-        found = _embedding(look, look.model.answers(columns, embedding=True)).astype(np.float64)
-        apart = query.astype(np.float64)[:, None] - found[None] if query.size * len(found) <= 1 << 22 else None
-        distance = np.sqrt((apart**2).sum(-1)) if apart is not None else _far(query, found)
-        for i, row in enumerate(distance):
-            best = np.argsort(row, kind="stable")[:NEAREST].tolist()
-            near[i] = sorted([*near[i], *((float(row[j]), len(rows) + j) for j in best)])[:NEAREST]
-        truth = look.probe.subject.truth
-        for j, number in enumerate(part["row"]):
-            picture = part[look.probe.names[0]][j] if look.picture(0) is not None and len(rows) < REFERENCE else None
-            rows.append({"row": number, "truth": part[truth][j] if truth in part else None, "picture": picture})
-    return near, rows, of
-
-
-def _far(query: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Distances (n, m) of many long vectors, a query at a time."""
-    return np.stack([np.sqrt(((found - one.astype(np.float64)) ** 2).sum(-1)) for one in query])
+        vectors = _embedding(look, look.model.answers(columns, embedding=True)).astype(np.float64)
+        first = len(found.numbers)
+        for i, one in enumerate(query.astype(np.float64)):
+            distance = np.sqrt(((vectors - one) ** 2).sum(-1))
+            best = np.argsort(distance, kind="stable")[:NEAREST].tolist()
+            found.near[i] = sorted([*found.near[i], *((float(distance[j]), first + j) for j in best)])[:NEAREST]
+        found.numbers += part["row"]
+        found.truths += _truths(look, part)
+        if drawn:
+            kept = {at for row in found.near[:PICTURES] for _, at in row}
+            new = {first + j: part[look.probe.names[0]][j] for j in range(len(vectors)) if first + j in kept}
+            found.pictures = {at: p for at, p in (found.pictures | new).items() if at in kept}
+    return found
 
 
 def _chosen(look: Look, path: str, of: int) -> Iterator[dict[str, Any]]:
     """Columns of the rows of the training split that are looked among, and their numbers."""
     wanted = np.unique(np.linspace(0, of - 1, min(of, REFERENCE)).astype(np.int64))
-    truth = look.probe.subject.truth in read_manifest(path).columns
-    for question in questions(look.model.ways, path, How(split="train", answers=truth)):
+    for question in questions(look.model.ways, path, How(split="train", answers=knows_truth(look.model, path))):
         numbers = np.asarray(question.about["row"])
         here = np.isin(numbers, wanted)
         if here.any():
             yield {**{name: column[here] for name, column in question.rows.items()}, "row": numbers[here].tolist()}
 
 
-def _truths(look: Look, rows: list[dict[str, Any]]) -> list[str]:
-    """What is true of each, in words."""
+def _truths(look: Look, part: Mapping[str, Any]) -> list[str]:
+    """What is true of each row, in words; '': it is not known."""
+    truth = part.get(look.probe.subject.truth)
+    if truth is None or truth.ndim != 1:
+        return [""] * len(part["row"])
     if look.probe.subject.value:
-        return ["" if row["truth"] is None else f"{float(look.in_units(row['truth'])):.6g}" for row in rows]
-    return ["" if row["truth"] is None or row["truth"] < 0 else look.thing(int(row["truth"])) for row in rows]
+        return [f"{value:.6g}" for value in look.in_units(truth).tolist()]
+    return [look.thing(int(value)) if value >= 0 else "" for value in truth.tolist()]
 
 
-def _draw(
-    look: Look, near: list[list[tuple[float, int]]], rows: list[dict[str, Any]], words: list[str], section: Section
-) -> None:
+def _draw(look: Look, found: _Found, section: Section) -> None:
     pictures, titles = [], []
     for i in range(min(PICTURES, len(look.rows))):
         if (own := look.picture(i)) is None:
             return
-        pictures.append(own)
-        titles.append(f"{look.rows[i].name[-18:]}\n{look.true(i)[:16]}")
-        for distance, at in near[i]:
-            pictures.append(np.asarray(rows[at]["picture"], np.float64) / (255 if look.probe.bytes_of else 1))
-            titles.append(f"train {rows[at]['row']}: {words[at][:10]}\n{distance:.3g}")
-    section.pictures.append(
-        Picture("Each line: a row, and its nearest of the training split.", drawings.grid(pictures, titles))
-    )
+        line, names = [own], [f"{look.rows[i].name[-18:]}\n{look.true(i)[:16]}"]
+        for distance, at in found.near[i]:
+            line.append(np.asarray(found.pictures[at], np.float64) / (255 if look.probe.bytes_of else 1))
+            names.append(f"train {found.numbers[at]}: {found.truths[at][:10]}\n{distance:.3g}")
+        blank = drawings.PER_LINE - len(line)
+        pictures += [*line, *[np.ones_like(own)] * blank]
+        titles += [*names, *[""] * blank]
+    caption = "Each line: a row, and its nearest of the training split."
+    section.pictures.append(Picture(caption, drawings.grid(pictures, titles)))

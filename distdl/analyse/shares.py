@@ -15,7 +15,7 @@ HOW: dict[str, Sum] = {"saliency": "amax", "integrated_gradients": "sum", "gradc
 """How the numbers of a part become one: of a gradient the largest (Simonyan et al.), of shares their sum."""
 SIGNED = ("integrated_gradients", "occlusion")
 MOST_PARTS = 1000
-"""Parts of a row that become lines of a table; maps of more are in the file of arrays."""
+"""Parts of a row that become lines of a table, and that are hidden one after the other."""
 BARS = 20
 JUMP = 0.05
 """Share of the difference by which shares may miss it before a row is named as one that they do not explain."""
@@ -35,6 +35,9 @@ class _Found:
 
 def attributed(look: Look, method: str) -> Section:
     """The section of a method."""
+    most = max(int(np.prod(one.parts.shape)) for one in look.opened)
+    if method == "occlusion" and most > MOST_PARTS and look.opened[0].parts.kind in ("columns", "numbers", "tokens"):
+        return Section(refused=f"its input has {most:,} parts, and as many passes would hide one after the other")
     found = _Found()
     for one in look.opened:
         found.values += _values(look, method, one, found)

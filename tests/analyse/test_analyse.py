@@ -372,6 +372,7 @@ def test_without_truth_what_needs_it_says_so(table: Path, command: Command) -> N
 # -- a number, pictures, series -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_number_is_explained_in_the_units_of_the_file(place: Path, command: Command) -> None:
     rng = np.random.default_rng(0)
     rows = [{"size": s, "noise": n, "price": 1000 * s} for s, n in rng.uniform(10, 90, (300, 2)).round(2).tolist()]
@@ -412,6 +413,7 @@ def corner(place: Path) -> Path:
     return place / "runs" / "corner" / "analysis"
 
 
+@pytest.mark.slow
 def test_a_picture_whose_class_is_one_corner_has_its_maps_there(corner: Path) -> None:
     found = numbers(corner)
     assert found["methods"]["robustness"]["clean"] == 1
@@ -430,6 +432,7 @@ def test_a_picture_whose_class_is_one_corner_has_its_maps_there(corner: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_the_page_of_pictures_shows_them(corner: Path) -> None:
     page = (corner / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 7 and "The last convolution is the layer" in page
