@@ -38,6 +38,7 @@ LEVELS = [  # a room may import what stands before it
     {"driver"},
     {"model"},
     {"analyse"},
+    {"serve"},
     {"cli", "__main__"},
     {"api"},
 ]
@@ -48,7 +49,7 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "datasets": ("data.table.hf_table",),
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
     "mlflow": ("track",),
-    "ray": ("runtime.ray", "jobs.ray_cluster"),
+    "ray": ("runtime.ray", "jobs.ray_cluster", "serve.replicas"),  # places workers; sends jobs; places replicas
     "transformers": ("families.huggingface",),
 }
 HEAVY = {"torch", *THIRD_PARTY}

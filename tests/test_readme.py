@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -104,18 +106,24 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
     """In the order of the README, in a folder that has what a clone has."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     executed = 0
+    serving: list[str] = []
     for command in COMMANDS:
         if command in BY_ITSELF:
             continue
         words = shlex.split(command)
         if words[:2] == ["distdl", "ui"]:
-            serve(words[1:], tmp_path)
+            serve(words[1:], tmp_path, look_at_page)
+        elif words[:2] == ["distdl", "serve"]:
+            serving = words[1:]
+        elif words[0] == "curl":
+            serve(serving, tmp_path, functools.partial(ask, words))
         else:
             assert words[0] == "distdl", command
             result = distdl(*words[1:], cwd=tmp_path)
             assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
         executed += 1
     assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 31
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 32
 
 
 GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}
@@ -154,21 +162,36 @@ def test_the_first_page_is_short() -> None:
     assert len(README.encode()) <= 10_000
 
 
-def serve(words: list[str], folder: Path) -> None:
-    """Starts the page, reads it, ends it with Ctrl-C."""
+def look_at_page(port: str) -> None:
+    """Raises OSError while nothing is served."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+        assert b"MLflow" in page.read()
+
+
+def ask(words: list[str], port: str) -> None:
+    """What the line of the README says to a model that is served there. Raises OSError while nothing is."""
+    done = subprocess.run([*words, "--max-time", "60"], capture_output=True, text=True)
+    if done.returncode == 7:  # curl's number for a connection that is refused
+        raise OSError(done.stderr)
+    assert done.returncode == 0 and f":{port}/predict" in words[-3], done
+    (answer,) = json.loads(done.stdout)["answers"]
+    assert answer.keys() == {"next", "probability"} and 0 < answer["probability"] <= 1
+
+
+def serve(words: list[str], folder: Path, look: Callable[[str], None]) -> None:
+    """Starts a server, looks at it, ends it with Ctrl-C."""
     port = words[words.index("--port") + 1]
     process = subprocess.Popen([sys.executable, "-m", "distdl", *words], cwd=folder, start_new_session=True)
     try:
         for _ in range(240):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
-                    assert b"MLflow" in page.read()
+                look(port)
                 break
             except OSError:
-                assert process.poll() is None, "distdl ui ended"
+                assert process.poll() is None, f"distdl {words[0]} ended"
                 time.sleep(0.25)
         else:
-            raise AssertionError("distdl ui served no page in a minute")
+            raise AssertionError(f"distdl {words[0]} served nothing in a minute")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
     finally:

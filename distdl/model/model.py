@@ -183,7 +183,6 @@ class Model:
         reads, or the path of a file. InputError: a row that cannot be read."""
         from distdl.data.asking.open import How, rows_as_table
         from distdl.data.asking.tables import of_table
-        from distdl.data.asking.told import plain
 
         self.refuse_unasked()
         if isinstance(rows, str | Path):
@@ -198,13 +197,32 @@ class Model:
             raise InputError(
                 f"the model reads {', '.join(self.ways.asked)}", fix="give arrays of them by name, or a path"
             )
-        told, found = Told(), []
-        for columns in self._columns(asked, self.teller(wish), told, wish.embeddings):
+        found, bad = self.rows_told(asked, wish)
+        if bad:
+            raise InputError(f"{bad[0].where}: {bad[0].why}" if bad[0].where else bad[0].why)
+        return [answer for answer in found if answer is not None]
+
+    def rows_told(self, asked: Iterator[Question], wish: Wish) -> tuple[list[dict[str, Any] | None], list[Bad]]:
+        """What is told of each row, in their order, None of those that could not be read; and why these could not."""
+        from distdl.data.asking.told import plain
+        from distdl.data.asking.write import columns_of
+
+        real: list[bool] = []
+        bad: list[Bad] = []
+        found: list[dict[str, Any]] = []
+
+        def seen() -> Iterator[Question]:
+            for question in asked:
+                real.extend(question.real.tolist())
+                bad.extend(question.bad)
+                yield question
+
+        teller = self.teller(wish)
+        for columns in columns_of(seen(), lambda rows, at: teller.columns(self.answers(rows, wish.embeddings), at)):
             values = {name: plain(column) for name, column in columns.items() if name not in ("row", "text", "file")}
-            found += [dict(zip(values, row)) for row in zip(*values.values())]
-        if told.bad:
-            raise InputError(f"{told.bad[0].where}: {told.bad[0].why}" if told.bad[0].where else told.bad[0].why)
-        return found
+            rows_of_these = len(next(iter(columns.values())))
+            found += [dict(zip(values, row)) for row in zip(*values.values())] or [{}] * rows_of_these
+        return [answer if is_real else None for answer, is_real in zip(found, real, strict=True)], bad
 
     def _of_arrays(self, rows: Mapping[str, Any]) -> Question:
         import numpy as np

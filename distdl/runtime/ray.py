@@ -259,13 +259,21 @@ def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
 def data_workers(count: int, address: str) -> Iterator[DataWorkers]:
     """Tasks of a Ray cluster that read raw data (`distdl/data/workers.py`): so many at once; 0: one for each of its CPUs.
     `address`: `local` is an embedded one."""
+    with joined(address, {"OMP_NUM_THREADS": "1"}, max(count, 1)) as ray:
+        yield DataWorkers(ray, count or int(ray.cluster_resources().get("CPU", 1)))
+
+
+@contextmanager
+def joined(address: str | None, variables: dict[str, str], cpus: int) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
+    `variables`: of its workers, which are as important as any other process."""
     _quiet()
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
     import ray
 
-    _join(ray, address, {"OMP_NUM_THREADS": "1"}, max(count, 1))
+    _join(ray, address, variables, cpus)
     try:
-        yield DataWorkers(ray, count or int(ray.cluster_resources().get("CPU", 1)))
+        yield ray
     finally:
         ray.shutdown()
 
@@ -384,5 +392,5 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default of 2 s delays start and failure
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+    for name in ("ray", "ray.train", "ray.tune", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -38,7 +38,7 @@ class UiServer:
 
     @property
     def url(self) -> str:
-        return _url(self.host, self.port)
+        return url_of(self.host, self.port)
 
     @property
     def page(self) -> str:
@@ -68,7 +68,7 @@ class UiServer:
                 fix="name the folder that holds your runs (`--runs DIR`), or train something first",
             )
         database.ready(self.runs_dir / STORE_NAME)
-        if not _is_free(self.host, self.port):
+        if not is_free(self.host, self.port):
             raise InputError(
                 f"port {self.port} of {self.host} is in use",
                 where="--port",
@@ -157,19 +157,21 @@ class UiServer:
 def free_port(host: str, first: int) -> int:
     """The first free port from `first` on (any free one if none near is)."""
     for port in range(first, min(first + 100, 65536)):
-        if _is_free(host, port):
+        if is_free(host, port):
             return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
+    """The address that a browser of this machine opens."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there. InputError: nobody can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last owner just left is free

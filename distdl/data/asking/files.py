@@ -24,19 +24,32 @@ def reads_files(record: Mapping[str, Mapping[str, Any]]) -> bool:
     return any(column.get("kind") in (pictures.KIND, sounds.KIND) for column in record.values())
 
 
+def file_column(record: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any], Read] | None:
+    """The column that is made of a file, its record, and what makes the row of one; None: there is no such column.
+    InputError: the library that reads such files is missing."""
+    if not reads_files(record):
+        return None
+    name = next(name for name, column in record.items() if column.get("kind") in (pictures.KIND, sounds.KIND))
+    column = record[name]
+    if column["kind"] == pictures.KIND:
+        pictures.need_pillow("images")
+        return name, column, _picture(name, column)
+    sounds.need_soundfile("sound")
+    return name, column, _sound(name, column)
+
+
 def of_files(
     record: Mapping[str, Mapping[str, Any]], path: str, label: Mapping[str, Any] | None = None
 ) -> Iterator[Question]:
     """The files at `path`, in the order of their names. `label`: the record of the classes, after which their folders are
     called. InputError: there are none of that kind."""
-    name = next(name for name, column in record.items() if column.get("kind") in (pictures.KIND, sounds.KIND))
-    column = record[name]
+    found = file_column(record)
+    assert found is not None
+    _, column, read = found
     if column["kind"] == pictures.KIND:
-        pictures.need_pillow("images")
-        endings, what, read = pictures.endings(), "picture", _picture(name, column)
+        endings, what = pictures.endings(), "picture"
     else:
-        sounds.need_soundfile("sound")
-        endings, what, read = frozenset(sounds.ENDINGS), "recording", _sound(name, column)
+        endings, what = frozenset(sounds.ENDINGS), "recording"
     waiting = _Waiting()
     for called, opened in _opened(path, endings, what):
         try:

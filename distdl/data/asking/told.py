@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ class Wish:
     embeddings: bool = False
     pictures: Path | None = None
     """Folder for answers that are pictures."""
+    inline: bool = False
+    """They come as PNG in base64 instead."""
 
 
 class Teller:
@@ -45,7 +49,8 @@ class Teller:
         tasks: Sequence[str] = (),
     ) -> None:
         self.tells, self.record, self.wish, self.tokenizer, self.tasks = tells, record, wish, tokenizer, tasks
-        if wish.pictures is None and any(answer.kind in ("picture", "mask") for answer in tells.values()):
+        of_pictures = any(answer.kind in ("picture", "mask") for answer in tells.values())
+        if wish.pictures is None and not wish.inline and of_pictures:
             raise InputError("this model answers with pictures", fix="--pictures FOLDER says where they go")
 
     def columns(self, found: Found, numbers: Sequence[int]) -> dict[str, pa.Array]:
@@ -138,6 +143,8 @@ class Teller:
     _of_nodes = _of_boxes
 
     def _pictures(self, name: str, answer: Answer, values: np.ndarray, numbers: Sequence[int]) -> pa.Array:
+        if self.wish.inline:
+            return pa.array([base64.b64encode(png(pixels)).decode() for pixels in values], pa.string())
         assert self.wish.pictures is not None
         paths = []
         for number, pixels in zip(numbers, values, strict=True):
@@ -173,15 +180,22 @@ def _lists(values: np.ndarray) -> pa.Array:
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     """A picture (C, H, W) from 0 to 1, or classes of pixels (H, W) as grey levels, as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(pixels))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """The same, as the bytes of a file."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     if pixels.dtype.kind == "f":
         pixels = np.round(np.clip(pixels, 0, 1) * 255)
     levels = pixels.astype(np.uint8)
     if levels.ndim == 3:
         levels = levels[0] if levels.shape[0] != 3 else levels.transpose(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(levels)).save(path)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(levels)).save(file, "PNG")
+    return file.getvalue()
 
 
 def grid(pictures: np.ndarray) -> np.ndarray:

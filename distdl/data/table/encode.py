@@ -137,7 +137,7 @@ class Encoder:
 
     def _vector(self, feature: Mapping[str, Any], column: pa.Array, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         length = feature["length"]
-        values = vectors(column, length)
+        values = vectors(column, length) if len(column) else np.empty((0, length))
         if values is None:
             for i, value in enumerate(column.to_pylist()):
                 if value is None or len(value) != length or None in value:

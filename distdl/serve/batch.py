@@ -1,0 +1,96 @@
+"""Requests that come at the same time are answered together.
+
+A batch is what has come while the one before it was answered: nobody waits where the model is idle, and the busier it is
+the larger the batches are. Ray Serve's own batching begins to wait with the first request; and it lives in Ray alone, while
+one process and each of several replicas batch alike here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from distdl.serve.answers import Asked, Reply
+
+Together = Callable[[Sequence[Asked]], Sequence[Reply]]
+
+
+class Batcher:
+    """Asks `together` in a thread of its own, one batch after the other. A request is never cut: one of more rows than
+    `most_rows` is a batch by itself. `wait_s`: how long the first of a batch waits for others."""
+
+    def __init__(self, together: Together, most_rows: int, wait_s: float = 0.0) -> None:
+        self._together, self._most_rows, self._wait_s = together, most_rows, wait_s
+        self._waiting: deque[tuple[Asked, asyncio.Future[Reply]]] = deque()
+        self._came = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "distdl-model")
+
+    async def ask(self, asked: Asked) -> Reply:
+        """What is said of the rows of one request. Raises what the model raises of them."""
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._answer_all())
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._waiting.append((asked, future))
+        self._came.set()
+        return await future
+
+    def close(self) -> None:
+        """Ends it: nobody waits any more."""
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown(wait=False)
+
+    async def _answer_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._came.wait()
+            await self._until_full()
+            some = self._take()
+            if not some:
+                continue
+            try:
+                found = await loop.run_in_executor(self._thread, self._answered, [asked for asked, _ in some])
+            except RuntimeError as error:  # the thread is closed
+                found = [error] * len(some)
+            for (_, future), reply in zip(some, found, strict=True):
+                if future.done():  # whoever asked has gone
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+
+    async def _until_full(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._wait_s
+        while (left_s := end - loop.time()) > 0 and sum(len(a.rows) for a, _ in self._waiting) < self._most_rows:
+            self._came.clear()
+            try:
+                await asyncio.wait_for(self._came.wait(), left_s)
+            except asyncio.TimeoutError:
+                break
+
+    def _take(self) -> list[tuple[Asked, asyncio.Future[Reply]]]:
+        some: list[tuple[Asked, asyncio.Future[Reply]]] = []
+        rows = 0
+        while self._waiting and (not some or rows + len(self._waiting[0][0].rows) <= self._most_rows):
+            asked, future = self._waiting.popleft()
+            if not future.done():
+                some.append((asked, future))
+                rows += len(asked.rows)
+        if self._waiting:
+            self._came.set()
+        else:
+            self._came.clear()
+        return some
+
+    def _answered(self, asked: list[Asked]) -> list[Reply | Exception]:
+        """In the thread. Where a batch fails, each of its requests is asked by itself, so that it fails alone."""
+        try:
+            return list(self._together(asked))
+        except Exception as error:
+            return [error] if len(asked) == 1 else [reply for one in asked for reply in self._answered([one])]
