@@ -18,6 +18,8 @@ from distdl.track.server import free_port, is_free, url_of
 
 END_S = 60
 """Seconds for requests that are under way when the server is told to end."""
+IDLE_S = 75
+"""Seconds that a connection may be idle. Of uvicorn's 5 many a client that keeps one learns by losing a request."""
 BACKLOG = 2048
 """Connections that wait to be taken."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -61,8 +63,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def server_of(app: App) -> uvicorn.Server:
     """What speaks HTTP."""
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-    return uvicorn.Server(uvicorn.Config(app.asgi, lifespan="off", timeout_graceful_shutdown=END_S, **quiet))
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
+    quiet |= {"timeout_graceful_shutdown": END_S, "timeout_keep_alive": IDLE_S}
+    return uvicorn.Server(uvicorn.Config(app.asgi, **quiet))
 
 
 def answer(app: App, listening: socket.socket, say: Callable[[str], None]) -> None:

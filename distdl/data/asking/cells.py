@@ -84,7 +84,7 @@ class OfTable:
         columns = {f["name"]: _array(f, [row[f["name"]] for row in rows]) for f in self.features}
         if self.image:
             columns[self.image] = pa.array([row[self.image] for row in rows], pa.binary())
-        return of_table(self.record, Rows(pa.table(columns)))
+        return of_table(self.record, Rows(pa.table(columns)), notes=False)  # `read` has told them
 
     def columns(self) -> list[dict[str, Any]]:
         found = []

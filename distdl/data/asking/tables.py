@@ -21,10 +21,15 @@ from distdl.errors import InputError, did_you_mean
 
 
 def of_table(
-    record: Mapping[str, Mapping[str, Any]], table: Table, keep: Sequence[str] = (), answers: bool = False
+    record: Mapping[str, Mapping[str, Any]],
+    table: Table,
+    keep: Sequence[str] = (),
+    answers: bool = False,
+    notes: bool = True,
 ) -> Iterator[Question]:
     """The rows of a table, some thousand at a time. `keep`: columns of it that go along as they are; `*`: all. `answers`:
-    `label` or `y`, too, where the table has them. InputError: it lacks a column that the model reads."""
+    `label` or `y`, too, where the table has them. `notes`: words that the model never saw are counted. InputError: it lacks
+    a column that the model reads."""
     table, preparation, names = ready_table(record, table, answers)
     kept = list(table.names) if "*" in keep else list(keep)
     if missing := [name for name in kept if name not in table.names]:
@@ -35,7 +40,7 @@ def of_table(
             rows, real, bad = readable(preparation, part, table)
             of = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
             about = {"row": part.rows.tolist(), **{name: of[name].to_pylist() for name in kept}}
-            yield Question(about, rows, real, bad, unknown(preparation, of, table))
+            yield Question(about, rows, real, bad, unknown(preparation, of, table) if notes else {})
 
 
 def readable(preparation: Mapping[str, Any], part: Part, table: Table) -> tuple[Rows, np.ndarray, list[Bad]]:
