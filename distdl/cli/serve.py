@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     with listening, asks(served, args.replicas) as (asked, schema):
         app = App(asked, schema, int(args.max_body_mb * 2**20), hosts)
         answer(app, listening, lambda url: tell(url, schema, args.replicas))
-    print(f"\nended; {app.answered:,} requests were answered", flush=True)
+    print(f"\nended; requests: {app.answered:,}", flush=True)
     return 0
 
 

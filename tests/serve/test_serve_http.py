@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +16,12 @@ from distdl.run.folder import find_run
 from distdl.serve import app as interface
 from distdl.serve.answers import Answerer, Reply
 from distdl.serve.server import listen
-from tests.serve.common import MOST_BYTES, Client, all_kinds, served, trained_on_all_kinds
+from tests.serve.common import MOST_BYTES, Client, all_kinds, served
 
 
 @pytest.fixture(scope="module")
-def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
-    folder = tmp_path_factory.mktemp("http")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        trained_on_all_kinds(folder)
-        return Answerer(Model(find_run("houses", "runs")))
+def answerer(place: Path) -> Answerer:
+    return Answerer(Model(find_run("houses", str(place / "runs"))))
 
 
 @pytest.fixture

@@ -19,24 +19,9 @@ from distdl.serve.answers import Answerer, Asked, Reply
 from tests.cli.test_asked_files import drawing
 from tests.cli.test_predict import houses, trained, written
 from tests.conftest import Result
-from tests.serve.common import all_kinds, as_table, trained_on_all_kinds
+from tests.serve.common import all_kinds, as_table
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the run `houses`."""
-    folder = tmp_path_factory.mktemp("rows")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        trained_on_all_kinds(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
 
 
 def answerer(run: str, unknown: str = "refuse", batch: int = 256) -> Answerer:
