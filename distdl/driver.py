@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distdl.checkpoint.load import Checkpoint
     from distdl.learner import Learner
     from distdl.track.ahead import Early
+    from distdl.track.client import Tracker
 
 Say = Callable[[str], None]
 
@@ -79,11 +80,13 @@ def train(
     take_over: bool = False,
     show: Show,
     say: Say = at_once,
+    uploads: bool = True,
 ) -> Outcome:
     """Trains a config to its end, or continues its run: that of `folder`, else the one of its name, unless `fresh`.
 
-    `source` is the YAML file, and `named` the key=value arguments, which may name a tracking server. Raises a DistdlError,
-    or Interrupted after Ctrl-C or SIGTERM.
+    `source` is the YAML file, and `named` the key=value arguments, which may name a tracking server. Without `uploads`
+    another process sends what MLflow is to know (`track/search.py`). Raises a DistdlError, or Interrupted after Ctrl-C or
+    SIGTERM.
     """
     asked = time.time()
     check_server(config, folder.path if folder else source, named)  # before anything is written
@@ -91,7 +94,7 @@ def train(
 
     from distdl.track import ahead
 
-    with ahead.waiting(config.track.enabled) as early:  # MLflow is imported while this process plans
+    with ahead.waiting(config.track.enabled and uploads) as early:  # MLflow is imported while this process plans
         from distdl.train.survey import survey
         from distdl.ways.start import located
 
@@ -110,17 +113,15 @@ def train(
                 say(f"note: {note}")
             folder.write("launch.json", {"started": asked})
             folder.write("plan.json", plan.to_dict())
-            return _tracked(plan, folder, source.parent if source else None, early, show, say)
+            tracker = _tracker(plan, folder, source.parent if source else None, uploads)
+            return _tracked(plan, folder, tracker, early, show, say)
 
 
-def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Early, show: Show, say: Say) -> Outcome:
-    """Starts the workers, and gives the MLflow run an honest end, whatever theirs is."""
-    from distdl.runtime.blame import goes_on
-    from distdl.runtime.launch import launch
+def _tracker(plan: Plan, folder: RunFolder, source_dir: Path | None, uploads: bool) -> Tracker:
     from distdl.track.client import Tracker
 
-    config, track = plan.settings, plan.settings.track
-    tracker = Tracker(
+    track = plan.settings.track
+    return Tracker(
         folder.path,
         track.uri,
         track.experiment,
@@ -128,7 +129,16 @@ def _tracked(plan: Plan, folder: RunFolder, source_dir: Path | None, early: Earl
         enabled=track.enabled,
         source_dir=source_dir,
         attempt=folder.attempt,
+        uploads=uploads,
     )
+
+
+def _tracked(plan: Plan, folder: RunFolder, tracker: Tracker, early: Early, show: Show, say: Say) -> Outcome:
+    """Starts the workers, and gives the MLflow run an honest end, whatever theirs is."""
+    from distdl.runtime.blame import goes_on
+    from distdl.runtime.launch import launch
+
+    config, track = plan.settings, plan.settings.track
     workers = f"{plan.world} {config.runtime.kind} worker{'s' if plan.world > 1 else ''}"
     title = f"{folder.path.name}: {plan.model.family}, {plan.model.parameters:,} parameters, {workers}, {plan.layout}"
     watcher = show(folder.path, plan.steps, title, tracked=track.enabled)

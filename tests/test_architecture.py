@@ -39,6 +39,7 @@ LEVELS = [  # a room may import what stands before it
     {"model"},
     {"analyse"},
     {"serve"},
+    {"tune"},
     {"cli", "__main__"},
     {"api"},
 ]
@@ -50,6 +51,8 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
     "mlflow": ("track",),
     "ray": ("runtime.ray", "jobs.ray_cluster", "serve.replicas"),  # places workers; sends jobs; places replicas
+    "ray": ("runtime.ray", "jobs.ray_cluster", "tune.by_ray"),  # the last: Tune's classes are what a trial is made of
+    "optuna": ("tune.tpe",),
     "transformers": ("families.huggingface",),
 }
 HEAVY = {"torch", *THIRD_PARTY}

@@ -53,8 +53,9 @@ def substitutes(config: str, data: Path) -> list[str]:
 TWO_WORKERS = {"quickstart", "mlp", "gpt", "gpt_moe", "gan", "dbn", "som"}
 """Executed by the two workers that they ask for, one config of each kind of learner. The others run their six steps as one
 worker: each start of two costs ten seconds, and tests/parity/test_parity.py trains every family on two ranks."""
-ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn"}
-"""Configs that say one: ten pictures a step, a single row, a step that is over before two had added up their gradients."""
+ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn", "tune"}
+"""Configs that say one: ten pictures a step, a single row, a step that is over before two had added up their gradients, and
+many runs side by side."""
 
 AFTER_ANOTHER = {"distill": "way=null", "fine_tune": "start=null", "from_masked_images": "start=null"}
 """Configs that begin with the run of another one, and what takes that out of them."""
@@ -124,6 +125,7 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
         executed += 1
     assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 31
     assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 32
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 33
 
 
 GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}

@@ -188,7 +188,9 @@ class Checker:
 
 
 def home_of(key: str, section: Any = Config, above: str = "") -> str | None:
-    """Where the schema has a key of this name: `parallel.zero` for `zero`."""
+    """Where the schema has a key of this name: `parallel.zero` for `zero`; of `seed`, the config itself has one."""
+    if not above and key in section.model_fields:
+        return None
     for name, field in section.model_fields.items():
         if name == key and above:
             return above + name

@@ -13,6 +13,7 @@ from pydantic import Field
 from distdl.config.family import FamilyName, portable
 from distdl.config.launch import Launch
 from distdl.config.optimizer import Constant, Optimizer, Schedule
+from distdl.config.search import Search
 from distdl.config.section import LocalPath, Natural, NonNegative, Positive, PositiveFloat, Section
 from distdl.config.ways import Augment, Start, Way
 
@@ -262,6 +263,8 @@ class Config(Section):
     track: Track = Track()
     runtime: Runtime = Ray()
     launch: Launch = Launch()
+    search: Search | None = None
+    """What `distdl tune` tries; null: nothing to search. `distdl train` trains the config as it stands."""
     seed: Natural = 0
     """Seed of the initial weights, the sample order and all noise."""
     runs: LocalPath = "runs"

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from distdl.config.search import KINDS
 from distdl.config.yaml_nodes import BoundedLoader
 from distdl.errors import InputError, Problem, nearest
 
@@ -151,7 +152,7 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError):
         return Problem("the value is not valid YAML", where, fix="quote it: 'key=\"value\"'")
-    path = tuple(key.split("."))
+    path = _path(key)
     section = values
     for depth, part in enumerate(path[:-1], 1):
         if not isinstance(section.get(part), dict):
@@ -164,6 +165,15 @@ def apply_override(values: dict[str, Any], origins: dict[KeyPath, str], text: st
     if isinstance(value, dict):
         origins.update({(*path, *below[:n]): where for below, _ in flatten(value) for n in range(1, len(below) + 1)})
     return None
+
+
+def _path(key: str) -> KeyPath:
+    """The sections that a dotted key leads through. The keys of `search.space` are dotted ones themselves."""
+    path = tuple(key.split("."))
+    if path[:2] != ("search", "space") or len(path) < 3:
+        return path
+    end = len(path) - (path[-1] in KINDS and len(path) > 3)
+    return (*path[:2], ".".join(path[2:end]), *path[end:])
 
 
 def as_overrides(values: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "parallel",
     "runs",
     "runtime",
+    "search",
     "track",
 )
 """Sections that a continued run may change: they decide how and where it runs, not what is learned."""

@@ -33,7 +33,8 @@ class Tracker:
 
     `tracking_uri` None means the project's own store, `mlflow.db` in the runs folder. `source_dir` is the folder of the
     config (its git commit becomes a tag). Once a newer attempt than `attempt` trains the run, nothing more is sent and the
-    MLflow run stays open. Raises InputError for a URI that cannot be used or holds a password.
+    MLflow run stays open. Without `uploads` another process sends what is written here. Raises InputError for a URI that
+    cannot be used or holds a password.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Tracker:
         enabled: bool = True,
         source_dir: str | Path | None = None,
         attempt: Attempt = NO_ATTEMPT,
+        uploads: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.tracking_uri = check_tracking_uri(tracking_uri or default_tracking_uri(self.run_dir.resolve().parent))
@@ -53,6 +55,7 @@ class Tracker:
         self.enabled = enabled
         self.source_dir = source_dir
         self._attempt = attempt
+        self._uploads = uploads
         self._process: subprocess.Popen[bytes] | None = None
         self._heartbeat = Heartbeat(attempt) if enabled and attempt.number else None
 
@@ -79,7 +82,8 @@ class Tracker:
             )
             if self._heartbeat:
                 self._heartbeat.start()
-            self._process = early.take(self.run_dir, arguments) or uploader.spawn(self.run_dir, *arguments)
+            if self._uploads:
+                self._process = early.take(self.run_dir, arguments) or uploader.spawn(self.run_dir, *arguments)
         except OSError as error:
             print(
                 f"distdl: tracking could not be started ({error}); events are kept in {self.run_dir / SPOOL_NAME}",
@@ -108,6 +112,8 @@ class Tracker:
         writer.close()
         if not self.enabled:
             return f"not tracked in MLflow; the events are in {self.run_dir / SPOOL_NAME}"
+        if not self._uploads:
+            return "tracked in MLflow with the search"
         code = 1
         if self._process is not None:
             process.wake(self._process)

@@ -27,6 +27,8 @@ INFO_NAME = "tracking.json"
 LOG_NAME = "tracking.log"
 STORE_NAME = "mlflow.db"
 ARTIFACTS_NAME = "mlartifacts"
+SEARCH_NAME = "search.json"
+"""In a folder of runs that are the trials of one search."""
 
 TRAINING_MODE = "workflowType=machine_learning"
 """Of an address of MLflow's pages: they are those for training, not for language models in use."""
@@ -160,16 +162,23 @@ def _unlock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def store_folder(runs_dir: Path) -> Path:
+    """The folder whose store the runs of a folder are in: its own, or for a search's trials the one that the search lies
+    in, beside all other runs."""
+    here = Path(runs_dir)
+    return here.resolve().parent if (here / SEARCH_NAME).is_file() else here
+
+
 def default_tracking_uri(runs_dir: Path) -> str:
     """The project's own store: an SQLite file in the runs folder."""
-    return f"sqlite:///{(Path(runs_dir).resolve() / STORE_NAME).as_posix()}"
+    return f"sqlite:///{(store_folder(runs_dir).resolve() / STORE_NAME).as_posix()}"
 
 
 def artifact_location(tracking_uri: str, runs_dir: Path) -> str | None:
     """Where a new experiment keeps its files, as a URI; None leaves it to the server."""
     if urlsplit(tracking_uri).scheme in ("http", "https", "databricks"):
         return None
-    return (Path(runs_dir).resolve() / ARTIFACTS_NAME).as_uri()
+    return (store_folder(runs_dir).resolve() / ARTIFACTS_NAME).as_uri()
 
 
 def check_tracking_uri(uri: str) -> str:

@@ -17,7 +17,15 @@ from typing import IO
 
 from distdl.errors import DistdlError, InputError
 from distdl.track import database
-from distdl.track.run import ARTIFACTS_NAME, INFO_NAME, STORE_NAME, TRAINING_MODE, default_tracking_uri, load
+from distdl.track.run import (
+    ARTIFACTS_NAME,
+    INFO_NAME,
+    STORE_NAME,
+    TRAINING_MODE,
+    default_tracking_uri,
+    load,
+    store_folder,
+)
 from distdl.track.store import ENVIRONMENT
 
 START_TIMEOUT_S = 120.0
@@ -30,7 +38,7 @@ class UiServer:
     """A running MLflow UI. `start` returns when it answers; `stop` ends all its processes."""
 
     def __init__(self, runs_dir: str | Path, host: str = "127.0.0.1", port: int = 5000) -> None:
-        self.runs_dir = Path(runs_dir)
+        self.runs_dir = store_folder(Path(runs_dir))
         self.host = host
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None

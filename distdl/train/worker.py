@@ -36,6 +36,7 @@ from distdl.learner.units import Units
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
+from distdl.run.gate import Gate
 from distdl.run.heartbeat import DEFAULT_HANG_S, Pulse, Who, beating
 from distdl.track.machine import sampling
 from distdl.track.spool import SpoolWriter
@@ -43,6 +44,7 @@ from distdl.train.failures import in_words, is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
 from distdl.train.hooks.early_stopping import EarlyStopping
 from distdl.train.hooks.evaluate import Evaluate, at_the_end
+from distdl.train.hooks.gate import GateHook
 from distdl.train.hooks.hook import Hook, Run
 from distdl.train.hooks.log import Log
 from distdl.train.hooks.parity import ReplicaParity
@@ -273,6 +275,8 @@ def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     if config.early_stopping:
         stopping = config.early_stopping
         hooks["early_stopping"] = EarlyStopping(run_, stopping.patience, stopping.min_delta)
+    if Gate(folder.path).there:
+        hooks["gate"] = GateHook(run_, folder.path)
     hooks["stop"] = Stop(run_)
     # After what may end the run, so that its last step is logged and compared like any other.
     hooks |= {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}

@@ -22,6 +22,7 @@ REPOSITORY = SITE.parents[1]
 
 FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "analyse", "python", "command_line")
 FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "serve", "python", "command_line")
+FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "tune", "python", "command_line")
 THEN = (
     "tables",
     "tracking",
