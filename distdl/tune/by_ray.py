@@ -76,7 +76,8 @@ class Member(tune.Trainable):
         if over := told.state != "running":
             self._run = None
         # A trial that failed is an end like any other to Tune, which would start another process.
-        result = {STEP: told.step, "state": told.state, "reason": told.reason, "value": told.value, "done": over}
+        words = {"state": told.state, "reason": told.reason, "value": told.value, "seen": list(told.seen)}
+        result = {STEP: told.step, "done": over, **words}
         if told.value is not None and told.state in ("running", "paused", "finished"):
             result[METRIC] = told.value
         return result
@@ -140,7 +141,8 @@ class Ear(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        told = Told(int(result[STEP]), result.get("value"), result["state"], result["reason"])
+        seen = tuple((step, value) for step, value in result["seen"])
+        told = Told(int(result[STEP]), result["value"], result["state"], result["reason"], seen)
         if told.state != "running":
             self._ended.add(trial.trial_id)
         self._desk.hears(self._numbers[trial.trial_id], told)

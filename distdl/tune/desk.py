@@ -73,6 +73,8 @@ class Desk:
             trial = self.record.trials[number - 1]
             if trial.state in ENDS:  # a process that died when its run was over
                 return
+            for step, value in told.seen:
+                trial.told(step, value)
             trial.told(told.step, told.value)
             trial.state, trial.reason = told.state, told.reason or trial.reason
             if told.state != "running" and number in self._begun:

@@ -34,6 +34,8 @@ class Told(NamedTuple):
     state: str
     """running, finished, stopped, failed or interrupted."""
     reason: str = ""
+    seen: tuple[tuple[int, float], ...] = ()
+    """(step, metric) of its evaluations since it was last asked."""
 
 
 class Run:
@@ -47,8 +49,10 @@ class Run:
         self._until = until
         self._events = SpoolReader(self._folder.events).to_end()
         self._latest: tuple[int, float | None] = (0, None)
+        self._seen: list[tuple[int, float]] = []
         self._end: Told | None = None
         self._asked = False
+        self._split: str | None = None
         self._thread = Thread(target=self._train, name=f"distdl-{name}", daemon=True)
 
     def start(self) -> None:
@@ -57,6 +61,11 @@ class Run:
 
     def next(self) -> Told:
         """Waits for an evaluation or the end. Where the run waits at its gate, it goes on waiting."""
+        told = self._next()
+        told, self._seen = told._replace(seen=tuple(self._seen)), []
+        return told
+
+    def _next(self) -> Told:
         news_s = math.inf
         while True:
             ended = not self._thread.is_alive()
@@ -93,9 +102,14 @@ class Run:
     def _look(self) -> bool:
         """Reads what the run has told. Whether it was evaluated."""
         found = [e for e in self._events.poll() if e["kind"] == "evaluation" and self._metric in e.get("values", {})]
-        if found:
-            value = float(found[-1]["values"][self._metric])
-            self._latest = (int(found[-1]["step"]), value if math.isfinite(value) else None)
+        found = [
+            event for event in found if event.get("split") == self._split
+        ]  # and not the last word on data.test_split
+        for event in found:
+            step, value = int(event["step"]), float(event["values"][self._metric])
+            self._latest = (step, value if math.isfinite(value) else None)
+            if math.isfinite(value):
+                self._seen.append((step, value))
         return bool(found)
 
     def _last(self) -> Told:
@@ -116,6 +130,7 @@ class Run:
 
         try:
             config = load_config(str(self._yaml)).config
+            self._split = config.data.eval_split
             done = driver.train(
                 config,
                 folder=self._folder,

@@ -264,3 +264,18 @@ def test_the_picture_of_a_search_is_drawn(tmp_path: Path, better: str) -> None:
         record.trials.append(Trial(number, f"t-{number}", values, state, 10, 0.1 * number, [(10, 0.1 * number)]))
     assert draw(record, tmp_path / "search.png")
     assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_evaluation_is_told_and_that_of_the_test_split_is_none(tmp_path: Path, digits: str) -> None:
+    """Else it would be chosen by what is kept for the last word."""
+    from distdl.track.spool import SpoolWriter
+
+    work = desk(tmp_path, digits).next()
+    assert work
+    run = Run(tmp_path / "s-search", work.trial.name, "accuracy", None)
+    run._split = "validation"
+    writer = SpoolWriter(tmp_path / "s-search" / work.trial.name / "events.jsonl")
+    for step, split, value in ((10, "validation", 0.3), (20, "validation", 0.4), (20, "test", 0.9)):
+        writer.write("evaluation", step=step, split=split, values={"accuracy": value})
+    writer.close()
+    assert run._look() and run._latest == (20, 0.4) and run._seen == [(10, 0.3), (20, 0.4)]
