@@ -37,9 +37,7 @@ LEVELS = [  # a room may import what stands before it
     {"parity"},
     {"driver"},
     {"model"},
-    {"analyse"},
-    {"serve"},
-    {"tune"},
+    {"analyse", "serve", "tune"},
     {"cli", "__main__"},
     {"api"},
 ]
@@ -50,8 +48,8 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "datasets": ("data.table.hf_table",),
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
     "mlflow": ("track",),
-    "ray": ("runtime.ray", "jobs.ray_cluster", "serve.replicas"),  # places workers; sends jobs; places replicas
-    "ray": ("runtime.ray", "jobs.ray_cluster", "tune.by_ray"),  # the last: Tune's classes are what a trial is made of
+    # Places workers; sends jobs; places replicas; Tune's classes are what a trial is made of.
+    "ray": ("runtime.ray", "jobs.ray_cluster", "serve.replicas", "tune.by_ray"),
     "optuna": ("tune.tpe",),
     "transformers": ("families.huggingface",),
 }

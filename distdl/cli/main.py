@@ -17,11 +17,8 @@ from distdl.config.secret_text import redacted
 from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
-    *("init", "train", "plan", "launch", "jobs", "k8s"),
-    *("predict", "sample", "evaluate", "analyse", "runs", "checkpoint", "data", "config", "ui"),
-    *("predict", "sample", "evaluate", "serve", "runs", "checkpoint", "data", "config", "ui"),
     *("init", "train", "tune", "plan", "launch", "jobs", "k8s"),
-    *("predict", "sample", "evaluate", "runs", "checkpoint", "data", "config", "ui"),
+    *("predict", "sample", "evaluate", "analyse", "serve", "runs", "checkpoint", "data", "config", "ui"),
     *("families", "doctor", "parity", "completion"),
 )
 
@@ -31,9 +28,9 @@ examples:
   distdl train configs/quickstart.yaml             train; the same command again continues
   distdl train configs/families/mlp.yaml train.epochs=3     any key of the YAML can be given as key=value
   distdl predict adult new.csv -o answers.csv      what a trained model says of new rows
-  distdl tune configs/ways/tune.yaml             search for the best values of some keys of a config
-  distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it
   distdl serve adult                               the same over HTTP, on this machine
+  distdl tune configs/ways/tune.yaml               search for the best values of some keys of a config
+  distdl plan configs/families/gpt.yaml --workers 8         what would run, without starting it
   distdl launch configs/families/gpt.yaml --on kubernetes   the same on a cluster; `distdl jobs` follows it
   distdl runs list                                 what was trained here, and what came of it
   distdl ui                                        the tracking page of this folder's runs

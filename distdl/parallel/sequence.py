@@ -72,7 +72,7 @@ class _Ring(torch.autograd.Function):
                 if origin <= axis.index:
                     causal = origin == axis.index
                     if flash:
-                        parts = flash.backward(grad, q, *kv, out, lse, causal)
+                        parts = flash.backward(grad, q, kv[0], kv[1], out, lse, causal)
                         for total, part in zip((d_q, *d_kv), parts):
                             total += part
                     else:
@@ -98,7 +98,7 @@ def _add_slice_by_flash(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, caus
     """The same: what the kernel makes of this slice alone and what was there, by their shares of the denominator."""
     flash = flash_of(q)
     assert flash is not None
-    own, own_lse = flash.forward(q, *kv, causal)
+    own, own_lse = flash.forward(q, kv[0], kv[1], causal)
     total = torch.logaddexp(lse, own_lse)
     out.mul_((lse - total).exp_().unsqueeze(-1)).addcmul_(own.to(out.dtype), (own_lse - total).exp_().unsqueeze(-1))
     lse.copy_(total)

@@ -264,9 +264,6 @@ def data_workers(count: int, address: str) -> Iterator[DataWorkers]:
 
 
 @contextmanager
-def joined(address: str | None, variables: dict[str, str], cpus: int) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
-    `variables`: of its workers, which are as important as any other process."""
 def joined(address: str | None, variables: dict[str, str], needed: int) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
     `variables`: of its workers, which do what the user waits for."""
@@ -274,8 +271,6 @@ def joined(address: str | None, variables: dict[str, str], needed: int) -> Itera
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
     import ray
 
-    _join(ray, address, variables, cpus)
-    try:
     heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in heard}
     try:

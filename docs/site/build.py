@@ -20,9 +20,10 @@ from sphinx.cmd.build import build_main
 SITE = Path(__file__).parent
 REPOSITORY = SITE.parents[1]
 
-FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "analyse", "python", "command_line")
-FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "serve", "python", "command_line")
-FIRST = ("first_run", "own_data", "data_sets", "table_files", "predict", "tune", "python", "command_line")
+FIRST = (
+    *("first_run", "own_data", "data_sets", "table_files", "predict", "analyse", "serve", "tune"),
+    *("python", "command_line"),
+)
 THEN = (
     "tables",
     "tracking",
