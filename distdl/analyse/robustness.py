@@ -35,7 +35,7 @@ def robustness(look: Look, epsilons: Sequence[float] = EPSILONS) -> Section:
     section = Section()
     if look.truth is None or (look.probe.subject.classes and (look.truth == NO_LABEL).all()):
         return Section(refused="it is not known what is true of these rows")
-    masks = _changed(look)
+    masks = changed(look)
     if masks is not None and not any(bool(mask.any()) for mask in masks):
         return Section(refused="its columns are all words, which cannot be changed a little")
     found = {attack: [] for attack in ATTACKS}  # type: dict[str, list[float]]
@@ -126,7 +126,7 @@ def _features(look: Look) -> list[dict[str, Any]] | None:
     return record["features"] if look.opened[0].parts.kind == "columns" and record.get("kind") == "features" else None
 
 
-def _changed(look: Look) -> tuple[Tensor, ...] | None:
+def changed(look: Look) -> tuple[Tensor, ...] | None:
     """Of a table 1 where a number stands: words, dates and what is empty are not changed; None: everything is."""
     features = _features(look)
     if features is None:

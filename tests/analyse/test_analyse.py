@@ -104,18 +104,14 @@ def test_a_row_whose_parts_do_nothing_has_no_shares_of_them() -> None:
         assert float(told[:, 3].abs().max()) == 0 and float(told[:, 0].abs().min()) > 0
 
 
+SIZE = {"name": "size", "kind": "number", "indicator": True, "scale": {"method": "standard", "shift": 9, "divide": 4}}
+TOWN = {"name": "town", "kind": "category", "encoding": "onehot", "levels": ["Bonn", "Rome"], "other": True}
+RECORD = {"x": {"kind": "features", "features": [SIZE, TOWN]}}
+
+
 def test_words_of_one_column_are_told_as_that_column() -> None:
-    record = {
-        "x": {
-            "kind": "features",
-            "features": [
-                {"name": "size", "kind": "number", "indicator": True},
-                {"name": "town", "kind": "category", "encoding": "onehot", "levels": ["Bonn", "Rome"], "other": True},
-            ],
-        }
-    }
     probe = probe_of(LINEAR, {"x": X})
-    parts = parts_of(probe, probe.inputs({"x": X}), record)
+    parts = parts_of(probe, probe.inputs({"x": X}), RECORD)
     assert parts.kind == "columns" and parts.names == ("size", "town")
     told = parts.told((torch.tensor([[1.0, 2, 3, 4, 5]]),), "sum")
     assert told.tolist() == [[3, 12]] and parts.told((torch.tensor([[1.0, 2, 9, 4, 5]]),), "amax").tolist() == [[2, 9]]
@@ -165,6 +161,20 @@ def test_fgsm_on_a_linear_model_is_the_closed_form() -> None:
         torch.testing.assert_close(found["pgd"][0], expected, rtol=0, atol=1e-5)  # of a linear model there is no worse
 
 
+def test_words_are_not_attacked() -> None:
+    probe = probe_of({**LINEAR, "hidden": [8]}, {"x": X})
+    seen = looking(probe, {"x": X, "label": np.array([0, 1, 2, 0, 1, 2])})
+    seen.model.ways.record |= RECORD  # type: ignore[operator]
+    found = robustness.attacked(seen, seen.opened[0], 0.3, robustness.changed(seen))
+    for numbers in found.values():
+        moved = (numbers[0] - seen.opened[0].inputs.numbers[0]).abs()
+        assert 0.05 < float(moved[:, 0].max()) <= 0.3 + 1e-6
+        assert float(moved[:, 1:].max()) == 0, "neither the town nor whether the size is empty"
+    torch.testing.assert_close((found["fgsm"][0][:, 0] - torch.from_numpy(X)[:, 0]).abs(), torch.full((6,), 0.3))
+    section = robustness.robustness(seen, (0.0, 0.5))
+    assert next(t for t in section.tables if t.name == "robustness-units").rows == [("size", 2.0)]
+
+
 def test_attacked_pictures_stay_pictures_within_epsilon() -> None:
     image = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
     probe = probe_of(MODELS["cnn"], {"image": image})
@@ -183,6 +193,15 @@ def test_pgd_is_never_weaker_than_fgsm() -> None:
     found = robustness.robustness(looking(probe, {"x": x, "label": label}), (0.0, 0.05, 0.2, 0.5)).numbers
     assert found["clean"] == found["fgsm"][0] == found["pgd"][0] == 1
     assert all(p <= f for f, p in zip(found["fgsm"], found["pgd"])) and found["pgd"][-1] < found["pgd"][0]
+
+
+def test_where_several_steps_find_nothing_the_one_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = probe_of({**LINEAR, "hidden": [32, 32]}, {"x": X})
+    seen = looking(probe, {"x": X, "label": probe.inputs({"x": X}).thing.numpy()})
+    attacked = robustness.attacked
+    monkeypatch.setattr(robustness, "attacked", lambda *a: {**attacked(*a), "pgd": seen.opened[0].inputs.numbers})
+    found = robustness.robustness(seen, (0.0, 2.0)).numbers
+    assert found["pgd"] == found["fgsm"] and found["fgsm"][1] < 1
 
 
 # -- a table ------------------------------------------------------------------------------------------------------------
