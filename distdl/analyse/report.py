@@ -25,21 +25,24 @@ DIGITS = 5
 
 
 def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """InputError: a report is there already, or a file is where the folder goes."""
+    """InputError: a report, or a part of one, is there already, or a file is where the folder goes."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file", fix="--output names a folder")
-    if (folder / REPORT).exists() and not overwrite:
-        raise InputError(
-            f"{folder / REPORT} is there already", fix="--overwrite replaces it, --output names another folder"
-        )
+    if (old := _there(folder)) and not overwrite:
+        raise InputError(f"{old[0]} is there already", fix="--overwrite replaces it, --output names another folder")
+
+
+def _there(folder: Path) -> list[Path]:
+    """Files of a report that are in a folder."""
+    tables = [path for path in sorted(folder.glob("*.csv")) if path.stem in _names()]
+    return [path for path in (folder / REPORT, folder / NUMBERS, folder / ARRAYS) if path.exists()] + tables
 
 
 def write(found: Analysis, folder: Path) -> list[Path]:
     """Writes all files, the page last; where they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.csv"), folder / ARRAYS, folder / REPORT]:  # of another choice of methods
-        if old.stem in _names() or old.name in (ARRAYS, REPORT):
-            old.unlink(missing_ok=True)
+    for old in _there(folder):  # of another choice of methods
+        old.unlink()
     written = []
     for section in found.sections.values():
         for one in section.tables:

@@ -357,6 +357,11 @@ def test_mistakes_are_told_in_words(table: Path, command: Command) -> None:
     assert done.code == 2 and "is there already" in done.stderr and "--overwrite" in done.stderr
     assert command("analyse", "people", "--methods", "occlusion", "-o", "twice", "--overwrite").code == 0
     assert not list(Path("twice").glob("saliency*")), "numbers of another report are gone"
+    Path("mine").mkdir()
+    Path("mine/saliency.csv").write_text("not of a report")
+    done = command("analyse", "people", "--methods", "saliency", "-o", "mine")
+    assert done.code == 2 and "mine/saliency.csv is there already" in done.stderr
+    assert Path("mine/saliency.csv").read_text() == "not of a report"
 
 
 def test_rows_that_cannot_be_read_are_named_and_the_rest_is_done(table: Path, command: Command) -> None:
