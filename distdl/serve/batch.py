@@ -8,18 +8,22 @@ one process and each of several replicas batch alike here.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from distdl.serve.answers import Asked, Reply
 
+QUICK_S = 0.005
+"""A batch that takes less is not worth another thread: whoever else comes meanwhile waits for it anyway."""
 Together = Callable[[Sequence[Asked]], Sequence[Reply]]
 
 
 class Batcher:
-    """Asks `together` in a thread of its own, one batch after the other. A request is never cut: one of more rows than
-    `most_rows` is a batch by itself. `wait_s`: how long the first of a batch waits for others."""
+    """Asks `together`, one batch after the other; one that may take a while, in a thread of its own. No request is cut:
+    one of more rows than `most_rows` is a batch by itself. `wait_s`: how long the first of a batch waits for others."""
 
     def __init__(self, together: Together, most_rows: int, wait_s: float = 0.0) -> None:
         self._together, self._most_rows, self._wait_s = together, most_rows, wait_s
@@ -27,6 +31,7 @@ class Batcher:
         self._came = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "distdl-model")
+        self._took_s, self._took_rows = math.inf, 1
 
     async def ask(self, asked: Asked) -> Reply:
         """What is said of the rows of one request. Raises what the model raises of them."""
@@ -45,17 +50,13 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     async def _answer_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._came.wait()
             await self._until_full()
             some = self._take()
             if not some:
                 continue
-            try:
-                found = await loop.run_in_executor(self._thread, self._answered, [asked for asked, _ in some])
-            except RuntimeError as error:  # the thread is closed
-                found = [error] * len(some)
+            found = await self._found([asked for asked, _ in some])
             for (_, future), reply in zip(some, found, strict=True):
                 if future.done():  # whoever asked has gone
                     continue
@@ -63,6 +64,16 @@ class Batcher:
                     future.set_exception(reply)
                 else:
                     future.set_result(reply)
+
+    async def _found(self, asked: list[Asked]) -> list[Reply | Exception]:
+        """Here or in the thread, by how long the batch before it took."""
+        rows, began = sum(len(one.rows) for one in asked), time.perf_counter()
+        if self._took_s * max(1, rows / self._took_rows) < QUICK_S:
+            found = self._answered(asked)
+        else:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._answered, asked)
+        self._took_s, self._took_rows = time.perf_counter() - began, max(1, rows)
+        return found
 
     async def _until_full(self) -> None:
         loop = asyncio.get_running_loop()
@@ -89,7 +100,7 @@ class Batcher:
         return some
 
     def _answered(self, asked: list[Asked]) -> list[Reply | Exception]:
-        """In the thread. Where a batch fails, each of its requests is asked by itself, so that it fails alone."""
+        """Where a batch fails, each of its requests is asked by itself, so that it fails alone."""
         try:
             return list(self._together(asked))
         except Exception as error:

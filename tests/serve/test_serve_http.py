@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,7 +15,8 @@ import pytest
 from distdl.model.model import Model
 from distdl.run.folder import find_run
 from distdl.serve import app as interface
-from distdl.serve.answers import Answerer, Reply
+from distdl.serve import batch
+from distdl.serve.answers import Answerer, Asked, Reply
 from distdl.serve.server import listen
 from tests.serve.common import MOST_BYTES, Client, all_kinds, served
 
@@ -156,6 +158,27 @@ def test_requests_that_come_together_are_one_batch(answerer: Answerer) -> None:
     assert 'distdl_serve_batch_rows_bucket{le="4.0"} 0.0' in metrics
     assert 'distdl_serve_batch_rows_bucket{le="8.0"} 8.0' in metrics
     assert 'distdl_serve_requests_total{status="200"} 8.0' in metrics and "distdl_serve_rows_total 8.0" in metrics
+
+
+@pytest.mark.parametrize(("quick_s", "second"), [(1000.0, "MainThread"), (0.0, "distdl-model")])
+def test_only_a_batch_that_may_take_a_while_is_in_another_thread(
+    quick_s: float, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "QUICK_S", quick_s)
+    threads: list[str] = []
+
+    def together(asked: Any) -> list[Reply]:
+        threads.append(threading.current_thread().name.split("_")[0])
+        return [Reply([{}]) for _ in asked]
+
+    async def ask_twice() -> None:
+        batcher = batch.Batcher(together, 8)
+        for _ in range(2):
+            await batcher.ask(Asked([1]))
+        batcher.close()
+
+    asyncio.run(ask_twice())
+    assert threads == ["distdl-model", second]
 
 
 def test_a_server_with_too_much_to_do_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
