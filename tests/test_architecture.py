@@ -37,7 +37,7 @@ LEVELS = [  # a room may import what stands before it
     {"parity"},
     {"driver"},
     {"model"},
-    {"analyse", "serve", "tune"},
+    {"analyse", "export", "serve", "tune"},
     {"cli", "__main__"},
     {"api"},
 ]
@@ -47,11 +47,13 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "pyarrow": ("data",),
     "datasets": ("data.table.hf_table",),
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
-    "mlflow": ("track",),
+    "mlflow": ("track", "export.mlflow", "export.mlflow_registry", "export.mlflow_served"),
     # Places workers; sends jobs; places replicas; Tune's classes are what a trial is made of.
     "ray": ("runtime.ray", "jobs.ray_cluster", "serve.replicas", "tune.by_ray"),
     "optuna": ("tune.tpe",),
-    "transformers": ("families.huggingface",),
+    "transformers": ("families.huggingface", "export.huggingface"),
+    "onnx": ("export.onnx",),
+    "onnxruntime": ("export.onnx",),
 }
 HEAVY = {"torch", *THIRD_PARTY}
 # Importing these must not import anything heavy, not even through another file of ours.
@@ -66,6 +68,7 @@ SIZE_EXCEPTIONS = {  # (kind, place) -> the size it may have, and why
     ("family lines", "families.bert"): (270, "three tasks, each with a question and an answer of its own"),
     ("family lines", "families.cvg"): (272, "a grammar and a network, and parses as answers"),
     ("family lines", "families.dnn_am.dnn_am"): (260, "pre-training, alignment and decoding, and words as answers"),
+    ("family lines", "families.transformer"): (260, "what is written word by word, in a loop and in a graph"),
     ("parameters", "data.source.BatchSource.__init__"): (
         13,
         "keyword-only numbers of the plan, one by one, so that a stream of samples can be tested without a plan",

@@ -123,7 +123,7 @@ def test_every_readme_command_is_executed(tmp_path: Path) -> None:
             result = distdl(*words[1:], cwd=tmp_path)
             assert result.code == 0, f"{command}\n{result.stdout}{result.stderr}"
         executed += 1
-    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 36
+    assert executed == len(COMMANDS) - len(BY_ITSELF & set(COMMANDS)) == 37
 
 
 GUIDE = {page: (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("first_run", "own_data")}
@@ -240,6 +240,8 @@ ONLY_WHERE_ASKED_FOR = {
     "captum",
     "datasets",
     "h5py",
+    "onnx",
+    "onnxruntime",
     "soundfile",
     "tokenizers",
     "transformers",

@@ -18,7 +18,7 @@ from distdl.errors import DistdlError, nearest
 
 COMMANDS = (
     *("init", "train", "tune", "plan", "launch", "jobs", "k8s"),
-    *("predict", "sample", "evaluate", "analyse", "serve", "runs", "checkpoint", "data", "config", "ui"),
+    *("predict", "sample", "evaluate", "analyse", "export", "serve", "runs", "checkpoint", "data", "config", "ui"),
     *("families", "doctor", "parity", "completion"),
 )
 

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from distdl.config.fields import Count, Several
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.learner import Answer, Batch, Column, Learner
-from distdl.learner.answers import CLASSES, HEARD, in_rows, last_real, of_logits
+from distdl.learner.answers import CLASSES, HEARD, last_real, of_logits
 from distdl.learner.labels import mean_known, mean_loss, of_classes
 from distdl.learner.sequence import of_steps, reverse
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn.ctc import best_path, ctc, edit_distance, strings
+from distdl.nn.ctc import best_path, ctc, edit_distance, heard, strings
 from distdl.nn.images import to_unit
 from distdl.nn.watch import shown
 
@@ -103,7 +103,7 @@ class BiRNN(Learner):
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
         out, frames = self.outputs(batch)
-        return of_logits(out) if self.config.task == "rows" else {"string": in_rows(best_path(out, frames), frames)}
+        return of_logits(out) if self.config.task == "rows" else {"string": heard(out, frames)}
 
     def states(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) and its lengths (B,) -> the states (B, T, H) of the two directions, in the order of the input."""
@@ -117,10 +117,10 @@ class BiRNN(Learner):
         x, f = to_unit(batch["image"]).squeeze(1), self.config.frame  # (B, rows, columns)
         if self.config.task == "ctc":
             x = x.transpose(1, 2)
-        x = x.reshape(len(x), self.config.steps // f, f * self.config.inputs)
+        x = x.reshape(x.shape[0], self.config.steps // f, f * self.config.inputs)
         if self.config.task == "ctc" or self.config.frames:
             return x, (batch["width" if self.config.task == "ctc" else "frames"] + f - 1) // f
-        return x, x.new_full((len(x),), x.shape[1], dtype=torch.int64)
+        return x, x.new_full((x.shape[0],), x.shape[1], dtype=torch.int64)
 
     def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, K) of the picture, or log-probabilities (B, T, K + 1) of the frames; and the lengths (B,)."""

@@ -92,7 +92,9 @@ class BoltzmannMachine(Learner):
     def every_state(self, units: int) -> Tensor:
         """All states of so many units: (2^units, units)."""
         number = torch.arange(2**units, device=self.bias.device)
-        return (number[:, None] >> torch.arange(units, device=number.device) & 1).to(self.bias.dtype)
+        return (torch.bitwise_right_shift(number[:, None], torch.arange(units, device=number.device)) & 1).to(
+            self.bias.dtype
+        )
 
     def log_partition(self) -> Tensor:
         """log Z, by enumeration."""
@@ -102,7 +104,7 @@ class BoltzmannMachine(Learner):
         """-log P(v) in nats, by enumeration: (B, V) -> (B,)."""
         hidden = self.every_state(self.config.hidden)  # (2^H, H)
         v = v[:, None].expand(-1, len(hidden), -1)
-        x = torch.cat([v, hidden.expand(len(v), -1, -1)], -1)  # (B, 2^H, n)
+        x = torch.cat([v, hidden.expand(v.shape[0], -1, -1)], -1)  # (B, 2^H, n)
         return self.log_partition() - (-self.energy(x)).logsumexp(-1)
 
     @torch.no_grad()

@@ -131,7 +131,7 @@ class Captioner(Learner):
     def greedy(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, T): the likeliest word at each place, given those before it; padding behind the end."""
         _, state = self.lstm(self.picture(image))
-        word = torch.full((len(image), 1), BEGIN, device=image.device)
+        word = torch.full((image.shape[0], 1), BEGIN, device=image.device)
         going, caption = torch.ones_like(word, dtype=torch.bool), []
         for _ in range(self.config.length):
             log_p, state = self.next_word(word, state)

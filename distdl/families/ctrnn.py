@@ -18,10 +18,12 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distdl.config.fields import Amount, Count, CountOrZero, SequenceTask, Several
 from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
+from distdl.nn.recurrence import over_time
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,17 @@ class CTRNN(SequenceLearner):
 
     def states(self, x: Tensor) -> Tensor:
         tau, drive = self.tau.clamp_min(self.dt), x @ self.u.T  # (N,), (B, T, N)
-        v, rates = x.new_zeros(len(x), self.config.units), []
-        for now in drive.unbind(1):
+
+        def step(v: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
             for _ in range(self.config.substeps):
                 v = v + self.dt * self.change(v, now, tau)
-            rates.append(torch.sigmoid(v + self.theta))
-        return torch.stack(rates, 1)
+            return v, torch.sigmoid(v + self.theta)
+
+        return over_time(step, x.new_zeros(x.shape[0], self.config.units), drive)[0]
 
     def slope(self, v: Tensor, drive: Tensor, tau: Tensor) -> Tensor:
         """dv/dt. (B, N)"""
-        return (torch.sigmoid(v + self.theta) @ self.w.T + drive - v) / tau
+        return (F.linear(torch.sigmoid(v + self.theta), self.w) + drive - v) / tau
 
     def change(self, v: Tensor, drive: Tensor, tau: Tensor) -> Tensor:
         """The slope that leads from v to its value an integration step later. (B, N)"""

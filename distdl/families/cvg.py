@@ -136,6 +136,7 @@ class CVG(Learner):
     learns = "counting rules, then back-propagation of a margin"
     primary, better = "f1", "higher"
     nothing_to_show = "its answers are trees of labels; the curves say how many of their brackets are right"
+    no_graph = "a chart of parses grows as long as the sentence"
     # Not zero3: it gathers weights at each height, and the trees of one rank are higher than those of another.
     layouts = frozenset({"torch", "zero0", "zero1", "zero2"})
 

@@ -30,7 +30,7 @@ from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.answers import HEARD, in_rows
 from distdl.learner.sequence import reverse
 from distdl.metrics import Mean, Metrics, mean
-from distdl.nn.ctc import best_path, ctc, edit_distance, prefix_beam, strings
+from distdl.nn.ctc import best_path, ctc, edit_distance, heard, prefix_beam, strings
 from distdl.nn.watch import shown
 
 
@@ -70,6 +70,8 @@ class DeepSpeech(Learner):
         self.layer5 = nn.Linear(H, H)
         self.head = nn.Linear(H, config.classes + 1)
         self.dropout = Dropout(config.dropout)
+        if config.beam:
+            self.no_graph = "a beam search keeps other strings for each row; model.beam: 0 hears by the best path"
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -83,7 +85,7 @@ class DeepSpeech(Learner):
         """By the search where the config has one, else by the best path."""
         (log_y, frames), beam = self.log_y(batch), self.config.beam
         if not beam:
-            return {"string": in_rows(best_path(log_y, frames), frames)}
+            return {"string": heard(log_y, frames)}
         found = [prefix_beam(row[:n], beam)[0] for row, n in zip(log_y, frames.tolist())]
         return {"string": in_rows(found, frames)}
 
@@ -108,10 +110,10 @@ class DeepSpeech(Learner):
         losses = ctc(log_y, frames, batch["label"], batch["length"])
         shown("heat: labels over time", lambda: {"values": log_y[0].exp().mT})
         wanted = [row[:n] for row, n in zip(batch["label"].tolist(), batch["length"].tolist())]
-        heard = best_path(log_y, frames)
-        metrics = {"loss": mean(losses), "label_error": errors(heard, wanted, losses)}
+        told = best_path(log_y, frames)
+        metrics = {"loss": mean(losses), "label_error": errors(told, wanted, losses)}
         if self.config.space >= 0:
-            words = [[self.words(row) for row in rows] for rows in (heard, wanted)]
+            words = [[self.words(row) for row in rows] for rows in (told, wanted)]
             metrics["word_error"] = errors(words[0], words[1], losses)
         if self.config.beam:
             found = [prefix_beam(row[:n], self.config.beam)[0] for row, n in zip(log_y, frames.tolist())]

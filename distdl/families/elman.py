@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
+from distdl.nn.recurrence import over_time
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sums = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)  # (B, T, H): all steps at once
-        h, states = x.new_zeros(len(x), self.units), []  # (B, H)
-        for sums_t in sums.unbind(1):
-            h = self.act(sums_t + F.linear(h, self.weight_hh))
-            states.append(h)
-        return torch.stack(states, 1)  # (B, T, H)
+        return over_time(self.step, x.new_zeros(x.shape[0], self.units), sums)[0]  # (B, T, H)
+
+    def step(self, h: Tensor, sums_t: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.act(sums_t + F.linear(h, self.weight_hh))
+        return h, h
 
 
 class Elman(SequenceLearner):

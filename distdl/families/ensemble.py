@@ -97,12 +97,13 @@ class RNN(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
         states = self.cell(x)[0]  # (B, T, H)
-        return self.head(states[torch.arange(len(x), device=x.device), frames - 1])
+        return self.head(states[torch.arange(x.shape[0], device=x.device), frames - 1])
 
 
 class Ensemble(Learner):
     primary, better = "accuracy", "higher"
     learns = "back-propagation, and least squares for the stack"
+    settled: Tensor | None = None
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
     gram: Tensor
     cross: Tensor
@@ -126,7 +127,11 @@ class Ensemble(Learner):
         return SCORES
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        return of_scores(self.stacked(self.members(batch)) @ self.coefficients())
+        settled = self.settled if torch.compiler.is_exporting() else None
+        return of_scores(self.stacked(self.members(batch)) @ (self.coefficients() if settled is None else settled))
+
+    def settle(self) -> None:
+        self.settled = self.coefficients()
 
     def members(self, batch: Batch) -> Tensor:
         """ln of the members' posteriors, (M, B, K)."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from distdl.config.fields import Amount, Count, CountOrZero, SomeShare
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.recurrence import over_time
 from distdl.nn.watch import shown
 
 
@@ -97,15 +98,16 @@ class ESN(Learner):
 
     def run(self, series: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) -> h of every step (B, T, 1 + D + N), and the last state."""
-        steps = []
-        for u in series.unbind(1):
+
+        def step(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
             h, x = self.step(u, x)
-            steps.append(h)
-        return torch.stack(steps, 1), x
+            return x, h
+
+        return over_time(step, x, series)
 
     def silence(self, series: Tensor) -> Tensor:
         """The state of an empty reservoir. (B, N)"""
-        return self.w.new_zeros(len(series), self.config.units)
+        return self.w.new_zeros(series.shape[0], self.config.units)
 
     @torch.no_grad()
     def update(self, batch: Batch, engine: Verbs, step: int) -> Metrics:
@@ -134,9 +136,11 @@ class ESN(Learner):
     def generate(self, series: Tensor, steps: int) -> Tensor:
         """The series goes on by itself: (B, T, D) -> the next (B, steps, D), each the input of the one after."""
         h, x = self.run(series, self.silence(series))
-        u, own = h[:, -1] @ self.readout.T, []
-        for _ in range(steps):
-            own.append(u)
+
+        def step(state: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            u, x = state
             h, x = self.step(u, x)
-            u = h @ self.readout.T
-        return torch.stack(own, 1)
+            return (h @ self.readout.T, x), u
+
+        nothing = series.new_zeros(1, steps)
+        return over_time(step, (h[:, -1] @ self.readout.T, x), nothing)[0]

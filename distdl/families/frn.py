@@ -23,6 +23,7 @@ from distdl.config.fields import Amount, Count
 from distdl.config.marks import INVISIBLE
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.metrics import Metrics, mean
+from distdl.nn.recurrence import over_time
 from distdl.nn.watch import shown
 
 
@@ -78,15 +79,16 @@ class FullyRecurrent(Learner):
 
     def silence(self, x: Tensor) -> Tensor:
         """The activities before the first tick. (B, n)"""
-        return x.new_zeros(len(x), self.config.units)
+        return x.new_zeros(x.shape[0], self.config.units)
 
     def activities(self, x: Tensor) -> Tensor:
         """(B, T, m) -> (B, T, n), after each tick."""
-        y, ticks = self.silence(x), []
-        for now in x.unbind(1):
+
+        def step(y: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
             _, y = self.tick(now, y)
-            ticks.append(y)
-        return torch.stack(ticks, 1)
+            return y, y
+
+        return over_time(step, self.silence(x), x)[0]
 
     def errors(self, batch: Batch) -> Tensor:
         """What the output units lack in the last ticks, those that have a target. (B, T, outputs)"""

@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.config.fields import Count, CountOrZero, SequenceTask, Several
 from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
+from distdl.nn.recurrence import over_time, own
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,16 @@ class ResetBefore(nn.GRU):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gates = 2 * self.hidden_size  # torch keeps the rows of r, z and n below each other
-        U, U_n = self.weight_hh_l0[:gates], self.weight_hh_l0[gates:]
+        U, U_n = own(self.weight_hh_l0[:gates], self.weight_hh_l0[gates:])
         sums = F.linear(x, self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)  # (B, T, 3H): all steps at once
-        h, states = x.new_zeros(len(x), self.hidden_size), []  # (B, H)
-        for sums_t in sums.unbind(1):
+
+        def step(h: Tensor, sums_t: Tensor) -> tuple[Tensor, Tensor]:
             r, z = (sums_t[:, :gates] + F.linear(h, U)).sigmoid().chunk(2, -1)
             n = (sums_t[:, gates:] + F.linear(r * h, U_n)).tanh()
             h = (1 - z) * n + z * h
-            states.append(h)
-        return torch.stack(states, 1), h  # (B, T, H)
+            return h, h
+
+        return over_time(step, x.new_zeros(x.shape[0], self.hidden_size), sums)  # (B, T, H), (B, H)
 
 
 class GRU(SequenceLearner):

@@ -19,6 +19,7 @@ from distdl.config.fields import Count, Several, Share
 from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.metrics import Metrics, mean
+from distdl.nn.recurrence import over_time
 from distdl.nn.watch import shown
 
 
@@ -82,9 +83,11 @@ class Hopfield(Learner):
         """The fixed point that each state falls into, or where it is after `sweeps`. (B, N) -> (B, N)"""
         weights = self.weights
         for _ in range(self.config.sweeps):
-            order = noise.uniform(*state.shape, device=state.device).argsort(dim=-1, stable=True)
+            drawn = noise.uniform(*state.shape, device=state.device)
+            # A graph has no stable order; two draws of 2^23 are rarely equal.
+            order = drawn.argsort(-1) if torch.compiler.is_exporting() else drawn.argsort(dim=-1, stable=True)
             before, state = state, updated(state, weights, order)
-            if torch.equal(state, before):
+            if not torch.compiler.is_exporting() and torch.equal(state, before):
                 break
         return state
 
@@ -96,9 +99,18 @@ def signs(x: Tensor) -> Tensor:
 
 def updated(state: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     """The state after one unit at a time, `order` (B, K) of them, has taken the sign of its field; 0 changes nothing."""
+    if torch.compiler.is_exporting():
+        return over_time(lambda state, unit: (one_updated(state, weights, unit), unit), state, order)[1]
     state = state.clone()
     for unit in order.T:  # (B,)
         field = (weights[unit] * state).sum(-1, keepdim=True)  # (B, 1)
         old = state.gather(1, unit[:, None])
         state.scatter_(1, unit[:, None], torch.where(field == 0, old, field.sign()))
     return state
+
+
+def one_updated(state: Tensor, weights: Tensor, unit: Tensor) -> Tensor:
+    """The state after one unit of each row (B,) has done so, as a new tensor."""
+    field = (weights[unit] * state).sum(-1, keepdim=True)
+    old = state.gather(1, unit[:, None])
+    return state.scatter(1, unit[:, None], torch.where(field == 0, old, field.sign()))

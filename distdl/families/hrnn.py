@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from distdl.config.fields import Count, SequenceTask, Several
 from distdl.config.marks import TRAINING_ONLY
 from distdl.learner.sequence import SequenceLearner
+from distdl.nn.recurrence import over_time
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ class Chunks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, given, D = x.shape
-        if given % self.chunk:  # a last chunk that is no whole one: what fills it up is never looked at
-            x = F.pad(x, (0, 0, 0, self.chunk - given % self.chunk))
+        x = F.pad(
+            x, (0, 0, 0, -given % self.chunk)
+        )  # what fills up a last chunk that is no whole one is never looked at
         T = x.shape[1]
         low, _ = self.low(x.reshape(-1, self.chunk, D))  # (B*T/k, k, H): no chunk waits for another
         low = low.reshape(B, T, -1)  # (B, T, H)
@@ -111,11 +113,17 @@ class Clockwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sums = F.linear(x, self.weight_ih, self.bias)  # (B, T, H): all steps at once
         U = self.weight_hh * self.hears
-        h, states = x.new_zeros(len(x), self.units), []  # (B, H)
-        for t, sums_t in enumerate(sums.unbind(1), 1):
+
+        def step(state: tuple[Tensor, Tensor], sums_t: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            h, t = state
             h = torch.where(t % self.period == 0, torch.tanh(sums_t + F.linear(h, U)), h)
-            states.append(h)
-        return torch.stack(states, 1)  # (B, T, H)
+            return (h, t + 1), h
+
+        first = (
+            x.new_zeros(x.shape[0], self.units),
+            torch.ones_like(self.period[:1]),
+        )  # (B, H), the number of the step
+        return over_time(step, first, sums)[0]  # (B, T, H)
 
 
 class HRNN(SequenceLearner):

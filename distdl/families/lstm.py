@@ -28,6 +28,7 @@ from distdl.config.fields import Count, CountOrZero, OpenShare, SequenceTask, Se
 from distdl.config.marks import TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner.sequence import SequenceLearner
+from distdl.nn.recurrence import over_time
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,15 @@ class Layer1997(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         sums = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)  # (B, T, 3H): all steps at once
-        h = c = x.new_zeros(len(x), self.units)  # (B, H)
-        states = []
-        for sums_t in sums.unbind(1):
-            i, g, o = (sums_t + F.linear(h, self.weight_hh)).chunk(3, -1)
-            c = c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            states.append(h)
-        return torch.stack(states, 1), (h, c)  # (B, T, H)
+        h, c = x.new_zeros(x.shape[0], self.units), x.new_zeros(x.shape[0], self.units)  # (B, H) each
+        return over_time(self.step, (h, c), sums)  # (B, T, H), (h, c)
+
+    def step(self, state: tuple[Tensor, Tensor], sums_t: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        h, c = state
+        i, g, o = (sums_t + F.linear(h, self.weight_hh)).chunk(3, -1)
+        c = c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return (h, c), h
 
 
 def layer(inputs: int, config: Config) -> nn.Module:

@@ -29,6 +29,7 @@ from distdl.learner import Answer, Batch, Column, Layer, Learner
 from distdl.learner.answers import NEXT_TOKEN, last_real
 from distdl.metrics import Metrics, mean
 from distdl.nn.language import token_losses
+from distdl.nn.recurrence import over_time
 from distdl.nn.watch import shown
 
 
@@ -112,7 +113,9 @@ def chunk_states(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: T
 
 def selective_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
     """y_t = C_t h_t. x, delta (B, T, E); A (E, N); B, C (B, T, N) -> (B, T, E)."""
-    h, outputs = x.new_zeros(len(x), *A.shape), []
+    h, outputs = x.new_zeros(x.shape[0], *A.shape), []
+    if torch.compiler.is_exporting():
+        return step_by_step(x, delta, A, B, C, h)
     parts = list(zip(*(t.split(chunk, 1) for t in (x, delta, B, C))))
     for part_x, part_delta, part_B, part_C in parts:
         arguments = (part_x, part_delta, A, part_B, part_C, h)
@@ -122,6 +125,19 @@ def selective_scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, ch
             y, h = chunk_states(*arguments)
         outputs.append(y)
     return torch.cat(outputs, 1)
+
+
+def step_by_step(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor) -> Tensor:
+    """The same for rows of any length: what halves a sequence is made for one."""
+    a = (delta.unsqueeze(-1) * A).exp()  # (B, T, E, N)
+    b = (delta * x).unsqueeze(-1) * B.unsqueeze(2)  # (B, T, E, N)
+
+    def step(h: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        h = now[:, 0] * h + now[:, 1]
+        return h, h
+
+    states, _ = over_time(step, h, torch.stack([a, b], 2))  # (B, T, E, N)
+    return (states @ C.unsqueeze(-1)).squeeze(-1)
 
 
 class Mixer(nn.Module):

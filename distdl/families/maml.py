@@ -100,9 +100,18 @@ class MAML(Learner):
 
     def adapted(self, batch: Batch, steps: int, learn: bool) -> Weights:
         """Each task's own weights after its steps; with `learn`, a gradient reaches the common ones through them."""
-        tasks = len(batch["support_x"])
+        tasks = batch["support_x"].shape[0]
+        common = [(m.weight, m.bias) for m in cast(Iterable[nn.Linear], self.maps)]
+        if torch.compiler.is_exporting():  # a graph has no gradients
+            own: Weights = [(w.expand(tasks, *w.shape), b.expand(tasks, *b.shape)) for w, b in common]
+            for _ in range(steps):
+                downhill = slopes_of(own, batch["support_x"], batch["support_y"])
+                own = [
+                    (w - self.config.inner_lr * dw, b - self.config.inner_lr * db)
+                    for (w, b), (dw, db) in zip(own, downhill)
+                ]
+            return own
         with torch.enable_grad():
-            common = [(m.weight, m.bias) for m in cast(Iterable[nn.Linear], self.maps)]
             weights = [(_each(w, tasks), _each(b, tasks)) for w, b in common]
             for _ in range(steps):
                 # tasks do not share weights: the gradient of the sum holds the gradient of each
@@ -123,6 +132,20 @@ def told(weights: Weights, x: Tensor) -> Tensor:
     for i, (w, b) in enumerate(weights):
         x = torch.baddbmm(b[:, None], x.relu() if i else x, w.mT)
     return x
+
+
+def slopes_of(weights: Weights, x: Tensor, y: Tensor) -> Weights:
+    """The gradient of each task's mean squared error with respect to its own weights, written out."""
+    seen = []
+    for i, (w, b) in enumerate(weights):
+        seen.append(x.relu() if i else x)
+        x = torch.baddbmm(b[:, None], seen[-1], w.mT)
+    back = 2 * (x - y) / (y.shape[1] * y.shape[2])  # (T, N, out)
+    found: Weights = []
+    for (w, _), x in zip(reversed(weights), reversed(seen)):
+        found.insert(0, (back.mT @ x, back.sum(1)))
+        back = (back @ w) * (x > 0)
+    return found
 
 
 def _each(weight: Tensor, tasks: int) -> Tensor:

@@ -119,7 +119,8 @@ class MultiTaskDNN(Learner):
     def logits(self, batch: Batch) -> Tensor:
         x, weight = batch["x"], self.heads.weight
         if self.config.packed:
-            x = (x[..., None] >> torch.arange(7, -1, -1, device=x.device, dtype=x.dtype) & 1).flatten(1)
+            places = torch.arange(7, -1, -1, device=x.device, dtype=x.dtype)
+            x = (torch.bitwise_right_shift(x[..., None], places) & 1).flatten(1)
         return self.heads(self.trunk(x.to(weight.dtype))).float()  # (B, T)
 
     @staticmethod

@@ -112,7 +112,11 @@ def draw(edges: Tensor, weights: Tensor, u: Tensor) -> Tensor:
     share = weights + 1e-5  # no piece is left out for good
     cumulated = torch.cat([torch.zeros_like(share[:, :1]), share.cumsum(1)], 1)
     cumulated = cumulated / cumulated[:, -1:]  # (R, S+1) from 0 to 1
-    piece = (torch.searchsorted(cumulated, u.contiguous(), right=True) - 1).clamp(0, weights.shape[1] - 1)
+    if torch.compiler.is_exporting():  # the same number by counting: not every format has a search
+        behind = (cumulated[:, None, :] <= u[:, :, None]).sum(-1)
+    else:
+        behind = torch.searchsorted(cumulated, u.contiguous(), right=True)
+    piece = (behind - 1).clamp(0, weights.shape[1] - 1)
     low, high = cumulated.gather(1, piece), cumulated.gather(1, piece + 1)
     left, right = edges.gather(1, piece), edges.gather(1, piece + 1)
     return left + (right - left) * (u - low) / (high - low)  # (R, F)
@@ -144,7 +148,7 @@ class NeRF(Learner):
 
     def pictures(self, origin: Tensor, direction: Tensor) -> list[Tensor]:
         """Colours (R, 3) of rays by the coarse and, where there is one, the fine network."""
-        config, rays = self.config, len(origin)
+        config, rays = self.config, origin.shape[0]
         scale = direction.norm(dim=1, keepdim=True)
         looking = direction / scale
         edges = torch.linspace(config.near, config.far, config.coarse + 1, device=origin.device).expand(rays, -1)

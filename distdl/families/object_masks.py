@@ -18,6 +18,7 @@ the 58,281,344 of AlexNet's layers before the last, in one tower, and 11,799,360
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import cast
 
@@ -169,9 +170,8 @@ class ObjectMasks(Learner):
 
 def candidates(grid: int, sides: tuple[int, int]) -> Tensor:
     """(M, 4): all boxes on the grid with sides within these two, in cells: top, left, bottom, right."""
-    n = torch.arange(grid + 1)
-    low, high = (part.flatten() for part in torch.meshgrid(n, n, indexing="ij"))
-    spans = torch.stack([low, high], 1)[(high - low >= sides[0]) & (high - low <= sides[1])]  # (K, 2)
+    ends = itertools.product(range(grid + 1), repeat=2)
+    spans = torch.tensor([(low, high) for low, high in ends if sides[0] <= high - low <= sides[1]])  # (K, 2)
     rows, columns = spans.repeat_interleave(len(spans), 0), spans.repeat(len(spans), 1)
     return torch.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], 1).float()
 
@@ -199,7 +199,7 @@ def scored(masks: Tensor, boxes: Tensor) -> Tensor:
     """(B, M): scores of boxes (M, 4) on whole cells, by sums over rectangles; halves may cut a cell in two."""
     fine = masks.repeat_interleave(2, 2).repeat_interleave(2, 3) / 4  # (B, 5, 2d, 2d), cells of half the side
     table = F.pad(fine.cumsum(2).cumsum(3), (1, 0, 1, 0))  # [i, j] = the sum above and left of it
-    pieces, total = parts(boxes), torch.zeros(len(masks), len(boxes), device=masks.device)
+    pieces, total = parts(boxes), torch.zeros(masks.shape[0], len(boxes), device=masks.device)
 
     def summed(h: int, region: Tensor) -> Tensor:
         top, left, bottom, right = (2 * region).long().unbind(-1)

@@ -26,7 +26,7 @@ from distdl.config.fields import Count, OpenShare, Several
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.answers import CLASSES, of_logits
 from distdl.learner.labels import mean_known
-from distdl.learner.trees import NONE, Trees, node_labels, of_nodes, touched, tree_columns, trees_of
+from distdl.learner.trees import NONE, Trees, grown, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
 from distdl.nn.watch import FEW, shown
 
@@ -71,6 +71,8 @@ class RAE(Learner):
             self.encoder.bias.zero_()
             self.decoder.bias.zero_()
         self.head = nn.Linear(d, config.classes) if config.supervision else None
+        if config.trees == "greedy":
+            self.no_graph = "each row decides which of its words come together first; trees that are given have a graph"
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -83,8 +85,11 @@ class RAE(Learner):
         return {**CLASSES, **vector} if config.supervision else vector
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        trees, nodes, _ = self.outputs(batch)
-        roots = nodes[trees.roots]
+        if torch.compiler.is_exporting() and self.config.trees != "greedy":
+            _, roots, _ = grown(batch, self.leaves(batch["word"].long()), self.encode)
+        else:
+            trees, nodes, _ = self.outputs(batch)
+            roots = nodes[trees.roots]
         return {**(of_logits(self.head(roots)) if self.head is not None else {}), "embedding": roots.float()}
 
     def encode(self, pairs: Tensor) -> Tensor:

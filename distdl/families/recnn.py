@@ -20,7 +20,7 @@ from distdl.config.fields import Amount, Count, Several
 from distdl.learner import Answer, Batch, Column, Learner
 from distdl.learner.answers import CLASSES, NOTHING, of_logits
 from distdl.learner.labels import known, mean_known
-from distdl.learner.trees import Trees, node_labels, of_nodes, touched, tree_columns, trees_of
+from distdl.learner.trees import Trees, grown, node_labels, of_nodes, touched, tree_columns, trees_of
 from distdl.metrics import Metrics, mean
 from distdl.nn.watch import seen
 
@@ -56,7 +56,7 @@ class Merge(nn.Module):
         x = pairs.flatten(1)  # (n, 2d)
         out = self.linear(x)
         if self.tensor is not None:
-            right = (x @ self.tensor.flatten(1)).view(len(x), *self.tensor.shape[1:])  # (n, 2d, d)
+            right = (x @ self.tensor.flatten(1)).view(x.shape[0], *self.tensor.shape[1:])  # (n, 2d, d)
             out = out + (x[:, None] @ right).squeeze(1) / out.shape[1]
         return torch.tanh(out)
 
@@ -84,6 +84,10 @@ class RecNN(Learner):
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
         """`class` and `probabilities` are those of the root."""
+        if torch.compiler.is_exporting():
+            all_, roots, real = grown(batch, self.words(batch["word"].long()), self.merge)
+            told = self.head(all_).float().argmax(-1).masked_fill(~real, NOTHING)
+            return {**of_logits(self.head(roots).float()), "nodes": told}
         trees = trees_of(batch, self.words)
         logits = self.head(self.nodes(trees)).float()
         nodes = torch.full_like(batch["height"].long(), NOTHING)

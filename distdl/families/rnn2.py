@@ -28,6 +28,7 @@ from distdl.learner.answers import of_logits
 from distdl.learner.labels import of_classes
 from distdl.learner.sequence import SequenceLearner
 from distdl.metrics import Metrics
+from distdl.nn.recurrence import over_time
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,16 @@ class SecondOrder(SequenceLearner):
     def states(self, x: Tensor) -> Tensor:
         if self.w.shape[-1] > x.shape[-1]:
             x = torch.cat([x, torch.ones_like(x[..., :1])], -1)  # (B, T, K)
-        s, states = self.start(x), []
-        for now in x.unbind(1):
-            sums = torch.einsum("ijk,bj,bk->bi", self.w, s, now) + self.b
-            s = torch.sigmoid(sums) if self.config.activation == "logistic" else torch.tanh(sums)
-            states.append(s)
-        return torch.stack(states, 1)
+        return over_time(self.step, self.start(x), x)[0]
+
+    def step(self, s: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.einsum("ijk,bj,bk->bi", self.w, s, now) + self.b
+        s = torch.sigmoid(sums) if self.config.activation == "logistic" else torch.tanh(sums)
+        return s, s
 
     def start(self, x: Tensor) -> Tensor:
         """s(0): one unit on, the others off. (B, N)"""
-        return F.one_hot(x.new_zeros(len(x), dtype=torch.long), self.config.units).to(x.dtype)
+        return F.one_hot(x.new_zeros(x.shape[0], dtype=torch.long), self.config.units).to(x.dtype)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Metrics]:
         if self.config.task != "strings":
@@ -106,8 +107,9 @@ class SecondOrder(SequenceLearner):
 
     def accepted(self, batch: Batch) -> Tensor:
         """Logits of a string's classes (B, K)."""
-        longest = max(1, int(batch["length"].max()))  # what lies behind the end of every string is not read
-        symbols = batch["tokens"][:, :longest].long().clamp_max(self.config.inputs - 1)  # fillers are never looked at
+        symbols = batch["tokens"].long().clamp_max(self.config.inputs - 1)  # fillers are never looked at
+        if not torch.compiler.is_exporting():
+            symbols = symbols[:, : max(1, int(batch["length"].max()))]  # what is behind the end of all is not read
         x = self.encode(symbols)  # (B, T, K)
         states = torch.cat([self.start(x)[:, None], self.states(x)], 1)  # (B, 1 + T, N)
-        return self.head(states[torch.arange(len(x), device=x.device), batch["length"]]).float()
+        return self.head(states[torch.arange(x.shape[0], device=x.device), batch["length"]]).float()

@@ -151,7 +151,7 @@ class Tabular(Learner):
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
         state, states = batch["state"].long(), len(self.values)
-        if len(state) and not 0 <= int(state.min()) <= int(state.max()) < states:
+        if not torch.compiler.is_exporting() and len(state) and not 0 <= int(state.min()) <= int(state.max()) < states:
             raise InputError(f"{self.config.environment} has the states 0 to {states - 1}, and one is asked for beyond")
         values = self.values[state]
         return {"values": values} if self.config.rule == "td0" else {"action": values.argmax(-1), "values": values}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -31,6 +32,7 @@ from distdl.learner.answers import NOTHING
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import CrossAttention, SelfAttention, apart, together
 from distdl.nn.language import token_losses
+from distdl.nn.recurrence import over_time
 
 PAD, BEGIN, END = 0, 2, 3  # as the source `translation` numbers them
 
@@ -107,6 +109,9 @@ class DecoderBlock(Block):
         y = self.after_attn(y, self.attn(y, causal=True))  # padding is last: no real place sees it
         y = self.mlp(self.after_cross(y, self.cross(y, x, real[:, : x.shape[1]])))
         return together(torch.cat([x, y], 1), real)
+
+
+Pair = tuple[Tensor, Tensor]
 
 
 class Transformer(Learner):
@@ -222,16 +227,30 @@ class Transformer(Learner):
     @torch.no_grad()
     def translate(self, source: Tensor, begin: int, end: int) -> Tensor:
         """(B, S) -> (B, T): the likeliest token at each place, given those before it; padding behind `end`."""
-        target = source.new_full((len(source), 1 + self.config.target_length), PAD).long()
+        source = source.long()
+        target = source.new_full((source.shape[0], 1 + self.config.target_length), PAD)
         target[:, 0] = begin
-        going = torch.ones(len(source), dtype=torch.bool, device=source.device)
-        for place in range(self.config.target_length):
-            word = self.logits(source, target[:, :-1])[:, place].argmax(-1)
-            target[:, place + 1] = word.where(going, PAD)
-            going &= word != end
+        state = target, torch.ones_like(source[:, 0], dtype=torch.bool)
+        places = torch.arange(self.config.target_length, device=source.device)[None]  # (1, T)
+        if torch.compiler.is_exporting():
+            return over_time(partial(self.write, source, end), state, places)[1][0][:, 1:]
+        for place in places.T:
+            state, going = self.write(source, end, state, place)
             if not going.any():
                 break
-        return target[:, 1:]
+        return state[0][:, 1:]
+
+    def write(self, source: Tensor, end: int, state: Pair, place: Tensor) -> tuple[Pair, Tensor]:
+        """What is written (B, 1 + T) and which rows go on (B,) -> the same with the token that follows the place (1,)."""
+        target, going = state
+        x = self.embed(torch.cat([source, target[:, :-1]], 1))
+        for block in self.blocks:
+            x = block(x)
+        at = x[:, self.config.source_length :, :-1].index_select(1, place).squeeze(1)  # (B, D)
+        word = F.linear(at, self.embedding.weight).argmax(-1).where(going, PAD)
+        target = target.scatter(1, (place + 1).expand(target.shape[0], 1), word[:, None])
+        going = going & (word != end)
+        return (target, going), going
 
 
 def sinusoids(places: int, width: int) -> Tensor:

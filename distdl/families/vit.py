@@ -91,7 +91,9 @@ class Patches(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         patches = self.patch(image).flatten(2).mT  # (B, C, H, W) -> (B, N, D)
-        return self.drop(torch.cat([self.cls.expand(len(image), -1, -1), patches], 1) + self.places)  # (B, 1 + N, D)
+        return self.drop(
+            torch.cat([self.cls.expand(image.shape[0], -1, -1), patches], 1) + self.places
+        )  # (B, 1 + N, D)
 
 
 class Block(nn.Module):

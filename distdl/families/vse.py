@@ -102,7 +102,7 @@ class VSE(Learner):
         """(B, T) -> unit vectors (B, D): the state after the last word."""
         states, _ = self.lstm(self.words(caption.long()))  # (B, T, D)
         last = (caption != PAD).sum(1) - 1
-        return F.normalize(states[torch.arange(len(states), device=states.device), last], dim=-1)
+        return F.normalize(states[torch.arange(states.shape[0], device=states.device), last], dim=-1)
 
     def losses(self, scores: Tensor, own: Tensor, mismatch: Tensor) -> Tensor:
         """(B,), of similarities (B, N): candidate `own` (B,) is the right one, those in `mismatch` (B, N) are wrong."""

@@ -18,7 +18,7 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ def active() -> bool:
     return _scope.positions is not None
 
 
-def bits(shape: torch.Size) -> Tensor:
+def bits(shape: Sequence[int]) -> Tensor:
     """Uniform int32 of the given shape, whose leading dimension holds the samples (or a multiple of them: B*k).
 
     Where the sequence is cut, the next dimension is this rank's slice of it: the draws are those of the same tokens.
@@ -122,7 +122,7 @@ def uniform(*shape: int, device: torch.device | str | None = None) -> Tensor:
     if not active():
         return torch.rand(shape, device=device).clamp_(2**-25, 1 - 2**-24)
     # 23 bits and a half are exact in float32; the half keeps 0 and 1 out, whose logarithm is asked for.
-    return torch.add(_MIDDLE, _words(torch.Size(shape)) >> 41, alpha=2**-23)
+    return torch.add(_MIDDLE, _words(shape) >> 41, alpha=2**-23)
 
 
 _MIDDLE = torch.tensor(0.5 + 2**-24)
@@ -199,7 +199,7 @@ def _first_of(seed: int, number: int) -> int:
     return _mixed(_start(seed) + _GOLDEN) + number * _GOLDEN
 
 
-def _words(shape: torch.Size) -> Tensor:
+def _words(shape: Sequence[int]) -> Tensor:
     """Uniform int64 of the given shape."""
     if torch.compiler.is_compiling():
         return _words_to_compile(shape)
@@ -208,7 +208,7 @@ def _words(shape: torch.Size) -> Tensor:
     return torch.addcmul(rotated, keys, x, value=factor).view(shape)
 
 
-def _draw(shape: torch.Size) -> tuple[int, Tensor, int, int]:
+def _draw(shape: Sequence[int]) -> tuple[int, Tensor, int, int]:
     """The next draw's factor, the samples' keys, and which elements of a sample it is for: the first's index, how many."""
     positions = _scope.positions
     assert positions is not None
@@ -216,27 +216,27 @@ def _draw(shape: torch.Size) -> tuple[int, Tensor, int, int]:
     if _scope.keys is None:
         _scope.keys = _keys(positions, _signed(_start(_scope.seed)))
     factor = _signed(_mixed(_first_of(_scope.seed, _scope.first + _scope.draws)) | 1)
-    return factor, _scope.keys, *_places(shape, len(positions))
+    return factor, _scope.keys, *_places(shape, positions.shape[0])
 
 
 def _keys(positions: Tensor, start: Tensor | int) -> Tensor:
     return _mix(positions[:, None] * _GOLDEN + start)
 
 
-def _places(shape: torch.Size, samples: int) -> tuple[int, int]:
+def _places(shape: Sequence[int], samples: int) -> tuple[int, int]:
     if shape[0] % samples:
         raise ValueError(f"noise of shape {tuple(shape)} for {samples} samples: the first dimension must hold them")
-    count = shape.numel() // samples
+    count = math.prod(shape) // samples
     return count * here.sequence.index, count
 
 
-def _words_to_compile(shape: torch.Size) -> Tensor:
+def _words_to_compile(shape: Sequence[int]) -> Tensor:
     """The same for a compiler, which makes one kernel of it and of what the words are for."""
     positions = _scope.positions
     assert positions is not None
     _scope.draws += 1
     factor = _mix(_scope.layer + _signed(_scope.draws * _GOLDEN)) | 1
-    x, rotated = _made(*_places(shape, len(positions)), positions.device)
+    x, rotated = _made(*_places(shape, positions.shape[0]), positions.device)
     return (rotated + factor * _keys(positions, _scope.start) * x).view(shape)
 
 

@@ -95,7 +95,7 @@ def last_real(states: Tensor, length: Tensor | None) -> Tensor:
     """(B, T, ...) -> (B, ...): of the last step, or of the last of the first `length` (B,) where rows are filled up."""
     if length is None:
         return states[:, -1]
-    return states[torch.arange(len(states), device=states.device), length.long() - 1]
+    return states[torch.arange(states.shape[0], device=states.device), length.long() - 1]
 
 
 def window(tokens: Tensor, length: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:

@@ -102,6 +102,10 @@ class Learner(nn.Module):
     any_length: ClassVar[frozenset[str]] = frozenset()
     """Columns of sequences that a question may have more or fewer steps of than the samples learned from."""
 
+    no_graph: str = ""
+    """Why `answer` cannot be written down as a graph for `distdl export`, where each row decides its steps. A family
+    whose config decides that sets it in __init__."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "Config" not in vars(cls):
@@ -134,6 +138,10 @@ class Learner(nn.Module):
     def in_file_units(self, values: Tensor) -> Tensor:
         """Numbers of the column `y` as the file had them, where it had others."""
         return self.file_units.restore(values) if self.file_units else values.float()
+
+    def settle(self) -> None:
+        """Computes what answers need of the weights alone, such as a solution of equations, before `answer` is written down
+        as a graph: it is a constant there."""
 
     def draw(self, n: int) -> Tensor:
         """n samples, for a family that makes some; `sample` calls it as `predict` calls `answer`."""

@@ -17,6 +17,7 @@ from distdl.columns import NO_LABEL, Column
 from distdl.errors import InputError
 from distdl.learner.labels import filled, known
 from distdl.learner.learner import Batch
+from distdl.nn.recurrence import over_time
 
 NONE = 255
 """The height of what is no node."""
@@ -122,6 +123,27 @@ def trees_of(batch: Batch, words: nn.Embedding) -> Trees:
         raise InputError(what, fix="model.vocabulary: as many words as the data set's manifest.json lists, or more")
     highest = height.masked_fill(~real, -1).argmax(1) + M * torch.arange(B, device=order.device)
     return Trees(word, at[children.view(-1, 2)[order]], sizes, order, order // M, at[highest])
+
+
+def grown(batch: Batch, leaves: Tensor, merge: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The same nodes for a graph, which cannot ask how high a tree is: node by node, the lower first. `leaves` (B, M, D) as
+    if all were words. The vectors (B, M, D), those of the roots (B, D), and which are nodes at all (B, M)."""
+    height = batch["height"].long()
+    _, M, D = leaves.shape
+    children = batch["children"].long().clamp(0, M - 1)  # (B, M, 2); those of a word mean nothing
+
+    def step(nodes: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        below = children.gather(1, at[:, None, None].expand(-1, 1, 2)).squeeze(1)  # (B, 2)
+        merged = merge(nodes.gather(1, below[:, :, None].expand(-1, -1, D)))  # (B, D)
+        here = at[:, None, None].expand(-1, 1, D)
+        high = height.gather(1, at[:, None])  # (B, 1)
+        new = torch.where((high > 0) & (high != NONE), merged, nodes.gather(1, here).squeeze(1))
+        return nodes.scatter(1, here, new[:, None]), at
+
+    _, nodes = over_time(step, leaves, height.argsort(dim=1))
+    real = height != NONE
+    highest = height.masked_fill(~real, -1).argmax(1)
+    return nodes, nodes.gather(1, highest[:, None, None].expand(-1, 1, D)).squeeze(1), real
 
 
 def touched(module: nn.Module) -> Tensor:

@@ -74,6 +74,7 @@ class Model:
             raise InputError(f"--batch is {batch}", allowed="at least 1")
         config, learner, checkpoint = driver.trained(folder, which)
         self.folder, self.config, self.step, self.batch = folder, config, checkpoint.step, batch
+        self.checkpoint = checkpoint.path
         self.device = torch.device(device)
         self.learner = learner.to(self.device).eval()
         record = checkpoint.preparation

@@ -55,11 +55,24 @@ def by_kernel(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> T
 
 def best_path(log_y: Tensor, frames: Tensor) -> list[list[int]]:
     """The string of the likeliest path of each sample: merge repeats, then drop blanks."""
+    return [row[kept].tolist() for row, kept in zip(*_kept(log_y, frames), strict=True)]
+
+
+def _kept(log_y: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest label or blank of each frame (B, T), and which of them are of the string."""
     path = log_y.argmax(-1)  # (B, T)
     new = F.pad(path[:, 1:] != path[:, :-1], (1, 0), value=True)
     t = torch.arange(path.shape[1], device=path.device)
-    keep = new & (path != log_y.shape[-1] - 1) & (t < frames[:, None])
-    return [row[kept].tolist() for row, kept in zip(path, keep, strict=True)]
+    return path, new & (path != log_y.shape[-1] - 1) & (t < frames[:, None])
+
+
+def heard(log_y: Tensor, frames: Tensor) -> Tensor:
+    """The same as numbers in rows, -1 behind the end of each: (B, longest), in a graph (B, T)."""
+    path, keep = _kept(log_y, frames)
+    T = path.shape[1]
+    place = torch.where(keep, keep.cumsum(1) - 1, T)  # what is dropped goes behind all
+    rows = path.new_full((path.shape[0], T + 1), -1).scatter(1, place, path)[:, :T]
+    return rows if torch.compiler.is_exporting() else rows[:, : int(keep.sum(1).max())]
 
 
 def prefix_beam(log_y: Tensor, beam: int) -> tuple[list[int], float]:

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from distdl.columns import recording
 from distdl.config.fields import Amount, Count, CountOrZero, OpenShare, Several, SomeCounts
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
-from distdl.families.dnn_am.hmm import left_to_right, uniform_path, viterbi
+from distdl.families.dnn_am.hmm import left_to_right, likeliest, uniform_path, viterbi
 from distdl.layout.noise import Dropout, bernoulli
 from distdl.learner import Answer, Batch, Column, Learner, Verbs
 from distdl.learner.answers import SCORES, of_scores
@@ -154,7 +154,7 @@ class DNNAcousticModel(Learner):
             orders.append(slope(orders[-1]))
         c = self.config.context // 2
         maps = F.pad(torch.stack(orders, 2), (0, 0, 0, 0, c, c))  # (B, c + T + c, 1 + deltas, F)
-        return maps.unfold(1, 2 * c + 1, 1).permute(0, 1, 4, 2, 3).flatten(2, 3).flatten(0, 1)
+        return torch.stack([maps[:, i : i + x.shape[1]] for i in range(2 * c + 1)], 2).flatten(2, 3).flatten(0, 1)
 
     def entered(self, x: Tensor) -> Tensor:
         """What the first fully connected layer sees, (B*T, D)."""
@@ -179,7 +179,7 @@ class DNNAcousticModel(Learner):
     def decode(self, emit: Tensor, frames: Tensor) -> Tensor:
         """The score of every word, (B, K)."""
         model = self.log_start, self.log_step, self.log_end
-        return viterbi(*model, emit, frames[:, None].expand(emit.shape[:2]))[0]
+        return likeliest(*model, emit, frames[:, None].expand(emit.shape[:2]))
 
     def align(self, emit: Tensor, batch: Batch, flat: bool) -> Tensor:
         """The state (B, T) of each frame, among those of all words."""

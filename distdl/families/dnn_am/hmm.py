@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distdl.nn.recurrence import over_time
+
 NEVER = -1e30  # ln 0, finite: a sum of nothing but -inf cannot be compared
 
 
@@ -31,10 +33,10 @@ def viterbi(
     """
     *shape, T, S = emit.shape
     emit = emit.reshape(-1, T, S)  # (N, T, S)
-    lengths = torch.full((len(emit),), T) if frames is None else frames.reshape(-1)
+    lengths = torch.full((emit.shape[0],), T) if frames is None else frames.reshape(-1)
     lengths = lengths.to(emit.device)
     delta = start + emit[:, 0]  # (N, S)
-    came_from = [torch.arange(S, device=emit.device).expand(len(emit), S)]  # at t: the state at t - 1
+    came_from = [torch.arange(S, device=emit.device).expand(emit.shape[0], S)]  # at t: the state at t - 1
     for t in range(1, T):
         best, source = (delta[:, :, None] + step).max(1)  # (N, S) each
         runs = (t < lengths)[:, None]
@@ -47,6 +49,22 @@ def viterbi(
     states = torch.stack(path[::-1], 1)  # (N, T)
     states = states * (torch.arange(T, device=emit.device) < lengths[:, None])
     return score.reshape(shape), states.reshape(*shape, T)
+
+
+def likeliest(start: Tensor, step: Tensor, end: Tensor, emit: Tensor, frames: Tensor) -> Tensor:
+    """The scores alone of `viterbi`, (...,)."""
+    *shape, T, S = emit.shape
+    emit, lengths = emit.reshape(-1, T, S), frames.reshape(-1)  # (N, T, S), (N,)
+
+    def go(state: tuple[Tensor, Tensor], now: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        delta, t = state
+        best = (delta[:, :, None] + step).amax(1)
+        delta = torch.where((t < lengths)[:, None], best + now, delta)
+        return (delta, t + 1), delta
+
+    first = (start + emit[:, 0], torch.ones_like(lengths[:1]))
+    _, (delta, _) = over_time(go, first, emit[:, 1:])
+    return (delta + end).amax(1).reshape(shape)
 
 
 def uniform_path(frames: Tensor, steps: int, states: int) -> Tensor:
