@@ -45,9 +45,10 @@ def measured(family: str, data: Path, place: Path) -> dict[str, Any]:
     run = distdl.train(values)
     model = Model(RunFolder(run.folder))
     row: dict[str, Any] = {"predict": ", ".join(model.tells) or "-", "sample": makes(model) or "-", "steps": "-"}
+    graphs: dict[str, Any] = {}
     for to in TARGETS:
         try:
-            done = export(model, Wish(to, place / to))
+            done = export(model, Wish(to, place / to), graphs)
         except DistdlError as error:
             row[to] = {"why": error.problems[0].what if hasattr(error, "problems") else str(error)}
         else:

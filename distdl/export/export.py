@@ -50,11 +50,12 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def export(model: Model, wish: Wish) -> Exported:
-    """Writes a model in another format. Raises InputError where it has no such form, or answers otherwise than the run."""
+def export(model: Model, wish: Wish, graphs: dict[str, Any] | None = None) -> Exported:
+    """Writes a model in another format. Raises InputError where it has no such form, or answers otherwise than the run.
+    `graphs`: by precision those of the same model that were traced already, and this one afterwards."""
     refuse_missing(wish.to)
     real, where = rows.real_rows(model, wish.data)
-    writing = _Writing(model, wish, real)
+    writing = _Writing(model, wish, real, {} if graphs is None else graphs)
     with published(wish.output, wish.overwrite) as folder:
         if record := read_json(model.checkpoint / RECORD):
             write_json(folder / PREPARATION, record)
@@ -94,8 +95,8 @@ def refuse_missing(to: str) -> None:
 class _Writing:
     """One export on its way."""
 
-    def __init__(self, model: Model, wish: Wish, real: Mapping[str, Any]) -> None:
-        self.model, self.wish, self.real = model, wish, real
+    def __init__(self, model: Model, wish: Wish, real: Mapping[str, Any], graphs: dict[str, Any]) -> None:
+        self.model, self.wish, self.real, self.graphs = model, wish, real, graphs
         self.learner = model.learner
         self.front = front_of(model)
         self.notes: list[str] = []
@@ -214,10 +215,12 @@ class _Writing:
         if self.front:
             asked = {name: Column(()) for name in self.front.names}
             self.said["columns"] = described(self.model.ways.record["x"])
-        real = self._raw(self.real)
-        found = graph.traced(self.learner, check.example(real, free), asked, half, self.front)
-        if any(name not in found.lengths for name in free):  # then those of the rows themselves
-            found = graph.traced(self.learner, check.example(real, ()), asked, half, self.front)
+        real, found = self._raw(self.real), self.graphs.get(self.wish.precision)
+        if found is None:
+            found = graph.traced(self.learner, check.example(real, free), asked, half, self.front)
+            if any(name not in found.lengths for name in free):  # then those of the rows themselves
+                found = graph.traced(self.learner, check.example(real, ()), asked, half, self.front)
+            self.graphs[self.wish.precision] = found
         for name in (name for name in free if name not in found.lengths):
             self.notes.append(f"'{name}' has exactly {found.inputs[name][1]} steps: the file refuses other lengths")
         self.said |= {

@@ -174,17 +174,20 @@ def _family(learner: Learner) -> str:
     return f"the family {type(learner).__module__.rsplit('.', 1)[-1]}"
 
 
+TALKERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript")
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what torch says of itself while it exports: what went wrong is found by the check."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript")]
+def quiet(names: Sequence[str] = TALKERS, level: int = logging.CRITICAL) -> Iterator[None]:
+    """Without what libraries say of themselves while they export: what went wrong is found by the check."""
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before):
-            logger.setLevel(level)
+        for logger, old in zip(loggers, before):
+            logger.setLevel(old)

@@ -12,8 +12,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,15 @@ import pandas as pd
 import distdl
 from distdl.errors import InputError
 from distdl.export.check import Difference, add, cases, judge
+from distdl.export.graph import quiet
 from distdl.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from distdl.model.model import Model
 
-RUN = "run"
+# MLflow reads hints of `predict` as a schema, and asks for them where there are none.
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")
+RUN, TALKER = "run", ("mlflow",)
 NEEDS = (
     "torch",
     "numpy",
@@ -105,7 +108,7 @@ def write(folder: Path, model: Model, rows: Mapping[str, Any]) -> Difference:
     params = ParamSchema([ParamSpec("probabilities", "boolean", False), ParamSpec("top_k", "long", 1)])
     signature = ModelSignature(inputs=schema(raw) if raw is not None else None, params=params)
     example = raw.head(EXAMPLES) if raw is not None else {n: t[:EXAMPLES].numpy() for n, t in rows.items()}
-    with tempfile.TemporaryDirectory() as place, silent():
+    with tempfile.TemporaryDirectory() as place, quiet(TALKER, logging.ERROR):
         run = copied(model, Path(place) / RUN)
         made = Path(place) / "model"
         mlflow.pyfunc.save_model(
@@ -159,18 +162,17 @@ def raw_rows(model: Model, rows: Mapping[str, Any]) -> pd.DataFrame | None:
 
 
 def schema(raw: pd.DataFrame) -> Any:
-    """The columns of a table; any may be missing a value, and numbers may be whole ones."""
+    """The columns of a table. Of the numbers no type is told: MLflow would refuse whole ones and other precisions, which
+    the preparation takes."""
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
-    def kind(values: pd.Series) -> str:
-        return "double" if values.dtype.kind in "fiu" else "boolean" if values.dtype.kind == "b" else "string"
-
-    return Schema([ColSpec(kind(raw[name]), name) for name in raw.columns])
+    return Schema([ColSpec("string" if raw[name].dtype.kind in "OUT" else AnyType(), name) for name in raw.columns])
 
 
 def checked(folder: Path, model: Model, rows: Mapping[str, Any], raw: pd.DataFrame | None) -> Difference:
     """Asks the model on the disk and the run about the same rows. InputError: they differ."""
-    with silent():
+    with quiet(TALKER, logging.ERROR):
         loaded = mlflow.pyfunc.load_model(str(folder))
     found = Difference()
     for size, _, batch in cases(rows, {}):
@@ -197,19 +199,3 @@ def compare(found: Difference, want: pd.DataFrame, told: pd.DataFrame) -> None:
             add(found, name, np.asarray(a.tolist()), np.asarray(b.tolist()))
         else:
             found.others += int((a.astype(str).to_numpy() != b.astype(str).to_numpy()).sum())
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Without what MLflow says while it saves and loads."""
-    import warnings
-
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from distdl.config.family import family_names
 from distdl.errors import InputError
+from distdl.export.rows import made_up
 from distdl.families import load_family, model_config
 from distdl.layout import noise
-from distdl.learner import Column, Learner
+from distdl.learner import Learner
 from distdl.learner.answers import KINDS, NOTHING
 from distdl.learner.units import Units
 from tests.families.common import made, rows_of
@@ -73,17 +74,6 @@ MORE = {  # other kinds of answers than those of the families' small configs
     | {"overrides": {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}},
     "rae, greedy": {**MODELS["rae"], "trees": "greedy", "supervision": 0.0},
 }
-
-
-def made_up(column: Column, rows: int, steps: int = 6) -> Tensor:
-    """Values that a family could meet in a column."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (rows, *(steps if n is None else n for n in column.shape))
-    if column.kind in ("class", "whole", "answer"):
-        low, high = int(column.low or 0), int(column.high if column.high is not None else 3)
-        return torch.randint(low, high + 1, shape, generator=generator)
-    low, high = column.low or 0.0, 1.0 if column.high is None else column.high
-    return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def lively(learner: Learner) -> Learner:
