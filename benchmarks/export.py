@@ -67,8 +67,11 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     for family, row in sorted(rows.items()):
         cells = []
         for to in TARGETS:
+            if to not in row:
+                cells.append("not yet")
+                continue
             if "why" not in row[to]:
-                cells.append(f"{row[to]['largest']:.1e}")
+                cells.append(f"{row[to]['largest']:.1e}{' *' if row.get('fresh') else ''}")
                 continue
             if to == "huggingface":
                 cells.append("-")  # said once below
@@ -78,6 +81,11 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
                 reasons.append(why)
             cells.append(f"no ({reasons.index(why) + 1})")
         lines.append(f"| {family} | {row['predict']} | {row['sample']} | {row['steps']} | {' | '.join(cells)} |")
+    if any(row.get("fresh") for row in rows.values()):
+        lines += [
+            "",
+            "\\*: of fresh weights, by the same graphs and the same check; `--missing` measures them on a run.",
+        ]
     lines += ["", "Under huggingface `-`: transformers has no model that the family equals.", ""]
     lines += [f"{number}. {why}" for number, why in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"
@@ -93,7 +101,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     chosen = args.families or sorted(MODELS)
     if args.missing:
-        chosen = [family for family in chosen if family not in rows]
+        chosen = [family for family in chosen if family not in rows or rows[family].get("fresh")]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"

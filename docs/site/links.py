@@ -20,6 +20,7 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/acceptance.md": "results/acceptance.md",
     "benchmarks/results/parity.md": "results/parity.md",
+    "benchmarks/results/export.md": "results/export.md",
     "benchmarks/results/mutants.md": "results/mutants.md",
     "benchmarks/results/found.md": "results/found.md",
     "benchmarks/results/overhead.md": "results/overhead.md",
