@@ -207,7 +207,8 @@ class _Workers(Section):
     workers: Positive = 1
     """Worker processes."""
     timeout_s: PositiveFloat = 600.0
-    """Seconds after which a collective that has not completed is an error."""
+    """Seconds after which a collective that has not completed is an error. On GPUs those of a step have four times
+    `guard.hang_s`, or forty median steps, once the first steps are done."""
     grace_s: PositiveFloat = 60.0
     """Seconds that the workers have to finish a step and write a checkpoint when Ctrl-C or SIGTERM asks the run to end."""
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
+from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
@@ -72,6 +73,7 @@ class Engine(ABC):
         """That of each player's latest step."""
         self.data_s = 0.0
         self.pulse = Pulse()
+        self.patience = Patience(plan)
         self.learning_rate = learning_rate(self.config, plan.steps)
         self._guard = self.config.guard.nonfinite
         self._last_micro = True
@@ -180,6 +182,7 @@ class Engine(ABC):
     def feed(self, source: Iterator[Mapping[str, Tensor]], step: int) -> Iterator[Batch]:
         """This rank's micro-batches of one optimizer step, on the device, with their noise and learning rate set."""
         self._step = step
+        self.patience.in_step(self.pulse)
         self._set_lr(self.learning_rate(step))
         taken = self._taken(source)
         for micro in range(self.plan.accumulate):
@@ -191,6 +194,7 @@ class Engine(ABC):
             self.pulse.at("forward")
             yield batch
         self.pulse.at("after the step")
+        self.patience.beside_steps()
         noise.begin(0, None)
 
     def _taken(self, source: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:

@@ -145,7 +145,9 @@ class PipelineEngine(DeepSpeedEngine):
         self._micro_batches = list(super().feed(source, step))
         self.batch = {name: torch.cat([b[name] for b in self._micro_batches]) for name in self._micro_batches[0]}
         self.pulse.at("forward")
+        self.patience.in_step(self.pulse)
         yield self.batch
+        self.patience.beside_steps()
         self.pulse.at("after the step")
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:

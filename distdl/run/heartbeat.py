@@ -75,6 +75,11 @@ class Pulse:
             return max(hang_s, first_s)
         return max(hang_s, TIMES_MEDIAN * max(statistics.median(d) for d in (before, list(self._steps)) if d))
 
+    def usual_step_s(self) -> float | None:
+        """The median of the latest steps, but for the first one, which may compile; None: there is none yet."""
+        steps = list(self._steps)[1:]
+        return statistics.median(steps) if steps else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Who:

@@ -10,8 +10,9 @@ from typing import Any
 
 from distdl.checkpoint.layout import checkpoints
 from distdl.errors import DistdlError, InputError, TrainingFailed
-from distdl.run.folder import FLIGHTS, RunFolder
+from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import ENDED, Beat, dumped_stack, read_beats
+from distdl.runtime import flights
 from distdl.runtime.watch import named, out_of_step, standing
 
 
@@ -123,13 +124,9 @@ def _last_seen(folder: RunFolder, rank: int) -> str:
 
 
 def _recorded(folder: RunFolder, rank: int) -> str:
-    """Where NCCL's flight recorder has written a rank's last collectives, if it has."""
-    file = folder.path / f"{FLIGHTS}{rank}"
-    return (
-        f"\n    its last collectives are in {file} (`torchfrtrace` compares those of all ranks)"
-        if file.exists()
-        else ""
-    )
+    """What NCCL's flight recorder has written of a rank's last collectives, if it has."""
+    told = flights.in_words(folder.path, rank)
+    return f"\n    {told}" if told else ""
 
 
 def _waited_for(folder: RunFolder, record: dict[str, Any], said: set[int]) -> DistdlError:

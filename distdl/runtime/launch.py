@@ -16,6 +16,7 @@ from distdl.plan.plan import Plan
 from distdl.run.attempts import Attempt
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import DEFAULT_HANG_S, make_beats
+from distdl.runtime import flights
 from distdl.runtime.blame import first_failure
 from distdl.runtime.watch import Watch, watching
 from distdl.track.spool import SpoolWriter
@@ -70,6 +71,7 @@ def _until_the_end(restarts: int, folder: RunFolder, watch: Watch, start: Callab
     before = None
     for restart in range(restarts + 1):
         shutil.rmtree(folder.failures, ignore_errors=True)
+        flights.forget(folder.path)
         make_beats(watch.folder, watch.world)
         watch.begin()
         try:

@@ -14,10 +14,12 @@ from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.plan.plan import make_plan
 from distdl.run.folder import RunFolder
+from distdl.runtime import flights
 from distdl.runtime.blame import WorkersEnded, ending, first_failure
 from distdl.runtime.ray import refuse_idle_gpus
 from distdl.train import worker
 from distdl.train.kernels import FLIGHT_RECORDER, prepare_process, settled
+from tests.conftest import python
 from tests.plan.test_arithmetic import CPU, H100, planned
 from tests.plan.test_plan import DATA, MODEL
 from tests.small import small_config
@@ -76,6 +78,65 @@ def test_an_abort_is_told_as_the_watchdogs_with_the_record_of_the_collectives(tm
     assert "NCCL, whose watchdog ends a process" in told and "runtime.timeout_s" in told and "torchfrtrace" not in told
     (tmp_path / "nccl-rank-1").write_bytes(b"")
     assert f"its last collectives are in {tmp_path / 'nccl-rank-1'}" in str(first_failure(folder, died).error)
+    import pickle
+
+    def entry(name: str, number: int, sizes: list[list[int]], retired: bool) -> dict[str, object]:
+        frames = [
+            {"filename": "/x/torch/distributed.py", "line": 9, "name": "wrapper"},
+            {"filename": "/y/zero.py", "line": 12, "name": "reduce"},
+        ]
+        place = {"frames": frames, "process_group": ("0", "default_pg"), "is_p2p": False, "state": "scheduled"}
+        numbers = {"collective_seq_id": number, "input_sizes": sizes, "retired": retired}
+        return {"profiling_name": f"nccl:{name}", **place, **numbers}
+
+    def wrote(rank: int, *entries: dict[str, object]) -> None:
+        told = {"version": "2.10", "entries": list(entries)}
+        (tmp_path / f"nccl-rank-{rank}").write_bytes(pickle.dumps(told, protocol=2))
+
+    first = entry("all_reduce", 7, [[3, 4]], True)
+    wrote(1, first, entry("all_gather", 8, [[5]], False))
+    wrote(0, first)
+    wrote(2, first, entry("broadcast", 8, [[]], False))
+    said = str(first_failure(folder, died).error)
+    assert "\n    it waited in all_gather number 8 of 5, asked for in zero.py:12 in reduce\n" in said
+    assert "worker 0 had not come to it; its last: all_reduce number 7 of 3x4" in said
+    assert "worker 2 was in another one there: broadcast number 8 of one number" in said and "torchfrtrace" in said
+
+
+def test_a_flight_recorders_own_file_is_read_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+    """The recorder is the same over gloo. A pickle that asks for anything but plain data is refused."""
+    import os as system
+    import pickle
+
+    file = tmp_path / "nccl-rank-0"
+    wrote = python(
+        "-c",
+        "import os; os.environ['TORCH_FR_BUFFER_SIZE'] = '9'\n"
+        "import sys, torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "dist.all_reduce(torch.ones(3)); dist.broadcast(torch.ones(2, 4), 0)\n"
+        "open(sys.argv[1], 'wb').write(torch._C._distributed_c10d._dump_fr_trace())\n",
+        file,
+        cwd=tmp_path,
+    )
+    assert wrote.code == 0, wrote.err
+    assert [(f.name, f.number, f.sizes, f.done) for f in flights.read(file, 0)] == [
+        ("all_reduce", 1, ((3,),), True),
+        ("broadcast", 2, ((2, 4),), True),
+    ]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match=r"cut off|pickle exhausted|expected"):
+        flights.read(file, 0)
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return system.mkdir, (str(tmp_path / "ran"),)
+
+    file.write_bytes(pickle.dumps({"entries": [Trap()]}, protocol=2))
+    with pytest.raises(ValueError, match="it asks for GLOBAL, which plain data does not"):
+        flights.read(file, 0)
+    assert "cannot be read: it asks for GLOBAL" in flights.in_words(tmp_path, 0) and not (tmp_path / "ran").exists()
 
 
 def test_a_cluster_with_gpus_does_not_train_on_its_cpus_by_mistake() -> None:
