@@ -46,8 +46,9 @@ class BatchSource:
     class equally often. `position` is the first sample of the stream. `labels`: columns of class numbers some of which are
     missing or that weigh; beside each a batch has NAME.share, the mean weight of the global batch's values (0 where one is
     missing), and beside those that weigh NAME.weight. `threads` gather ahead of the consumer, at least `prefetch_batches`
-    micro-batches where given (else two groups); 0 threads: everything happens in `__next__`. InputError: the numbers do not
-    fit together. From `__next__`, DataCorrupt: stored bytes are damaged.
+    micro-batches where given (else two groups); 0 threads: everything happens in `__next__`. `pin`: batches lie in memory
+    that GPUs copy from by themselves; the threads put them there. InputError: the numbers do not fit together. From
+    `__next__`, DataCorrupt: stored bytes are damaged.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class BatchSource:
         prefetch_batches: int | None = None,
         threads: int = 1,
         labels: Labels = PLAIN,
+        pin: bool = False,
     ):
-        self.labels = labels
+        self.labels, self.pin = labels, pin
         self.dataset, self.seed, self.shuffle, self.last_batch = dataset, seed, shuffle, last_batch
         self.global_batch, self.micro_batch, self.accumulate = global_batch, micro_batch, accumulate
         self.rank, self.world, self.threads = rank, world, threads
@@ -188,6 +190,12 @@ class BatchSource:
         self._taken += 1
         return batch
 
+    def peek(self) -> Batch | None:
+        """The micro-batch that comes next, which is not taken by that; None where it has not been read yet."""
+        if not self._ready and self._ahead and self._ahead[0].done() and not self._ahead[0].exception():
+            self._ready = self._next_group()
+        return self._ready[-1] if self._ready else None
+
     def close(self) -> None:
         """Stop looking ahead and let the threads end; the source still answers `state_dict()`."""
         self._cancel()
@@ -270,7 +278,9 @@ class BatchSource:
         """Rows of a group -> one entry per micro-batch: views of one tensor, or slices of a list."""
         if isinstance(values, list):
             return [values[i : i + self.micro_batch] for i in range(0, len(values), self.micro_batch)]
-        return torch.from_numpy(values).view(-1, self.micro_batch, *values.shape[1:]).unbind(0)
+        slab = torch.from_numpy(values)
+        slab = slab.pin_memory() if self.pin else slab
+        return slab.view(-1, self.micro_batch, *values.shape[1:]).unbind(0)
 
 
 class EvalSource:

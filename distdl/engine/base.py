@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
+from distdl.engine.copies import Copies
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.errors import TrainingFailed
@@ -62,6 +63,7 @@ class Engine(ABC):
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        self._copies = Copies(self.device) if cuda else None
         self._to_device()
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
@@ -189,6 +191,7 @@ class Engine(ABC):
             self.pulse.at("data", step + 1)
             begin = time.perf_counter()
             batch = self.to_device(cut_sequence(next(taken), self.learner))
+            self._send_next(source)
             self.data_s += time.perf_counter() - begin
             self.begin(batch, micro)
             self.pulse.at("forward")
@@ -196,6 +199,12 @@ class Engine(ABC):
         self.pulse.at("after the step")
         self.patience.beside_steps()
         noise.begin(0, None)
+
+    def _send_next(self, source: Iterator[Mapping[str, Tensor]]) -> None:
+        """The batch that follows sets off for the GPU, if it has been read already: nobody waits for that here."""
+        peek = getattr(source, "peek", None)
+        if self._copies and peek and (following := peek()) is not None:
+            self._copies.begin(following)
 
     def _taken(self, source: Iterator[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
         """The step's micro-batches; where the learner counts more than samples, with the mean of its counts."""
@@ -253,9 +262,7 @@ class Engine(ABC):
                 noise.begin(0, None)
 
     def to_device(self, batch: Mapping[str, Tensor]) -> Batch:
-        if self.device.type == "cpu":
-            return batch
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        return self._copies.of(batch) if self._copies else batch
 
     # -- for the checkpoint ----------------------------------------------------------------------------------------------
 

@@ -250,6 +250,7 @@ def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> Batc
         last_batch=config.data.last_batch,
         threads=config.data.threads,
         labels=Labels(plan.data.unlabelled, dict(plan.data.class_weights), plan.data.balanced),
+        pin=plan.device == "cuda",
     )
 
 
