@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
-from distdl.engine.copies import Copies
+from distdl.engine.copies import BatchCopies
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.errors import TrainingFailed
@@ -63,7 +63,7 @@ class Engine(ABC):
         save_memory(learner, self.config)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-        self._copies = Copies(self.device) if cuda else None
+        self._copies = BatchCopies(self.device) if cuda else None
         self._to_device()
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distdl.config.load import config_from_dict
-from distdl.engine.copies import Copies
+from distdl.engine.copies import BatchCopies
 from distdl.layout.process import ProcessState
 from distdl.train import worker
 from distdl.train.loop import train
@@ -69,7 +69,7 @@ class WithStreams(PretendedGPU):
 def test_a_batch_that_set_off_is_waited_for_by_the_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = Streams(monkeypatch)
     with WithStreams(streams) as gpu:
-        copies, following, other = Copies(GPU), {"x": torch.ones(3), "y": torch.zeros(2)}, {"x": torch.ones(4)}
+        copies, following, other = BatchCopies(GPU), {"x": torch.ones(3), "y": torch.zeros(2)}, {"x": torch.ones(4)}
         copies.begin(following)
         copies.begin(following)  # it is on its way already
         assert streams.done == ["a copy on copies"] * 2 + ["all of it has set off"]
@@ -98,7 +98,7 @@ def losses(data: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> tuple[li
             to_device = engine.to_device
             gpu.take(engine)
             if ahead:
-                engine._copies = Copies(GPU)
+                engine._copies = BatchCopies(GPU)
                 engine.to_device = to_device  # type: ignore[method-assign]
             forward = engine.forward
 

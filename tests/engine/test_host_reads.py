@@ -123,6 +123,19 @@ def test_four_micro_batches_wait_once(name: str, group: None, data: Path) -> Non
     assert sum(reads.values()) - STEPS <= (0 if name == "torch" else 6 * STEPS)
 
 
+ON_ZERO = ("gpt", "lstm", "vit", "lenet5", "autoencoder", "bert")
+
+
+@pytest.mark.parametrize("family", ["mlp", *(pytest.param(f, marks=pytest.mark.slow) for f in ON_ZERO)])
+def test_zero_1_mixes_no_devices_and_waits_for_the_guard_and_deepspeeds_own_reads(
+    family: str, group: None, data: Path
+) -> None:
+    wrong, reads = looked(family, data, "zero1", None)
+    ours = {where: n for where, n in reads.items() if not where.startswith("deepspeed/")}
+    assert wrong == {} and ours == {GUARD: STEPS}
+    assert sum(reads.values()) - STEPS <= 6 * STEPS
+
+
 def test_the_table_has_one_read_a_step_for_the_guard_and_no_more_without_a_reason() -> None:
     """Beside it, families that look at a number to decide what to do next."""
     for family, reads in json.loads(TABLE.read_text(encoding="utf-8"))["torch"].items():
