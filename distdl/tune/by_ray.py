@@ -10,6 +10,7 @@ own record.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -75,6 +76,7 @@ class Member(tune.Trainable):
             told = told._replace(state="paused")
         if over := told.state != "running":
             self._run = None
+            _free()
         # A trial that failed is an end like any other to Tune, which would start another process.
         words = {"state": told.state, "reason": told.reason, "value": told.value, "seen": list(told.seen)}
         result = {STEP: told.step, "done": over, **words}
@@ -90,10 +92,20 @@ class Member(tune.Trainable):
         if self._run is not None:
             self._run.end()
             self._run = None
+            _free()
 
     def _rung(self, step: int) -> int | None:
         """The first rung behind a step."""
         return next((rung for rung in self._rungs if rung > step), None)
+
+
+def _free() -> None:
+    """Gives back what a run that is over has left on a GPU, which other trials may share."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 class Suggest(Searcher):

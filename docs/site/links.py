@@ -30,6 +30,7 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/results/data_sources.md": "results/data_sources.md",
     "benchmarks/results/startup.md": "results/startup.md",
     "benchmarks/results/serve.md": "results/serve.md",
+    "benchmarks/results/tune.md": "results/tune.md",
 }
 ASSETS = "repository"
 """Folder of the site with the repository's files that pages link to."""
