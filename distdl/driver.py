@@ -19,6 +19,7 @@ from distdl.errors import DataCorrupt, DistdlError, InputError, TrainingFailed, 
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder, existing_run, find_run, open_run, refuse_other, saved_config
+from distdl.run.gate import Gate
 
 if TYPE_CHECKING:
     from distdl.checkpoint.load import Checkpoint
@@ -80,13 +81,13 @@ def train(
     take_over: bool = False,
     show: Show,
     say: Say = at_once,
-    uploads: bool = True,
+    alone: bool = True,
 ) -> Outcome:
     """Trains a config to its end, or continues its run: that of `folder`, else the one of its name, unless `fresh`.
 
-    `source` is the YAML file, and `named` the key=value arguments, which may name a tracking server. Without `uploads`
-    another process sends what MLflow is to know (`track/search.py`). Raises a DistdlError, or Interrupted after Ctrl-C or
-    SIGTERM.
+    `source` is the YAML file, and `named` the key=value arguments, which may name a tracking server. A run that is not
+    `alone` is one of a search: its gate (`run/gate.py`) stands, and another process sends what MLflow is to know. Raises a
+    DistdlError, or Interrupted after Ctrl-C or SIGTERM.
     """
     asked = time.time()
     check_server(config, folder.path if folder else source, named)  # before anything is written
@@ -94,7 +95,7 @@ def train(
 
     from distdl.track import ahead
 
-    with ahead.waiting(config.track.enabled and uploads) as early:  # MLflow is imported while this process plans
+    with ahead.waiting(config.track.enabled and alone) as early:  # MLflow is imported while this process plans
         from distdl.train.survey import survey
         from distdl.ways.start import located
 
@@ -106,6 +107,8 @@ def train(
             return Outcome(folder, plan.settings, plan, summary, trained=False)
         with folder.private(), folder.locked(take_over=take_over):
             folder.begin()
+            if alone:
+                Gate(folder.path).remove()  # of a search that the run was a trial of
             folder.keep(config)
             if source and source.is_file():
                 folder.copy("config.yaml", str(source))
@@ -113,7 +116,7 @@ def train(
                 say(f"note: {note}")
             folder.write("launch.json", {"started": asked})
             folder.write("plan.json", plan.to_dict())
-            tracker = _tracker(plan, folder, source.parent if source else None, uploads)
+            tracker = _tracker(plan, folder, source.parent if source else None, uploads=alone)
             return _tracked(plan, folder, tracker, early, show, say)
 
 

@@ -43,5 +43,9 @@ class Gate:
         """Ends the run where it waits, or at its next evaluation."""
         self._tell({"stop": True})
 
+    def remove(self) -> None:
+        """The run is alone from now on."""
+        (self._folder / FILE).unlink(missing_ok=True)
+
     def _tell(self, what: dict[str, int | bool | None]) -> None:
         replace_json(self._folder / FILE, what, self._folder / f".{FILE}")

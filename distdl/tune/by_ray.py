@@ -28,7 +28,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from distdl.config.search import Search
 from distdl.tune.desk import WAIT, Desk
-from distdl.tune.record import Record
+from distdl.tune.record import ENDS, Record, Trial
 from distdl.tune.trial import Run, Told
 
 METRIC, STEP = "objective", "step"
@@ -64,7 +64,7 @@ class Member(tune.Trainable):
     def step(self) -> dict[str, Any]:
         config = self.config
         if self._run is None:
-            self._rungs = list(config["rungs"])
+            self._rungs = [config["pause_at"]] if config["pause_at"] else list(config["rungs"])
             self._run = Run(Path(config["folder"]), config["name"], config["metric"], self._rung(config["begin"]))
             self._run.start()
         else:
@@ -111,9 +111,9 @@ def _free() -> None:
 class Suggest(Searcher):
     """Gives Tune the trials of the desk."""
 
-    def __init__(self, desk: Desk, facts: dict[str, Any], numbers: dict[str, int]) -> None:
+    def __init__(self, desk: Desk, judge: Any, facts: dict[str, Any], numbers: dict[str, int]) -> None:
         super().__init__()
-        self._desk, self._facts, self._numbers = desk, facts, numbers
+        self._desk, self._judge, self._facts, self._numbers = desk, judge, facts, numbers
 
     def suggest(self, trial_id: str) -> Any:
         work = self._desk.next()
@@ -122,6 +122,7 @@ class Suggest(Searcher):
         if work == WAIT:
             return None
         self._numbers[trial_id] = work.trial.number
+        recall(self._judge, trial_id, work.trial)
         return {**self._facts, "name": work.trial.name, "begin": work.trial.step, "pause_at": work.until}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -185,12 +186,19 @@ def scheduler(search: Search, record: Record, first: int) -> Any:
         reduction_factor=search.reduction,
     )
     for trial in record.trials:
-        before = SimpleNamespace(trial_id=trial.name)
-        asha.on_trial_add(None, before)
-        for step, value in trial.history:
-            if step < record.steps:
-                asha.on_trial_result(None, before, {STEP: step, METRIC: value})
+        if trial.state in ENDS:  # those that go on come with the names that Tune gives them
+            recall(asha, trial.name, trial)
     return asha
+
+
+def recall(judge: Any, name: str, trial: Trial) -> None:
+    """Tells Tune's scheduler what a trial was worth at the rungs that it has passed."""
+    if not isinstance(judge, ASHAScheduler) or not trial.history:
+        return
+    before = SimpleNamespace(trial_id=name)
+    judge.on_trial_add(None, before)
+    for step, value in trial.history:
+        judge.on_trial_result(None, before, {STEP: step, METRIC: value})
 
 
 def train_all(
@@ -213,14 +221,15 @@ def train_all(
     }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong with a trial, the search tells
     numbers: dict[str, int] = {}
+    judge = scheduler(search, record, first)
     trainable = tune.with_resources(Member, {"cpu": search.cpus_per_trial, **({"gpu": gpus} if gpus else {})})
     ended: list[BaseException | None] = []
     with tempfile.TemporaryDirectory(prefix="distdl-tune-", ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(Suggest(desk, facts, numbers), max_concurrent=at_once),
-                scheduler=scheduler(search, record, first),
+                search_alg=ConcurrencyLimiter(Suggest(desk, judge, facts, numbers), max_concurrent=at_once),
+                scheduler=judge,
                 num_samples=-1,
                 reuse_actors=True,
             ),

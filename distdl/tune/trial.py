@@ -139,7 +139,7 @@ class Run:
                 take_over=True,
                 show=Unseen,
                 say=lambda text: None,
-                uploads=False,
+                alone=False,
             )
             self._end = Told(int(done.summary["steps"]), None, "finished")
         except driver.Interrupted:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from distdl import driver
 from distdl.checkpoint.layout import checkpoints
 from distdl.config.load import load_config
 from distdl.config.search import Search
@@ -19,7 +20,7 @@ from distdl.tune.desk import Desk
 from distdl.tune.population import Population
 from distdl.tune.record import Record, Trial, read_record
 from distdl.tune.samplers import sampler
-from distdl.tune.trial import Run, Told
+from distdl.tune.trial import Run, Told, Unseen
 from distdl.tune.values import given
 
 YAML = """\
@@ -85,6 +86,9 @@ def test_a_trial_waits_at_its_rung_and_ends_there_with_a_checkpoint(tmp_path: Pa
     assert run.next().state == "stopped"
     assert checkpoints(folder / "checkpoints")[-1][0] == 20
     assert json.loads((folder / "summary.json").read_text())["steps"] == 20
+    config, again = driver.resumed(str(folder))
+    done = driver.train(config, folder=again, show=Unseen, say=lambda text: None)
+    assert done.summary["steps"] == 40, "a trial that somebody goes on with is held by nobody"
 
 
 def test_a_trial_that_goes_on_is_the_run_that_it_would_have_been(tmp_path: Path, digits: str) -> None:
@@ -279,3 +283,27 @@ def test_every_evaluation_is_told_and_that_of_the_test_split_is_none(tmp_path: P
         writer.write("evaluation", step=step, split=split, values={"accuracy": value})
     writer.close()
     assert run._look() and run._latest == (20, 0.4) and run._seen == [(10, 0.3), (20, 0.4)]
+
+
+def test_asha_remembers_what_trials_were_worth_before_the_search_was_cut_off(tmp_path: Path) -> None:
+    """One that goes on is judged by its own past, and not counted twice."""
+    from distdl.tune.by_ray import METRIC, STEP, recall, rungs, scheduler
+
+    search = Search(space={"a": {"choice": [1]}}, scheduler="asha", reduction=2)  # type: ignore[dict-item]
+    record = Record(tmp_path, {}, {}, 0, "accuracy", "higher", 80)
+    for number, value in enumerate((0.9, 0.8, 0.7), 1):
+        record.trials.append(Trial(number, f"t-{number}", {}, "stopped", 10, value, [(10, value)]))
+    half = Trial(4, "t-4", {}, "running", 10, 0.1, [(10, 0.1)])
+    record.trials.append(half)
+    assert rungs(search, 10, 80) == [10, 20, 40]
+    asha = scheduler(search, record, 10)
+    told = dict(asha._brackets[0]._rungs)
+    assert told[10] == {"t-1": 0.9, "t-2": 0.8, "t-3": 0.7}
+    recall(asha, "tune's own", half)
+    assert set(told[10]) == {"t-1", "t-2", "t-3", "tune's own"}
+
+    class New:
+        trial_id = "new"
+
+    asha.on_trial_add(None, New())
+    assert asha.on_trial_result(None, New(), {STEP: 10, METRIC: 0.2}) == "STOP"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from distdl.track.run import default_tracking_uri, load
+from distdl.track.spool import SpoolReader
 from distdl.tune.record import Record, read_record
 from tests.conftest import Result, distdl, variables
 
@@ -202,6 +204,14 @@ def test_a_population_is_trained_in_rounds(tmp_path: Path, digits: str) -> None:
     assert [(trial.state, trial.step) for trial in found.trials] == [("finished", 60)] * 4
     copies = [trial for trial in found.trials if "goes on from" in trial.reason]
     assert copies
+    for trial in found.trials:  # each round ended with its step, and began there
+        starts = [
+            event["step"]
+            for event in SpoolReader(found.folder / trial.name / "events.jsonl").poll()
+            if event["kind"] == "world"
+        ]
+        assert starts == [0, 20, 40]
     for trial in copies:
+        assert re.search(r"goes on from s-00\d at step (20|40)$", trial.reason)
         now = json.loads((found.folder / trial.name / "config.json").read_text())
         assert now["optimizer"]["lr"] == trial.values["optimizer.lr"]
