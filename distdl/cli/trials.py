@@ -25,7 +25,7 @@ class Table:
         self._plain = not self._console.is_terminal if plain is None else plain
         self._waits = ""
         self._began_s = time.monotonic()
-        self._said: dict[int, str] = {}
+        self._said: dict[int, tuple[str, str]] = {}
         self._live: Any = None
         self._lock = threading.Lock()
 
@@ -69,20 +69,17 @@ class Table:
             self._plain = False
 
     def _line(self, trial: Trial) -> None:
-        value = (
-            "" if trial.objective is None else f" {self._record.metric} {trial.objective:.6g} at step {trial.step:,}"
-        )
-        why = f": {trial.reason.partition(chr(10))[0]}" if trial.reason else ""
-        first = trial.number not in self._said
-        said = (
-            ", ".join(f"{key}={text(v)}" for key, v in trial.values.items())
-            if first or "goes on" in trial.reason
-            else ""
-        )
-        line = f"{trial.name} {trial.state}{value}{why}" + (f" ({said})" if said else "")
-        if self._said.get(trial.number) != line:
-            self._said[trial.number] = line
-            self._console.print(line, markup=False)
+        """What is new of a trial, once; its values with the first word of it, and when they have changed."""
+        now = f"{trial.name} {trial.state}"
+        if trial.objective is not None:
+            now += f" {self._record.metric} {trial.objective:.6g} at step {trial.step:,}"
+        if trial.reason:
+            now += f": {trial.reason.partition(chr(10))[0]}"
+        values = ", ".join(f"{key}={text(value)}" for key, value in trial.values.items())
+        before, of = self._said.get(trial.number, ("", ""))
+        self._said[trial.number] = (now, values)
+        if (now, values) != (before, of):
+            self._console.print(now if values == of else f"{now} ({values})", markup=False)
 
     def _table(self) -> Any:
         from rich.table import Table as RichTable
