@@ -233,7 +233,7 @@ def _trained(
 
         watcher: driver.Show = functools.partial(Display, plain=not terminal)
     else:
-        watcher = Unwatched
+        watcher = driver.Unwatched
     with _guest():
         done = driver.train(
             config,
@@ -246,25 +246,6 @@ def _trained(
             say=driver.at_once if shown else _silent,
         )
     return Run(done.folder.path, done.plan, done.summary)
-
-
-class Unwatched:
-    """Shows nothing."""
-
-    def __init__(self, folder: Path, steps: int, title: str, *, tracked: bool = False) -> None:
-        pass
-
-    def __enter__(self) -> Unwatched:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-    def waits_for(self, what: str) -> None:
-        pass
-
-    def tell_tracking(self) -> None:
-        pass
 
 
 def _silent(text: str) -> None:

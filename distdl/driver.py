@@ -53,6 +53,25 @@ Show = Callable[..., Watcher]
 """(run folder, steps, title, tracked=whether MLflow tracks it) -> what shows its progress."""
 
 
+class Unwatched:
+    """Shows nothing."""
+
+    def __init__(self, folder: Path, steps: int, title: str, *, tracked: bool = False) -> None:
+        pass
+
+    def __enter__(self) -> Unwatched:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def waits_for(self, what: str) -> None:
+        pass
+
+    def tell_tracking(self) -> None:
+        pass
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was ended on request; the text says what the same call does next."""
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Thread, current_thread, main_thread
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from distdl import trust
@@ -31,6 +31,7 @@ from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat, read_beats
 from distdl.runtime.blame import WorkersEnded
 from distdl.runtime.prometheus import GAUGES, LABELS, Sink, follow
+from distdl.runtime.thread import aside
 from distdl.runtime.watch import state_and_kill
 
 if TYPE_CHECKING:
@@ -173,22 +174,7 @@ def _fit(
             ),
         ),
     )
-    # In a thread: there it takes no Ctrl-C for itself, which would end the workers before they wrote a checkpoint.
-    ended: list[BaseException | None] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-            ended.append(None)
-        except BaseException as error:
-            ended.append(error)
-
-    thread = Thread(target=fit, name="distdl-ray-fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if ended and ended[0] is not None:
-        raise ended[0]
+    aside(trainer.fit)
 
 
 @contextmanager

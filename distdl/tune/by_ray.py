@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +26,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from distdl.config.search import Search
+from distdl.runtime.thread import aside
 from distdl.tune.desk import WAIT, Desk
 from distdl.tune.record import ENDS, Record, Trial
 from distdl.tune.trial import Run, Told
@@ -223,7 +223,6 @@ def train_all(
     numbers: dict[str, int] = {}
     judge = scheduler(search, record, first)
     trainable = tune.with_resources(Member, {"cpu": search.cpus_per_trial, **({"gpu": gpus} if gpus else {})})
-    ended: list[BaseException | None] = []
     with tempfile.TemporaryDirectory(prefix="distdl-tune-", ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
             trainable,
@@ -244,19 +243,12 @@ def train_all(
         )
 
         def fit() -> None:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    tuner.fit()
-                ended.append(None)
-            except BaseException as error:
-                ended.append(error)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tuner.fit()
 
-        # In a thread: there Tune takes no Ctrl-C for itself, which would end the trials before they wrote a checkpoint.
-        thread = Thread(target=fit, name="distdl-tune", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
-            asked_to_stop()
-    if ended and ended[0] is not None and not asked_to_stop():
-        raise ended[0]
+        try:
+            aside(fit, asked_to_stop)
+        except Exception:
+            if not asked_to_stop():
+                raise

@@ -9,7 +9,7 @@ import math
 import time
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distdl.config.load import load_config
 from distdl.errors import DistdlError
@@ -137,7 +137,7 @@ class Run:
                 source=self._yaml,
                 named=("track.uri=",),  # what the search was started with, it was allowed
                 take_over=True,
-                show=Unseen,
+                show=driver.Unwatched,
                 say=lambda text: None,
                 alone=False,
             )
@@ -148,22 +148,3 @@ class Run:
             self._end = Told(0, None, "failed", str(error))
         except BaseException as error:
             self._end = Told(0, None, "failed", f"{type(error).__name__}: {error}")
-
-
-class Unseen:
-    """Shows nothing: the search has a table of its own."""
-
-    def __init__(self, folder: Path, steps: int, title: str, *, tracked: bool = False) -> None:
-        pass
-
-    def __enter__(self) -> Unseen:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-    def waits_for(self, what: str) -> None:
-        pass
-
-    def tell_tracking(self) -> None:
-        pass

@@ -20,7 +20,7 @@ from distdl.tune.desk import Desk
 from distdl.tune.population import Population
 from distdl.tune.record import Record, Trial, read_record
 from distdl.tune.samplers import sampler
-from distdl.tune.trial import Run, Told, Unseen
+from distdl.tune.trial import Run, Told
 from distdl.tune.values import given
 
 YAML = """\
@@ -87,7 +87,7 @@ def test_a_trial_waits_at_its_rung_and_ends_there_with_a_checkpoint(tmp_path: Pa
     assert checkpoints(folder / "checkpoints")[-1][0] == 20
     assert json.loads((folder / "summary.json").read_text())["steps"] == 20
     config, again = driver.resumed(str(folder))
-    done = driver.train(config, folder=again, show=Unseen, say=lambda text: None)
+    done = driver.train(config, folder=again, show=driver.Unwatched, say=lambda text: None)
     assert done.summary["steps"] == 40, "a trial that somebody goes on with is held by nobody"
 
 
