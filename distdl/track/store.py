@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from distdl.config.yaml_file import read_yaml
 from distdl.errors import DistdlError, InputError
-from distdl.track import database, inputs, machine, note, provenance
+from distdl.track import database, inputs, logged, machine, note, provenance
 from distdl.track.points import NAMING, Point, as_dict, never_changing, points, points_of
 from distdl.track.run import RunInfo, artifact_location, load, update
 from distdl.track.spool import Event, SpoolReader
@@ -156,8 +156,16 @@ class Store:
         self._client.set_tag(
             self._run_id, "distdl.error", provenance.cut(provenance.redact(error or ""), provenance.TAG_VALUE_CHARS)
         )
+        self._log_model(info)
         self._client.set_terminated(self._run_id, status=status)
         update(self.run_dir, status=status, last_error="")
+
+    def _log_model(self, info: RunInfo) -> None:
+        """An entry among MLflow's models is worth less than the end of the run; a server before MLflow 3 knows none."""
+        try:
+            logged.log_model(self._client, self._run_id, str(info.experiment_id), self.run_dir)
+        except Exception as error:
+            self._log(f"the model was not noted: {describe(error)}")
 
     # --- making the run
 

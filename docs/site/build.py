@@ -22,6 +22,7 @@ REPOSITORY = SITE.parents[1]
 
 FIRST = (
     *("first_run", "own_data", "data_sets", "table_files", "predict", "analyse", "export", "serve", "tune"),
+    *("first_run", "own_data", "data_sets", "table_files", "predict", "walks", "analyse", "serve", "tune"),
     *("python", "command_line"),
 )
 THEN = (
