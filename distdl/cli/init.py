@@ -132,8 +132,9 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     output = _free(args.output or f"{_name(path)}.yaml", args.overwrite)
     name = _name(output.name)
     source = args.source or recognise(path)
-    advice = advise(source, path, Wish(args.label, args.target))
-    options = {**advice.options, **key_values(args.overrides)}
+    given = key_values(args.overrides)
+    advice = advise(source, path, Wish(args.label, args.target), given)
+    options = {**advice.options, **given}
     told = "; ".join(f"{key}={options[key]}: {why}" for key, why in advice.because.items())
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
     recipe = Recipe(f"data/{name}", source, options, advice.because)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -86,6 +86,8 @@ class Wish:
     """Column with the class to predict."""
     target: str = ""
     """Column with the number to predict."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Options that say how the file is written."""
 
     def options(self) -> dict[str, str]:
         return {key: value for key, value in (("label", self.label), ("target", self.target)) if value}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from distdl.data.advice import Advice, Wish, by_ending
-from distdl.data.prepare import source_module, source_names
+from distdl.data.preparation import READING
+from distdl.data.prepare import parse_options, source_module, source_names
 from distdl.errors import InputError
 
 
@@ -39,14 +41,18 @@ def _fit(source: Any, path: Path) -> float:
     return by_ending(path, getattr(source, "ENDINGS", ()))
 
 
-def advise(source_name: str, path: str, wish: Wish) -> Advice:
-    """The options to prepare a file with, as its source advises. InputError: it cannot be told, or the source takes none
-    of what was wished for."""
+def advise(source_name: str, path: str, wish: Wish, given: Mapping[str, str] | None = None) -> Advice:
+    """The options to prepare a file with, as its source advises. `given`: options that were said, of which those that tell
+    how the file is written are heeded. InputError: it cannot be told, or the source takes none of what was wished for."""
     source = source_module(source_name)
+    told = {key: text for key, text in (given or {}).items() if key in READING}
+    known = {option.name for option in fields(source.Options)}
+    if told and {"path", *told} <= known:
+        parsed = parse_options(source_name, {"path": path, **told})
+        wish = replace(wish, reading={key: getattr(parsed, key) for key in told})
     if hasattr(source, "advise"):
         advice: Advice = source.advise(path, wish)
         return advice
-    known = {option.name for option in fields(source.Options)}
     if "path" not in known:
         raise InputError(f"the source {source_name} reads no file", fix=f"distdl data prepare {source_name} --help")
     for key in wish.options().keys() - known:

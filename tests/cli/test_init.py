@@ -89,6 +89,19 @@ def test_a_table_without_names_keeps_its_first_row(command: Command, name: str) 
     assert sum(split.rows for split in read_manifest("data/bare").splits.values()) == 60
 
 
+def test_names_that_are_given_are_those_of_which_one_is_predicted(command: Command) -> None:
+    write("bare.csv", flowers())
+    values = planned(command, "bare.csv", "names=width,height,kind", "--label", "kind")
+    options = values["data"]["prepare"]["options"]
+    assert options == {"path": "bare.csv", "names": "width,height,kind", "label": "kind"}
+    assert sum(split.rows for split in read_manifest("data/bare").splits.values()) == 60
+    write("other.csv", [line.replace(",", ";") for line in flowers()])
+    options = planned(command, "other.csv", "names=width,height,kind", "delimiter=;")["data"]["prepare"]["options"]
+    assert options["label"] == "kind"
+    done = command("init", "bare.csv", "names=a,b", "--label", "b", "--output", "wrong.yaml")
+    assert done.code == 2 and "names= has 2 names" in done.stderr
+
+
 def test_a_number_to_predict(command: Command) -> None:
     write("houses.tsv", ["rooms\tprice", *(f"{i}\t{i * 2.5 + 0.1}" for i in range(50))])
     values = planned(command, "houses.tsv")

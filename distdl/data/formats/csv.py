@@ -52,8 +52,12 @@ def prepare(options: Options) -> Prepared:
 
 def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:
     """The table of a file, or of several."""
-    told = Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
+    told = _told(options)
     return open_files(path, CSV_ENDINGS, lambda file: CsvTable(file, told, options.label or options.target, bad))
+
+
+def _told(options: Options) -> Told:
+    return Told(options.names, options.delimiter, options.encoding, options.header, options.decimal, options.thousands)
 
 
 def recognise(path: Path) -> float:
@@ -77,10 +81,10 @@ def _is_table(path: Path) -> bool:
 
 def advise(path: str, wish: Wish) -> Advice:
     """What to predict, and whether the first line is a row, for `distdl init`."""
-    options: dict[str, Any] = {"path": path}
+    options: dict[str, Any] = {"path": path, **wish.reading}
     because = {}
-    dialect = sniff(find_files(path, CSV_ENDINGS)[0], Told())
-    if not dialect.header:
+    dialect = sniff(find_files(path, CSV_ENDINGS)[0], _told(Options(**options)))
+    if not dialect.header and not options.keys() & {"names", "header"}:  # names= says that the first line has none
         options["header"], because["header"] = False, (*dialect.why, "the first line holds no names")[-1]
     advice = table_advice(open_table(path, Options(**options)), wish, options)
     return Advice(advice.options, {**because, **advice.because})
