@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
 import re
 import shlex
 import shutil
+import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, distdl
-from tests.test_readme import README, commands
+from tests.test_readme import README, commands, serve
 
 PAGE = (REPOSITORY / "docs" / "walks.md").read_text(encoding="utf-8")
 WALKS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -99,6 +101,8 @@ def of_adult(folder: Path, _: str) -> None:
     assert sum(right) / len(right) == pytest.approx(accuracy, abs=1e-3), "the answers are those that were measured"
     assert accuracy > linear - 0.01, f"a point of logistic regression: {accuracy:.4f}, {linear:.4f}"
     assert accuracy > trees - 0.02, f"the page says 1.3 points below boosted trees: {accuracy:.4f}, {trees:.4f}"
+    search = folder / "runs" / "adult-search"
+    assert len(rows_of(search / "trials.csv")) == 20 and (search / "best.yaml").is_file()
     for told, found in ((linear, r"logistic regression.*\| ([0-9.]+) \|"), (trees, r"HistGradient.*\| ([0-9.]+) \|")):
         (written,) = re.findall(found, PAGE)
         assert told == pytest.approx(float(written), abs=0.003), "what the page says of scikit-learn"
@@ -155,6 +159,7 @@ def test_the_first_page_has_the_walk_of_the_table() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", CASES)
 def test_a_walk_is_executed(name: str, data_folder: Path, tmp_path: Path) -> None:
@@ -164,7 +169,25 @@ def test_a_walk_is_executed(name: str, data_folder: Path, tmp_path: Path) -> Non
     said = ""
     for line in commands(WALKS[name]):
         words = shlex.split(line)[1:]
-        result = distdl(*words, *(["track.enabled=false"] if words[0] == "train" else []), cwd=tmp_path)
+        if words[0] == "serve":
+            serve(words, tmp_path, functools.partial(ask_of_adult, tmp_path))
+            continue
+        result = distdl(*words, *(["track.enabled=false"] if words[0] in ("train", "tune") else []), cwd=tmp_path)
         assert result.code == 0, f"{line}\n{result.stdout[-3000:]}{result.stderr[-3000:]}"
         said += result.stdout
     check(tmp_path, said)
+
+
+def ask_of_adult(folder: Path, port: str) -> None:
+    """The first test row, as an object of the table's columns: what is served is what was predicted. OSError while nothing
+    is served."""
+    (names,) = re.findall(r"names=(\S+)", WALKS["A table of mixed columns"])
+    with gzip.open(folder / "adult-test.csv.gz", "rt") as file:
+        row = dict(zip(names.split(","), (value.strip() for value in file.readline().split(",")), strict=True))
+    del row["income"]
+    question = urllib.request.Request(f"http://127.0.0.1:{port}/predict", json.dumps(row).encode())
+    with urllib.request.urlopen(question, timeout=60) as reply:
+        (answer,) = json.loads(reply.read())["answers"]
+    first = rows_of(folder / "answers.csv")[0]
+    assert answer["income" if "income" in answer else "class"] == first["income"]
+    assert answer["probability"] == pytest.approx(float(first["probability"]), abs=1e-4)
