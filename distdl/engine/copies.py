@@ -12,7 +12,7 @@ from distdl.learner import Batch
 
 
 class BatchCopies:
-    """One batch ahead. BatchCopies from pinned memory (`data/source.py` gathers into it) neither stop the host nor the GPU."""
+    """One batch ahead. Copies from pinned memory (`data/source.py` gathers into it) neither stop the host nor the GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.stream = device, torch.cuda.Stream(device)

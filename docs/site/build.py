@@ -21,8 +21,7 @@ SITE = Path(__file__).parent
 REPOSITORY = SITE.parents[1]
 
 FIRST = (
-    *("first_run", "own_data", "data_sets", "table_files", "predict", "analyse", "export", "serve", "tune"),
-    *("first_run", "own_data", "data_sets", "table_files", "predict", "walks", "analyse", "serve", "tune"),
+    *("first_run", "own_data", "data_sets", "table_files", "predict", "walks", "analyse", "export", "serve", "tune"),
     *("python", "command_line"),
 )
 THEN = (
