@@ -138,7 +138,7 @@ def test_what_is_under_way_is_answered_when_it_is_to_end(place: Path, sign: sign
 def test_replicas_lose_no_request_though_one_of_them_dies(place: Path, command: Command) -> None:
     rows = all_kinds(CLIENTS * 250, seed=11)
     as_table(place / "more.jsonl", rows)
-    with started(place, "--replicas", 2) as server:
+    with started(place, "--replicas", 2, "--wait-ms", 60) as server:  # so that both have something when one dies
         assert "houses (mlp, step 60, 2 replicas) answers on" in "".join(server.said)
         client = Client(server.port)
         assert client.ask("GET", "/health") == (200, {"status": "ok", "run": "houses", "replicas": 2, "of": 2})
