@@ -26,7 +26,7 @@ from distdl.learner.answers import NEXT_TOKEN, last_real, window
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import apart, together
-from distdl.nn.language import attend, begins_of, logits, places, places_within, token_losses
+from distdl.nn.language import Memory, attend, begins_of, logits, places, places_within, token_losses
 from distdl.nn.moe import MixtureOfExperts, router_loss
 from distdl.nn.watch import shown
 
@@ -174,6 +174,10 @@ class GPT(Learner):
         )
         x = self.through({"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))})
         return {"next": logits(last_real(x, length), self.wte.weight).float().softmax(-1)}
+
+    def memory(self) -> Memory | None:
+        """None where tokens compete for experts: what becomes of one hangs on how many are read with it."""
+        return None if self.config.experts and self.config.capacity else Memory(self.config.context)
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,16 +64,18 @@ class Axes:
     expert: Axis
     attention: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Causal attention of (B, H, T, D) queries, keys and values whose T tokens are a slice of the sequence."""
+    memory: Any = None
+    """What is kept of the tokens before these, where a sequence is read piece by piece (nn/language.py); None: nothing."""
 
 
 here = Axes(Axis(), Axis(), Axis())
 """This rank's place. Filled in by `parallel/`, and emptied by `reset`."""
-process.owns(here, tensor=Axis(), sequence=Axis(), expert=Axis(), attention=None)
+process.owns(here, tensor=Axis(), sequence=Axis(), expert=Axis(), attention=None, memory=None)
 
 
 def reset() -> None:
     """Back to a single device."""
-    here.tensor, here.sequence, here.expert, here.attention = Axis(), Axis(), Axis(), None
+    here.tensor, here.sequence, here.expert, here.attention, here.memory = Axis(), Axis(), Axis(), None, None
 
 
 @dataclass(frozen=True)

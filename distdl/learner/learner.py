@@ -26,6 +26,7 @@ from distdl.layout import noise
 from distdl.learner.answers import Answer
 from distdl.learner.units import Units
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn.language import Memory
 
 Batch = Mapping[str, Tensor]
 """Column -> tensor `(B, *shape)`, and two int64 columns: `id` (row in the split), `position` (in the endless stream)."""
@@ -146,6 +147,16 @@ class Learner(nn.Module):
     def draw(self, n: int) -> Tensor:
         """n samples, for a family that makes some; `sample` calls it as `predict` calls `answer`."""
         raise NotImplementedError
+
+    @classmethod
+    def draws(cls, config: Any) -> bool:
+        """Whether `sample` makes something."""
+        return cls.draw is not Learner.draw
+
+    def memory(self) -> Memory | None:
+        """What may be kept of a text while it goes on: within it `predict` reads the new tokens alone. None: it has all of
+        them to read again for every one that follows."""
+        return None
 
     def read_out(self) -> nn.Module | None:
         """The module whose input is the embedding of a row, where `tells` has none of its own."""

@@ -5,6 +5,8 @@ Each is the plain thing on one device, and exact where the sequence or the vocab
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from distdl.layout.axes import copied, here, shard_of
+from distdl.layout.process import alone
 from distdl.nn.attention import shares
 from distdl.nn.watch import MOST_PLACES, shown
 
@@ -20,7 +23,8 @@ from distdl.nn.watch import MOST_PLACES, shown
 def places(tokens: Tensor) -> Tensor:
     """(T,) position in the sequence of each of this rank's tokens (B, T)."""
     n = tokens.shape[1]
-    return torch.arange(n * here.sequence.index, n * (here.sequence.index + 1), device=tokens.device)
+    first = n * here.sequence.index if here.memory is None else here.memory.length
+    return torch.arange(first, first + n, device=tokens.device)
 
 
 def begins_of(documents: Tensor) -> Tensor:
@@ -31,6 +35,8 @@ def begins_of(documents: Tensor) -> Tensor:
 
 def places_within(begins: Tensor) -> Tensor:
     """(B, T) position of each token in its document."""
+    if here.memory is not None:  # of one document
+        return places(begins).expand_as(begins)
     place = torch.arange(begins.shape[1], device=begins.device)
     return place - (place * begins.bool()).cummax(1).values
 
@@ -40,6 +46,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, begins: Tensor | None = None) -> Ten
 
     `begins` (B, T): where a document begins. A token then attends to those of its own document only.
     """
+    if here.memory is not None:
+        return here.memory.attend(q, k, v)
     if begins is not None:
         assert here.attention is None  # the plan refuses slices of rows with borders
         document = begins.long().cumsum(1)  # (B, T)
@@ -50,6 +58,50 @@ def attend(q: Tensor, k: Tensor, v: Tensor, begins: Tensor | None = None) -> Ten
         return here.attention(q, k, v)
     shown("attention", lambda: {"shares": shares(q[0, :, :MOST_PLACES], k[0], causal=True)})
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class Memory:
+    """Keys and values of the tokens that a model has read of one document, so that those that follow are read alone.
+
+    memory = Memory(context)
+    with memory.of(5):
+        model(tokens[:, :5])
+    with memory.of(1):
+        model(tokens[:, 5:6])       # what model(tokens[:, :6]) says of its last token
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        """Tokens that it may hold: beyond, every token has another place, and all are read anew."""
+        self.length = 0
+        """Tokens that were read."""
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        """Of each block (B, H, length, D), in the order in which the blocks ask."""
+        self._block = 0
+
+    @contextmanager
+    def of(self, tokens: int) -> Iterator[None]:
+        """The model reads so many further tokens within the block."""
+        with alone:
+            self._block, here.memory = 0, self
+            try:
+                yield
+            finally:
+                here.memory = None
+        self.length += tokens
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention of new tokens to all that were read; the last query is that of the last key."""
+        if self._block < len(self._kept):
+            keys, values = self._kept[self._block]
+            k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
+            self._kept[self._block] = k, v
+        else:
+            self._kept.append((k, v))
+        self._block += 1
+        new, all_read = q.shape[2], k.shape[2]
+        seen = torch.ones(new, all_read, dtype=torch.bool, device=q.device).tril(all_read - new)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
 def logits(x: Tensor, weight: Tensor) -> Tensor:

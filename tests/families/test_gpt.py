@@ -123,3 +123,27 @@ def test_gpt_starts_as_the_paper_says() -> None:
             )  # 1/sqrt(2 * 8) = 1/4
         else:
             assert bool((p == (0 if name.endswith("bias") else 1)).all()), name
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"labels": True, "documents": True}, {"experts": 4, "experts_every": 1, "capacity": 0}]
+)
+def test_tokens_read_one_by_one_are_told_what_all_at_once_are(more: dict[str, Any]) -> None:
+    learner = made({**GPT, **more})
+    with torch.no_grad():
+        for p in learner.parameters():
+            p.normal_(0, 0.3)
+    tokens, read = torch.randint(61, (2, 12), generator=torch.Generator().manual_seed(3)), []
+    learner.wte.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+    memory = learner.memory()
+    assert memory is not None and memory.most == 12
+    for first, last in ((0, 5), (5, 6), (6, 9), (9, 10), (10, 12)):
+        with memory.of(last - first):
+            told = learner.predict({"tokens": tokens[:, first:last]})["next"]
+        whole = learner.predict({"tokens": tokens[:, :last]})["next"]
+        assert (told.log() - whole.log()).abs().max() < 1e-5
+    assert read[::2] == [5, 1, 3, 1, 2] and read[1::2] == [5, 6, 9, 10, 12]
+
+
+def test_experts_that_take_so_many_tokens_read_all_of_them_again() -> None:
+    assert made({**GPT, "experts": 4, "experts_every": 1}).memory() is None
