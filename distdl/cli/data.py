@@ -139,7 +139,7 @@ def _workers(args: argparse.Namespace) -> Iterator[int | Workers]:
     if args.ray is None:
         yield args.workers or 1
         return
-    from distdl.runtime.ray import data_workers
+    from distdl.runtime.ray_workers import data_workers
 
     with data_workers(args.workers or 0, args.ray) as workers:
         yield workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli.common import add_json_argument, add_trust_argument, print_json
+from distdl.cli.common import add_json_argument, add_progress_arguments, add_trust_argument, followed, print_json
 from distdl.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--by", default="", metavar="COLUMN", help="with --data: for each value of a column, too")
     parser.add_argument("--source", default="", help="with --data: source that reads the table")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    add_progress_arguments(parser)
     add_json_argument(parser)
     add_trust_argument(parser)
     parser.set_defaults(run=run)
@@ -50,13 +51,12 @@ def on_new_data(args: argparse.Namespace, folder: RunFolder) -> int:
     from distdl.cli.predict import name_bad
     from distdl.data.asking.measures import in_words
     from distdl.data.asking.open import How
-    from distdl.data.progress import on_stderr
     from distdl.model.measured import measured
     from distdl.model.model import Model
 
     model = Model(folder, args.which)
     how = How(args.source, args.split or "test", (args.by,) if args.by else (), answers=True)
-    found = measured(model, args.data, how, args.by, on_stderr())
+    found = measured(model, args.data, how, args.by, followed(args))
     told = found.told
     if args.json:
         of = {"run": folder.path.name, "step": model.step, "data": args.data, "rows": told.rows}

@@ -38,6 +38,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--field", default="text", help="field of JSON lines that holds the text (default: text)")
     parser.add_argument("--batch", type=int, default=256, help="rows at a time (default: 256)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    about = (
+        "processes that answer, with a thread each (with --ray: actors, default one a CPU); any number says the same"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help=about)
+    about = "answer on a Ray cluster that sees the run's folder: HOST:PORT, auto, or local for one of its own"
+    parser.add_argument("--ray", metavar="ADDRESS", help=about)
     parser.add_argument("--overwrite", action="store_true", help="replace the file of the answers")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     add_progress_arguments(parser)
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.data.asking.told import Wish
     from distdl.data.asking.write import format_of
     from distdl.errors import InputError
+    from distdl.model.asked import workers
     from distdl.model.model import Model
     from distdl.run.folder import find_run
 
@@ -61,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise InputError(f"--top-k is {args.top_k}", allowed="at least 1")
     form = format_of(args.out, args.format)
-    model = Model(find_run(args.name, args.runs), args.which, args.device, args.batch)
+    here = args.ray is None and (args.workers or 1) == 1
+    model = Model(find_run(args.name, args.runs), args.which, args.device, args.batch, here)
     pictures = Path(args.pictures) if args.pictures else None
     wish = Wish(args.top_k, args.probabilities, args.embeddings, pictures)
     keep = tuple(name for name in args.keep.split(",") if name)
     how = How(args.source, args.split, keep, args.field)
-    told = model.tell(args.files, args.out, form, wish, how, args.overwrite, followed(args), texts=args.text)
+    with workers(args.workers, args.ray, args.device):
+        told = model.tell(args.files, args.out, form, wish, how, args.overwrite, followed(args), texts=args.text)
     return report(told, args.out)
 
 

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="nothing is written behind this text"
     )
-    parser.add_argument("--data", default="", metavar="PATH", help="data set whose series are gone on with")
+    parser.add_argument("--data", default="", metavar="PATH", help="raw file or data set whose series are gone on with")
     parser.add_argument("--split", default="test", help="of that data set (default: test)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from distdl.learner import Learner
     from distdl.model.drawn import makes
     from distdl.model.model import Model
     from distdl.run.folder import find_run
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     model = Model(find_run(args.name, args.runs), args.which, args.device)
     ways = {"text": _texts, "samples": _samples, "series": _series}
     if (kind := makes(model)) not in ways:
+        if type(model.learner).draw is not Learner.draw:
+            model.learner.sample(1)  # which says why this config draws nothing
         what = f"the family {model.config.family} makes nothing by itself: it answers questions"
         raise InputError(what, fix="distdl predict RUN FILE asks it")
     ways[kind](args, model)
@@ -82,19 +85,13 @@ def _samples(args: argparse.Namespace, model: Any) -> None:
 
 
 def _series(args: argparse.Namespace, model: Any) -> None:
-    from distdl.data.asking.data_sets import is_data_set, of_data_set
-    from distdl.model.drawn import gone_on
+    from itertools import islice
 
-    if not is_data_set(args.data):
-        raise InputError("a series is gone on with, and none is given", fix="--data a prepared data set of series")
-    rows: list[dict[str, Any]] = []
-    for question in of_data_set(args.data, args.split, model.ways.asked):
-        series = question.rows["x"][: (args.n or 16) - len(rows)]
-        rows += [
-            {"series": s.tolist(), "more": m.tolist()} for s, m in zip(series, gone_on(model, series, args.length))
-        ]
-        if len(rows) >= (args.n or 16):
-            break
+    from distdl.model.drawn import series_going_on
+
+    if not args.data:
+        raise InputError("a series is gone on with, and none is given", fix="--data a raw file, or a prepared data set")
+    rows = list(islice(series_going_on(model, args.data, args.split, args.length), args.n or 16))
     _lines(args.out, rows) if args.out else print("\n".join(map(json.dumps, rows)))
 
 

@@ -78,7 +78,10 @@ def _print_summary(done: driver.Outcome) -> None:
     further = f"train.epochs={2 * train.epochs:g}" if train.epochs else f"train.steps={2 * (train.steps or 0)}"
     if summary.get("stopped_early") and config.early_stopping:
         further = f"early_stopping.patience={2 * config.early_stopping.patience}"
+    from distdl.model.first_words import first_words
+
     again = [
+        *first_words(config, shown),
         (f"distdl ui --runs {os.path.relpath(folder.path.parent)}", "look at it in the browser"),
         (f"distdl evaluate {shown} --which {'best' if config.checkpoint.keep_best else 'latest'}", "evaluate it again"),
         (f"distdl train --resume {shown} {further}", "train it further"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "distdl-preparation", 1
 FILE = "preparation.json"
-KNOWN = {"features": 1, "class": 1, "number": 1}
+KNOWN = {"features": 1, "class": 1, "number": 1, "words": 1}
 """Kind of a record -> its newest version that is understood here. Others are applied by the sources that wrote them."""
 
 
@@ -105,7 +105,8 @@ def ready_table(
     """A new table under the names of the one that was trained on, the records by which its rows are made, and the columns
     that these read. InputError: it lacks one of them."""
     from distdl.data.table.prepare import needed_columns
-    from distdl.data.table.stream import Renamed
+    from distdl.data.table.stream import Renamed, Undotted, dotted_word
+    from distdl.data.table.values import label_na
     from distdl.data.table.vectors import as_vectors
 
     for name, record in columns.items():
@@ -125,13 +126,16 @@ def ready_table(
         what = f"{table.path} has no column '{missing[0]}', of which the model was told"
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(what + more, allowed=", ".join(names[:50]))
+    label = preparation.get("label", {})
+    if label.get("undotted") and dotted_word(table, label["name"], label["classes"], label_na(columns["x"]["na"])):
+        table = Undotted(table, label["name"])
     vectors = [feature["name"] for feature in columns["x"]["features"] if feature["kind"] == "vector"]
     return as_vectors(table, vectors), preparation, list(dict.fromkeys(names))
 
 
 def undo(record: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -> list[Any]:
     """Values of a column of the data set as its file had them: names of classes, numbers in their units, of a row of `x` a
-    mapping of what has a way back. A class number below 0 is None. InputError: a record of another kind."""
+    mapping of what has a way back, sentences. A class number below 0 is None. InputError: a record of another kind."""
     import numpy as np
 
     check_version(record, "undo")
@@ -143,8 +147,12 @@ def undo(record: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -> list[
 
         found: list[float] = from_scale(np.asarray(values), record["scale"]).tolist()
         return found
+    if record["kind"] == "words":
+        from distdl.data.vocabulary import sentence
+
+        return [sentence(record, row) for row in np.asarray(values).tolist()]
     if record["kind"] == "features":
         from distdl.data.table.decode import decoded
 
         return decoded(record, np.asarray(values))
-    raise InputError(f"there is no way back from the kind '{record['kind']}'", allowed="class, number, features")
+    raise InputError(f"there is no way back from the kind '{record['kind']}'", allowed="class, number, words, features")

@@ -1,10 +1,11 @@
 """The processes that large raw data is read by: this one, several of this machine, or whatever somebody else gives
-(`distdl/runtime/ray.py` gives the workers of a Ray cluster).
+(`distdl/runtime/ray_workers.py` gives the workers of a Ray cluster).
 
     with using(3):
         for result in current().each(function, items):     # in the order of the items, whoever is done first
             ...
 
+`items` may be made while others are worked on; what fails in making one is raised when its turn has come.
 `function(item)` gives an iterator of results. Both go to other processes, as do the results: they are sent there by this
 very program and by nobody else, and so are pickled. What a function gives may depend on its item alone, so that the number
 of workers changes nothing; where it fails in a worker, it is called once more here, so that the failure is the same, too.
@@ -25,7 +26,7 @@ from mmap import ACCESS_COPY, mmap
 from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from distdl.errors import DistdlError, InputError
 
@@ -33,6 +34,9 @@ PACKAGE = Path(__file__).resolve().parents[2]
 """Folder that distdl lies in: workers import this very copy."""
 AHEAD = 3
 """Items for each worker that may be done before their turn: their results wait on the disk."""
+
+NUMBER = "DISTDL_DATA_WORKER"
+"""Environment of a process: which of them it is, from 0."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +48,7 @@ class Workers(Protocol):
 
     count: int
 
-    def each(self, function: Callable[[T], Iterable[R]], items: Sequence[T]) -> Iterator[R]:
+    def each(self, function: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
         """All that the function gives for the first item, then for the second, and so on."""
         ...
 
@@ -54,7 +58,7 @@ class Here:
 
     count = 1
 
-    def each(self, function: Callable[[T], Iterable[R]], items: Sequence[T]) -> Iterator[R]:
+    def each(self, function: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
         """One after another."""
         for item in items:
             yield from function(item)
@@ -92,32 +96,60 @@ def called_again(function: Function, item: Any, taken: int = 0, why: str = "") -
     print(f"a worker failed{f': {why}' if why else ''}; what it was to do is done by this process", file=sys.stderr)
 
 
+class Coming(Generic[T]):
+    """Items that are made when they are asked for. What fails in making one ends them, and is raised by `end`."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = enumerate(items)
+        self._error: Exception | None = None
+
+    def next(self) -> tuple[int, T] | None:
+        """The next item and its number; None: there is no other."""
+        try:
+            return next(self._items, None) if self._error is None else None
+        except Exception as error:
+            self._error = error
+            return None
+
+    def end(self) -> None:
+        """When those that were made have had their turn."""
+        if self._error is not None:
+            raise self._error
+
+
 class Local:
     """Processes of this machine, started when they are needed. A result lies in a file without a name until its turn has
-    come, so that memory does not depend on how far ahead a worker is."""
+    come, so that memory does not depend on how far ahead a worker is. `losses`: how many processes may be ended by somebody
+    before that is an error; what one was doing is given to another in its place."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, losses: int = 0) -> None:
+        self.count, self.losses = count, losses
         self._processes: list[_Process] = []
 
-    def each(self, function: Callable[[T], Iterable[R]], items: Sequence[T]) -> Iterator[R]:
-        """In the order of the items. DistdlError: a process was ended by somebody."""
-        if len(items) < 2:
+    def each(self, function: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
+        """In the order of the items. DistdlError: too many processes were ended by somebody."""
+        coming = Coming(items)
+        if isinstance(items, Sequence) and len(items) < 2:
             yield from Here().each(function, items)
             return
         self.start()
         call = pickle.dumps(function, protocol=5)
+        given: dict[int, T] = {}
         done: dict[int, mmap | bytes | None] = {}
-        given = 0
+        turn = 0
         try:
-            for turn in range(len(items)):
-                while turn not in done:
-                    given = self._give(call, items, given, turn + AHEAD * self.count)
+            while True:
+                self._give(call, coming, given, most=AHEAD * self.count)
+                if turn not in given:
+                    break
+                if turn not in done:
                     for process in self._ready():
-                        number = process.tasks[0]
-                        done[number] = process.take()
-                result = done.pop(turn)
-                yield from called_again(function, items[turn]) if result is None else unpacked(result)
+                        self._take(process, call, given, done)
+                    continue
+                result, item = done.pop(turn), given.pop(turn)
+                yield from called_again(function, item) if result is None else unpacked(result)
+                turn += 1
+            coming.end()
         finally:
             if any(process.tasks for process in self._processes):
                 self.close()  # they do what nobody waits for any more
@@ -125,16 +157,29 @@ class Local:
     def start(self) -> None:
         """At once, while the first file is being opened: they take half a second to be ready."""
         while len(self._processes) < self.count:
-            self._processes.append(_Process())
+            self._processes.append(_Process(len(self._processes)))
 
-    def _give(self, call: bytes, items: Sequence[Any], given: int, end: int) -> int:
-        """Two items for each process, so that it need not wait for its next, but none from `end` on."""
-        for most in (1, 2):
+    def _give(self, call: bytes, coming: Coming[T], given: dict[int, T], most: int) -> None:
+        """Two items for each process, so that it need not wait for its next, but no more than `most` at a time."""
+        for ahead in (1, 2):
             for process in self._processes:
-                if given < min(len(items), end) and len(process.tasks) < most:
-                    process.give(given, call, items[given])
-                    given += 1
-        return given
+                if len(given) < most and len(process.tasks) < ahead and (one := coming.next()):
+                    number, given[one[0]] = one
+                    process.give(number, call, given[number])
+
+    def _take(self, process: _Process, call: bytes, given: dict[int, T], done: dict[int, mmap | bytes | None]) -> None:
+        number, tasks = process.tasks[0], list(process.tasks)
+        try:
+            done[number] = process.take()
+        except DistdlError as error:
+            if not self.losses:
+                raise
+            self.losses -= 1
+            print(f"{error}; another does again what it was doing", file=sys.stderr)
+            process.close()
+            instead = self._processes[process.number] = _Process(process.number)
+            for task in tasks:
+                instead.give(task, call, given[task])
 
     def _ready(self) -> list[_Process]:
         connections = {process.connection: process for process in self._processes if process.tasks}
@@ -150,12 +195,13 @@ class Local:
 class _Process:
     """One of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.connection, theirs = Pipe()
         self.tasks: list[int] = []
         """Items that it has been given and has not answered."""
         paths = [str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", NUMBER: str(number)}
         begin = f"from distdl.data.workers import serve; serve({theirs.fileno()})"
         command = [sys.executable, "-c", begin]
         self._process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)

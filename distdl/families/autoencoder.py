@@ -126,6 +126,10 @@ class Autoencoder(Learner):
         code = self.encode(self.samples(batch))[-1][:, : self.config.code]
         return {"restored": self.restored(code), "embedding": code.float()}
 
+    @classmethod
+    def draws(cls, config: Config) -> bool:
+        return config.variational
+
     def draw(self, n: int) -> Tensor:
         if not self.config.variational:
             raise InputError(

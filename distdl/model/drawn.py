@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from distdl.model.model import Model
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from distdl.data.text.tokens import Tokenizer
+    from distdl.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,16 @@ class Writing:
 
 def makes(model: Model) -> str:
     """`text`, `samples`, `series`, or '' for a family that makes nothing by itself."""
-    from distdl.learner import Learner
+    from distdl.families import model_config
 
-    if type(model.learner).draw is not Learner.draw:
+    return made_by(type(model.learner), model_config(model.config.model))
+
+
+def made_by(family: type[Learner], config: Any) -> str:
+    """The same of a family that is configured like this."""
+    if family.draws(config):
         return "samples"
-    told = model.tells.get("next")
+    told = family.tells(config).get("next")
     if told is None:
         return ""
     return "text" if told.of == "tokens" else "series"
@@ -80,17 +89,42 @@ def written(model: Model, prompt: str, how: Writing, number: int = 0) -> str:
     begun = ids or [end if end < vocabulary else 10]  # a border between documents, or an end of a line
     generator = torch.Generator().manual_seed(how.seed * 1_000_003 + number)
     new: list[int] = []
+    reading = Reading(model)
     for _ in range(how.length):
-        row = torch.tensor([[*begun, *new]], device=model.device)
-        token = drawn(model.learner.predict({"tokens": row})["next"][0].cpu(), how, generator)
+        token = drawn(reading.next_of([*begun, *new]), how, generator)
         if token == end:
             break
         new.append(token)
         if how.stop and any(stop in tokenizer.decode(new[-64:]) for stop in how.stop):
             break
-    text = tokenizer.decode(new)
+    text = behind(tokenizer, ids, new)
     cuts = [text.index(stop) + len(stop) for stop in how.stop if stop in text]
     return text[: min(cuts)] if cuts else text
+
+
+def behind(tokenizer: Tokenizer, read: Sequence[int], new: Sequence[int]) -> str:
+    """The text of new tokens behind others: some tokenizers leave a blank out where a text begins."""
+    before, whole = tokenizer.decode(read), tokenizer.decode([*read, *new])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
+
+
+class Reading:
+    """A text that a model reads while it grows. Where it can be, what was read is kept and the new tokens read alone."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.memory = model, model.learner.memory()
+
+    def next_of(self, tokens: Sequence[int]) -> Tensor:
+        """The probabilities (V,) of what follows all tokens, of which those of the last time were the first."""
+        import torch
+
+        memory = self.memory
+        if memory is not None and len(tokens) > memory.most:
+            memory = self.memory = None  # every token has another place from now on, one further to the front each time
+        new = list(tokens[memory.length :] if memory else tokens)
+        with memory.of(len(new)) if memory else contextlib.nullcontext():
+            found = self.model.learner.predict({"tokens": torch.tensor([new], device=self.model.device)})
+        return found["next"][0].cpu()
 
 
 def drawn(probabilities: Tensor, how: Writing, generator: Any) -> int:
@@ -127,3 +161,24 @@ def gone_on(model: Model, rows: Sequence[np.ndarray] | np.ndarray, steps: int) -
         found.append(told)
         series = np.concatenate([series, told.astype(series.dtype)], 1)
     return np.concatenate(found, 1)[:, :steps]
+
+
+def series_going_on(model: Model, path: str, split: str, steps: int) -> Iterator[dict[str, Any]]:
+    """`series` and `more` of each series of a raw file or a data set, in the numbers of the file where the checkpoint says
+    how; and `where` it is, in a file. InputError."""
+    from distdl.data.asking.data_sets import is_data_set, of_data_set
+    from distdl.data.asking.series import KIND, restored, series_in
+
+    record = model.ways.record.get("x", {})
+    if is_data_set(path):
+        for question in of_data_set(path, split, model.ways.asked):
+            for row in question.rows["x"]:
+                more = gone_on(model, row[None], steps)[0]
+                yield {"series": restored(record, row).tolist(), "more": restored(record, more).tolist()}
+        return
+    if record.get("kind") != KIND:
+        what = f"how {path} becomes what the family {model.config.family} reads is not in the checkpoint"
+        raise InputError(what, fix="prepare it into a data set (distdl data prepare), and give that folder")
+    for one in series_in(record, path):
+        more = one.restored(gone_on(model, one.read()[None], steps)[0])
+        yield {"where": one.where, "series": one.values.tolist(), "more": more.tolist()}

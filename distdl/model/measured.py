@@ -1,4 +1,4 @@
-"""How right a trained model is on new data: the family's own metrics, and those of classes and numbers, by group, too."""
+"""How right a trained model is on new data: the family's own metrics, and those of what it answers, by group, too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distdl.errors import InputError
-from distdl.model.model import Model, Told, joined
+from distdl.model.judges import Classes, judge_of
+from distdl.model.model import Model, Told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ class Measured:
     metrics: dict[str, float] = field(default_factory=dict)
     """The family's own, as while it trained."""
     more: dict[str, float] = field(default_factory=dict)
-    """Of classes or of numbers."""
+    """Of classes, numbers, texts or pictures."""
     classes: list[Any] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     """Rows: the class that it is; columns: the one that was told."""
@@ -67,20 +68,16 @@ class _Parts:
 
         self.model, self.by, self.rows = model, by, 0
         self.sums: Metrics = {}
-        self.answers: list[dict[str, np.ndarray]] = []
-        self.truth: list[np.ndarray] = []
+        self.judge = judge_of(model)
+        self.judged = 0
         self.groups: list[Any] = []
-        tells = model.tells
-        single = "class" in tells and {"probabilities", "scores"} & tells.keys()
-        self.kind = "class" if single else "value" if "value" in tells and tells["value"].of == "y" else ""
-        self.column = tells[self.kind].of if self.kind else ""
 
     def add(self, question: Question) -> None:
         rows = question.rows
         self._own(rows)
-        if self.kind and self.column in rows:
-            self.answers.append(self.model.answers(rows))
-            self.truth.append(rows[self.column])
+        if self.judge and self.judge.column in rows:
+            self.judge.add(rows, self.model.answers(rows))
+            self.judged += int(question.real.sum())
             if self.by:
                 if self.by not in question.about:
                     raise InputError(f"there is no column '{self.by}' to group by", allowed=", ".join(question.about))
@@ -114,26 +111,28 @@ class _Parts:
         found.metrics = named(values(self.sums)) if self.sums else {}
         if not self.sums:
             missing = ", ".join(sorted(self.model.columns.keys() - self.model.ways.asked.keys()))
-            if not self.truth:
+            if not self.judged:
                 what = f"{path} does not say what is true of its rows: the model is measured against {missing}"
                 raise InputError(what, fix="give a file with the label or the target, or a prepared data set")
-        if not self.truth:
+        if not (self.judge and self.judged):
             if self.by:
-                raise InputError(f"--by {self.by}: groups are told of classes and of numbers, and this is neither")
+                kinds = "classes, numbers, texts and pictures"
+                raise InputError(f"--by {self.by}: groups are told of {kinds}, and this is none of them")
             return
-        answers = {name: joined([part[name] for part in self.answers]) for name in self.answers[0]}
-        truth = joined(self.truth)
         for name, chosen in self._all_and_groups(found):
-            metrics = self._of(answers, truth, chosen, found if name is None else None)
+            metrics = self.judge.tell(chosen)
             if name is None:
                 found.more = metrics
             else:
                 found.groups[name] = {"rows": float(chosen.sum()), **metrics}
+        if isinstance(self.judge, Classes):
+            found.classes, found.confusion = self.judge.confusion()
+        found.notes += self.judge.notes
 
     def _all_and_groups(self, found: Measured) -> Iterator[tuple[str | None, np.ndarray]]:
         import numpy as np
 
-        n = sum(map(len, self.truth))
+        n = self.judged
         yield None, np.ones(n, bool)
         if not self.by:
             return
@@ -143,33 +142,3 @@ class _Parts:
             found.notes.append(f"{self.by} has {len(largest):,} values; the {GROUPS} with the most rows are told")
         for group in largest[:GROUPS].tolist():
             yield str(names[group]), number == group
-
-    def _of(
-        self, answers: Mapping[str, np.ndarray], truth: np.ndarray, chosen: np.ndarray, whole: Measured | None
-    ) -> dict[str, float]:
-        from distdl.data.asking import measures
-
-        if self.kind == "value":
-            restored = self._in_units(truth[chosen])
-            return measures.finite(measures.of_values(restored, answers["value"][chosen]))
-        chosen = chosen & (truth >= 0)
-        if not chosen.any():
-            return {}
-        told, true = answers["class"][chosen], truth[chosen]
-        chances, scores = (answers[n][chosen] if n in answers else None for n in ("probabilities", "scores"))
-        ranked = chances if chances is not None else scores
-        assert ranked is not None
-        if whole is not None:
-            known = self.model.ways.record.get(self.column, {}).get("classes")
-            whole.classes = list(known or range(ranked.shape[1]))
-            if ranked.shape[1] <= 50:
-                whole.confusion = measures.confusion(true, told, ranked.shape[1])
-            if ranked.size > measures.MOST_VALUES:
-                whole.notes.append("areas under curves are left out: too many rows times classes to rank")
-        return measures.finite(measures.of_classes(true, told, chances, scores, ranked.shape[1]))
-
-    def _in_units(self, truth: np.ndarray) -> np.ndarray:
-        import torch
-
-        units: np.ndarray = self.model.learner.in_file_units(torch.from_numpy(truth)).numpy()
-        return units

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ from distdl.run.folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from distdl.data.asking.open import How, Ways
-    from distdl.data.asking.question import Bad, Question
+    from distdl.data.asking.question import Asking, Bad, Question
     from distdl.data.asking.told import Teller, Wish
-    from distdl.data.progress import Follow
+    from distdl.data.progress import Follow, Progress
     from distdl.data.raw import Rows
 
 SHOWN = 20
@@ -63,9 +64,10 @@ class Told:
 class Model:
     """The model of a run's checkpoint, on one device, in evaluation mode."""
 
-    def __init__(self, folder: RunFolder, which: str = "latest", device: str = "cpu", batch: int = BATCH) -> None:
-        import torch
-
+    def __init__(
+        self, folder: RunFolder, which: str = "latest", device: str = "cpu", batch: int = BATCH, here: bool = True
+    ) -> None:
+        """`device`: where it answers; unless `here`, that is in other processes. InputError."""
         from distdl.data.asking.open import Ways
         from distdl.families import load_family, model_config
         from distdl.learner.units import Units
@@ -74,15 +76,16 @@ class Model:
             raise InputError(f"--batch is {batch}", allowed="at least 1")
         config, learner, checkpoint = driver.trained(folder, which)
         self.folder, self.config, self.step, self.batch = folder, config, checkpoint.step, batch
-        self.checkpoint = checkpoint.path
-        self.device = torch.device(device)
+        self.checkpoint = checkpoint.path.absolute()
+        self.asked_on = device
+        self.device = usable(device if here else "cpu")
         self.learner = learner.to(self.device).eval()
         record = checkpoint.preparation
         self.learner.file_units = Units.of({"columns": record})
         family, model = load_family(config.model["family"]), model_config(config.model)
         self.tells, self.columns = family.tells(model), family.columns(model)
         self.ways: Ways = Ways(family.asked(model), record, checkpoint.reading, str(config.family), self.columns)
-        self._tasks = list(record.get("y", {}).get("tasks", ()))
+        self.tasks = list(record.get("y", {}).get("tasks", ()))
 
     def refuse_unasked(self) -> None:
         """InputError for a family whose questions have no answers."""
@@ -122,7 +125,7 @@ class Model:
     def teller(self, wish: Wish) -> Teller:
         from distdl.data.asking.told import Teller
 
-        return Teller(self.tells, self.ways.record, wish, self.ways.tokenizer, self._tasks)
+        return Teller(self.tells, self.ways.record, wish, self.ways.tokenizer, self.tasks)
 
     def tell(
         self,
@@ -141,43 +144,50 @@ class Model:
         from distdl.data.progress import Progress
 
         self.refuse_unasked()
-        teller, told = self.teller(wish), Told(beside=None if out == "-" else Path(f"{out}.bad.jsonl"))
+        self.teller(wish)  # refuses what the wish lacks
+        told = Told(beside=None if out == "-" else Path(f"{out}.bad.jsonl"))
         progress = Progress("predict", {"paths": tuple(paths)})
         with writing(out, form, overwrite) as writer, follow(progress) if follow else contextlib.nullcontext():
-            asked = self._of_texts(texts) if texts else self._asked(paths, how)
-            for columns in self._columns(asked, teller, told, wish.embeddings):
+            asked = iter([("", self._of_texts(texts))]) if texts else self._asked(paths, how, progress)
+            for columns in self._columns(asked, wish, told):
                 writer.write(columns)
                 progress.rows = told.rows
         return told
 
-    def _of_texts(self, texts: Sequence[str]) -> Iterator[Question]:
+    def _of_texts(self, texts: Sequence[str]) -> Asking:
         from distdl.data.asking.texts import of_texts
 
-        if (tokenizer := self.ways.tokenizer) is None:
+        if (read := self.ways.lines) is None:
             raise InputError(f"this model reads {', '.join(self.ways.asked)}, and no text", fix="give a file")
-        return of_texts(tokenizer, ((f"text {i}", text) for i, text in enumerate(texts)))
+        return of_texts(read, ((f"text {i}", text) for i, text in enumerate(texts)))
 
-    def _asked(self, paths: Sequence[str], how: How) -> Iterator[Question]:
+    def _asked(self, paths: Sequence[str], how: How, progress: Progress | None = None) -> Iterator[tuple[str, Asking]]:
+        """What is asked about one path after another, and the path where there are several."""
         from distdl.data.asking.open import questions, spooled
 
         for path in paths:
             with spooled(self.ways, how.source) if path == "-" else contextlib.nullcontext(path) as place:
-                for question in questions(self.ways, place, how):
-                    if len(paths) > 1 and "file" not in question.about:
-                        question.about["file"] = [path] * len(question.real)
-                    yield question
+                asking = questions(self.ways, place, how)
+                if progress and len(paths) == 1:
+                    progress.total = asking.total
+                yield path if len(paths) > 1 else "", asking
 
-    def _columns(
-        self, asked: Iterator[Question], teller: Teller, told: Told, embedding: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _columns(self, asked: Iterator[tuple[str, Asking]], wish: Wish, told: Told) -> Iterator[dict[str, Any]]:
         from distdl.data.asking.write import columns_of
+        from distdl.data.workers import current
+        from distdl.model.asked import Answered, Asker, Counter
 
-        def seen() -> Iterator[Question]:
-            for question in asked:
-                told.see(question)
-                yield question
+        def answered() -> Iterator[Answered]:
+            counter = Counter()
+            for path, asking in asked:
+                for question, columns in current().each(Asker(self, asking.read, wish), counter.portions(asking)):
+                    question = asking.finish(question)
+                    if path and "file" not in question.about:
+                        question.about["file"] = [path] * len(question.real)
+                    told.see(question)
+                    yield question, columns
 
-        return columns_of(seen(), lambda rows, at: teller.columns(self.answers(rows, embedding), at))
+        return columns_of(answered())
 
     def told_of(self, rows: Any, wish: Wish) -> list[dict[str, Any]]:
         """The answers to rows in memory: mappings of the columns of a table, texts, arrays of the columns that the model
@@ -187,52 +197,67 @@ class Model:
 
         self.refuse_unasked()
         if isinstance(rows, str | Path):
-            asked = self._asked([str(rows)], How())
+            _, asking = next(self._asked([str(rows)], How()))
         elif isinstance(rows, Mapping) and self.ways.asked.keys() <= rows.keys():
-            asked = iter([self._of_arrays(rows)])
-        elif self.ways.tokenizer is not None and all(isinstance(row, str) for row in rows):
-            asked = self._of_texts(rows)
+            asking = self._of_arrays(rows)
+        elif self.ways.lines is not None and all(isinstance(row, str) for row in rows):
+            asking = self._of_texts(rows)
         elif self.ways.of_tables:
-            asked = of_table(self.ways.record, rows_as_table(rows))
+            asking = of_table(self.ways.record, rows_as_table(rows))
         else:
             raise InputError(
                 f"the model reads {', '.join(self.ways.asked)}", fix="give arrays of them by name, or a path"
             )
-        found, bad = self.rows_told(asked, wish)
+        found, bad = self.rows_told(asking, wish)
         if bad:
             raise InputError(f"{bad[0].where}: {bad[0].why}" if bad[0].where else bad[0].why)
         return [answer for answer in found if answer is not None]
 
-    def rows_told(self, asked: Iterator[Question], wish: Wish) -> tuple[list[dict[str, Any] | None], list[Bad]]:
+    def rows_told(self, asked: Iterable[Question], wish: Wish) -> tuple[list[dict[str, Any] | None], list[Bad]]:
         """What is told of each row, in their order, None of those that could not be read; and why these could not."""
         from distdl.data.asking.told import plain
         from distdl.data.asking.write import columns_of
+        from distdl.model.asked import Answered, answered_here
 
         real: list[bool] = []
         bad: list[Bad] = []
         found: list[dict[str, Any]] = []
 
-        def seen() -> Iterator[Question]:
-            for question in asked:
+        def seen() -> Iterator[Answered]:
+            for question, columns in answered_here(self, asked, wish):
                 real.extend(question.real.tolist())
                 bad.extend(question.bad)
-                yield question
+                yield question, columns
 
-        teller = self.teller(wish)
-        for columns in columns_of(seen(), lambda rows, at: teller.columns(self.answers(rows, wish.embeddings), at)):
+        for columns in columns_of(seen()):
             values = {name: plain(column) for name, column in columns.items() if name not in ("row", "text", "file")}
             rows_of_these = len(next(iter(columns.values())))
             found += [dict(zip(values, row)) for row in zip(*values.values())] or [{}] * rows_of_these
         return [answer if is_real else None for answer, is_real in zip(found, real, strict=True)], bad
 
-    def _of_arrays(self, rows: Mapping[str, Any]) -> Question:
+    def _of_arrays(self, rows: Mapping[str, Any]) -> Asking:
         import numpy as np
 
-        from distdl.data.asking.question import Question
+        from distdl.data.asking.question import Asking, Question
 
         columns: Rows = {name: np.asarray(values) for name, values in rows.items()}
         n = len(next(iter(columns.values())))
-        return Question({"row": list(range(n))}, columns, np.ones(n, bool))
+        return Asking(iter, [(n, [Question({"row": list(range(n))}, columns, np.ones(n, bool))])])
+
+
+def usable(device: str) -> torch.device:
+    """A device by its name. InputError: there is none such."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    allowed = ", ".join(["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"--device is {device!r}", allowed=allowed) from None
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        raise InputError(f"--device is {device!r}, and torch sees {gpus} GPUs here", allowed=allowed)
+    return found
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Workers placed by Ray Train. The only file that imports ray.
+"""Workers placed by Ray Train. This file and `ray_workers.py` alone import ray.
 
 Ray Train places the workers and makes the process group; the state of the run is in our own checkpoints, so that a start
 after a failure is the same function again.
@@ -15,8 +15,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -24,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from distdl import trust
 from distdl.config.schema import Ray as RayConfig
-from distdl.data.workers import called_again
-from distdl.errors import DistdlError, InputError, TrainingFailed
+from distdl.errors import InputError, TrainingFailed
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
 from distdl.run.heartbeat import Beat, read_beats
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[2]
 """Folder that distdl lies in: the workers import this very copy where they see it."""
-LOST = 5
-"""How often a task that reads raw data begins again when its worker is lost."""
 END_S = 10.0
 """Seconds for a node to end a worker that hung."""
 DIED = "died without a word: os._exit, a signal, or too little memory"
@@ -242,14 +238,6 @@ def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
 
 
 @contextmanager
-def data_workers(count: int, address: str) -> Iterator[DataWorkers]:
-    """Tasks of a Ray cluster that read raw data (`distdl/data/workers.py`): so many at once; 0: one for each of its CPUs.
-    `address`: `local` is an embedded one."""
-    with joined(address, {"OMP_NUM_THREADS": "1"}, max(count, 1)) as ray:
-        yield DataWorkers(ray, count or int(ray.cluster_resources().get("CPU", 1)))
-
-
-@contextmanager
 def joined(address: str | None, variables: dict[str, str], needed: int) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
     `variables`: of its workers, which do what the user waits for."""
@@ -266,41 +254,6 @@ def joined(address: str | None, variables: dict[str, str], needed: int) -> Itera
         yield ray
     finally:
         ray.shutdown()
-
-
-class DataWorkers:
-    """What a function gives comes through Ray's object store, piece by piece and in order. A task whose worker or node is
-    lost begins again; one that raises is called once more here, as everywhere (`distdl/data/workers.py`)."""
-
-    def __init__(self, ray: Any, count: int) -> None:
-        self._ray, self.count = ray, count
-
-    def each(self, function: Callable[[Any], Iterable[Any]], items: Sequence[Any]) -> Iterator[Any]:
-        """All that the function gives for the first item, then for the second, and so on."""
-        ray, call = self._ray, self._ray.put(function)
-        options = {"num_cpus": 1, "max_retries": LOST, "num_returns": "streaming", "scheduling_strategy": "SPREAD"}
-        task = ray.remote(**options)(_of_item)
-        running: deque[Any] = deque()
-        given = 0
-        for item in items:
-            while given < len(items) and len(running) < 2 * self.count:
-                running.append(task.remote(call, items[given]))
-                given += 1
-            results, taken = running.popleft(), 0
-            try:
-                for result in results:
-                    yield ray.get(result)
-                    taken += 1
-            except ray.exceptions.RayTaskError as error:
-                why = str(error.cause) or type(error.cause).__name__
-                yield from called_again(function, item, taken, why.splitlines()[0])
-            except ray.exceptions.RayError as error:
-                what = f"a Ray worker that reads the raw data was lost {LOST + 1} times: {str(error).splitlines()[0]}"
-                raise DistdlError(what) from error
-
-
-def _of_item(function: Callable[[Any], Iterable[Any]], item: Any) -> Iterator[Any]:
-    yield from function(item)
 
 
 def _gpus(plan: Plan) -> int:

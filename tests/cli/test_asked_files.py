@@ -8,15 +8,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
+import sacrebleu
+import torch
 from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_jaccard_index
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import distdl
 from distdl.data.asking.measures import calibration_error
+from distdl.data.manifest import read_manifest
+from distdl.data.preparation import undo
 from distdl.data.prepare import prepare_dataset
+from distdl.data.read import Dataset
 from distdl.errors import InputError
 from distdl.model.drawn import Writing, drawn
+from distdl.run.folder import find_run
 from tests.cli.test_predict import houses, trained, written
 from tests.conftest import Result
 
@@ -148,8 +157,22 @@ def test_a_text_goes_on(writer: distdl.Run, command: Command) -> None:
         assert command("sample", "round", *wrong).code == 2
 
 
+def test_a_text_goes_on_by_its_last_token_alone(writer: distdl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distdl.families.gpt import GPT
+    from distdl.model.drawn import written as goes_on
+    from distdl.model.model import Model
+
+    model, read = Model(find_run("round", "runs")), []
+    model.learner.wte.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+    told = [goes_on(model, "abcde", Writing(16, temperature, seed=5)) for temperature in (0, 2)]
+    assert read == [*[5, *[1] * 11], *[16] * 4] * 2  # a context of 16: then each token has another place
+    monkeypatch.setattr(GPT, "memory", lambda self: None)
+    read.clear()
+    assert [goes_on(model, "abcde", Writing(16, temperature, seed=5)) for temperature in (0, 2)] == told
+    assert read[:12] == list(range(5, 17)) and told[0].startswith("fgh. abcdef")
+
+
 def test_a_token_is_drawn_from_those_that_are_left() -> None:
-    torch = pytest.importorskip("torch")
     p = torch.tensor([0.1, 0.5, 0.05, 0.35])
 
     def seen(**how: float) -> set[int]:
@@ -182,6 +205,19 @@ def test_pictures_are_drawn_in_a_grid_and_restored_ones_go_into_a_folder(
         and rows[7]["restored"] == "restored/000007-restored.png"
     )
     assert image.open(rows[7]["restored"]).size == (8, 8)
+    done = command("evaluate", "vae", "--data", digits, "--by", "label", "--json")
+    assert done.code == 0, done.stderr
+    told = json.loads(done.stdout)
+    images = torch.from_numpy(Dataset(digits, "test").gather(np.arange(359))["image"])
+    restored = distdl.load(run).predict({"image": images})["restored"]
+    assert told["more"].keys() == {"psnr"} and len(told["groups"]) == 10
+    assert told["more"]["psnr"] == pytest.approx(
+        float(peak_signal_noise_ratio(restored, images / 255, data_range=1.0)), abs=1e-3
+    )
+    assert sum(group["rows"] for group in told["groups"].values()) == 359
+    done = command("evaluate", "vae", "--data", digits, "--plain")
+    assert "note: ssim is left out" in done.stdout and "psnr" in done.stdout and "\x1b" not in done.stderr
+    assert "has no column 'lable' of one value" in command("evaluate", "vae", "--data", digits, "--by", "lable").stderr
 
 
 def test_a_series_goes_on_and_who_makes_nothing_says_so(place: Path, command: Command, digits: str) -> None:
@@ -196,6 +232,76 @@ def test_a_series_goes_on_and_who_makes_nothing_says_so(place: Path, command: Co
     assert "none is given" in command("sample", "glass").stderr
     trained("plain", {"family": "mlp", "inputs": [1, 8, 8], "hidden": []}, Path(digits), steps=1)
     assert "makes nothing by itself" in command("sample", "plain").stderr
+
+
+def test_series_of_raw_files_go_on_in_their_own_numbers(place: Path, command: Command) -> None:
+    values = 500 + 100 * np.sin(np.arange(240) / 4)
+    lines = [f"{i},{value:.3f}" for i, value in enumerate(values)]
+    (place / "wave.csv").write_text("\n".join(["day,height", *lines]) + "\n")
+    options = {"path": "wave.csv", "columns": "height", "steps": "20", "standardise": "true"}
+    prepare_dataset("series", "wave", {**options, "train_values": "200"})
+    model = {"family": "gru", "task": "values", "inputs": 1, "steps": 20, "units": 16, "embedding": 0, "layers": 1}
+    run = trained("wave", model, place / "wave", train={"global_batch": 10, "steps": 150})
+    (place / "new.csv").write_text("\n".join(["height,day", *(f"{v:.3f},{i}" for i, v in enumerate(values[:100]))]))
+    done = command("sample", "wave", "--data", "new.csv", "--length", 3)
+    assert done.code == 0, done.stderr
+    (row,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert row["where"] == "new.csv" and np.allclose(np.ravel(row["series"]), values[80:100].round(3))
+    assert np.array(row["more"]).shape == (3, 1) and abs(row["more"][0][0] - values[100]) < 40  # of a wave of 200
+    done = command("predict", "wave", "new.csv", "--format", "jsonl")
+    assert json.loads(done.stdout) == {"series": "new.csv", "next[0]": pytest.approx(row["more"][0][0])}
+    mean, std = (read_manifest("wave").info[name][0] for name in ("mean", "std"))
+    read = ((values[80:100].round(3) - mean) / std).astype(np.float32)[None, :, None]
+    assert run.predict({"x": read})[0]["next[0]"] == pytest.approx(row["more"][0][0])
+    whole = command("sample", "wave", "--data", "wave", "--n", 1, "--length", 1)
+    assert 400 <= json.loads(whole.stdout)["more"][0][0] <= 600
+    head = "@attribute series_name string\n@frequency daily\n@horizon 4\n@data\n"
+    series = {"low": values[:60] / 100, "high": values[:60] * 100}
+    (place / "two.tsf").write_text(head + "".join(f"{n}:{','.join(map(str, v))}\n" for n, v in series.items()))
+    prepare_dataset("tsf", "two", {"path": "two.tsf", "steps": "20", "lookback": "20", "normalise": "series"})
+    trained("two", model, place / "two", train={"global_batch": 4, "steps": 30})
+    done = command("sample", "two", "--data", "two.tsf", "--length", 1)
+    low, high = (json.loads(line) for line in done.stdout.splitlines())
+    assert low["where"] == "two.tsf:5" and 3 < low["more"][0][0] < 7 and 3e4 < high["more"][0][0] < 7e4
+    assert low["more"][0][0] == pytest.approx(high["more"][0][0] / 1e4, rel=1e-4)
+    assert "learned from a .tsf file, and this is new.csv" in command("sample", "two", "--data", "new.csv").stderr
+    (place / "narrow.csv").write_text("day\n1\n2\n")
+    assert "has no column 'height'" in command("sample", "wave", "--data", "narrow.csv").stderr
+
+
+def test_translations_and_captions_are_told_in_words(place: Path, command: Command) -> None:
+    sizes = {"source_length": 7, "target_length": 11}
+    options = {"rows": "200", "source_vocabulary": "16", "target_vocabulary": "41"}
+    prepare_dataset("translation", "numbers", {**options, **{key: str(size) for key, size in sizes.items()}})
+    small = {"layers": 1, "heads": 2, "width": 16, "inner": 32}
+    model = {"family": "transformer", "vocabulary": 41, "source_vocabulary": 16, **sizes, **small}
+    run = trained("numbers", model, place / "numbers", steps=5)
+    (place / "counts.txt").write_text("342\n\n7 x\n")
+    done = command("predict", "numbers", "counts.txt", "--format", "jsonl")
+    assert done.code == 1 and "set aside: counts.txt:2: the text is empty" in done.stderr
+    assert "note: 1 words were not among those learned from" in done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    words = read_manifest("numbers").preparation["target"]["words"]
+    assert rows[1]["target"] is None and {*rows[0]["target"].split(), *rows[2]["target"].split()} <= set(words)
+    asked = {
+        "source": np.array([[*map(read_manifest("numbers").preparation["source"]["words"].index, "342"), 3, 0, 0, 0]])
+    }
+    measured = json.loads(command("evaluate", "numbers", "--data", "numbers", "--json").stdout)["more"]
+    done = command("predict", "numbers", "numbers", "--format", "jsonl")
+    said = [json.loads(line)["target"] for line in done.stdout.splitlines()]
+    rows_of = Dataset("numbers", "test").gather(np.arange(len(said)))
+    right = undo(read_manifest("numbers").preparation["target"], rows_of["target"])
+    assert measured["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [right], force=True).score)
+    assert measured["wer"] == pytest.approx(jiwer.wer(right, said)) and measured["cer"] > 0
+    assert measured["exact_match"] == np.mean([a == b for a, b in zip(right, said, strict=True)])
+    assert run.predict(["342"])[0]["target"] == run.predict(asked)[0]["target"] == rows[0]["target"]
+    prepare_dataset("scenes", "scenes", {"rows": "60", "test_rows": "10", "most": "1", "side": "10"})
+    model = {"family": "captioner", "image": [1, 10, 10], "vocabulary": 19, "length": 3, "widths": [4], "units": 8}
+    trained("scenes", model, place / "scenes", steps=30)
+    done = command("predict", "scenes", "scenes", "--format", "jsonl")
+    known = {*read_manifest("scenes").preparation["caption"]["words"]}
+    told = [json.loads(line)["caption"] for line in done.stdout.splitlines()]
+    assert len(told) == 10 and any(told) and {word for text in told for word in text.split()} <= known
 
 
 def test_new_data_are_measured_as_scikit_learn_does_and_by_group(place: Path, command: Command) -> None:
@@ -229,6 +335,11 @@ def test_new_data_are_measured_as_scikit_learn_does_and_by_group(place: Path, co
     assert values["more"]["r2"] == pytest.approx(values["metrics"]["r2"], rel=1e-5)
     shown = command("evaluate", "dear", "--data", "new.csv", "--by", "town")
     assert shown.code == 0 and "town = Rome: " in shown.stdout and "what it is (rows)" in shown.stdout
+    dots = [{**row, "class": f"{row['class']}."} for row in new]
+    written(place / "dots.csv", dots, *names)
+    done = command("evaluate", "dear", "--data", "dots.csv", "--json")
+    assert done.code == 0 and json.loads(done.stdout)["metrics"] == told["metrics"]
+    assert "note: 200 classes in dots.csv have a dot behind them and are read without it" in done.stderr
     new[3]["class"] = "priceless"
     written(place / "strange.csv", new, *names)
     done = command("evaluate", "dear", "--data", "strange.csv")
@@ -254,6 +365,27 @@ def test_calibration_is_what_the_paper_says() -> None:
     right = np.array([True, True, True, False, True, False])
     assert calibration_error(confidence, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
+
+
+def test_the_classes_of_pixels_and_strings_are_measured(place: Path, command: Command) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        pixels = rng.integers(0, 60, (count, 1, 16, 16), dtype=np.uint8)
+        masks = np.zeros((count, 16, 16), np.int64)
+        for i, (y, x) in enumerate(rng.integers(0, 10, (count, 2)).tolist()):
+            pixels[i, :, y : y + 6, x : x + 6], masks[i, y : y + 6, x : x + 6] = 250, 1
+        np.savez(f"{split}.npz", pixels=pixels, masks=masks)
+    both = {split: np.load(f"{split}.npz") for split in ("train", "test")}
+    arrays = {f"{key}_{split}": both[split][name] for split in both for key, name in (("x", "pixels"), ("y", "masks"))}
+    np.savez("squares.npz", **arrays)
+    prepare_dataset("npz", "squares", {"path": "squares.npz", "columns": "image,mask", "test": "x_test,y_test"})
+    model = {"family": "unet", "image": [1, 16, 16], "width": 4, "depth": 1, "padding": "same", "border_weight": 0.0}
+    run = trained("squares", {**model, "dropout": 0.0}, place / "squares", train={"global_batch": 8, "steps": 40})
+    told = json.loads(command("evaluate", "squares", "--data", "squares", "--json").stdout)["more"]
+    found = distdl.load(run).predict({"image": torch.from_numpy(both["test"]["pixels"])})["mask"]
+    truth = torch.from_numpy(both["test"]["masks"])
+    assert told["mean_iou"] == pytest.approx(float(multiclass_jaccard_index(found, truth, 2)))
+    assert told["pixel_accuracy"] == pytest.approx(float((found == truth).float().mean())) and told["dice"] > 0.4
 
 
 def test_a_model_that_only_draws_answers_nothing(place: Path, digits: str, command: Command) -> None:

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import distdl
+from distdl.config.load import load_values
 from distdl.data.prepare import prepare_dataset
 from distdl.errors import InputError
+from distdl.model.first_words import first_words
 from tests.conftest import Result
 
 Command = Callable[..., Result]
@@ -169,6 +171,8 @@ def test_a_damaged_line_is_named_and_left_out(runs: dict[str, distdl.Run], place
     assert done.code == 1 and "set aside: torn.csv:4: " in done.stderr
     assert "6 of 7 rows are answered; 1 lines are damaged and left out" in done.stderr
     assert done.stdout.splitlines() == whole
+    (place / "torn.csv").write_text("\n".join([*lines[:3], "12,Rome,3", *lines[3:5], "big,Rome", *lines[5:]]) + "\n")
+    assert "set aside: torn.csv:7: the column 'size'" in command("predict", "classes", "torn.csv").stderr
 
 
 def test_standard_input_is_a_file_like_any_other(
@@ -184,6 +188,33 @@ def test_standard_input_is_a_file_like_any_other(
     assert found[0].code == 0 and found[0].stdout == found[1].stdout == command("predict", "classes", "in.csv").stdout
     both = command("predict", "classes", "in.csv", "in.csv").stdout.splitlines()
     assert len(both) == 9 and both[0].startswith("row,file,class")
+
+
+def test_a_run_ends_with_what_its_model_can_be_asked(place: Path, command: Command, digits: str) -> None:
+    written(place / "few.csv", houses(60), "size", "town", "class")
+    assert command("init", "few.csv", "--quiet").code == 0
+    done = command("train", "few.yaml", "track.enabled=false", "train.epochs=1", "data.threads=0", "--plain")
+    assert done.code == 0, done.stderr
+    (line,) = [line.split("  ") for line in done.stdout.splitlines() if "distdl predict" in line]
+    assert line[1] == "distdl predict runs/few FILE" and line[-1].strip() == "answer new rows"
+    assert command(*line[1].replace("FILE", "few.csv").split()[1:]).stdout.count("\n") == 61
+    said = {}
+    for model in (
+        {"family": "gan", "architecture": "dense", "inputs": [1, 8, 8]},
+        {"family": "autoencoder", "inputs": [1, 8, 8]},
+        {"family": "gpt", "vocabulary": 256, "context": 8, "layers": 1, "heads": 1, "width": 8},
+        {"family": "esn", "units": 4, "steps": 8, "washout": 2, "generate": 2},
+    ):
+        data = {"path": digits if "inputs" in model else "elsewhere"}
+        train = {"train": {"global_batch": 1, "steps": 1}, "optimizer": {"name": "adamw", "lr": 1e-3}}
+        config = load_values({"name": "a", "model": model, "data": data, **train})
+        said[model["family"]] = [command for command, _ in first_words(config, "runs/a")]
+    assert said == {
+        "gan": ["distdl sample runs/a"],
+        "autoencoder": [f"distdl predict runs/a {digits} --pictures FOLDER"],
+        "gpt": ["distdl predict runs/a FILE", "distdl sample runs/a --text TEXT"],
+        "esn": ["distdl predict runs/a elsewhere", "distdl sample runs/a --data elsewhere"],
+    }
 
 
 def test_rows_in_python(runs: dict[str, distdl.Run]) -> None:

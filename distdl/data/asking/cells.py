@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +80,7 @@ class OfTable:
             raise InputError(what, allowed=", ".join(feature["levels"][:FEW]), fix=fix)
         notes.append(f"{what}, and counts as {'others' if feature['other'] else 'unknown'}")
 
-    def questions(self, rows: Sequence[dict[str, Any]]) -> Iterator[Question]:
+    def questions(self, rows: Sequence[dict[str, Any]]) -> Iterable[Question]:
         columns = {f["name"]: _array(f, [row[f["name"]] for row in rows]) for f in self.features}
         if self.image:
             columns[self.image] = pa.array([row[self.image] for row in rows], pa.binary())

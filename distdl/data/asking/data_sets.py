@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from distdl.columns import Column
-from distdl.data.asking.question import Question
+from distdl.data.asking.question import Asking, Question
 from distdl.data.fit import read_as
 from distdl.data.manifest import read_manifest
 from distdl.data.read import Dataset
@@ -22,15 +24,40 @@ def is_data_set(path: str) -> bool:
     return (Path(path) / "manifest.json").is_file()
 
 
-def of_data_set(path: str, split: str, asked: Mapping[str, Column]) -> Iterator[Question]:
-    """The rows of a split, in their order. InputError: it lacks a column that the model reads."""
+def of_data_set(path: str, split: str, asked: Mapping[str, Column], keep: Sequence[str] = ()) -> Asking:
+    """The rows of a split, in their order. `keep`: columns of one value a row that go along; `*`: all. InputError: it lacks
+    a column that the model reads, or one of these."""
     manifest = read_manifest(path)
     if missing := [name for name in asked if name not in manifest.columns]:
         what = f"the data set {path} has no column '{missing[0]}', which the model reads"
         raise InputError(what, allowed=", ".join(manifest.columns), fix=did_you_mean(missing[0], manifest.columns))
-    types = {name: read_as(column, manifest.columns[name].dtype) for name, column in asked.items()}
-    data = Dataset(path, split, read_as=types)
-    for first in range(0, data.rows, TOGETHER):
-        numbers = np.arange(first, min(first + TOGETHER, data.rows))
-        rows = data.gather(numbers, list(asked))
-        yield Question({"row": numbers.tolist()}, rows, np.ones(len(numbers), bool))
+    single = [name for name, column in manifest.columns.items() if column.shape == ()]
+    kept = single if "*" in keep else list(keep)
+    if wrong := [name for name in kept if name not in single]:
+        what = f"the data set {path} has no column '{wrong[0]}' of one value a row, which is to be kept"
+        raise InputError(what, allowed=", ".join(single) or "none", fix=did_you_mean(wrong[0], single))
+    read = _Stored(
+        path, split, kept, {name: read_as(column, manifest.columns[name].dtype) for name, column in asked.items()}
+    )
+    ranges = (range(i, min(i + TOGETHER, read.data.rows)) for i in range(0, read.data.rows, TOGETHER))
+    return Asking(read, ((len(rows), rows) for rows in ranges), total=read.data.rows)
+
+
+class _Stored:
+    """Reads rows by their numbers; each process opens the data set once."""
+
+    def __init__(self, path: str, split: str, kept: Sequence[str], types: Mapping[str, Any]) -> None:
+        self.path, self.split, self.kept, self.types = path, split, kept, types
+
+    @cached_property
+    def data(self) -> Dataset:
+        return Dataset(self.path, self.split, read_as=self.types)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "data"}
+
+    def __call__(self, numbers: range) -> Iterator[Question]:
+        columns = list(dict.fromkeys([*self.types, *self.kept]))
+        rows = self.data.gather(np.arange(numbers.start, numbers.stop), columns)
+        about = {"row": list(numbers), **{name: np.asarray(rows[name]).tolist() for name in self.kept}}
+        yield Question(about, {name: rows[name] for name in self.types}, np.ones(len(numbers), bool))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from distdl.data import pictures, sounds
-from distdl.data.asking.question import Bad, Question, why
-from distdl.data.folders import open_files
+from distdl.data.asking.question import Asking, Bad, Question, why
+from distdl.data.folders import Files, open_files
 from distdl.data.raw import Rows
 from distdl.errors import InputError
 
@@ -38,30 +39,59 @@ def file_column(record: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[s
     return name, column, _sound(name, column)
 
 
-def of_files(
-    record: Mapping[str, Mapping[str, Any]], path: str, label: Mapping[str, Any] | None = None
-) -> Iterator[Question]:
+def of_files(record: Mapping[str, Mapping[str, Any]], path: str, label: Mapping[str, Any] | None = None) -> Asking:
     """The files at `path`, in the order of their names. `label`: the record of the classes, after which their folders are
     called. InputError: there are none of that kind."""
     found = file_column(record)
     assert found is not None
-    _, column, read = found
-    if column["kind"] == pictures.KIND:
-        endings, what = pictures.endings(), "picture"
-    else:
-        endings, what = frozenset(sounds.ENDINGS), "recording"
-    waiting = _Waiting()
-    for called, opened in _opened(path, endings, what):
-        try:
-            with opened() as file:
-                waiting.add(called, {**read(file), **(_class_of(called, path, label) if label else {})})
-        except InputError as error:
-            waiting.set_aside(called, Bad(called, why(error).why))
-        if len(waiting.real) == TOGETHER:
-            yield waiting.question()
+    read = _Decoded({found[0]: found[1]}, path, label)
+    if read.by_itself:
+        return Asking(read, [(1, range(1))], total=1)
+    if not (count := len(read.files.names)):
+        what = "picture" if read.of_pictures else "recording"
+        raise InputError(f"there is no {what} in {path}", allowed=", ".join(sorted(read.endings)))
+    at_a_time = count if read.files.forward_only else TOGETHER
+    ranges = (range(first, min(first + at_a_time, count)) for first in range(0, count, at_a_time))
+    return Asking(read, ((len(numbers), numbers) for numbers in ranges), total=count)
+
+
+class _Decoded:
+    """Reads files by their numbers in a folder or an archive, which each process looks through once."""
+
+    def __init__(
+        self, record: Mapping[str, Mapping[str, Any]], path: str, label: Mapping[str, Any] | None = None
+    ) -> None:
+        """`record`: that of the column that is made of a file."""
+        self.record, self.path, self.label = record, path, label
+        self.of_pictures = all(column["kind"] == pictures.KIND for column in record.values())
+        self.endings = pictures.endings() if self.of_pictures else frozenset(sounds.ENDINGS)
+        self.by_itself = Path(path).is_file() and Path(path).suffix.lower() in self.endings
+
+    @cached_property
+    def files(self) -> Files:
+        return open_files(self.path, self.endings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "files"}
+
+    def _open(self, number: int) -> BinaryIO:
+        return Path(self.path).open("rb") if self.by_itself else self.files.open(number)
+
+    def __call__(self, numbers: range) -> Iterator[Question]:
+        found = file_column(self.record)
+        assert found is not None
+        read = found[2]
+        for first in range(numbers.start, numbers.stop, TOGETHER):
             waiting = _Waiting()
-    if waiting.real:
-        yield waiting.question()
+            for number in range(first, min(first + TOGETHER, numbers.stop)):
+                called = self.path if self.by_itself else self.files.called(number)
+                try:
+                    with self._open(number) as file:
+                        label = _class_of(called, self.path, self.label) if self.label else {}
+                        waiting.add(called, {**read(file), **label})
+                except InputError as error:
+                    waiting.set_aside(called, Bad(called, why(error).why))
+            yield waiting.question()
 
 
 def _class_of(called: str, path: str, label: Mapping[str, Any]) -> Rows:
@@ -97,17 +127,6 @@ class _Waiting:
     def question(self) -> Question:
         rows = {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]} if self.rows else {}
         return Question({"file": self.files}, rows, np.array(self.real), self.bad)
-
-
-def _opened(path: str, endings: frozenset[str], what: str) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-    if Path(path).is_file() and Path(path).suffix.lower() in endings:
-        yield path, lambda: Path(path).open("rb")  # noqa: SIM115
-        return
-    files = open_files(path, endings)
-    if not files.names:
-        raise InputError(f"there is no {what} in {path}", allowed=", ".join(sorted(endings)))
-    for number in range(len(files.names)):
-        yield files.called(number), lambda number=number: files.open(number)  # type: ignore[misc]
 
 
 def _picture(name: str, record: Mapping[str, Any]) -> Read:

@@ -8,19 +8,20 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from distdl.columns import Column
 from distdl.data.asking.data_sets import is_data_set, of_data_set
 from distdl.data.asking.files import of_files, reads_files
-from distdl.data.asking.question import Bad, Question
+from distdl.data.asking.question import Asking, Bad
+from distdl.data.asking.series import of_one_scale, of_series
 from distdl.data.asking.tables import of_table
-from distdl.data.asking.texts import lines_of, of_texts, tokenizer_of
+from distdl.data.asking.texts import Sentences, Texts, lines_of, of_texts, sentences_of
 from distdl.data.bad_rows import BadRowOptions, BadRows
 from distdl.data.prepare import source_module
 from distdl.data.recognise import recognise
@@ -54,12 +55,33 @@ class Ways:
         return self.record.get("x", {}).get("kind") == "features" and ("x" in self.asked or named)
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
+    def of_series(self) -> bool:
+        """Whether it is series that go on, whose values are restored by the record alone."""
+        return set(self.asked) == {"x"} and "label" not in self.record and of_one_scale(self.record.get("x", {}))
+
+    @property
+    def of_files(self) -> bool:
+        """Whether raw files can be made into what the model reads."""
+        return self.of_tables or self.of_series or reads_files(self.by_record) or self.lines is not None
+
+    @cached_property
+    def texts(self) -> Texts | None:
         """Of a model that reads tokens of text."""
         if "tokens" not in self.asked:
             return None
         high = self.asked["tokens"].high
-        return tokenizer_of(self.record, 0 if high is None else int(high) + 1)
+        texts = Texts(self.record, 0 if high is None else int(high) + 1)
+        return texts if texts.tokenizer else None
+
+    @property
+    def lines(self) -> Texts | Sentences | None:
+        """What makes lines of text into what the model reads."""
+        return self.texts or sentences_of({name: self.record.get(name, {}) for name in self.asked})
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Of a model that reads tokens of text."""
+        return self.texts.tokenizer if self.texts else None
 
 
 @dataclass(frozen=True)
@@ -78,29 +100,37 @@ class How:
     """Label or target, too, where they are there."""
 
 
-def questions(ways: Ways, path: str, how: How) -> Iterator[Question]:
+def questions(ways: Ways, path: str, how: How) -> Asking:
     """The rows of a file, a folder or a data set. InputError: this model cannot be asked about such a thing."""
     if is_data_set(path):
-        return of_data_set(path, how.split, {**ways.columns, **ways.asked} if how.answers else ways.asked)
+        columns = {**ways.columns, **ways.asked} if how.answers else ways.asked
+        return of_data_set(path, how.split, columns, how.keep)
     if ways.of_tables:
         return _of_table(ways, path, how)
     if reads_files(ways.by_record):
         return of_files(ways.by_record, path, ways.record.get("label") if how.answers else None)
-    if (tokenizer := ways.tokenizer) is not None:
-        return of_texts(tokenizer, lines_of(path, how.field))
+    if ways.of_series:
+        return of_series(ways.record["x"], path)
+    if (read := ways.lines) is not None:
+        return of_texts(read, lines_of(path, how.field))
     what = f"how {path} becomes what the family {ways.family} reads ({', '.join(ways.asked)}) is not in the checkpoint"
     fix = "prepare it into a data set (distdl data prepare), and give that folder"
     raise InputError(what, fix=fix)
 
 
-def _of_table(ways: Ways, path: str, how: How) -> Iterator[Question]:
+def _of_table(ways: Ways, path: str, how: How) -> Asking:
     """The rows of a table. Lines that are no rows (too few values, no JSON) are left out, and told of at the end."""
     bad = BadRows(BadRowOptions(bad_rows="set_aside", bad_rows_at_most=1))
-    yield from of_table(ways.record, open_table(path, ways, how.source, bad), how.keep, how.answers)
-    lines = [json.loads(line) for line in bad.lines().splitlines()]
-    if lines:
-        found = [Bad(f"{line.get('file', path)}:{line.get('line', '')}".rstrip(":"), line["what"]) for line in lines]
-        yield Question({}, {}, np.zeros(0, bool), found)
+    asking = of_table(ways.record, open_table(path, ways, how.source, bad), how.keep, how.answers)
+
+    def portions() -> Iterator[tuple[int, Any]]:
+        yield from asking.portions
+        lines = [json.loads(line) for line in bad.lines().splitlines()]
+        told = [Bad(f"{line.get('file', path)}:{line.get('line', '')}".rstrip(":"), line["what"]) for line in lines]
+        if told:
+            yield 0, told
+
+    return replace(asking, portions=portions())
 
 
 def open_table(path: str, ways: Ways, source: str = "", bad: BadRows | None = None) -> Table:

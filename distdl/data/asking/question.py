@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ class Bad:
 
     where: str
     why: str
+    row: int = -1
+    """Its number in a table that has still to say where it is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,31 @@ class Question:
     """Why the others could not be."""
     notes: dict[str, int] = field(default_factory=dict)
     """What else a person should know -> how often it was so."""
+
+
+def as_it_is(question: Question) -> Question:
+    """For what needs no finish."""
+    return question
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked about, on its way to becoming questions. Reading goes forward in one process; what it gives can be made
+    into questions by any, and finished by the one that reads."""
+
+    read: Callable[[Any], Iterable[Question]]
+    """Makes questions of a portion. It goes to other processes."""
+    portions: Iterable[tuple[int, Any]]
+    """(rows, raw values or where they are) of some rows on end, and so on to the end. What they are hangs on what is asked
+    about alone, never on who answers."""
+    finish: Callable[[Question], Question] = as_it_is
+    """What only who reads can add to a question: where a row is."""
+    total: int | None = None
+    """Rows of all portions, where that is known before they are read."""
+
+    def __iter__(self) -> Iterator[Question]:
+        for _, portion in self.portions:
+            yield from map(self.finish, self.read(portion))
 
 
 def why(error: InputError) -> Bad:

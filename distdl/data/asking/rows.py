@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,9 @@ from distdl.data.asking.files import file_column
 from distdl.data.asking.open import Ways
 from distdl.data.asking.question import Question
 from distdl.data.asking.sent import file_of, missing, object_of, picture_of, picture_told, shown
-from distdl.data.asking.texts import of_texts
+from distdl.data.asking.texts import Sentences, Texts, of_texts
 from distdl.data.pictures import KIND as PICTURE
 from distdl.data.raw import Rows
-from distdl.data.text.tokens import Tokenizer
 from distdl.errors import InputError
 
 CELLS = 1 << 20
@@ -38,7 +37,7 @@ class Reader(Protocol):
         """A row, and what a person should know of it. InputError: it cannot be read."""
         ...
 
-    def questions(self, rows: Sequence[Row]) -> Iterator[Question]:
+    def questions(self, rows: Sequence[Row]) -> Iterable[Question]:
         """All of them, in their order."""
         ...
 
@@ -57,8 +56,8 @@ def reader_of(ways: Ways, unknown: str = "refuse") -> Reader:
         return OfTable(ways.record, unknown)
     if (found := file_column(ways.by_record)) is not None:
         return OfFiles(*found)
-    if (tokenizer := ways.tokenizer) is not None:
-        return OfTexts(tokenizer)
+    if ways.lines is not None:
+        return OfTexts(ways.lines)
     return OfArrays(ways.asked)
 
 
@@ -101,8 +100,8 @@ class OfFiles:
 class OfTexts:
     """Texts: strings, or objects with one as `text`."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, lines: Texts | Sentences) -> None:
+        self.lines = lines
 
     def read(self, row: Any) -> tuple[Row, list[str]]:
         if isinstance(row, str):
@@ -121,10 +120,10 @@ class OfTexts:
         for text in rows:
             longest = max(longest, len(text))
             if some and longest * (len(some) + 1) > CELLS:
-                yield from of_texts(self.tokenizer, (("", one) for one in some))
+                yield from of_texts(self.lines, (("", one) for one in some))
                 some, longest = [], len(text)
             some.append(text)
-        yield from of_texts(self.tokenizer, (("", one) for one in some))
+        yield from of_texts(self.lines, (("", one) for one in some))
 
     def columns(self) -> list[dict[str, Any]]:
         return [{"name": "text", "kind": "text", "null": False}]

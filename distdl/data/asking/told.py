@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from distdl.data.asking.series import restored
 from distdl.data.text.tokens import Tokenizer
+from distdl.data.vocabulary import KIND, sentence
 from distdl.errors import InputError
-from distdl.learner.answers import NOTHING, Answer
+from distdl.learner.answers import Answer
 
 WIDEST = 1000
 """Values of an answer that become a column each; more become one column of lists."""
@@ -112,7 +114,7 @@ class Teller:
         return self._one_each(name, answer, values, "=")
 
     def _of_values(self, name: str, answer: Answer, values: np.ndarray) -> dict[str, pa.Array]:
-        called = self._name(name, answer)
+        called, values = self._name(name, answer), restored(self.record.get(answer.of, {}), values)
         if values.ndim == 1:
             return {called: pa.array(values)}
         if values.ndim == 2 and values.shape[1] <= WIDEST:
@@ -120,13 +122,7 @@ class Teller:
         return {called: _lists(values)}
 
     def _of_tokens(self, name: str, answer: Answer, values: np.ndarray) -> dict[str, pa.Array]:
-        rows = [row[row != NOTHING].tolist() for row in values]
-        tokenizer = self.tokenizer if answer.of == "tokens" else None
-        if tokenizer is not None:
-            return {name: pa.array([tokenizer.decode(row) for row in rows])}
-        classes = self.record.get(answer.of, {}).get("classes")
-        joint = "" if classes and all(len(word) == 1 for word in classes) else " "
-        return {name: pa.array([joint.join(classes[i] if classes else str(i) for i in row) for row in rows])}
+        return {name: pa.array(spoken(answer, self.record, self.tokenizer, values), pa.string())}
 
     def _of_embedding(self, name: str, answer: Answer, values: np.ndarray) -> dict[str, pa.Array]:
         return {name: _lists(values)}
@@ -168,6 +164,26 @@ class Teller:
         if classes and (not numbers.size or int(numbers.max()) < len(classes)):
             return pa.array(classes, pa.string()).take(pa.array(numbers, pa.int64(), mask=blank))
         return pa.array(numbers, pa.int64(), mask=blank)
+
+
+def spoken(
+    answer: Answer, record: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer | None, values: np.ndarray
+) -> list[str]:
+    """Rows of numbers of tokens, words or labels (n, T) as texts; what is below 0 is none."""
+    rows = [row[row >= 0].tolist() for row in values]
+    if tokenizer is not None and answer.of == "tokens":
+        return [tokenizer.decode(row) for row in rows]
+    of = record.get(answer.of, {})
+    if of.get("kind") == KIND:
+        return [sentence(of, row) for row in rows]
+    classes = of.get("classes")
+    return [between(of).join(classes[i] if classes else str(i) for i in row) for row in rows]
+
+
+def between(record: Mapping[str, Any]) -> str:
+    """What stands between two labels of a string: nothing between letters, a blank between words."""
+    classes = record.get("classes")
+    return "" if classes and all(len(word) == 1 for word in classes) else " "
 
 
 def _lists(values: np.ndarray) -> pa.Array:

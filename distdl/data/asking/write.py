@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from distdl.data.asking.question import Question
 from distdl.data.asking.told import in_a_cell, plain
-from distdl.data.raw import Rows
 from distdl.errors import InputError
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -69,22 +68,17 @@ def writing(out: str, form: str, overwrite: bool = False) -> Iterator[Writer]:
         draft.unlink(missing_ok=True)
 
 
-def columns_of(
-    asked: Iterable[Question], answers: Callable[[Rows, list[int]], dict[str, pa.Array]]
-) -> Iterator[dict[str, pa.Array]]:
-    """What is to be written of each question: which rows it is about, and `answers`, of the rows that could be read and
-    their numbers. Until one is answered nobody knows the answers' columns: questions of bad rows alone wait for it."""
+def columns_of(answered: Iterable[tuple[Question, Mapping[str, pa.Array]]]) -> Iterator[dict[str, pa.Array]]:
+    """What is to be written of each question: which rows it is about, and the answers to those that could be read. Until
+    one is answered nobody knows the answers' columns: questions of bad rows alone wait for it."""
     waiting: list[dict[str, pa.Array]] = []
     empty: dict[str, pa.Array] = {}
-    first = 0
-    for question in asked:
+    for question, found in answered:
         if not len(question.real):
             continue  # lines that are no rows
         about = {name: pa.array(values) for name, values in question.about.items()}
         if question.real.any():
-            numbers = (first + np.flatnonzero(question.real)).tolist()
-            found = answers(question.rows, numbers).items()
-            columns = {f"predicted {name}" if name in about else name: column for name, column in found}
+            columns = {f"predicted {name}" if name in about else name: column for name, column in found.items()}
             empty = {name: column.slice(0, 0) for name, column in columns.items()}
             yield from (_unanswered(earlier, empty) for earlier in waiting)
             waiting = []
@@ -93,7 +87,6 @@ def columns_of(
             yield _unanswered(about, empty)
         else:
             waiting.append(about)
-        first += len(question.real)
     yield from waiting
 
 

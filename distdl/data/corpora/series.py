@@ -38,7 +38,7 @@ class Options(WindowOptions):
 
 def prepare(options: Options) -> Prepared:
     """`x` float32 (steps + 1, D). The manifest's info holds the `mean` and `std` that were taken out."""
-    values = _averaged(_read(options), options.average)  # (T, D)
+    values = values_of(options)  # (T, D)
     parts = _parts(values, options)
     train = parts["train"]
     mean, std = np.zeros(values.shape[1]), np.ones(values.shape[1])
@@ -51,7 +51,22 @@ def prepare(options: Options) -> Prepared:
         (split, {"x": windows((part - mean) / std, options).astype(np.float32)}) for split, part in parts.items()
     )
     info = {"mean": mean.tolist(), "std": std.tolist()}
-    return Prepared({"x": Column("float32", (options.steps + 1, values.shape[1]))}, chunks, info)
+    shape = (options.steps + 1, values.shape[1])
+    record = {
+        "kind": "series",
+        "version": 1,
+        "length": shape[0],
+        "dimensions": shape[1],
+        "columns": list(options.columns),
+        "average": options.average,
+        "scale": {"shift": mean.tolist(), "divide": std.tolist()},
+    }
+    return Prepared({"x": Column("float32", shape)}, chunks, info, {"x": record})
+
+
+def values_of(options: Options) -> np.ndarray:
+    """(T, D) float64: the values of a file, averaged as the options say."""
+    return _averaged(_read(options), options.average)
 
 
 def _read(options: Options) -> np.ndarray:

@@ -8,7 +8,6 @@ Without a path: the numbers below a million, from digits to English words, a tra
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ import numpy as np
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, read_blocks
 from distdl.data.splits import SplitOptions, Splitter
+from distdl.data.vocabulary import MARKS, WORD, record_of, tokens, words_in
 from distdl.errors import InputError
 
-PAD, UNKNOWN, BEGIN, END = "<pad>", "<unknown>", "<begin>", "<end>"
-MARKS = [PAD, UNKNOWN, BEGIN, END]
 CHUNK_ROWS = 8192
-WORD = re.compile(r"\w+|[^\w\s]")
 
 Sentences = list[list[str]]
 
@@ -73,7 +70,12 @@ def prepare(options: Options) -> Prepared:
         lambda: _rows(pairs, words, lengths), (lambda: _rows(held_out, words, lengths)) if held_out else None
     )
     info = {"source_words": words[0], "target_words": words[1], "split": splitter.record()}
-    return Prepared(columns, chunks, info)
+    letters = not options.path  # numbers are read digit by digit
+    preparation = {
+        "source": record_of(words[0], lengths[0], begin=False, letters=letters),
+        "target": record_of(words[1], lengths[1], begin=True),
+    }
+    return Prepared(columns, chunks, info, preparation)
 
 
 def vocabulary(sentences: Sentences, size: int) -> list[str]:
@@ -81,13 +83,6 @@ def vocabulary(sentences: Sentences, size: int) -> list[str]:
     counts = Counter(word for sentence in sentences for word in sentence)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return [*MARKS, *ranked[: size - len(MARKS)]]
-
-
-def tokens(sentence: list[str], numbers: dict[str, int], length: int, begin: bool) -> list[int]:
-    """Numbers of a sentence with its marks, cut to `length`, the end kept, and padded."""
-    row = [numbers[BEGIN]] * begin + [numbers.get(word, numbers[UNKNOWN]) for word in sentence]
-    row = [*row[: length - 1], numbers[END]]
-    return row + [numbers[PAD]] * (length - len(row))
 
 
 def _rows(pairs: tuple[Sentences, Sentences], words: list[list[str]], lengths: tuple[int, int]) -> Iterator[Rows]:
@@ -111,7 +106,7 @@ def _read(source: str, target: str, option: str) -> tuple[Sentences, Sentences]:
             lines = b"".join(read_blocks(path)).decode("utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8: {error}") from error
-        sides.append([WORD.findall(line.lower()) for line in lines])
+        sides.append([words_in(line) for line in lines])
     if len(sides[0]) != len(sides[1]):
         raise InputError(f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}: they are not parallel")
     return sides[0], sides[1]

@@ -149,6 +149,20 @@ def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
         yield where, values[:, None]
 
 
+def series_of(path: str, missing: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Place and values (T, 1) of each series of a file, whole, their gaps filled."""
+    for where, values in _series(_Header(path), _Told()):
+        _refuse_gaps(values, missing, where)
+        yield where, filled(values, missing, where)
+
+
+def _refuse_gaps(values: np.ndarray, missing: str, where: str) -> None:
+    gaps = int(np.isnan(values).sum())
+    if gaps and missing == "refuse":
+        fix = "missing=interpolate, mean or zero fills them"
+        raise InputError(f"{gaps:,} of the series' {len(values):,} values are missing", where=where, fix=fix)
+
+
 def _check_attribute(name: str, kind: str, text: str, where: str) -> None:
     """InputError for a value that is not of its kind: then a colon too few or too many has moved all of them."""
     try:
@@ -218,10 +232,7 @@ def _parts(where: str, values: np.ndarray, n_test: int, options: Options) -> dic
     n_train = len(values) - n_test - n_validation
     if n_train < options.steps + 1 or n_test < asked or (n_validation and n_validation < asked):
         return None
-    gaps = int(np.isnan(values).sum())
-    if gaps and options.missing == "refuse":
-        fix = "missing=interpolate, mean or zero fills them"
-        raise InputError(f"{gaps:,} of the series' {len(values):,} values are missing", where=where, fix=fix)
+    _refuse_gaps(values, options.missing, where)
     ends = [n_train, n_train + n_validation]
     parts = [filled(part, options.missing, where) if len(part) else part for part in np.split(values, ends)]
     if options.normalise == "series":

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distdl.data.corpora.translation import MARKS, UNITS, tokens
+from distdl.data.corpora.translation import UNITS
 from distdl.data.formats import idx
 from distdl.data.generators import digits
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
+from distdl.data.vocabulary import MARKS, record_of, tokens
 from distdl.errors import InputError
 
 CHUNK_ROWS = 2048
@@ -83,7 +84,8 @@ def prepare(options: Options) -> Prepared:
     }
     if options.contrasts:
         columns["contrasts"] = Column("uint8", (options.contrasts, 4 * options.most))
-    return Prepared(columns, _chunks(single, options, side), {"words": WORDS})
+    preparation = {"caption": record_of(WORDS, 4 * options.most, begin=True)}
+    return Prepared(columns, _chunks(single, options, side), {"words": WORDS}, preparation)
 
 
 def _chunks(single: Prepared, options: Options, side: int) -> Iterator[tuple[str, Rows]]:

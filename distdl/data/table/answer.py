@@ -44,13 +44,13 @@ def check_answer(options: TableOptions, table: Table, found: Profile, name: str)
 
 
 def label_record(options: TableOptions, table: Table, found: Profile) -> dict[str, Any]:
-    """How the column `label` came about."""
+    """How the column `label` came about. `undotted`: a table whose words have a dot behind each is read without it."""
     name, record = options.label, {"kind": "class", "version": VERSION, "name": options.label}
     if name in table.classes:
         return {**record, "classes": list(table.classes[name]), "numbered": True}
     words = found.looks[name].words
     assert words is not None
-    return {**record, "classes": in_order(words.counts)}
+    return {**record, "classes": in_order(words.counts), "undotted": True}
 
 
 def target_record(options: TableOptions, found: Profile) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class CsvTable:
         self._aside = bad if bad and bad.wanted else None
         self._torn: dict[int, str] | None = None if self._aside else {}
         """Records of too many or too few values that are left out: number among all records -> its text."""
+        self._met: dict[int, str] = {}
+        """Those of them that the pass under way has met."""
         self._undecoded: list[int] = []
         """Lines that are left out, as they are no text."""
         told = told or Told()
@@ -121,7 +123,7 @@ class CsvTable:
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns, about a megabyte at a time; more where rows are long."""
         block, done = max(BLOCK_BYTES, RECORDS_A_BLOCK * self.dialect.record_bytes), 0
-        torn: dict[int, str] = {}
+        torn = self._met = {}
         while True:
             try:
                 before = done
@@ -219,7 +221,7 @@ class CsvTable:
     def places(self, rows: Sequence[int]) -> list[str]:
         """The same of several rows, in rising order."""
         found: list[str] = []
-        good = (line for n, (line, _, _) in enumerate(self._records()) if n not in (self._torn or ()))
+        good = (line for n, (line, _, _) in enumerate(self._records()) if n not in (self._torn or self._met))
         for number, line in enumerate(good):
             while len(found) < len(rows) and rows[len(found)] == number:
                 found.append(f"{self.path}:{line}")
