@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from distdl.data import workers
+from distdl.data.asking import tables
 from distdl.data.asking.told import Wish
 from distdl.data.prepare import prepare_dataset
-from distdl.data.table import stream
 from distdl.model import asked
 from distdl.model.asked import Asker, Counter, Portion, one_thread, own_device
 from distdl.model.model import Model
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(stream, "PIECE_ROWS", 300)  # of which the test has more than one
+    monkeypatch.setattr(tables, "TOGETHER", 300)  # of which the test has more than one
 
 
 def told(command: Command, out: str, *more: object) -> tuple[bytes, bytes, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from distdl.data.table.stream import Part, Undotted, whole_split
 from distdl.data.table.values import texts
 from distdl.errors import InputError, did_you_mean
 
+TOGETHER = 8192
+"""Rows of a portion: few enough that several workers have some of a table that is not large."""
+
 
 def of_table(
     record: Mapping[str, Mapping[str, Any]],
@@ -37,9 +40,16 @@ def of_table(
     if missing := [name for name in kept if name not in table.names]:
         fix = did_you_mean(missing[0], table.names)
         raise InputError(f"{table.path} has no column '{missing[0]}', which is to be kept", fix=fix)
-    parts = whole_split(table, list(dict.fromkeys([*names, *kept])), "")
+    parts = portions(whole_split(table, list(dict.fromkeys([*names, *kept])), ""))
     read = Encoded(preparation, Elsewhere(table.path), kept, isinstance(table, Undotted), notes)
     return Asking(read, ((len(part.rows), Sent(part)) for part in parts), lambda question: placed(question, table))
+
+
+def portions(parts: Iterable[Part]) -> Iterator[Part]:
+    """Parts of no more rows than one worker should have at a time."""
+    for part in parts:
+        for i in range(0, len(part.rows), TOGETHER):
+            yield Part(part.split, part.rows[i : i + TOGETHER], part.batch.slice(i, TOGETHER))
 
 
 class Sent:
