@@ -17,7 +17,7 @@ from typing import Any
 
 from distdl import trust
 from distdl.data.workers import AHEAD, Coming, called_again
-from distdl.errors import DistdlError
+from distdl.errors import DistdlError, InputError
 from distdl.runtime.ray import joined
 
 LOST = 5
@@ -48,8 +48,9 @@ def model_workers(count: int, address: str, gpu: bool = False) -> Iterator[Model
         if gpu and gpus < workers:
             if count:
                 what = f"--device cuda with {count} workers, and the Ray cluster at {address} has {gpus} GPUs"
-                raise DistdlError(what + "\n    fix: fewer --workers, or --device cpu")
-            workers = gpus
+                raise InputError(what, fix="fewer --workers, or --device cpu")
+            if not (workers := gpus):
+                raise InputError(f"--device cuda, and the Ray cluster at {address} has no GPU", fix="--device cpu")
         yield ModelWorkers(ray, workers, gpu)
 
 

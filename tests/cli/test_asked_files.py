@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jiwer
@@ -24,7 +24,7 @@ from distdl.data.preparation import undo
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
 from distdl.errors import InputError
-from distdl.model.drawn import Writing, drawn
+from distdl.model.drawn import Writing, behind, drawn
 from distdl.run.folder import find_run
 from tests.cli.test_predict import houses, trained, written
 from tests.conftest import Result
@@ -170,6 +170,18 @@ def test_a_text_goes_on_by_its_last_token_alone(writer: distdl.Run, monkeypatch:
     read.clear()
     assert [goes_on(model, "abcde", Writing(16, temperature, seed=5)) for temperature in (0, 2)] == told
     assert read[:12] == list(range(5, 17)) and told[0].startswith("fgh. abcdef")
+
+
+def test_a_blank_between_a_text_and_what_follows_is_kept() -> None:
+    class Pieces:
+        """A tokenizer that begins no text with a blank, as those of SentencePiece do."""
+
+        words = ("▁the", "▁cat", "s")
+
+        def decode(self, ids: Sequence[int]) -> str:
+            return "".join(self.words[i] for i in ids).replace("▁", " ").removeprefix(" ")
+
+    assert behind(Pieces(), [0], [1, 2]) == " cats" and behind(Pieces(), [], [0, 1]) == "the cat"  # type: ignore[arg-type]
 
 
 def test_a_token_is_drawn_from_those_that_are_left() -> None:
