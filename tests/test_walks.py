@@ -101,6 +101,7 @@ def of_adult(folder: Path, _: str) -> None:
     assert sum(right) / len(right) == pytest.approx(accuracy, abs=1e-3), "the answers are those that were measured"
     assert accuracy > linear - 0.01, f"a point of logistic regression: {accuracy:.4f}, {linear:.4f}"
     assert accuracy > trees - 0.02, f"the page says 1.3 points below boosted trees: {accuracy:.4f}, {trees:.4f}"
+    assert list(folder.rglob("*.onnx")), "a graph, published where it answers as the run does"
     search = folder / "runs" / "adult-search"
     assert len(rows_of(search / "trials.csv")) == 20 and (search / "best.yaml").is_file()
     for told, found in ((linear, r"logistic regression.*\| ([0-9.]+) \|"), (trees, r"HistGradient.*\| ([0-9.]+) \|")):
