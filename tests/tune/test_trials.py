@@ -91,6 +91,19 @@ def test_a_trial_waits_at_its_rung_and_ends_there_with_a_checkpoint(tmp_path: Pa
     assert done.summary["steps"] == 40, "a trial that somebody goes on with is held by nobody"
 
 
+def test_a_trial_that_is_asked_to_stop_while_it_waits_ends_there(tmp_path: Path, digits: str) -> None:
+    """With that step, not where its next look for a request would fall."""
+    work = desk(tmp_path, digits).next()
+    assert work
+    run = Run(tmp_path / "s-search", work.trial.name, "accuracy", until=20)
+    run.start()
+    until(run, 20)
+    time.sleep(0.1)
+    run._folder.attempt.request_stop()
+    run._thread.join(60)
+    assert checkpoints(tmp_path / "s-search" / work.trial.name / "checkpoints")[-1][0] == 20
+
+
 def test_a_trial_that_goes_on_is_the_run_that_it_would_have_been(tmp_path: Path, digits: str) -> None:
     """Held at a rung, ended, and continued from its checkpoint: the same number as in one go, in the same process."""
     found = {}

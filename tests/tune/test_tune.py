@@ -18,7 +18,7 @@ import pytest
 from distdl.track.run import default_tracking_uri, load
 from distdl.track.spool import SpoolReader
 from distdl.tune.record import Record, read_record
-from tests.conftest import Result, distdl, variables
+from tests.conftest import REPOSITORY, Result, distdl, variables
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
@@ -34,6 +34,7 @@ runtime: {{kind: local}}
 search:
 {search}
 """
+DOC = (REPOSITORY / "docs" / "command_line.md").read_text(encoding="utf-8")
 LR = "  space: {optimizer.lr: {log_uniform: [1e-3, 1e-1]}}\n  algorithm: random\n"
 
 
@@ -198,9 +199,11 @@ def test_trials_that_fail_are_named_and_a_search_where_all_do_ends_with_1(tmp_pa
 
 def test_a_population_is_trained_in_rounds(tmp_path: Path, digits: str) -> None:
     config(tmp_path, digits, LR + "  scheduler: pbt\n  perturb_every_steps: 20\n  trials: 4\n", steps=60)
-    result = distdl("tune", "c.yaml", "--plain", "track.enabled=false", cwd=tmp_path, timeout_s=800)
+    result = distdl("tune", "c.yaml", "--plain", "--json", "track.enabled=false", cwd=tmp_path, timeout_s=800)
     assert result.code == 0, result.stdout + result.stderr
-    found = record(tmp_path)
+    found, told = record(tmp_path), json.loads(result.stdout)
+    row = next(line for line in DOC.splitlines() if line.startswith("| `distdl tune` |"))
+    assert set(told) == set(re.findall(r"`(\w+)`", row.split("|")[3])) and "s-001 finished" in result.stderr
     assert [(trial.state, trial.step) for trial in found.trials] == [("finished", 60)] * 4
     copies = [trial for trial in found.trials if "goes on from" in trial.reason]
     assert copies

@@ -35,7 +35,10 @@ class GateHook(Hook):
         """Until it may go on; whether it is to end."""
         if self.run.spool is not None:
             self.run.spool.flush()  # who decides must see what the evaluation told
-        while (asked := self.gate.asks(step)) == WAIT and not self.run.attempt.stop_requested():
+        while (asked := self.gate.asks(step)) == WAIT:
+            if self.run.attempt.stop_requested():  # ends here, and not where the next look would fall
+                asked = STOP
+                break
             self.run.engine.pulse.at("waiting for other runs")
             time.sleep(LOOK_S)
         self.run.engine.pulse.at("after the step")
