@@ -46,9 +46,8 @@ class BatchSource:
     class equally often. `position` is the first sample of the stream. `labels`: columns of class numbers some of which are
     missing or that weigh; beside each a batch has NAME.share, the mean weight of the global batch's values (0 where one is
     missing), and beside those that weigh NAME.weight. `threads` gather ahead of the consumer, at least `prefetch_batches`
-    micro-batches where given (else two groups); 0 threads: everything happens in `__next__`. `pin`: batches lie in memory
-    that GPUs copy from by themselves; the threads put them there. InputError: the numbers do not fit together. From
-    `__next__`, DataCorrupt: stored bytes are damaged.
+    micro-batches where given (else two groups); 0 threads: everything happens in `__next__`. InputError: the numbers do not
+    fit together. From `__next__`, DataCorrupt: stored bytes are damaged.
     """
 
     def __init__(
@@ -67,9 +66,10 @@ class BatchSource:
         prefetch_batches: int | None = None,
         threads: int = 1,
         labels: Labels = PLAIN,
-        pin: bool = False,
     ):
-        self.labels, self.pin = labels, pin
+        self.labels = labels
+        self.pin = False
+        """Whether batches lie in memory that GPUs copy from by themselves: the threads put them there."""
         self.dataset, self.seed, self.shuffle, self.last_batch = dataset, seed, shuffle, last_batch
         self.global_batch, self.micro_batch, self.accumulate = global_batch, micro_batch, accumulate
         self.rank, self.world, self.threads = rank, world, threads

@@ -34,7 +34,7 @@ class BatchCopies:
         if not self._sent.keys().isdisjoint(map(id, batch.values())):
             sent, self._sent = self._sent, {}
             torch.cuda.current_stream(self.device).wait_event(self._arrived)
-        found: Batch = {}
+        found: dict[str, Tensor] = {}
         for name, tensor in batch.items():
             if there := sent.get(id(tensor)):
                 # Its memory is not given away before this stream is done with it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def lower_linear(learner: nn.Module, precision: str) -> None:
         module.forward = functools.partial(_in_8_bits_while_it_learns, module, module.forward)
 
 
-def _in_8_bits_while_it_learns(module: nn.Linear, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _in_8_bits_while_it_learns(module: Any, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return forward(x) if module.training else F.linear(x, module.weight, module.bias)
 
 

@@ -84,7 +84,7 @@ def read(file: Path, rank: int) -> list[Flight]:
 def plain_data(pickled: bytes) -> Any:
     """What a pickle of dictionaries, lists, tuples, texts and numbers holds. ValueError: it has something else, too."""
     stack: list[Any] = []
-    memory: dict[int, Any] = {}
+    memory: dict[Any, Any] = {}
     try:
         for instruction, argument, _ in pickletools.genops(pickled):
             name = instruction.name

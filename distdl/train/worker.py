@@ -238,7 +238,7 @@ def _sample(plan: Plan) -> Batch:
 def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> BatchSource:
     """The training batches of this rank."""
     config = plan.settings
-    return BatchSource(
+    source = BatchSource(
         make_dataset(plan, config.data.train_split, manifest),
         seed=config.seed,
         global_batch=plan.global_batch,
@@ -250,8 +250,9 @@ def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> Batc
         last_batch=config.data.last_batch,
         threads=config.data.threads,
         labels=Labels(plan.data.unlabelled, dict(plan.data.class_weights), plan.data.balanced),
-        pin=plan.device == "cuda",
     )
+    source.pin = plan.device == "cuda"
+    return source
 
 
 def make_dataset(plan: Plan, split: str, manifest: Manifest | None = None) -> Dataset:

@@ -149,9 +149,8 @@ def test_a_look_at_the_next_batch_takes_none_and_slabs_are_pinned_by_the_reader(
     state, following = source.state_dict(), source.peek()
     assert following is not None and source.state_dict() == state and next(source) is following
     source.close()
-    source = type(source)(
-        source.dataset, seed=1, global_batch=16, micro_batch=16, accumulate=1, rank=0, world=1, pin=True
-    )
+    source = worker.make_source(plan, 0)
+    source.pin = True
     batch = next(source)
     source.close()
     assert len(by) >= len(batch) and all(name.startswith("distdl-data") for name in by)
