@@ -82,10 +82,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
             cells.append(f"no ({reasons.index(why) + 1})")
         lines.append(f"| {family} | {row['predict']} | {row['sample']} | {row['steps']} | {' | '.join(cells)} |")
     if any(row.get("fresh") for row in rows.values()):
-        lines += [
-            "",
-            "\\*: of fresh weights, by the same graphs and the same check; `--missing` measures them on a run.",
-        ]
+        told = "\\*: of fresh weights, by the same graphs and the same check, not on a run. `not yet`: not measured. "
+        lines += ["", told + "`python -m benchmarks.export --missing` measures both."]
     lines += ["", "Under huggingface `-`: transformers has no model that the family equals.", ""]
     lines += [f"{number}. {why}" for number, why in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"
