@@ -239,17 +239,22 @@ def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None
 
 
 ONLY_WHERE_ASKED_FOR = {
+    "ale_py",
     "captum",
     "datasets",
     "h5py",
+    "jiwer",
     "onnx",
     "onnxruntime",
+    "onnxscript",
+    "optuna",
+    "sacrebleu",
     "soundfile",
     "tokenizers",
-    "transformers",
-    "torchvision",
     "torchao",
-    "ale_py",
+    "torchmetrics",
+    "torchvision",
+    "transformers",
 }
 """Imported by the one family, key, source or command that needs them, which says how to install them."""
 

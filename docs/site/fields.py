@@ -45,7 +45,8 @@ def kind(field: Mapping[str, Any], titles: Mapping[str, str]) -> str:
             return f"[{inner}]".replace("|", "\\|")
         return f"list of {kind(field.get('items', {}), titles)}"
     if field.get("type") == "object":
-        return "mapping"
+        values = field.get("additionalProperties")
+        return f"mapping of {kind(values, titles)}" if isinstance(values, dict) and "$ref" in values else "mapping"
     return cell(UNITS.get(field.get("type", ""), "anything") + _bounds(field))
 
 

@@ -123,6 +123,8 @@ def _name(field: dict[str, Any]) -> str:
 
 def _alternatives(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
     options = field.get("anyOf") or field.get("oneOf")
+    if isinstance(values := field.get("additionalProperties"), dict):  # a mapping whose values are sections
+        options = [values]
     if not options:
         yield field
     for option in options or []:

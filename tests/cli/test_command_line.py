@@ -89,9 +89,9 @@ ARGUMENTS = {
     "doctor": ("doctor",),
     "parity": ("parity", "small.yaml", "--worlds", "1", "--layouts", "torch,zero1"),
 }
-ELSEWHERE = {"jobs list", "jobs status", "k8s status", "data fetch NAME", "tune"}
+ELSEWHERE = {"jobs list", "jobs status", "k8s status", "data fetch NAME", "tune", "export"}
 """Whose JSON tests/runtime/ looks at, beside the targets that they ask; or tests/data/test_fetch.py, beside a server;
-or tests/tune/test_tune.py, on Ray."""
+or tests/tune/test_tune.py, on Ray; or tests/export/."""
 
 
 def test_every_documented_command_is_tested() -> None:
