@@ -78,7 +78,13 @@ class Train(Section):
     tf32: bool = True
     """Let GPUs multiply fp32 matrices with 10 of their 23 binary places (TF32), several times faster; false: with all."""
     compile: bool = False
-    """Compile the blocks of the model with torch.compile."""
+    """Compile the model with torch.compile: embedding, blocks, head and loss. What was compiled is kept in the run's
+    folder, for its next start."""
+    vocabulary_multiple: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """Fill the words of a language model up to a multiple of this inside the engine: matrix products of some sizes are
+    faster. Neither checkpoints nor counts have the padding. auto: 64 on GPUs, 1 (none) on a CPU, which gains nothing."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Lay pictures out in memory with the channels last, as the convolutions of GPUs want them. auto: on GPUs."""
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
     l1: NonNegative = 0.0

@@ -27,6 +27,7 @@ from distdl.layout import noise
 from distdl.layout.axes import Axis
 from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
+from distdl.parallel.compiled import compile_learner
 from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
 from distdl.plan.plan import Plan
@@ -61,9 +62,15 @@ class Engine(ABC):
         self.groups = place(learner, plan, rank)
         precision.lower_linear(learner, self.config.train.precision)
         save_memory(learner, self.config)
+        if self.config.train.compile:
+            compile_learner(learner)
         cuda = plan.device == "cuda"  # every launcher sets LOCAL_RANK, and DeepSpeed chooses its device by it
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         self._copies = BatchCopies(self.device) if cuda else None
+        # Pictures, and with them what the convolutions make of them, are laid out (B, H, W, C); their shape stays.
+        self._channels_last = self.config.train.channels_last is True and any(
+            isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in learner.modules()
+        )
         self._to_device()
         self.bare: dict[str, nn.Module] = {name: getattr(learner, name) for name in learner.players}
         if not learner.players and any(p.requires_grad for p in learner.parameters()):
@@ -262,7 +269,11 @@ class Engine(ABC):
                 noise.begin(0, None)
 
     def to_device(self, batch: Mapping[str, Tensor]) -> Batch:
-        return self._copies.of(batch) if self._copies else batch
+        batch = self._copies.of(batch) if self._copies else batch
+        if self._channels_last:
+            last = torch.channels_last
+            batch = {n: t.contiguous(memory_format=last) if t.ndim == 4 else t for n, t in batch.items()}
+        return batch
 
     # -- for the checkpoint ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
 from distdl.learner import Batch, Learner
+from distdl.nn.watch import as_written
 from distdl.plan.plan import Plan
 
 ADVICE = "lower optimizer.lr, lengthen schedule.warmup_steps, set train.clip_norm, or look at these samples"
@@ -63,7 +64,7 @@ def first_bad(learner: Learner, plan: Plan, batch: Batch, step: int) -> str:
     found: list[str] = []
     handles = [m.register_forward_hook(watch(name, found)) for name, m in learner.named_modules() if name]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_written():
             noise.begin(plan.settings.seed, batch["position"])  # the masks of the pass that failed
             learner(batch, step)
     finally:

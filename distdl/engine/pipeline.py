@@ -36,6 +36,7 @@ from distdl.layout import noise
 from distdl.learner import Batch, Layer, Learner
 from distdl.learner.kinds import decays
 from distdl.metrics import Mean, Metrics, add
+from distdl.nn.watch import as_written
 from distdl.plan.plan import Plan
 
 
@@ -265,7 +266,7 @@ class PipelineEngine(DeepSpeedEngine):
         engine = self.engines["learner"]
         engine.set_dataiterator(self._inputs(self._micro_batches))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), as_written():
                 engine._exec_schedule(engine._inference_schedule(self.plan.accumulate))
         finally:
             for handle in handles:

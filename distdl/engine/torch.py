@@ -13,6 +13,7 @@ from distdl.engine.lbfgs import LBFGS, Replay
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
+from distdl.parallel.tensor import part, whole
 from distdl.plan.plan import Plan
 
 
@@ -30,6 +31,14 @@ class TorchEngine(Engine):
             self.wrapped[player] = self._wrap(net)
             if player != "learner":
                 setattr(learner, player, self.wrapped[player])
+
+    def _to_device(self) -> None:
+        """DeepSpeed keeps weights flat, in their own order; here they can be laid out as their pictures are."""
+        self.learner.to(self.device)
+        if self._channels_last:
+            for parameter in self.learner.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def _wrap(self, net: nn.Module) -> nn.Module:
         if self.plan.world == 1:
@@ -85,10 +94,10 @@ class TorchEngine(Engine):
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for player, name, parameter in self.named():
-            yield f"weights/{name}", parameter.detach()
+            yield f"weights/{name}", whole(parameter, parameter.detach())
             for key, value in self.optimizers[player].state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
-                    yield f"optimizer/{key}/{name}", value
+                    yield f"optimizer/{key}/{name}", whole(parameter, value)
         for name, parameter in self.bystanders():
             yield f"weights/{name}", parameter.detach()
         for name, buffer in self.named_buffers():
@@ -100,5 +109,7 @@ class TorchEngine(Engine):
             keys = sorted(n.split("/")[1] for n in names if n.startswith("optimizer/") and n.split("/", 2)[2] == name)
             if keys:
                 state = self.optimizers[player].state[parameter]
-                state.update({key: read(f"optimizer/{key}/{name}").to(parameter) for key in keys})
+                for key in keys:  # laid out in memory as the weight is, which a fused kernel takes for granted
+                    value = part(parameter, read(f"optimizer/{key}/{name}"))
+                    state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
                 state["step"] = steps_taken(self.optimizers[player], parameter, self.optimizer_steps[player])

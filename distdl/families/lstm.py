@@ -96,6 +96,7 @@ def layer(inputs: int, config: Config) -> nn.Module:
 
 
 class LSTM(SequenceLearner):
+    one_graph = True
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3"})
 
     def __init__(self, config: Config) -> None:

@@ -28,7 +28,7 @@ from distdl.config.fields import Count, CountOrZero, Several
 from distdl.learner import Answer, Batch, Column, Layer, Learner
 from distdl.learner.answers import NEXT_TOKEN, last_real
 from distdl.metrics import Metrics, mean
-from distdl.nn.language import token_losses
+from distdl.nn.language import logits, token_losses
 from distdl.nn.recurrence import over_time
 from distdl.nn.watch import shown
 
@@ -98,7 +98,11 @@ def scan(a: Tensor, b: Tensor) -> Tensor:
     h[:, 0] = b[:, 0]
     if T > 2:
         evens = (T - 1) // 2  # h_2, h_4, ...
-        torch.addcmul(b[:, 2::2], a[:, 2::2], odd[:, :evens], out=h[:, 2::2])
+        terms = (b[:, 2::2], a[:, 2::2], odd[:, :evens])
+        if torch.compiler.is_compiling():  # which writes into a part of a tensor by an assignment only
+            h[:, 2::2] = torch.addcmul(*terms)
+        else:
+            torch.addcmul(*terms, out=h[:, 2::2])
     return h
 
 
@@ -209,7 +213,7 @@ class Mamba(Learner):
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
         x = last_real(self.through_layers(batch["tokens"].long()), batch.get("length"))
-        return {"next": F.linear(x, self.embedding.weight).float().softmax(-1)}
+        return {"next": logits(x, self.embedding.weight).float().softmax(-1)}
 
     @staticmethod
     def shrunk(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,4 +244,4 @@ class Mamba(Learner):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)"""
-        return F.linear(self.through({"tokens": F.pad(tokens, (0, 1))}), self.embedding.weight)
+        return logits(self.through({"tokens": F.pad(tokens, (0, 1))}), self.embedding.weight)

@@ -127,7 +127,7 @@ class Transformer(Learner):
         "blocks.*.up": "column",
         "blocks.*.down": "row",
     }
-    chunks_loss = True
+    chunks_loss, static_criterion = True, False  # as many losses as there are real places
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, Image
 from distdl.config.marks import TRAINING_ONLY
 from distdl.layout import noise
 from distdl.learner import Answer, Batch, Column, Learner
-from distdl.learner.labels import filled, known, mean_known, mean_loss
+from distdl.learner.labels import as_count, filled, known, mean_known, mean_loss
 from distdl.metrics import Mean, Metrics
 from distdl.nn.batch_norm import BatchNorm
 from distdl.nn.images import to_unit
@@ -102,6 +102,7 @@ def centre(x: Tensor, size: torch.Size) -> Tensor:
 
 
 class UNet(Learner):
+    one_graph = True
     targets = frozenset({"mask", "border"})
     primary, better = "dice", "higher"
     batch_coupled = True  # with batch_norm
@@ -189,7 +190,7 @@ class UNet(Learner):
         losses, found, mask = self.measured(batch)
         a, b = (found == self.config.foreground) & known(mask), mask == self.config.foreground
         # Dice: twice the common pixels over all pixels of both; the sums add up over batches, their quotients would not.
-        dice = Mean(2 * (a & b).sum(), float(a.sum() + b.sum()))
+        dice = Mean(2 * (a & b).sum(), as_count(a.sum() + b.sum()))
         accuracy = mean_known((found == mask).float(), mask)
         return {"loss": mean_known(losses, mask), "accuracy": accuracy, "dice": dice}
 

@@ -83,7 +83,8 @@ class Shard:
     """How a parameter is cut along an axis: dimension `dim`, which holds `blocks` equal blocks that are cut one by one.
 
     A fused query-key-value map (3D, D) is cut along dimension 0 in 3 blocks, so that each rank gets its heads of all
-    three. A dimension that the axis does not divide is padded with zeros at the end (a vocabulary).
+    three. A dimension that the axis does not divide is padded with zeros at the end (a vocabulary), and so is one whose
+    parts are to be a `multiple` of something: kernels for 16 bits want rows that begin at a multiple of 16 bytes.
     """
 
     axis: Axis
@@ -91,12 +92,18 @@ class Shard:
     full: tuple[int, ...]
     """The one-process shape."""
     blocks: int = 1
+    multiple: int = 1
+
+    def rows(self, size: int) -> int:
+        """Of a block of this size, those of each rank, padding and all."""
+        rows = -(-size // self.axis.size)
+        return -(-rows // self.multiple) * self.multiple
 
     def cut(self, full: Tensor) -> Tensor:
         """This rank's part of the one-process tensor."""
         parts = []
         for block in full.chunk(self.blocks, self.dim):
-            rows = -(-block.shape[self.dim] // self.axis.size)
+            rows = self.rows(block.shape[self.dim])
             padding = rows * self.axis.size - block.shape[self.dim]
             if padding:
                 shape = list(block.shape)
@@ -119,7 +126,7 @@ def concatenate(tensors: list[Tensor], dim: int) -> Tensor:
 
 
 def shard_of(parameter: Tensor) -> Shard | None:
-    """How a parameter is cut along the tensor axis; None: every rank holds all of it."""
+    """How a parameter is cut along the tensor axis, or padded where that has one rank; None: it is as in one process."""
     return getattr(parameter, "distdl_shard", None)
 
 

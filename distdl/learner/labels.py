@@ -68,7 +68,12 @@ def mean_known(values: Tensor, label: Tensor) -> Mean:
     there = _there(values, label).expand_as(values)
     count = there.sum()
     total = values.detach().float().masked_fill(~there, 0.0).sum()
-    return Mean(total, float(count) if count.device.type == "cpu" else count)  # a GPU would have to be waited for
+    return Mean(total, as_count(count))
+
+
+def as_count(count: Tensor) -> float | Tensor:
+    """Of a metric: a number where reading it costs nothing. A GPU would have to be waited for, and a graph be left."""
+    return count if count.device.type != "cpu" or torch.compiler.is_compiling() else float(count)
 
 
 def of_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Metrics]:

@@ -26,6 +26,7 @@ from distdl.layout import noise
 from distdl.learner.answers import Answer
 from distdl.learner.units import Units
 from distdl.metrics import Mean, Metrics, mean
+from distdl.nn import watch
 from distdl.nn.language import Memory
 
 Batch = Mapping[str, Tensor]
@@ -85,6 +86,11 @@ class Learner(nn.Module):
     missing labels out: what `train.class_weights` can weigh."""
     chunks_loss: ClassVar[bool] = False
     """Whether the criterion heeds `loss_chunk_tokens`."""
+    static_criterion: ClassVar[bool] = True
+    """Whether the shapes within the criterion depend on those of the batch alone; else `train.compile` leaves it out."""
+    one_graph: ClassVar[bool] = False
+    """Of a family without layers: whether a test has proven that torch.compile makes one graph of `loss` and one of
+    `evaluate`; then `train.compile` does."""
     # What a run asks of a learner beside its model, by `save_memory`, `augment`, `freeze` and by setting `file_units`:
     recompute_every: int = 0
     """Every n-th layer keeps its input only and is run again in the backward pass; 0: none."""
@@ -259,7 +265,7 @@ class Learner(nn.Module):
         training = self.training
         self.eval()
         try:
-            with torch.no_grad(), noise.apart(seed, positions):
+            with torch.no_grad(), noise.apart(seed, positions), watch.as_written():
                 yield
         finally:
             self.train(training)

@@ -105,7 +105,14 @@ class Memory:
 
 
 def logits(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., D) times the vocabulary's weights (V, D) -> (..., V); this rank's part (..., V/T) of a cut vocabulary."""
+    """x (..., D) times the vocabulary's weights (V, D) -> (..., V); this rank's part (..., V/T) of a cut vocabulary.
+    Padding that an engine has put behind a whole one is left out."""
+    scores, shard = _scores(x, weight), shard_of(weight)
+    return scores if shard is None or shard.axis.size > 1 else scores[..., : shard.full[0]]
+
+
+def _scores(x: Tensor, weight: Tensor) -> Tensor:
+    """With the padding."""
     return F.linear(copied(x) if shard_of(weight) else x, weight)
 
 
@@ -124,10 +131,27 @@ def token_losses(x: Tensor, weight: Tensor, targets: Tensor, chunk: int = 0) -> 
 
 
 def _token_losses(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    scores, shard = logits(x, weight).float(), shard_of(weight)  # (N, V)
+    scores, shard = _scores(x, weight).float(), shard_of(weight)  # (N, V)
     if shard is None:
         return F.cross_entropy(scores, targets, reduction="none")
+    if shard.axis.size == 1:
+        return F.cross_entropy(_NoWord.apply(scores, shard.full[0]), targets, reduction="none")
     return _CutVocabulary.apply(scores, targets, shard.full[0])
+
+
+class _NoWord(torch.autograd.Function):
+    """Scores (N, V + padding), the padding -inf: in place, and without a pass of its own backwards, where the gradient of a
+    score of -inf is 0 already."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, vocabulary: int) -> Tensor:
+        ctx.mark_dirty(scores)
+        scores[:, vocabulary:] = -torch.inf
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class _CutVocabulary(torch.autograd.Function):

@@ -5,6 +5,9 @@ with watching(see, show):
     evaluate(...)          see("classes", logits (B, K), label (B,)), see("numbers", told (B,), true (B,))
                            show("filters", lambda: {"filters": weight})
 
+with as_written():
+    learner(...)           no compiled function: hooks see what each module puts out
+
 What can be drawn, by name, and of which arrays; `NAME: TITLE` gives the picture a title of its own:
 
 samples          made (N, ...): what the family makes by itself
@@ -48,6 +51,7 @@ COLOURS = (1, 3)
 
 _see: See | None = None
 _show: Show | None = None
+_as_written = False
 
 
 @contextlib.contextmanager
@@ -59,6 +63,22 @@ def watching(see: See, show: Show | None = None) -> Iterator[None]:
         yield
     finally:
         _see, _show = before
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Within it, this process goes through its functions as they were written, where some are compiled."""
+    global _as_written
+    before, _as_written = _as_written, True
+    try:
+        yield
+    finally:
+        _as_written = before
+
+
+def looked_at() -> bool:
+    """Whether someone looks on, from whom a compiled function would hide what happens within it."""
+    return _as_written or _see is not None or _show is not None
 
 
 def seen(kind: str, told: Tensor, true: Tensor) -> None:

@@ -15,7 +15,7 @@ from distdl.learner import Learner
 from distdl.parallel.expert import cut_experts
 from distdl.parallel.groups import Groups
 from distdl.parallel.sequence import ring
-from distdl.parallel.tensor import cut_tensors
+from distdl.parallel.tensor import cut_tensors, fill_up
 from distdl.plan.plan import Plan
 
 
@@ -24,8 +24,12 @@ def place(learner: Learner, plan: Plan, rank: int) -> Groups:
     groups = Groups(plan.mesh, rank)
     axes.reset()
     axes.here.tensor, axes.here.sequence, axes.here.expert = groups.tensor, groups.sequence, groups.expert
+    asked = plan.settings.train.vocabulary_multiple
+    multiple = 1 if asked == "auto" else asked  # which the plan of an earlier version leaves undecided
     if groups.tensor.size > 1:
-        cut_tensors(learner, groups.tensor)
+        cut_tensors(learner, groups.tensor, multiple)
+    elif multiple > 1:
+        fill_up(learner, multiple)
     if groups.expert.size > 1:
         cut_experts(learner, groups.expert)
     if groups.sequence.size > 1 and plan.attention == "ring":  # Ulysses is DeepSpeed's: its engine puts it in

@@ -5,7 +5,8 @@
     gather    outputs are cut and put together again at once, so that nothing around the module need know
     vocab     rows of an embedding are cut; a word that is elsewhere counts zero, and the sum finds it
 
-The weights are cut from the whole ones, so a layout enters neither the initial weights nor a checkpoint.
+The weights are cut from the whole ones, so a layout enters neither the initial weights nor a checkpoint. Nor does what a
+vocabulary is padded with: rows of zeros, which stand for no word, get no gradient and stay zero under every optimizer.
 """
 
 from __future__ import annotations
@@ -34,23 +35,38 @@ def cut_parameters(module: nn.Module, how: str) -> list[nn.Parameter]:
     return [p for name, p in module.named_parameters(recurse=False) if (how, name) != ("row", "bias")]
 
 
-def cut_tensors(learner: Learner, axis: Axis) -> None:
-    """Replaces the modules that the learner's `tensor_plan` names, in place."""
+def fill_up(learner: Learner, multiple: int) -> None:
+    """Pads the vocabularies that the learner's `tensor_plan` names, where one rank has all of them, in place."""
+    for _, module, how in to_cut(learner):
+        if how == "vocab":
+            for parameter in cut_parameters(module, how):
+                shard = Shard(Axis(), 0, tuple(parameter.shape), multiple=multiple)
+                if shard.rows(parameter.shape[0]) > parameter.shape[0]:
+                    _fit(parameter, shard)
+                    parameter.distdl_shard = shard  # type: ignore[attr-defined]
+
+
+def cut_tensors(learner: Learner, axis: Axis, multiple: int = 1) -> None:
+    """Replaces the modules that the learner's `tensor_plan` names, in place. Each rank's part of a vocabulary is filled up
+    to a `multiple`."""
     for path, module, how in to_cut(learner):
         parent, _, name = path.rpartition(".")
         owner = learner.get_submodule(parent)
-        new = _parallel(module, how, axis)
+        new = _parallel(module, how, axis, multiple)
         if isinstance(owner, nn.Sequential | nn.ModuleList):
             owner[int(name)] = new
         else:
             setattr(owner, name, new)
 
 
-def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis) -> nn.Module:
+def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis, multiple: int) -> nn.Module:
     kind, _, blocks = how.partition("/")
     outputs = module.weight.shape[0]
     for parameter in cut_parameters(module, how):
-        _cut(parameter, axis, 1 if kind == "row" else 0, int(blocks or 1))
+        dim, of_rows = 1 if kind == "row" else 0, multiple if kind == "vocab" else 1
+        shard = Shard(axis, dim, tuple(parameter.shape), int(blocks or 1), of_rows)
+        _fit(parameter, shard)
+        mark(parameter, shard)
     if isinstance(module, nn.Embedding):
         assert kind == "vocab"
         return VocabularyEmbedding(module)
@@ -60,15 +76,14 @@ def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis
     return ColumnParallel(module, outputs if kind == "gather" else None)
 
 
-def _cut(parameter: nn.Parameter, axis: Axis, dim: int, blocks: int = 1) -> None:
-    shard = Shard(axis, dim, tuple(parameter.shape), blocks)
+def _fit(parameter: nn.Parameter, shard: Shard) -> None:
+    """Leaves of a parameter this rank's part."""
     if parameter.device.type == "meta":
         shape = list(parameter.shape)
-        shape[dim] = blocks * -(-shape[dim] // blocks // axis.size)
+        shape[shard.dim] = shard.blocks * shard.rows(shape[shard.dim] // shard.blocks)
         parameter.data = parameter.data.new_empty(shape)
     else:
         parameter.data = shard.cut(parameter.data).clone()
-    mark(parameter, shard)
 
 
 def mark(parameter: nn.Parameter, shard: Shard) -> None:

@@ -1,4 +1,4 @@
-"""What `auto` comes to in `train.precision` and `train.deterministic`, and what the plan says of arithmetic on GPUs."""
+"""What `auto` comes to in the section `train`, and what the plan says of arithmetic on GPUs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from distdl.plan.facts import Hardware, ModelFacts
 
 BF16_CAPABILITY = (8, 0)
 """Compute capability of the first GPUs that multiply bf16; older ones imitate it, slower than fp32."""
+
+GPU_VOCABULARY = 64
+"""Words of a vocabulary come in so many on GPUs: rows of 50257 scores in 16 bits begin at no multiple of 16 bytes, and a
+third of GPT-2's products would have to do without the kernels that copy in larger pieces."""
 
 
 def decided(config: Config, model: ModelFacts, hardware: Hardware) -> Config:
@@ -17,6 +21,10 @@ def decided(config: Config, model: ModelFacts, hardware: Hardware) -> Config:
         changes["precision"] = "fp32" if _why_fp32(config, model, hardware) else "bf16"
     if train.deterministic == "auto":
         changes["deterministic"] = hardware.device == "cpu"
+    if train.vocabulary_multiple == "auto":
+        changes["vocabulary_multiple"] = GPU_VOCABULARY if hardware.device == "cuda" else 1
+    if train.channels_last == "auto":
+        changes["channels_last"] = hardware.device == "cuda"
     return config.model_copy(update={"train": train.model_copy(update=changes)}) if changes else config
 
 

@@ -27,6 +27,8 @@ class ModelFacts:
     """(name, parameters) of the ordered layers that a pipeline may cut between; () where the family has none."""
     ties: tuple[tuple[int, int, int], ...] = ()
     """(layer, later layer, elements) of what two layers share: a pipeline stage of the later one holds a copy."""
+    one_graph: bool = False
+    """Its loss and its evaluation can be compiled as a whole (see `Learner.one_graph`)."""
     chunks_loss: bool = False
     """The loss can be taken over some tokens at a time."""
     own_update: bool = False

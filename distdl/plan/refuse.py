@@ -151,7 +151,7 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
         "train.compile=false": train.compile,
     }
     for fix, value in asked.items():
-        if value and not model.layers:
+        if value and not model.layers and not (model.one_graph and fix.startswith("train.compile")):
             why = f"{fix.partition('=')[0]}: the family {model.family} has no ordered layers"
             problems.append(Problem(why, fix=fix))
     if train.compile and zero == 3:

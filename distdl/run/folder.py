@@ -46,6 +46,8 @@ MAY_CHANGE_KEYS = (
     ("train", "micro_batch"),
     ("train", "threads_per_worker"),
     ("train", "tf32"),
+    ("train", "vocabulary_multiple"),
+    ("train", "channels_last"),
     ("data", "path"),
     ("data", "prepare"),
     ("data", "cache"),

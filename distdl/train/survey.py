@@ -104,6 +104,7 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         splits=tuple((axis, what, n) for axis, counts in learner.splits().items() for what, n in counts.items()),
         layers=_layers(learner),
         ties=_ties(learner),
+        one_graph=learner.one_graph,
         chunks_loss=learner.chunks_loss,
         own_update=type(learner).update is not Learner.update,
         fp64=learner.fp64,

@@ -42,6 +42,7 @@ from distdl.track.machine import sampling
 from distdl.track.spool import SpoolWriter
 from distdl.train.failures import in_words, is_consequence, is_lasting
 from distdl.train.hooks.checkpoint import CheckpointHook
+from distdl.train.hooks.compiled import KeepCompiled, Kept
 from distdl.train.hooks.early_stopping import EarlyStopping
 from distdl.train.hooks.evaluate import Evaluate, at_the_end
 from distdl.train.hooks.gate import GateHook
@@ -51,7 +52,7 @@ from distdl.train.hooks.parity import ReplicaParity
 from distdl.train.hooks.progress import Progress
 from distdl.train.hooks.spike import Rollback, SpikeGuard
 from distdl.train.hooks.stop import Stop
-from distdl.train.kernels import missing_kernel, set_up_torch, settled
+from distdl.train.kernels import memory_kept, missing_kernel, set_up_torch, settled
 from distdl.train.loop import evaluate, train
 from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over, checkpoint_of
@@ -120,6 +121,9 @@ def _train_from_checkpoint(
     tell(text="the model to be made")
     manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
     preparation = record_of(manifest)
+    kept = Kept(plan, folder, rank) if plan.settings.train.compile else None
+    if kept and (told := kept.load()):
+        warnings += [told]
     learner = build_learner(plan.settings, checkpoint)
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
@@ -129,7 +133,7 @@ def _train_from_checkpoint(
     run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
-    hooks = _hooks(run_, folder)
+    hooks = _hooks(run_, folder, kept)
     start = 0
     if checkpoint:
         start = checkpoint.step
@@ -150,7 +154,7 @@ def _train_from_checkpoint(
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
     saves = hooks["checkpoint"]
     assert isinstance(saves, CheckpointHook)
-    with contextlib.closing(source), settled(), saves.whole():
+    with contextlib.closing(source), settled(), memory_kept(plan.device), saves.whole():
         if checkpoint and checkpoint.state.stopped and stopping and stopping.exhausted:
             end = start
         else:
@@ -265,7 +269,7 @@ def make_dataset(plan: Plan, split: str, manifest: Manifest | None = None) -> Da
     return Dataset(path, split, data.verify, data.cache, again_bytes_per_s, read_as, manifest)
 
 
-def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
+def _hooks(run_: Run, folder: RunFolder, kept: Kept | None = None) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
     plan, config = run_.plan, run_.plan.settings
     hooks: dict[str, Hook] = {}
@@ -285,6 +289,8 @@ def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     if config.guard.parity_every_steps:
         hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
     saved = dict(hooks)
+    if kept:
+        hooks["compiled"] = KeepCompiled(kept)
     hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
     return hooks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -204,14 +205,12 @@ def test_state_on_a_disk_gives_the_same_numbers_and_resumes(small_data: Path, tm
 def compiled(rank: int, world: int, runs: dict[str, dict[str, Any]], backend: str) -> dict[str, Any]:
     """The curve of each run, and how many graphs were compiled; {"skip": why} where this machine cannot compile."""
     import torch._dynamo.utils
-    from torch import nn
 
     try:
         torch.compile(lambda x: x.sin() + 1, backend=backend)(torch.ones(8))
     except Exception as error:  # no working C++ compiler
         return {"skip": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-    compile_ = nn.Module.compile
-    nn.Module.compile = lambda self: compile_(self, backend=backend)  # type: ignore[method-assign]
+    torch.compile = functools.partial(torch.compile, backend=backend)
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # else the blocks from there on run uncompiled, in silence
     out: dict[str, Any] = {}
     for name, values in runs.items():
@@ -259,7 +258,12 @@ def test_compiled_blocks_give_the_same_numbers_on_every_axis(small_data: Path) -
     values = contract_config("gpt", small_data) | {"optimizer": SGD}
     reference = run_ranks(curves, 1, {"flat": values})[0]
     names = ["zero0", "zero1", "zero2", "zero1+tensor2", "zero1+sequence2", "zero1+pipeline2"]
-    compare_compiled(reference, 2, {f"flat {name}": saving(values, name, 2) for name in names}, "aot_eager")
+    runs = {f"flat {name}": saving(values, name, 2) for name in names}
+    runs["flat zero1 in chunks, recomputed, filled up"] = saving(
+        values, "zero1", 2, loss_chunk_tokens=24, checkpoint_activations="all"
+    )
+    runs["flat zero1 in chunks, recomputed, filled up"]["train"]["vocabulary_multiple"] = 60
+    compare_compiled(reference, 2, runs, "aot_eager")
 
 
 # -- bf16 --------------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any], str]] = {
     "nothing to recompute": ("lstm", "zero1", 2, {"parallel__checkpoint_activations": "all"}, "has no ordered layers"),
     "every second of none": ("gan", "zero1", 2, {"parallel__checkpoint_activations": 2}, "has no ordered layers"),
     "compiled under ZeRO-3": ("gpt", "zero3", 2, {"train__compile": True}, "train.compile: ZeRO-3 gathers weights"),
-    "nothing to compile": ("lstm", "zero1", 2, {"train__compile": True}, "train.compile: the family lstm has no ordered"),
+    "nothing to compile": ("gru", "zero1", 2, {"train__compile": True}, "train.compile: the family gru has no ordered"),
     "no tokens": ("mlp", "zero1", 2, {"parallel__loss_chunk_tokens": 4}, "mlp has no loss over tokens"),
 }  # fmt: skip
 ON_GPUS: dict[str, tuple[Hardware, dict[str, Any], str]] = {

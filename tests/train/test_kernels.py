@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import resource
 import signal
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from distdl.runtime import flights
 from distdl.runtime.blame import WorkersEnded, ending, first_failure
 from distdl.runtime.ray import refuse_idle_gpus
 from distdl.train import worker
-from distdl.train.kernels import FLIGHT_RECORDER, prepare_process, settled
+from distdl.train.kernels import FLIGHT_RECORDER, memory_kept, prepare_process, settled
 from tests.conftest import python
 from tests.plan.test_arithmetic import CPU, H100, planned
 from tests.plan.test_plan import DATA, MODEL
+from tests.ranks import run_ranks
 from tests.small import small_config
 
 NAMES = (*FLIGHT_RECORDER, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_FR_DUMP_TEMP_FILE")
@@ -58,6 +61,35 @@ def test_what_is_there_at_the_start_is_not_looked_through_again() -> None:
     with pytest.raises(KeyError), settled():
         raise KeyError
     assert gc.get_freeze_count() == 0
+
+
+def faults(rank: int, world: int, variables: dict[str, str]) -> list[int]:
+    """Pages that the system had to give for blocks of 48 MB, taken and freed ten times: before, within, and within on a
+    GPU's host."""
+    os.environ |= variables
+
+    def taken() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(12_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    found = [taken()]
+    for device in ("cpu", "cuda"):
+        with memory_kept(device):
+            taken()
+            found.append(taken())
+    return found
+
+
+@pytest.mark.slow
+def test_what_a_step_frees_on_a_cpu_is_there_for_the_next() -> None:
+    before, within, on_a_gpu = run_ranks(faults, 1, {})[0]
+    if "glibc" not in platform.libc_ver()[0] or before < 10_000:
+        pytest.skip("an allocator that gives nothing back")
+    assert within < before / 20 and on_a_gpu > before / 2
+    before, within, _ = run_ranks(faults, 1, {"MALLOC_ARENA_MAX": "2"})[0]
+    assert within > before / 2, "what the user has set of the allocator was changed"
 
 
 def test_nccl_is_told_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
