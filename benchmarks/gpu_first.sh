@@ -107,7 +107,7 @@ check same-bits 400 same_bits
 check compile 400 trained compile "$workers" parallel.zero=2 train.compile=true
 check stopped 300 stopped
 if [ "$gpus" -gt 0 ]; then
-    check step 600 timeout 600 python "$here/benchmarks/step.py" --gpu --models 124m
+    check step 600 timeout 600 python "$here/benchmarks/step.py" --gpu --models 124m --rounds 1
 fi
 echo "$failed failed; $out/table.txt"
 exit $((failed > 0))

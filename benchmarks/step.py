@@ -1,22 +1,26 @@
 """Time of a training step on every layout. See README.md.
 
     python benchmarks/step.py [--ranks 2,4] [--rounds R]       a 10M-parameter GPT on CPU ranks, over plain DDP
+    python benchmarks/step.py --base COMMIT [--ranks 2]        the same ranks, beside another commit of this repository
     python benchmarks/step.py --gpu [--models 124m,1.3b]       one GPU: MFU, tokens/s and peak memory over a bare loop
 
 On CPU ranks all contenders live in the same processes and take turns, a step each, so that a busy machine disturbs them
-alike; a figure is the median over rounds of the ratio to DDP's step of the same round. On a GPU each contender has it for
-itself, one after the other, round by round.
+alike; a figure is the median over rounds of the ratio to DDP's step of the same round. With `--base` each build has
+processes of its own, with what a user gets switched on (guard and hooks) and with all of that off, and they take turns in
+blocks of steps. On a GPU each contender is a process that has it for itself, one after the other, round by round: nothing
+that one has compiled or left in memory meets the next.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import itertools
 import json
 import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +31,15 @@ from typing import Any
 
 import numpy as np
 
+if __name__ == "__main__":  # run by path
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.startup import checkout
+
+REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+WARM_STEPS = 5
+"""Of a contender on a GPU, before its block."""
 CPU_MODEL = {"vocabulary": 8192, "context": 64, "layers": 8, "heads": 8, "width": 288, "dropout": 0.0}  # 10.3M
 CPU_BATCH = 8
 CPU_LAYOUTS = {
@@ -101,6 +113,7 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
     from distdl.config.load import config_from_dict
     from distdl.layout.process import ProcessState
     from distdl.train import worker
+    from distdl.train.kernels import memory_kept
     from distdl.train.survey import survey
 
     config = config_from_dict(values)
@@ -110,15 +123,14 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
         engine = worker.make_engine(learner, plan, rank)
         source = worker.make_source(plan, rank)
     learner.train()
-    step = 0
-    while True:
-        loss = 0.0
-        with state:
-            for batch in engine.feed(source, step):
-                total, count = learner.update(batch, engine, step)["loss"]
-                loss = float(total) / count
-        step += 1
-        yield loss
+    with memory_kept(plan.device):  # the whole process, peers and all
+        for step in itertools.count():
+            loss = 0.0
+            with state:
+                for batch in engine.feed(source, step):
+                    total, count = learner.update(batch, engine, step)["loss"]
+                    loss = float(total) / count
+            yield loss
 
 
 def cpu_rank(rank: int, world: int, folder: str, rounds: int) -> None:
@@ -209,81 +221,234 @@ def bare_steps(values: dict[str, Any], compiled: bool) -> Iterator[float]:
         yield float(loss.detach())
 
 
+def gpu_contenders(folder: str, model: dict[str, Any], batch: int) -> dict[str, dict[str, Any]]:
+    """Name -> what a process of its own is told: the config, and for ours whether guard and hooks are on, as for users."""
+    values = run_config(folder, model, batch)
+    found = {
+        "bare loop, compiled": {"bare": True, "compiled": True, "values": values},
+        "bare loop": {"bare": True, "compiled": False, "values": values},
+    }
+    for engine, compiled, on in itertools.product(("torch", "zero1"), (True, False), (True, False)):
+        ours = run_config(folder, model, batch)
+        ours["train"] |= {"precision": "bf16", "compile": compiled}
+        ours["parallel"] = {"engine": "torch"} if engine == "torch" else {"zero": 1}
+        if not on:
+            ours["guard"] = {"nonfinite": False, "parity_every_steps": 0}
+        name = f"distdl {engine}{', compiled' * compiled}{', guard and hooks' * on}"
+        found[name] = {"bare": False, "on": on, "values": ours}
+    return found
+
+
 def on_gpu(names: list[str], rounds: int, block: int) -> dict[str, Any]:
-    """Tokens/s, MFU and peak memory of our layouts and of the bare loop."""
+    """Tokens/s, MFU and peak memory of our layouts and of the bare loop: a process for each model and contender."""
     import torch
 
     from distdl.families import build
-    from distdl.train.worker import init_process_group
 
-    device = torch.cuda.get_device_name()
-    peak = next((flops for chip, flops in PEAK_FLOPS.items() if chip in device), math.nan)
-    result: dict[str, Any] = {"device": device, "peak_flops": peak, "models": {}}
+    result: dict[str, Any] = {"models": {}}
     for name in names:
         model, batch = GPU_MODELS[name]
         with torch.device("meta"):
             parameters = sum(p.numel() for p in build({"family": "gpt", **model}).parameters())
         with tempfile.TemporaryDirectory(prefix="distdl-step-") as folder:
             write_data(folder, model, 8 * batch)
-
-            def ours(engine: str, compiled: bool, folder: str = folder, model: Any = model, batch: int = batch) -> Any:
-                values = run_config(folder, model, batch)
-                values["train"] |= {"precision": "bf16", "compile": compiled}
-                values["parallel"] = {"engine": "torch"} if engine == "torch" else {"zero": 1}
-                values["guard"] = {"nonfinite": False, "parity_every_steps": 0}
-                if not torch.distributed.is_initialized():
-                    from distdl.config.load import config_from_dict
-                    from distdl.train.survey import survey
-
-                    init_process_group(survey(config_from_dict(values)), 0, 60.0)
-                return our_steps(values, 0)
-
-            base = run_config(folder, model, batch)
-            contenders: dict[str, Callable[[], Iterator[float]]] = {
-                "bare loop, compiled": lambda base=base: bare_steps(base, True),  # type: ignore[misc]
-                "bare loop": lambda base=base: bare_steps(base, False),  # type: ignore[misc]
-                **{
-                    f"distdl {engine}{', compiled' * compiled}": lambda e=engine, c=compiled, o=ours: o(e, c)  # type: ignore[misc]
-                    for engine in ("torch", "zero1")
-                    for compiled in (True, False)
-                },
-            }
-            tokens = batch * model["context"]
+            contenders = gpu_contenders(folder, model, batch)
             rows: dict[str, dict[str, Any]] = {key: {"s": []} for key in contenders}
             for _ in range(rounds):
-                for key, make in contenders.items():
-                    _measure(rows[key], make, block)
-            for key, row in rows.items():
-                seconds = statistics.median(row.pop("s"))
-                row |= {"tokens_per_s": tokens / seconds, "step_ms": 1e3 * seconds}
-                row["mfu"] = row["tokens_per_s"] * flops_per_token(model, parameters) / peak
-                row["over_bare_compiled"] = row["tokens_per_s"] / rows["bare loop, compiled"]["tokens_per_s"]
-                print(f"{name} {key:<28}{row['tokens_per_s']:12,.0f} tokens/s  MFU {row['mfu']:6.1%}  "
-                      f"{row['peak_gb']:6.1f} GB  {row['over_bare_compiled']:.3f}", flush=True)  # fmt: skip
-        goal = max(row["mfu"] for key, row in rows.items() if key.startswith("distdl"))
-        print(f"{name}: best of distdl {goal:.1%} MFU, goal {GOALS[name]:.0%}")
+                for key, told in contenders.items():
+                    found = apart({**told, "block": block, "folder": folder})
+                    rows[key]["s"].append(found["s"])
+                    rows[key]["peak_gb"] = found["peak_gb"]
+                    result["device"] = found["device"]
+        peak = next((flops for chip, flops in PEAK_FLOPS.items() if chip in result["device"]), math.nan)
+        result["peak_flops"], tokens = peak, batch * model["context"]
+        for row in rows.values():
+            seconds = statistics.median(row.pop("s"))
+            row |= {"tokens_per_s": tokens / seconds, "step_ms": 1e3 * seconds}
+            row["mfu"] = row["tokens_per_s"] * flops_per_token(model, parameters) / peak
+        for key, row in rows.items():
+            row["over_bare_compiled"] = row["tokens_per_s"] / rows["bare loop, compiled"]["tokens_per_s"]
+            print(f"{name} {key:<44}{row['tokens_per_s']:12,.0f} tokens/s  MFU {row['mfu']:6.1%}  "
+                  f"{row['peak_gb']:6.1f} GB  {row['over_bare_compiled']:.3f}", flush=True)  # fmt: skip
+        best = max(row["mfu"] for key, row in rows.items() if key.startswith("distdl"))
+        print(f"{name}: best of distdl {best:.1%} MFU, goal {GOALS[name]:.0%}")
         result["models"][name] = {"parameters": parameters, "batch": batch, "rows": rows}
     return result
 
 
-def _measure(row: dict[str, Any], make: Callable[[], Iterator[float]], block: int) -> None:
-    """Seconds a step over a block, and the peak of memory."""
+def apart(told: dict[str, Any]) -> dict[str, Any]:
+    """What `alone_on_gpu` finds in a process of its own, which compiles its one model and ends with its memory."""
+    file = Path(told["folder"]) / "found.json"
+    file.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--alone", json.dumps({**told, "file": str(file)})]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    if done.returncode or not file.exists():
+        raise RuntimeError(f"{command[-1]}: {done.stdout[-1000:]}{done.stderr[-3000:]}")
+    return json.loads(file.read_text())
+
+
+def alone_on_gpu(told: dict[str, Any]) -> None:
+    """Seconds a step over a block and the peak of memory of one contender, into a file."""
     import torch
 
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    steps = make()
-    for _ in range(5):
-        next(steps)
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(block):
-        next(steps)
-    torch.cuda.synchronize()
-    row["s"].append((time.perf_counter() - begin) / block)
-    row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    del steps
+    marks: list[float] = []
+
+    def step_begins() -> None:
+        if len(marks) in (WARM_STEPS, WARM_STEPS + told["block"]):
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    values = told["values"] | {"runs": f"{told['folder']}/runs"}
+    values["train"]["steps"] = WARM_STEPS + told["block"] + 1
+    steps = bare_steps(values, told["compiled"]) if told["bare"] else ours_with_marks(values, told["on"], step_begins)
+    for _ in steps:
+        if told["bare"]:
+            step_begins()
+        if len(marks) > WARM_STEPS + told["block"]:
+            break
+    found = {
+        "s": (marks[WARM_STEPS + told["block"]] - marks[WARM_STEPS]) / told["block"],
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "device": torch.cuda.get_device_name(),
+    }
+    Path(told["file"]).write_text(json.dumps(found))
+    os._exit(0)
+
+
+def ours_with_marks(values: dict[str, Any], on: bool, step_begins: Callable[[], None]) -> Iterator[float]:
+    """The steps of a worker, which calls `step_begins` before each; with guard and hooks it takes all of them at once."""
+    from distdl.config.load import config_from_dict
+    from distdl.engine.base import Engine
+    from distdl.run.folder import open_run
+    from distdl.train import worker
+    from distdl.train.survey import survey
+
+    config, feed = config_from_dict(values), Engine.feed
+
+    def marked(self: Any, source: Any, step: int) -> Iterator[Any]:
+        step_begins()
+        yield from feed(self, source, step)
+
+    Engine.feed = marked  # type: ignore[method-assign]
+    worker.init_process_group(survey(config), 0, 60.0)
+    if on:
+        worker.run(survey(config), open_run(config, None, fresh=True), 0)
+        yield 0.0
+    else:
+        yield from our_steps(values, 0)
+
+
+# -- beside another commit -------------------------------------------------------------------------------------------
+
+
+class Contender:
+    """The ranks of one build on one layout, which train when they are told to."""
+
+    def __init__(self, package: Path, folder: Path, layout: str, world: int, on: bool) -> None:
+        from distdl.parity.layouts import laid_out
+
+        folder.mkdir(parents=True)
+        values = laid_out(run_config(str(folder), CPU_MODEL, CPU_BATCH, runs=f"{folder}/runs"), layout, world)
+        values["train"]["micro_batch"] = 1 if "pipeline" in layout else None
+        if not on:
+            values["guard"] = {"nonfinite": False, "parity_every_steps": 0}
+        told = {"world": world, "folder": str(folder), "values": values, "model": CPU_MODEL, "on": on}
+        self.ranks = [self._start(package, {**told, "rank": rank}) for rank in range(world)]
+
+    def _start(self, package: Path, told: dict[str, Any]) -> tuple[Any, Any, Any]:
+        (asked, ask), (tell, answer) = os.pipe(), os.pipe()
+        command = [sys.executable, str(Path(__file__).parent / "step_turns.py")]
+        command.append(json.dumps({**told, "asked": asked, "told": answer}))
+        variables = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+        with (Path(told["folder"]) / f"rank-{told['rank']}.log").open("w") as log:
+            process = subprocess.Popen(
+                command, env=variables, pass_fds=(asked, answer), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        os.close(asked), os.close(answer)
+        return process, os.fdopen(ask, "w"), os.fdopen(tell)
+
+    def steps(self, count: int) -> tuple[float, float]:
+        """Seconds a step of the slowest rank, and those of the processor for all ranks."""
+        for _, ask, _ in self.ranks:
+            print(count, file=ask, flush=True)
+        lines = [tell.readline() for _, _, tell in self.ranks]
+        if not all(lines):
+            raise RuntimeError(f"a rank of {self.ranks[0][0].args} ended: see its log")
+        wall, busy = zip(*(map(float, line.split()) for line in lines))
+        return max(wall) / count, sum(busy) / count
+
+    def end(self) -> None:
+        for process, ask, _ in self.ranks:
+            ask.close()  # which tells it to leave
+            process.wait(120)
+
+
+def beside(base: str, worlds: list[int], layouts: list[str], rounds: int, block: int) -> dict[str, Any]:
+    """Seconds a step of this build and of another commit's on each layout, in turns, with guard and hooks and without."""
+    result: dict[str, Any] = {
+        "model": CPU_MODEL,
+        "global_batch": CPU_BATCH,
+        "base": base,
+        "rounds": rounds,
+        "worlds": {},
+    }
+    with tempfile.TemporaryDirectory(prefix="distdl-step-") as name, checkout(base, Path(name) / "base") as package:
+        for world in worlds:
+            rows = result["worlds"].setdefault(str(world), {})
+            for layout in layouts or ["torch", *CPU_LAYOUTS[world]]:
+                place = Path(name) / f"{world}-{layout}"
+                kinds = list(itertools.product((("now", REPOSITORY), ("base", package)), (True, False)))
+                found = {(b, on): Contender(at, place / f"{b}-{on}", layout, world, on) for (b, at), on in kinds}
+                seconds: dict[tuple[str, bool], list[tuple[float, float]]] = {key: [] for key in found}
+                try:
+                    for turn in range(rounds + 1):  # the first one warms up
+                        for at in range(len(found)):
+                            key = list(found)[(at + turn) % len(found)]
+                            seconds[key].append(found[key].steps(block))
+                finally:
+                    for contender in found.values():
+                        contender.end()
+                rows[layout] = _compared({key: times[1:] for key, times in seconds.items()})
+                print(
+                    f"{world} ranks  {layout:<28}" + "  ".join(f"{k} {v:.3g}" for k, v in rows[layout].items()),
+                    flush=True,
+                )
+    return result
+
+
+def _compared(seconds: dict[tuple[str, bool], list[tuple[float, float]]]) -> dict[str, float]:
+    """Medians in ms, and the median over rounds of this build's time over the base's of the same round: by the clock, and
+    of the processor's time, which a machine that has other work to do disturbs less."""
+    found: dict[str, float] = {}
+    for on in (True, False):
+        word = "on" if on else "off"
+        for build in ("base", "now"):
+            found[f"{build}_{word}_ms"] = 1e3 * statistics.median(wall for wall, _ in seconds[build, on])
+        pairs = list(zip(seconds["now", on], seconds["base", on]))
+        found[f"{word}_ratio"] = statistics.median(now[0] / base[0] for now, base in pairs)
+        found[f"{word}_busy_ratio"] = statistics.median(now[1] / base[1] for now, base in pairs)
+    return found
+
+
+def beside_markdown(result: dict[str, Any]) -> str:
+    """The table of two builds."""
+    base = result["base"]
+    head = "| ranks | layout |" + "".join(
+        f" {base}, {w} (ms) | now, {w} | ratio | of CPU time |" for w in ("on", "off")
+    )
+    lines = [head, "| --- | --- |" + " ---: |" * 8]
+    for world, rows in result["worlds"].items():
+        for name, row in rows.items():
+            told = [
+                text
+                for w in ("on", "off")
+                for text in (
+                    *(f"{row[f'{build}_{w}_ms']:.1f}" for build in ("base", "now")),
+                    *(f"{row[f'{w}_{kind}ratio']:.3f}" for kind in ("", "busy_")),
+                )
+            ]
+            lines.append(f"| {world} | {name} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -299,19 +464,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", default="2,4", help="numbers of CPU ranks")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--base", help="a commit of this repository to compare with, on CPU ranks")
+    parser.add_argument("--layouts", default="", help="with --base: only these, with commas between")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--models", default="124m,1.3b", help="with --gpu")
-    parser.add_argument("--block", type=int, default=20, help="with --gpu: steps of a contender at a time")
+    parser.add_argument(
+        "--block", type=int, help="steps of a contender at a time (default: 20 with --gpu, 4 with --base)"
+    )
+    parser.add_argument("--alone", help=argparse.SUPPRESS)  # what a process of one contender on a GPU is told
     parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results)")
     args = parser.parse_args()
+    if args.alone:
+        alone_on_gpu(json.loads(args.alone))
     folder, about = args.output or RESULTS, {"command": " ".join(["python", *sys.argv]), "machine": platform.machine()}
     folder.mkdir(parents=True, exist_ok=True)
     if args.gpu:
-        result = about | on_gpu(args.models.split(","), min(args.rounds, 3), args.block)
+        result = about | on_gpu(args.models.split(","), min(args.rounds, 3), args.block or 20)
         (folder / "step_gpu.json").write_text(json.dumps(result, indent=1) + "\n")
         return
     about["cores"] = str(len(os.sched_getaffinity(0)))
-    result = about | on_cpus([int(n) for n in args.ranks.split(",")], args.rounds)
+    worlds = [int(n) for n in args.ranks.split(",")]
+    if args.base:
+        about["load_before"] = str(os.getloadavg()[0])
+        layouts = [name for name in args.layouts.split(",") if name]
+        result = about | beside(args.base, worlds, layouts, args.rounds, args.block or 4)
+        (folder / "step_beside.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / "step_beside.md").write_text(beside_markdown(result))
+        return
+    result = about | on_cpus(worlds, args.rounds)
     (folder / "step.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "step.md").write_text(markdown(result))
 

@@ -95,17 +95,18 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 FUSED = {"adam", "adamw", "sgd"}
-"""Optimizers that torch has in one kernel for GPUs: a pass over weights, gradients and states, and not fourteen."""
+"""Optimizers that torch has in one kernel: a pass over weights, gradients and states, and not fourteen. There is nothing
+left in them that torch.compile could put together."""
 
 
 def make_optimizer(config: Config, module: nn.Module, device: str = "cpu") -> torch.optim.Optimizer:
     """An optimizer over the trainable parameters; weight decay for those that decay by what they are (learner/kinds.py).
-    On GPUs in one kernel, where there is one; what is offloaded is stepped on the CPU.
+    In one kernel, where there is one for that device; what a GPU offloads is stepped on the CPU.
 
     Experts that are cut along an axis are in groups of their own, named as DeepSpeed wants them.
     """
     options = config.optimizer.model_dump(exclude={"name", "weight_decay"})
-    if device == "cuda" and config.optimizer.name in FUSED and config.parallel.offload == "none":
+    if config.optimizer.name in FUSED and (device == "cpu" or config.parallel.offload == "none"):
         options["fused"] = True
     mark(module)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}

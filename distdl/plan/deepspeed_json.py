@@ -49,6 +49,8 @@ REASONS = {
     "allgather_bucket_size": "likewise; the weights are gathered after the step, when nothing else goes on",
     "overlap_comm": "on stages 1 and 2 DeepSpeed reduces after the backward pass unless told otherwise; not in a pipeline, "
     "which it does not overlap, nor at stage 1 where a family is not proven on stage 2, whose path this takes",
+    "reduce_scatter": "DeepSpeed's way to it sums whole buckets, too, and copies them twice; experts need it, and GPUs "
+    "keep it until both have been measured there",
     "stage3_param_persistence_threshold": "0 on CPUs, so that small models, too, are sharded when a test asks for stage 3; "
     "on GPUs DeepSpeed's own: a hundred gains and biases need not be gathered one by one",
     "stage3_prefetch_bucket_size": "DeepSpeed's own, written out: elements of the next layers that are gathered ahead",
@@ -108,6 +110,8 @@ def _traffic(stage: int, mesh: Mesh, model: ModelFacts, device: str) -> dict[str
         "reduce_bucket_size": reduce_bucket(model, device),
         "allgather_bucket_size": min(DEEPSPEED_BUCKET, _even(model.trainable)),
     }
+    if device == "cpu" and stage in (1, 2) and mesh.expert == 1:
+        keys["reduce_scatter"] = False
     if overlaps(stage, mesh, model, device):
         keys["overlap_comm"] = True
     if stage == 3:

@@ -121,9 +121,7 @@ def _train_from_checkpoint(
     tell(text="the model to be made")
     manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
     preparation = record_of(manifest)
-    kept = Kept(plan, folder, rank) if plan.settings.train.compile else None
-    if kept and (told := kept.load()):
-        warnings += [told]
+    warnings += Kept(plan, folder, rank).load()
     learner = build_learner(plan.settings, checkpoint)
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
@@ -133,7 +131,7 @@ def _train_from_checkpoint(
     run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
-    hooks = _hooks(run_, folder, kept)
+    hooks = _hooks(run_, folder)
     start = 0
     if checkpoint:
         start = checkpoint.step
@@ -269,7 +267,7 @@ def make_dataset(plan: Plan, split: str, manifest: Manifest | None = None) -> Da
     return Dataset(path, split, data.verify, data.cache, again_bytes_per_s, read_as, manifest)
 
 
-def _hooks(run_: Run, folder: RunFolder, kept: Kept | None = None) -> dict[str, Hook]:
+def _hooks(run_: Run, folder: RunFolder) -> dict[str, Hook]:
     """The hooks in the order of their effects."""
     plan, config = run_.plan, run_.plan.settings
     hooks: dict[str, Hook] = {}
@@ -288,11 +286,8 @@ def _hooks(run_: Run, folder: RunFolder, kept: Kept | None = None) -> dict[str, 
     hooks |= {"log": Log(run_, config.track.every_steps), "progress": Progress(run_)}
     if config.guard.parity_every_steps:
         hooks["parity"] = ReplicaParity(run_, config.guard.parity_every_steps)
-    saved = dict(hooks)
-    if kept:
-        hooks["compiled"] = KeepCompiled(kept)
-    hooks["checkpoint"] = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, saved)
-    return hooks
+    checkpoint = CheckpointHook(run_, folder.checkpoints, plan.checkpoint_every_steps, dict(hooks))
+    return hooks | {"compiled": KeepCompiled(Kept(plan, folder, run_.rank)), "checkpoint": checkpoint}
 
 
 def _write_summary(

@@ -148,7 +148,9 @@ def started(rank: int, world: int, values: dict[str, Any], steps: int, cache: st
     worker.run(survey(config), folder, rank)
     events = [json.loads(line) for line in folder.events.read_text().splitlines()]
     warnings = [event["text"] for event in events if event["kind"] == "message" and event["level"] == "warning"]
-    return {"inductor": dict(torch._dynamo.utils.counters["inductor"]), "warnings": warnings}
+    told = torch._dynamo.utils.counters["inductor"] + torch._dynamo.utils.counters["aot_autograd"]
+    hits, misses = (sum(n for key, n in told.items() if key.endswith(f"cache_{what}")) for what in ("hit", "miss"))
+    return {"hits": hits, "misses": misses, "warnings": warnings}
 
 
 @pytest.mark.slow
@@ -163,10 +165,8 @@ def test_a_second_start_compiles_nothing_and_a_strangers_code_is_not_loaded(smal
         return told
 
     first = start(2, "one", "mine")
-    assert first["inductor"]["fxgraph_cache_miss"] > 2 and "fxgraph_cache_hit" not in first["inductor"]
+    assert first["misses"] and not first["hits"]
     again = start(4, "two", "mine")
-    assert again["inductor"]["fxgraph_cache_hit"] > 2 and "fxgraph_cache_miss" not in again["inductor"]
-    assert not again["warnings"]
+    assert again["hits"] and not again["misses"] and not again["warnings"]
     stranger = start(6, "three", "another")
-    assert stranger["inductor"]["fxgraph_cache_miss"] > 2
-    assert "was compiled elsewhere" in stranger["warnings"][-1]
+    assert stranger["misses"] and "was compiled elsewhere" in stranger["warnings"][-1]

@@ -22,6 +22,7 @@ from tests.small import layout, measured, small_config
 GOLDEN = Path(__file__).parent / "deepspeed"
 DATA = DataFacts("data/x", "f00d", 100_000, 200)
 H100 = Hardware("cuda", 64, 8, 80 * 2**30, (9, 0))
+CPU = Hardware("cpu", 64, 0)
 AXES = ("tensor", "pipeline", "sequence", "expert")
 GPT = ModelFacts(  # GPT-2 124M
     *("gpt", 124_439_808, 124_439_808, 124_318_464, "loss", "lower"),
@@ -49,13 +50,17 @@ CASES: dict[str, tuple[str, ModelFacts, dict[str, Any]]] = {
 
 
 def on_gpus(case: str) -> dict[str, Any]:
+    return planned(case, H100)
+
+
+def planned(case: str, machine: Hardware) -> dict[str, Any]:
     name, model, changes = CASES[case]
     values = small_config("gpt", "", "data/x", train__global_batch=512, train__micro_batch=8, train__steps=10)
     values = layout(values, name, 8)
     values["train"] |= {"precision": "auto", "clip_norm": 1.0}
     for key, value in changes.items():
         values["train" if key == "precision" else "parallel"][key] = value
-    plan = make_plan(config_from_dict(values), model, DATA, H100)
+    plan = make_plan(config_from_dict(values), model, DATA, machine)
     assert plan.deepspeed is not None
     return plan.deepspeed
 
@@ -73,7 +78,17 @@ def test_every_key_has_a_reason_and_every_reason_a_key() -> None:
     for case in CASES:
         json_ = on_gpus(case)
         found |= json_.keys() | json_["zero_optimization"].keys()
+    found |= planned("zero1", CPU)["zero_optimization"].keys()
     assert found - {"zero_optimization"} == REASONS.keys()
+
+
+def test_on_cpus_gradients_are_summed_where_they_lie() -> None:
+    """DeepSpeed's other way copies them twice; a mixture of experts has to go it."""
+    told = {case: planned(case, CPU)["zero_optimization"].get("reduce_scatter") for case in CASES if "fp" not in case}
+    summed = {"zero1", "zero2", "zero1+pipeline2", "zero2+tensor2", "zero2 offload"}
+    summed |= {"zero1 of a family not proven on zero2"}
+    assert {case for case, value in told.items() if value is False} == summed
+    assert not any("reduce_scatter" in on_gpus(case)["zero_optimization"] for case in CASES)
 
 
 def test_what_gpus_need_is_there() -> None:

@@ -29,22 +29,20 @@ class Kept:
     def __init__(self, plan: Plan, folder: RunFolder, rank: int) -> None:
         first = plan.mesh.line(rank, "data")[0]
         self.file: Path = folder.path / FOLDER / f"rank-{first}.bin"
-        self.writes, self.attempt = rank == first, folder.attempt
+        self.asked, self.writes, self.attempt = plan.settings.train.compile, rank == first, folder.attempt
 
-    def load(self) -> str:
+    def load(self) -> list[str]:
         """Loads it where it may be; else says why not."""
-        if not self.file.is_file():
-            return ""
+        if not self.asked or not self.file.is_file():
+            return []
         try:
             known = trust.known(self.file)
         except DistdlError:  # it cannot be read
             known = False
         if not known:
-            return (
-                f"{self.file} was compiled elsewhere, by whom is not known here: it is not loaded, but compiled again"
-            )
+            return [f"{self.file} was compiled elsewhere, by whom is not known here: it is not loaded, but made again"]
         torch.compiler.load_cache_artifacts(self.file.read_bytes())
-        return ""
+        return []
 
     def save(self) -> None:
         """What this process has compiled or loaded so far, in one file."""
@@ -61,7 +59,7 @@ class KeepCompiled(Hook):
     """Writes after the first step, and after each that has had more compiled: the first evaluation."""
 
     def __init__(self, kept: Kept) -> None:
-        self.kept, self._made = kept, 0
+        self.kept, self._made = kept, Compiled.made
 
     def after_step(self, step: int, metrics: Metrics) -> None:
         if Compiled.made > self._made:
