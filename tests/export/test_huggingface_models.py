@@ -25,7 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
         "mask": 3,
         "marks": [1, 2],
     },
-    "bert, classes": {"family": "bert", "task": "classify", "vocabulary": 50, "context": 12, **SIZES, "classes": 3},
+    "bert, classes": {"family": "bert", "task": "classify", "vocabulary": 50, "context": 12, **SIZES, "classes": 3}
+    | {"mask": 3, "marks": [1, 2]},
     "vit": {"family": "vit", "image": [3, 16, 16], "patch": 8, **SIZES, "classes": 4},
     "mamba": {"family": "mamba", "vocabulary": 50, "context": 24, "layers": 2, "width": 16},
     "huggingface": {"family": "huggingface", "architecture": "gpt2", "context": 16}
