@@ -155,7 +155,7 @@ def test_a_model_s_own_tokenizer_means_training_it_on(command: Command, tmp_path
     assert (
         config["model"]["labels"] is config["model"]["documents"] is True and "lr: 2e-5" in Path("run.yaml").read_text()
     )
-    falls(40, by=0.999)
+    falls(80, by=0.999)
 
 
 def test_conversations_in_every_form_are_told_from_tables(tmp_path: Path) -> None:

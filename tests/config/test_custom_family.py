@@ -200,7 +200,9 @@ def test_weights_of_another_model_are_refused(project: Path, command: Command) -
 
 
 ALONE = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null", "train.steps=1"]
-DECIDED = ["train.precision=fp32", "train.deterministic=true"]
+DECIDED = [
+    *("train.precision=fp32", "train.deterministic=true", "train.vocabulary_multiple=1", "train.channels_last=false"),
+]
 """What the plan would decide: the config that is kept is the one that is planned."""
 
 

@@ -106,7 +106,7 @@ def test_two_ranks_are_one_and_a_restart_is_exact(small_data: Path, tmp_path: Pa
         ({"train__clip_norm": 1.0}, "train.clip_norm=null"),
         ({"train__l2": 0.1}, "train.l2=0"),
         ({"train__precision": "bf16"}, "train.precision=fp32 or fp64"),
-        ({"parallel": {"zero": 1}}, "parallel.engine=torch, or parallel.zero=0 without other axes"),
+        ({"parallel": {"engine": "deepspeed"}}, "parallel.engine=torch, or parallel.zero=0 without other axes"),
         ({"parallel": {"zero": 0}, "train__precision": "fp64"}, "parallel.engine=torch"),
     ],
 )

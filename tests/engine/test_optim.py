@@ -140,21 +140,30 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None
 def test_optimizers_are_torchs(name: str) -> None:
     """Built here by hand, with the decay on the matrices and none on biases and gains."""
     options, cls = PEERS[name]
-    ours, theirs = net(), net()
+    ours, theirs, unfused = net(), net(), net()
     optimizer = make_optimizer(config(optimizer={"name": name, "lr": 0.05, **options}), ours)
     plain = {key: value for key, value in options.items() if key != "weight_decay"}
-    parameters = list(theirs.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim == 2], "weight_decay": options["weight_decay"]},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        parameters = list(model.parameters())
+        return [
+            {"params": [p for p in parameters if p.ndim == 2], "weight_decay": options["weight_decay"]},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+
+    one_kernel = {"fused": True} if name in ("sgd", "adam", "adamw") else {}
+    peers = [
+        (theirs, cls(groups(theirs), lr=0.05, **plain, **one_kernel)),
+        (unfused, cls(groups(unfused), lr=0.05, **plain)),
     ]
-    peer = cls(groups, lr=0.05, **plain)
     start = [p.detach().clone() for p in ours.parameters()]
     for seed in range(5):
         step(ours, optimizer, seed)
-        step(theirs, peer, seed)
-    for mine, its, first in zip(ours.parameters(), theirs.parameters(), start):
+        for model, peer in peers:
+            step(model, peer, seed)
+    for mine, its, plainly, first in zip(ours.parameters(), theirs.parameters(), unfused.parameters(), start):
         assert torch.equal(mine, its) and not torch.equal(mine, first)
+        assert torch.allclose(mine, plainly, rtol=1e-12, atol=1e-14)
 
 
 def test_the_defaults_are_the_papers() -> None:

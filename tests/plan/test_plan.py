@@ -270,7 +270,7 @@ def test_the_json_says_everything_that_deepspeed_would_guess() -> None:
         "train_micro_batch_size_per_gpu": 8,
         "gradient_accumulation_steps": 4,
         "gradient_clipping": 0.5,
-        "zero_optimization": {"stage": 2, "allgather_bucket_size": bucket},
+        "zero_optimization": {"stage": 2, "allgather_bucket_size": bucket, "reduce_scatter": False},
         "bf16": {"enabled": False},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -420,7 +420,9 @@ def test_a_plan_names_a_familys_file_beside_it_and_a_reader_says_where_that_is(t
     for folder in ("mine", "run"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own.py").write_text(text)
-    told_all = config(train__precision="fp32")  # nothing is left to decide
+    told_all = config(
+        train__precision="fp32", train__vocabulary_multiple=1, train__channels_last=False
+    )  # all is decided
     values = told_all.model_dump(mode="json") | {"model": {"family": str(tmp_path / "mine" / "own.py")}}
     mine = make_plan(config_from_dict(values), MODEL, DATA, MACHINE)
     told = json.loads(json.dumps(mine.to_dict()))

@@ -147,7 +147,12 @@ def test_a_flight_recorders_own_file_is_read_and_nothing_in_it_is_run(tmp_path: 
         "import sys, torch, torch.distributed as dist\n"
         "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
         "dist.all_reduce(torch.ones(3)); dist.broadcast(torch.ones(2, 4), 0)\n"
-        "open(sys.argv[1], 'wb').write(torch._C._distributed_c10d._dump_fr_trace())\n",
+        "import pickle, time\n"
+        "for _ in range(200):  # that one has ended is noted by a thread of its own\n"
+        "    trace = torch._C._distributed_c10d._dump_fr_trace()\n"
+        "    if all(entry['retired'] for entry in pickle.loads(trace)['entries']): break\n"
+        "    time.sleep(0.1)\n"
+        "open(sys.argv[1], 'wb').write(trace)\n",
         file,
         cwd=tmp_path,
     )
