@@ -259,8 +259,8 @@ def main() -> None:
     text = table(found)
     print(text)
     if args.output:
-        said = f"`python benchmarks/checkpoint.py --million {args.million:g} --rounds {args.rounds}`"
-        said += f" --base {args.base}" if args.base else ""
+        base = f" --base {args.base}" if args.base else ""
+        said = f"`python benchmarks/checkpoint.py --million {args.million:g} --rounds {args.rounds}{base}`"
         args.output.write_text(
             f"# Checkpoints\n\n{said}: medians of a save of {size / 1e9:.2f} GB, the second of a process.\n\n{text}\n"
         )

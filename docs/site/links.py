@@ -31,6 +31,10 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/results/startup.md": "results/startup.md",
     "benchmarks/results/serve.md": "results/serve.md",
     "benchmarks/results/tune.md": "results/tune.md",
+    "benchmarks/results/predict.md": "results/predict.md",
+    "benchmarks/results/checkpoint.md": "results/checkpoint.md",
+    "benchmarks/results/kernels.md": "results/kernels.md",
+    "benchmarks/results/gradient_error.md": "results/gradient_error.md",
 }
 ASSETS = "repository"
 """Folder of the site with the repository's files that pages link to."""
