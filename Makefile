@@ -45,7 +45,7 @@ quickstart: $(RUN)  ## train LeNet-5 on real digits with two Ray workers under D
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
-	@echo "running all tests, two files at a time: tens of minutes on two cores; 'make check' is the two-minute inner loop"
+	@echo "running all tests, two files at a time: about 45 minutes on two cores; 'make check' is the two-minute inner loop"
 	$(call pytest,not chaos)
 
 style: $(READY)  ## what is read and not run: lints, form, types
