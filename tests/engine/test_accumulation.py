@@ -145,9 +145,11 @@ def refused(rank: int, world: int, values: dict[str, Any]) -> str:
 @pytest.mark.slow
 def test_a_key_that_deepspeed_refuses_is_told_in_words(line: str) -> None:
     values = linear(line, "zero2", 1, "bf16", 4)
-    values["parallel"]["deepspeed"] = {"prescale_gradients": True, "zero_optimization": {"overlap_comm": True}}
+    more = {"overlap_comm": True, "reduce_scatter": True}
+    values["parallel"]["deepspeed"] = {"prescale_gradients": True, "zero_optimization": more}
     (said,) = run_ranks(refused, 1, values)
-    assert "parallel.deepspeed adds overlap_comm, prescale_gradients: pre-scale gradients is not yet supported" in said
+    keys = "overlap_comm, prescale_gradients, reduce_scatter"
+    assert f"parallel.deepspeed adds {keys}: pre-scale gradients is not yet supported" in said
     assert "fix: leave out the key that it speaks of" in said
 
 
