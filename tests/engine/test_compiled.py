@@ -92,7 +92,9 @@ def test_the_same_numbers_on_two_ranks(small_data: Path) -> None:
     reference = run_ranks(curves, 1, cases)[0]
     layouts = ("torch", "zero1", "zero2")
     runs = {f"{family} {name}": layout(case, name, 2) for family, case in cases.items() for name in layouts}
-    compare_compiled(reference, 2, runs, "aot_eager", norm=1e-3)  # as uncompiled (tests/parity): Adam moves on noise, too
+    compare_compiled(
+        reference, 2, runs, "aot_eager", norm=1e-3
+    )  # as uncompiled (tests/parity): Adam moves on noise, too
 
 
 # -- who looks on ------------------------------------------------------------------------------------------------------
