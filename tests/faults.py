@@ -109,7 +109,8 @@ def far_keys_learn_nothing() -> Spoilt:
         *rest, d_kv = args
         add(*rest, d_kv if causal else d_kv.clone(), causal=causal)
 
-    return mock.patch.object(sequence, "_add_gradients", added)
+    # The plain products are spoilt, and taken in the place of the fused kernel.
+    return mock.patch.multiple(sequence, _add_gradients=added, flash_of=lambda q: None)
 
 
 def unclipped() -> Spoilt:
@@ -147,8 +148,10 @@ def inputs_not_summed() -> Spoilt:
 def no_reduction_2() -> Spoilt:
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    return mock.patch.object(
-        DeepSpeedZeroOptimizer, "allreduce_bucket", lambda self, bucket, *_, **__: self.flatten(bucket)
+    return mock.patch.multiple(  # the first where DeepSpeed scatters, the second where it sums in place, as on CPUs
+        DeepSpeedZeroOptimizer,
+        allreduce_bucket=lambda self, bucket, *_, **__: self.flatten(bucket),
+        gradient_reduction_w_predivide=lambda self, tensor, dtype: tensor,
     )
 
 
