@@ -66,7 +66,7 @@ def main() -> None:
     hand: list[float] = []
     loads: list[float] = []
     worst = 0.0
-    with tempfile.TemporaryDirectory(prefix="distdl-tune-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="distdl-tune-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         timed("data", "prepare", "digits", "data/digits", folder=folder)
         for turn in range(args.rounds):
