@@ -37,8 +37,13 @@ def ranked(folder: Path, better: Literal["higher", "lower"]) -> list[tuple[float
     scored = []
     for step, path, value in _sound(folder):
         if value is not None and value == value:
-            scored.append((-value if better == "higher" else value, step, path))
+            scored.append((cost(value, better), step, path))
     return sorted(scored)
+
+
+def cost(value: float, better: Literal["higher", "lower"]) -> float:
+    """A primary metric as what is to be small."""
+    return -value if better == "higher" else value
 
 
 def _sound(folder: Path) -> list[tuple[int, Path, Any]]:

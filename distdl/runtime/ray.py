@@ -178,19 +178,32 @@ def _cluster(plan: Plan) -> Iterator[Any]:
     """A connection to the cluster of the config, or an embedded one; gives the module `ray`."""
     runtime = plan.settings.runtime
     assert isinstance(runtime, RayConfig)
+
+    def join(ray: Any) -> None:
+        _connect(ray, runtime, plan)
+        refuse_idle_gpus(plan, ray.cluster_resources().get("GPU", 0))
+
+    try:
+        with _connection(join) as ray:
+            yield ray
+    except SystemExit as end:  # Ray's own answer to Ctrl-C and to SIGTERM: it has ended the workers
+        raise KeyboardInterrupt from end
+
+
+@contextmanager
+def _connection(join: Callable[[Any], None]) -> Iterator[Any]:
+    """The module `ray`, connected by `join`. Signals stay with who has heard them before: Ray's own handlers would end the
+    driver on the spot."""
     _quiet()
     import ray
 
     heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in heard}
     try:
-        _connect(ray, runtime, plan)
-        refuse_idle_gpus(plan, ray.cluster_resources().get("GPU", 0))
-        for number, handler in handlers.items():  # Ray's own would end the driver on the spot
+        join(ray)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         yield ray
-    except SystemExit as end:  # Ray's own answer to Ctrl-C and to SIGTERM: it has ended the workers
-        raise KeyboardInterrupt from end
     finally:
         ray.shutdown()
         for number, handler in handlers.items():
@@ -241,19 +254,9 @@ def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
 def joined(address: str | None, variables: dict[str, str], needed: int) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
     `variables`: of its workers, which do what the user waits for."""
-    _quiet()
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
-    import ray
-
-    heard = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
-    handlers = {number: signal.getsignal(number) for number in heard}
-    try:
-        _join(ray, address, variables, needed)
-        for number, handler in handlers.items():  # Ray's own would end the driver on the spot
-            signal.signal(number, handler)
+    with _connection(lambda ray: _join(ray, address, variables, needed)) as ray:
         yield ray
-    finally:
-        ray.shutdown()
 
 
 def _gpus(plan: Plan) -> int:

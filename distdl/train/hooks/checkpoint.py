@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from distdl.checkpoint.prune import prune, ranked
+from distdl.checkpoint.prune import cost, prune, ranked
 from distdl.checkpoint.save import Copies, Saving
 from distdl.checkpoint.state import RunState
 from distdl.metrics import Metrics
@@ -108,10 +108,9 @@ class CheckpointHook(Hook):
         answer = torch.zeros(1, dtype=torch.int64, device=self.run.engine.device)
         if self.run.rank == 0:
             better = self.run.plan.model.better
-            costs = {at: cost for cost, at, _ in ranked(self.folder, better)}
+            costs = {at: its for its, at, _ in ranked(self.folder, better)}
             if self._under_way and (pending := self._under_way.state).primary is not None:
-                costs[pending.step] = -pending.primary if better == "higher" else pending.primary
-            kept = sorted(costs.values())[:keep]
-            cost = -value if better == "higher" else value
-            answer += cost == cost and (len(kept) < keep or cost < kept[-1])
+                costs[pending.step] = cost(pending.primary, better)
+            kept, own = sorted(costs.values())[:keep], cost(value, better)
+            answer += own == own and (len(kept) < keep or own < kept[-1])
         return bool(self.run.engine.all_sum(answer).item())
