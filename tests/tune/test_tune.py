@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from distdl.track.run import default_tracking_uri, load
@@ -166,7 +168,12 @@ def test_a_search_that_is_cut_off_goes_on(tmp_path: Path, digits: str, how: sign
     wait_until(
         process, tmp_path, lambda found: found.trials and found.trials[-1].step >= 500 and len(found.trials) == 2
     )
+    belonging = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, how)
+    if how == signal.SIGKILL:  # as a machine that goes: a worker that Ray has not ended yet could train on to the end
+        for other in belonging:
+            with suppress(psutil.NoSuchProcess):
+                other.kill()
     process.communicate(timeout=120)
     assert process.returncode == (130 if how == signal.SIGINT else -9)
     cut = record(tmp_path)
