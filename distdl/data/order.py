@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 
+from distdl.data.native import HALF, native
 from distdl.errors import InputError
 
 SORTED_ROWS = 65_536  # below this a permutation is sorted and kept; at 6 rows a Feistel network is visibly biased
@@ -100,6 +101,10 @@ class Order:
         if self.rows < SORTED_ROWS:
             return self._permutations([epoch])[0][offsets]
         keys = np.frombuffer(self._key(epoch, 4 * ROUNDS), "<u4").astype(np.uint32)
+        if self._left_size < HALF and (fast := native()):
+            result = np.array(offsets, np.int64, order="C")
+            fast.order(result, self.rows, self._left_size, self._right_bits, keys)
+            return result
         result = np.empty(len(offsets), np.int64)
         for start in range(0, len(offsets), CHUNK_ROWS):
             result[start : start + CHUNK_ROWS] = self._walk(offsets[start : start + CHUNK_ROWS].astype(np.uint64), keys)

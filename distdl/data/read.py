@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ import xxhash
 
 from distdl.data.manifest import VARIABLE, Column, Manifest, Shard, Split, read_manifest
 from distdl.data.messages import Compressed, record_batches
+from distdl.data.native import native
 from distdl.data.store import cached_shard, is_remote, local_file
 from distdl.data.write import arrow_schema
 from distdl.errors import DataCorrupt, InputError
 
 VERIFY = ("first_touch", "open", "off")
+Take = Callable[[tuple[int, ...], str], np.ndarray]
 MAX_VIEW_BYTES = 1 << 62  # NumPy refuses arrays, even overlapping views, whose elements add up to more
 
 
@@ -157,11 +159,12 @@ def _records(offsets: pa.Buffer, data: pa.Buffer) -> list[bytes]:
 
 
 class _FixedColumn:
-    """A gather over all record batches of one fixed-shape column."""
+    """A gather over all record batches, of 2^shift rows each, of one fixed-shape column."""
 
-    def __init__(self, column: Column, buffers: list[pa.Buffer]):
-        self.column = column
-        addresses = np.array([buffer.address for buffer in buffers], np.int64)
+    def __init__(self, column: Column, buffers: list[pa.Buffer], shift: int):
+        self.column, self._shift = column, shift
+        self._begins = np.array([buffer.address for buffer in buffers], np.uint64)
+        addresses = self._begins.astype(np.int64)
         row_bytes = column.row_bytes
         step = math.gcd(8, row_bytes, *(addresses - addresses[0]).tolist())  # coarser steps allow a wider address range
         low, high = int(addresses.min()), max(buffer.address + buffer.size for buffer in buffers)
@@ -174,24 +177,33 @@ class _FixedColumn:
         else:  # maps too far apart for one view: one view per record batch
             self._parts = [np.frombuffer(buffer, f"V{row_bytes}") for buffer in buffers]
 
-    def gather(self, batches: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def gather(self, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows, in `out` where given: (n, *shape), contiguous."""
+        column = self.column
+        found = np.empty((len(ids), *column.shape), column.dtype) if out is None else out
+        if fast := native():
+            fast.gather(found, self._begins, np.ascontiguousarray(ids), self._shift, column.row_bytes)
+            return found
+        batches, rows = ids >> self._shift, ids & ((1 << self._shift) - 1)
+        whole: np.ndarray = np.ndarray((len(ids),), f"V{column.row_bytes}", found)
         if self._view is not None:
-            found = self._view[(self._offsets[batches] + rows * self.column.row_bytes) // self._step]
+            whole[:] = self._view[(self._offsets[batches] + rows * column.row_bytes) // self._step]
         else:
-            found = np.empty(len(rows), f"V{self.column.row_bytes}")
             for batch in np.unique(batches).tolist():
-                found[batches == batch] = self._parts[batch][rows[batches == batch]]
-        return found.view(self.column.dtype).reshape(len(rows), *self.column.shape)
+                whole[batches == batch] = self._parts[batch][rows[batches == batch]]
+        return found
 
 
 class _VariableColumn:
     """Records of varying length: offsets and bytes per record batch, cut out one by one."""
 
-    def __init__(self, buffers: list[list[pa.Buffer]]):
+    def __init__(self, buffers: list[list[pa.Buffer]], shift: int):
+        self._shift = shift
         self._offsets = [np.frombuffer(offsets, np.int64) for offsets, _ in buffers]
         self._data = [memoryview(data) for _, data in buffers]
 
-    def gather(self, batches: np.ndarray, rows: np.ndarray) -> list[bytes]:
+    def gather(self, ids: np.ndarray) -> list[bytes]:
+        batches, rows = ids >> self._shift, ids & ((1 << self._shift) - 1)
         found = []
         for batch, row in zip(batches.tolist(), rows.tolist(), strict=True):
             start, end = self._offsets[batch][row : row + 2].tolist()
@@ -244,25 +256,37 @@ class Dataset:
     def __len__(self) -> int:
         return self.rows
 
-    def gather(self, indices: np.ndarray | list[int], columns: Sequence[str] | None = None) -> dict[str, Any]:
+    def gather(
+        self, indices: np.ndarray | list[int], columns: Sequence[str] | None = None, take: Take = np.empty
+    ) -> dict[str, Any]:
         """The rows with these numbers, (n,) integers in any order: per column (of `columns`; None: all) an array
-        (n, *shape) of its own, or a list of n `bytes`. IndexError: a number outside the split. DataCorrupt: the stored
-        bytes are damaged."""
+        (n, *shape) of its own, in memory that `take(shape, dtype)` gives, or a list of n `bytes`. IndexError: a number
+        outside the split. DataCorrupt: the stored bytes are damaged."""
         indices = np.asarray(indices, np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self.rows):
             raise IndexError(f"row numbers {indices.min()} to {indices.max()} of a split of {self.rows} rows")
-        batches = indices >> self._shift
         if self._unverified:
-            self._verify(np.unique(batches).tolist())
+            self._verify(np.unique(indices >> self._shift).tolist())
         if self._again:
             self._again.look(len(indices))
-        rows = indices & (self.manifest.rows_per_batch - 1)
-        found: dict[str, Any] = {name: self._readers[name].gather(batches, rows) for name in (columns or self._readers)}
-        return {name: v.astype(self.read_as[name]) if name in self.read_as else v for name, v in found.items()}
+        return {name: self._gathered(name, indices, take) for name in (columns or self._readers)}
+
+    def _gathered(self, name: str, indices: np.ndarray, take: Take) -> Any:
+        reader, other = self._readers[name], self.read_as.get(name)
+        if isinstance(reader, _VariableColumn):
+            return reader.gather(indices)
+        shape = (len(indices), *reader.column.shape)
+        if other is None or other == reader.column.dtype:
+            return reader.gather(indices, take(shape, reader.column.dtype))
+        found = take(shape, other)
+        found[...] = reader.gather(indices)
+        return found
 
     def _reader(self, name: str, column: Column) -> _FixedColumn | _VariableColumn:
         buffers = [shard.buffers[i][name] for shard, i in self._batches]
-        return _VariableColumn(buffers) if column.dtype == VARIABLE else _FixedColumn(column, [b for (b,) in buffers])
+        if column.dtype == VARIABLE:
+            return _VariableColumn(buffers, self._shift)
+        return _FixedColumn(column, [b for (b,) in buffers], self._shift)
 
     def _verify(self, batches: Iterable[int]) -> None:
         for batch in batches:

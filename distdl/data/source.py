@@ -26,6 +26,7 @@ import torch
 from distdl.data.balance import BalancedOrder, Labels, labels_of
 from distdl.data.order import Order
 from distdl.data.read import Dataset
+from distdl.data.slabs import Pinned, Slabs
 from distdl.errors import InputError, Problem
 
 Batch = dict[str, Any]  # column -> tensor (M, *shape), or list[bytes]; and "id", "position": int64 (M,)
@@ -85,6 +86,7 @@ class BatchSource:
         row_bytes = sum(column.row_bytes or GROUP_BYTES // GROUP_BATCHES for column in dataset.columns.values())
         self._group_batches = min(GROUP_BATCHES, max(1, GROUP_BYTES // (row_bytes * micro_batch)))
         self._depth = 2 if prefetch_batches is None else max(1, -(-prefetch_batches // self._group_batches))
+        self._slabs = Slabs()
         self._pool = ThreadPoolExecutor(threads, "distdl-data") if threads else None
         self._ahead: deque[Future[list[Batch]]] = deque()  # groups under way, in order
         self._ready: list[Batch] = []  # the current group, last batch first
@@ -241,7 +243,8 @@ class BatchSource:
         starts = base + step * self.global_batch + self.rank * share + k * self.micro_batch
         positions = (starts[:, None] + np.arange(self.micro_batch)).reshape(-1)
         ids = self._ids(positions)
-        columns: dict[str, Any] = {**self.dataset.gather(ids), "id": ids, "position": positions}
+        slabs = Pinned() if self.pin else self._slabs
+        columns: dict[str, Any] = {**self.dataset.gather(ids, take=slabs.take), "id": ids, "position": positions}
         for name in self.labels.weights:
             columns[f"{name}.weight"] = self.labels.weigh(name, columns[name])
         columns |= {f"{name}.share": np.empty(len(ids)) for name in self.labels.shared}
@@ -249,7 +252,7 @@ class BatchSource:
             rows = np.repeat(step == of_step, self.micro_batch)
             for name, part in self._shares(base + of_step * self.global_batch).items():
                 columns[f"{name}.share"][rows] = part
-        parts = [self._split(values) for values in columns.values()]
+        parts = [self._split(values, slabs) for values in columns.values()]
         names = list(columns)
         batches = [dict(zip(names, batch)) for batch in zip(*parts)]  # no strict=: it costs 0.4 us a batch
         batches.reverse()
@@ -274,13 +277,12 @@ class BatchSource:
                 there[name] += float(weight.mean(dtype=np.float64)) * len(some) / len(ids)
         return there
 
-    def _split(self, values: Any) -> Any:
+    def _split(self, values: Any, slabs: Slabs | Pinned) -> Any:
         """Rows of a group -> one entry per micro-batch: views of one tensor, or slices of a list."""
         if isinstance(values, list):
             return [values[i : i + self.micro_batch] for i in range(0, len(values), self.micro_batch)]
-        slab = torch.from_numpy(values)
-        slab = slab.pin_memory() if self.pin else slab
-        return slab.view(-1, self.micro_batch, *values.shape[1:]).unbind(0)
+        # As `split`, but for autograd, which has no part in data: a fifth cheaper, and a batch of tokens is little else.
+        return torch.unsafe_split(slabs.tensor(values), self.micro_batch)
 
 
 class EvalSource:

@@ -189,7 +189,7 @@ def test_damage_reaches_the_consumer_each_time(dataset_path: Path, threads: int)
 
 def test_looking_ahead_is_bounded_and_close_ends_the_thread(data: Dataset) -> None:
     calls, gather = [], data.gather
-    data.gather = lambda ids: calls.append(len(ids)) or gather(ids)  # type: ignore[method-assign, func-returns-value]
+    data.gather = lambda ids, take: calls.append(len(ids)) or gather(ids)  # type: ignore[method-assign, func-returns-value]
     before = threading.active_count()
     source = make(data, threads=1)
     next(source)
