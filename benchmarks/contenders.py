@@ -144,7 +144,7 @@ def batch_source(config: Config, plan: Plan) -> BatchSource:
         accumulate=plan.accumulate,
         rank=0,
         world=1,
-        threads=min(1, config.data.threads),
+        threads=0 if config.data.threads == "auto" else min(1, config.data.threads),
     )
 
 

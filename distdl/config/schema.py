@@ -56,8 +56,9 @@ class Data(Section):
     still flip in memory or on a disk; 0, or verify: off: never."""
     cache: LocalPath | None = None
     """Folder that remote shards are downloaded to; null: the user's cache folder."""
-    threads: Natural = 1
-    """Threads that read ahead; 0: read in the training thread."""
+    threads: Literal["auto"] | Natural = "auto"
+    """Threads that read ahead; 0: read in the training thread. auto: 1 beside a GPU and for records of any length; else 0,
+    since a group of batches is read from memory in less time than a thread takes to hand it over."""
 
 
 class Train(Section):

@@ -23,7 +23,7 @@ from distdl.checkpoint.save import remove_drafts
 from distdl.config.schema import Config
 from distdl.data.balance import Labels
 from distdl.data.fit import conversions
-from distdl.data.manifest import Manifest, read_manifest
+from distdl.data.manifest import VARIABLE, Manifest, read_manifest
 from distdl.data.preparation import record_of, recorded
 from distdl.data.read import Dataset
 from distdl.data.source import BatchSource, EvalSource
@@ -240,8 +240,12 @@ def _sample(plan: Plan) -> Batch:
 def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> BatchSource:
     """The training batches of this rank."""
     config = plan.settings
+    dataset, threads = make_dataset(plan, config.data.train_split, manifest), config.data.threads
+    if threads == "auto":
+        any_length = any(column.dtype == VARIABLE for column in dataset.columns.values())
+        threads = int(plan.device == "cuda" or any_length)
     source = BatchSource(
-        make_dataset(plan, config.data.train_split, manifest),
+        dataset,
         seed=config.seed,
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
@@ -250,7 +254,7 @@ def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> Batc
         world=plan.mesh.data,
         shuffle=config.data.shuffle,
         last_batch=config.data.last_batch,
-        threads=config.data.threads,
+        threads=threads,
         labels=Labels(plan.data.unlabelled, dict(plan.data.class_weights), plan.data.balanced),
     )
     source.pin = plan.device == "cuda"

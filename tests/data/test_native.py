@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def both(compute: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def test_the_order_is_numpys(rows: int) -> None:
     start = max(0, rows // 3 - 7)
     for count in (1, 63, 64, 65, 40_000):
-        one, other = both(lambda count=count: Order(rows, 5, "f").indices(2, start, min(count, rows - start)))
+        one, other = both(partial(Order(rows, 5, "f").indices, 2, start, min(count, rows - start)))
         assert one.dtype == other.dtype == np.int64 and (one == other).all()
 
 
@@ -68,7 +69,7 @@ def test_rows_are_numpys(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> 
         writer.write("train", {"x": values})
     data, ids = Dataset(tmp_path / "set", "train"), np.random.default_rng(1).integers(0, 203, 500)
     for which in (ids, ids[:1], ids[:0], ids[::-2]):
-        for found in both(lambda which=which: data.gather(which)["x"]):
+        for found in both(partial(lambda wanted: data.gather(wanted)["x"], which)):
             assert found.dtype == dtype and found.shape == (len(which), *shape) and (found == values[which]).all()
 
 
