@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distdl.cli import data_change, data_fetch
+from distdl.cli import data_change, data_fetch, replay
 from distdl.cli.common import (
     Verb,
     add_json_argument,
@@ -41,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
         Verb("verify", "hash everything again and list all damage", run_verify),
         Verb("fetch", "bring a classic data set from where it is published", data_fetch.run),
         *data_change.verbs(),
+        Verb("at", "print which samples made a step of a run, on which worker", replay.run_at),
     )
     prepare = verbs["prepare"]
     prepare.add_argument(
@@ -63,6 +64,7 @@ def add_parser(subparsers: Any) -> None:
     add_progress_arguments(prepare)
     data_fetch.add_arguments(verbs["fetch"])
     data_change.add_arguments(verbs)
+    replay.add_at_arguments(verbs["at"])
     for name in ("inspect", "verify"):
         verbs[name].add_argument("path", metavar="PATH", help="folder or URI of a data set")
         add_json_argument(verbs[name])

@@ -10,6 +10,7 @@ from typing import Any
 
 from distdl import driver
 from distdl.cli.common import add_json_argument, add_override_arguments, aside, print_json, work_in
+from distdl.cli.replay import run_replay
 from distdl.config.load import load_config
 from distdl.errors import InputError
 
@@ -26,6 +27,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--take-over", action="store_true", help="train the run even while another process does: that one is fenced off"
     )
+    about = "with --resume: do this step again, in one process, beside what was logged of it; nothing is written"
+    parser.add_argument("--replay-step", metavar="N", type=int, help=about)
     parser.add_argument("--plain", action="store_true", help="plain lines instead of a live progress bar")
     add_json_argument(parser)
     parser.set_defaults(run=run)
@@ -36,11 +39,15 @@ def run(args: argparse.Namespace) -> int:
 
     work_in(args)
     folder, source = None, None
+    if args.replay_step is not None and not args.resume:
+        raise InputError("--replay-step needs a run", fix="distdl train --resume RUN --replay-step N")
     if args.resume:
         if args.config and "=" not in args.config:
             raise InputError(f"--resume takes the run's own config; {args.config} cannot be given beside it")
         named = [*([args.config] if args.config else []), *args.overrides]
         config, folder = driver.resumed(args.resume, named)
+        if args.replay_step is not None:
+            return run_replay(folder, args.replay_step, args.json)
     else:
         if not args.config or "=" in args.config:
             raise InputError("no config is given", fix="distdl train configs/quickstart.yaml, or --resume RUN")
