@@ -49,6 +49,9 @@ class Data(Section):
     """global: a keyed permutation of all samples, new each epoch; none: in stored order."""
     last_batch: Literal["wrap", "drop", "pad"] = "wrap"
     """wrap: epochs run on, a batch may straddle two; drop: an epoch's tail is left out; pad: it is filled up."""
+    quarantine: tuple[Natural, ...] = ()
+    """Numbers of rows of the training split that are not learned from; `distdl data at` tells those of a step. In the place
+    of each comes a row from half an epoch on, and every other sample stays where it was, on every layout."""
     verify: Literal["first_touch", "open", "off"] = "first_touch"
     """When checksums are compared: as a record batch is first read, all at the start, or never."""
     verify_again_mb_per_s: NonNegative = 100.0

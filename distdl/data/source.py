@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -86,7 +86,7 @@ class BatchSource:
         row_bytes = sum(column.row_bytes or GROUP_BYTES // GROUP_BATCHES for column in dataset.columns.values())
         self._group_batches = min(GROUP_BATCHES, max(1, GROUP_BYTES // (row_bytes * micro_batch)))
         self._depth = 2 if prefetch_batches is None else max(1, -(-prefetch_batches // self._group_batches))
-        self._slabs = Slabs()
+        self._slabs, self._left_out = Slabs(), np.empty(0, np.int64)
         self._pool = ThreadPoolExecutor(threads, "distdl-data") if threads else None
         self._ahead: deque[Future[list[Batch]]] = deque()  # groups under way, in order
         self._ready: list[Batch] = []  # the current group, last batch first
@@ -131,6 +131,17 @@ class BatchSource:
             )
         if problems:
             raise InputError(*problems)
+
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Hands out none of these rows of the split from now on. In the place of each comes the first other one from half
+        an epoch on, which follows from the order alone; no other sample moves. InputError: none would be left."""
+        wrong = [row for row in rows if not 0 <= row < self.dataset.rows]
+        left = self.dataset.rows - len(set(rows))
+        if wrong or not left:
+            what = f"row {wrong[0]:,} is in data.quarantine" if wrong else "all rows are in data.quarantine"
+            raise InputError(what, allowed=f"0 to {self.dataset.rows - 1:,}, and not all of them")
+        self._left_out = np.unique(np.asarray(rows, np.int64))
+        self._start_at(self.position)
 
     @property
     def position(self) -> int:
@@ -263,7 +274,14 @@ class BatchSource:
         epochs, offsets = np.divmod(positions, self.epoch_length)
         if self.last_batch == "pad":
             offsets %= self.dataset.rows
-        return self.order.at(epochs, offsets)
+        ids = self.order.at(epochs, offsets)
+        if not len(self._left_out):
+            return ids
+        ids, ahead = ids.copy(), self.dataset.rows // 2
+        while len(doomed := np.flatnonzero(np.isin(ids, self._left_out))):
+            ids[doomed] = self.order.at(epochs[doomed], (offsets[doomed] + ahead) % self.dataset.rows)
+            ahead += 1
+        return ids
 
     def _shares(self, start: int) -> dict[str, float]:
         """The mean weight of the values of the global batch from `start` (without weights: the part that is there), of each

@@ -241,6 +241,10 @@ def _notes(
     if data.class_rows:
         notes += _class_notes(data)
     notes += data.notes
+    if quarantined := len(set(config.data.quarantine)):
+        notes.append(
+            f"{quarantined:,} rows are in quarantine: others of the same epoch are learned from in their place"
+        )
     if data.eval_rows == 0:
         notes.append("nothing is evaluated: data.eval_split is null")
     return notes

@@ -50,6 +50,7 @@ MAY_CHANGE_KEYS = (
     ("train", "channels_last"),
     ("data", "path"),
     ("data", "prepare"),
+    ("data", "quarantine"),
     ("data", "cache"),
     ("data", "threads"),
     ("data", "verify"),

@@ -258,6 +258,8 @@ def make_source(plan: Plan, rank: int, manifest: Manifest | None = None) -> Batc
         labels=Labels(plan.data.unlabelled, dict(plan.data.class_weights), plan.data.balanced),
     )
     source.pin = plan.device == "cuda"
+    if config.data.quarantine:
+        source.leave_out(config.data.quarantine)
     return source
 
 

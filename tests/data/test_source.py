@@ -79,6 +79,34 @@ def test_wrap_sees_every_sample_once_an_epoch(data: Dataset) -> None:
     assert (epochs[0] != epochs[1]).any()
 
 
+@pytest.mark.parametrize("last_batch", ["wrap", "drop", "pad"])
+def test_rows_in_quarantine_move_no_other(data: Dataset, last_batch: str) -> None:
+    """On any layout, and where the row that would come instead is in quarantine, too."""
+    whole = global_steps(data, 40, last_batch=last_batch)
+    bad = sorted({*whole[3, :5].tolist(), 7, *take_instead(data, whole[3, 0])})
+    found = {}
+    for world, accumulate in ((1, 1), (2, 2), (4, 1)):
+        sources = [make(data, world=world, rank=r, accumulate=accumulate, last_batch=last_batch) for r in range(world)]
+        for source in sources:
+            source.leave_out(bad)
+        found[world] = np.concatenate([take(source, 40) for source in sources], axis=1)
+    assert (found[1] == found[2]).all() and (found[1] == found[4]).all()
+    out = np.isin(whole, bad)
+    assert out.any() and (found[1][~out] == whole[~out]).all() and not np.isin(found[1], bad).any()
+    source = make(data)
+    for wrong, words in (([ROWS], f"row {ROWS}"), (range(ROWS), "all rows")):
+        with pytest.raises(InputError, match=words):
+            source.leave_out(wrong)
+
+
+def take_instead(data: Dataset, row: int) -> list[int]:
+    """The row that comes instead of this one in the first epoch."""
+    source = make(data)
+    at = global_steps(data, 13).ravel()[:ROWS].tolist().index(row)
+    source.leave_out([row])
+    return [int(take(source, 13).ravel()[at])]
+
+
 def test_a_batch_larger_than_the_data_wraps_several_times(data: Dataset) -> None:
     found = take(make(data, global_batch=512), 3).reshape(-1)
     assert all((np.bincount(found[i : i + ROWS]) == 1).all() for i in range(0, 1536 - ROWS, ROWS))
