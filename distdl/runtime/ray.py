@@ -1,7 +1,7 @@
-"""Workers placed by Ray Train. This file and `ray_workers.py` alone import ray.
+"""Workers placed by Ray Train. This file and those named `ray_*` beside it alone import ray.
 
-Ray Train places the workers and makes the process group; the state of the run is in our own checkpoints, so that a start
-after a failure is the same function again.
+Ray Train places the workers and tells them where the first is; the state of the run is in our own checkpoints, so that
+a start after a failure is the same function again.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def on_every_rank(plan: Plan, question: Question, timeout_s: float) -> list[Fact
     """What every rank sees, by rank: `probe.look_around` on workers as training would place them."""
     with _cluster(plan) as ray:
         answers = ray.remote(num_cpus=0)(_Letterbox).remote()
-        settings = {"question": question, "answers": answers}
+        settings = {"question": question, "answers": answers, "plan": plan.to_dict()}
         where = {"name": question.token, "storage_path": tempfile.mkdtemp(prefix="distdl-preflight-")}
         try:
             _fit(plan, probe_loop, settings, where, timeout_s=timeout_s)
@@ -149,19 +149,21 @@ def _fit(
 ) -> None:
     """`loop(settings)` on every worker of the plan, in one process group."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from distdl.runtime.ray_group import Addresses
 
     runtime, gpus = plan.settings.runtime, _gpus(plan)
     assert isinstance(runtime, RayConfig)
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         loop,
-        train_loop_config=settings,
+        train_loop_config={**settings, "timeout_s": timeout_s},
+        backend_config=Addresses(),
         scaling_config=ScalingConfig(
             num_workers=plan.world,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": runtime.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=int(timeout_s)),
         run_config=RunConfig(
             **where,
             failure_config=FailureConfig(
@@ -212,7 +214,7 @@ def _connection(join: Callable[[Any], None]) -> Iterator[Any]:
 
 def worker_loop(settings: dict[str, Any]) -> None:
     """The train function of each Ray worker."""
-    import ray.train
+    import ray
 
     from distdl.train import worker
     from distdl.train.kernels import prepare_process
@@ -221,22 +223,38 @@ def worker_loop(settings: dict[str, Any]) -> None:
     prepare_process(settings["plan"]["device"], folder.path)
     worker.check_visible(folder)
     folder.attempt.check()
-    plan, rank = Plan.from_dict(settings["plan"], folder.path), ray.train.get_context().get_world_rank()
-    worker.run(plan, folder, rank, ray.get_runtime_context().get_node_id())
+    plan = Plan.from_dict(settings["plan"], folder.path)
+    with _process_group(plan, settings["timeout_s"]) as rank:
+        worker.run(plan, folder, rank, ray.get_runtime_context().get_node_id())
 
 
 def probe_loop(settings: dict[str, Any]) -> None:
     """The function of each Ray worker for a look around."""
-    import ray.train
+    import ray
     from ray.util import get_node_ip_address
 
     from distdl.runtime.probe import look_around
 
-    context = ray.train.get_context()
+    plan = Plan.from_dict(settings["plan"])
     node = f"{os.uname().nodename} {get_node_ip_address()}"
-    facts = look_around(settings["question"], context.get_world_rank(), context.get_world_size(), node)
-    if context.get_world_rank() == 0:
+    with _process_group(plan, settings["timeout_s"]) as rank:
+        facts = look_around(settings["question"], rank, plan.world, node)
+    if rank == 0:
         ray.get(settings["answers"].put.remote(facts))
+
+
+@contextmanager
+def _process_group(plan: Plan, timeout_s: float) -> Iterator[int]:
+    """This worker's rank, in the process group of all. It is left where the work has ended well: Ray ends the others."""
+    import ray.train
+    import torch.distributed as dist
+
+    from distdl.train.worker import init_process_group
+
+    rank = ray.train.get_context().get_world_rank()
+    init_process_group(plan, rank, timeout_s, hosts=rank == 0)
+    yield rank
+    dist.destroy_process_group()
 
 
 def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
@@ -294,8 +312,9 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
             raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
         return
     cores = len(os.sched_getaffinity(0))
-    # Inherited, not a runtime_env: that would ask for other processes than those that Ray starts ahead.
-    with _environment(variables):
+    # Inherited, not a runtime_env, which would be made ready once more for each process. Ray Train asks for one of its own
+    # in any case, so that no process that Ray starts ahead is ever used: two cores lose seconds to them.
+    with _environment({"RAY_prestart_worker_first_driver": "0", **variables}):
         ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
 
 

@@ -370,8 +370,9 @@ def check_visible(folder: RunFolder) -> None:
         raise InputError(f"this node ({os.uname().nodename}) does not see the run folder {folder.path}", fix=fix)
 
 
-def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
-    """Joins the run's process group at the store of the driver, or makes one of a single process."""
+def init_process_group(plan: Plan, rank: int, timeout_s: float, *, hosts: bool = False) -> None:
+    """Joins the run's process group at the store of the driver, or of the worker that `hosts` it, or makes one of a single
+    process."""
     backend, gpu = "gloo", None
     if plan.device == "cuda":  # told of its GPU, NCCL connects at once, and splits the groups of the axes off
         backend, gpu = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -381,8 +382,8 @@ def init_process_group(plan: Plan, rank: int, timeout_s: float) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=gpu)
     else:
         timeout = timedelta(seconds=timeout_s)
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])  # of the driver's store
-        store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=hosts, timeout=timeout, wait_for_workers=False)
         dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout, device_id=gpu)
 
 
