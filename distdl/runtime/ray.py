@@ -272,7 +272,6 @@ def refuse_idle_gpus(plan: Plan, gpus: float) -> None:
 def joined(address: str | None, variables: dict[str, str], needed: int) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at the address, or to an embedded one that has so many CPUs at least.
     `variables`: of its workers, which do what the user waits for."""
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
     with _connection(lambda ray: _join(ray, address, variables, needed)) as ray:
         yield ray
 
@@ -292,7 +291,9 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
         **({trust.VARIABLE: os.environ[trust.VARIABLE]} if trust.VARIABLE in os.environ else {}),
     }
     needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
-    _join(ray, runtime.address, variables, needed)
+    # Ray Train's processes have a runtime_env of their own: those that Ray starts ahead are never used, and cost seconds.
+    with _environment({"RAY_prestart_worker_first_driver": "0"}):
+        _join(ray, runtime.address, variables, needed)
 
 
 def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int) -> None:
@@ -312,9 +313,9 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
             raise _no_cluster(address, str(error).strip().splitlines()[0]) from error
         return
     cores = len(os.sched_getaffinity(0))
-    # Inherited, not a runtime_env, which would be made ready once more for each process. Ray Train asks for one of its own
-    # in any case, so that no process that Ray starts ahead is ever used: two cores lose seconds to them.
-    with _environment({"RAY_prestart_worker_first_driver": "0", **variables}):
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
+    # Inherited, not a runtime_env: that would ask for other processes than those that Ray starts ahead.
+    with _environment(variables):
         ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
 
 
