@@ -316,7 +316,14 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: beside any other process they would hardly run
     # Inherited, not a runtime_env: that would ask for other processes than those that Ray starts ahead.
     with _environment(variables):
-        ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+        for last in (False, True):
+            try:
+                ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+                break
+            except Exception as error:  # Ray's own type has no name; it gives its processes 30 s, whatever else runs here
+                if last or "timed out during startup" not in str(error):
+                    raise
+                ray.shutdown()
 
 
 @contextmanager
