@@ -49,7 +49,14 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
     "mlflow": ("track", "export.mlflow", "export.mlflow_registry", "export.mlflow_served"),
     # Places workers; sends jobs; places replicas; Tune's classes are what a trial is made of.
-    "ray": ("runtime.ray", "runtime.ray_workers", "runtime.ray_group", "jobs.ray_cluster", "serve.replicas", "tune.by_ray"),
+    "ray": (
+        "runtime.ray",
+        "runtime.ray_workers",
+        "runtime.ray_group",
+        "jobs.ray_cluster",
+        "serve.replicas",
+        "tune.by_ray",
+    ),
     "optuna": ("tune.tpe",),
     "transformers": ("families.huggingface", "export.huggingface"),
     "onnx": ("export.onnx",),

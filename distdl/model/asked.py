@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distdl.own_process import keep_memory, memory_kept
 from distdl.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def loaded(kind: Callable[..., Any], folder: str, checkpoint: str, device: str, 
     import torch
 
     torch.set_num_threads(1)
+    keep_memory(device)
     return kind(RunFolder(Path(folder)), checkpoint, own_device(device, torch.cuda.device_count()), batch)
 
 
@@ -125,10 +127,11 @@ def workers(count: int | None, ray: str | None, device: str) -> Iterator[None]:
         with model_workers(count or 0, ray, device.startswith("cuda")) as actors, using(actors):
             yield
     elif count == 1:
-        with one_thread(), using(1):
+        with one_thread(), memory_kept(device), using(1):
             yield
     elif count:
         with using(Local(count, LOST)):
             yield
     else:
-        yield
+        with memory_kept(device):
+            yield

@@ -55,12 +55,14 @@ def workers(plan: Plan, folder: RunFolder) -> Iterator[tuple[Callable[[int], Non
 def on_every_rank(plan: Plan, question: Question, timeout_s: float) -> list[Facts]:
     """What every rank sees, by rank: `probe.look_around` on workers as training would start them."""
     if plan.world == 1:
-        from distdl.runtime.probe import look_around
-        from distdl.train import worker
+        import torch.distributed as dist
 
-        if not worker.dist.is_initialized():
-            worker.init_process_group(plan, 0, timeout_s)
-            atexit.register(worker.dist.destroy_process_group)
+        from distdl.runtime.group import init_process_group
+        from distdl.runtime.probe import look_around
+
+        if not dist.is_initialized():
+            init_process_group(plan, 0, timeout_s)
+            atexit.register(dist.destroy_process_group)
         return look_around(question, 0, 1, os.uname().nodename)
     from distdl.runtime.probe import Facts
 
@@ -161,6 +163,7 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
     import torch.distributed as dist
 
     from distdl.layout.process import alone
+    from distdl.runtime.group import init_process_group
     from distdl.train import worker
     from distdl.train.kernels import prepare_process
 
@@ -170,7 +173,7 @@ def in_process(plan: Plan, folder: RunFolder) -> None:
             faulthandler.enable()  # a fault in native code ends this process: its stack is all that is left to say
     with alone, torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in the middle of
         if not dist.is_initialized():  # DeepSpeed remembers its first group: a second run must find the same
-            worker.init_process_group(plan, 0, 60.0)
+            init_process_group(plan, 0, 60.0)
             atexit.register(dist.destroy_process_group)
         worker.run(Plan.from_dict(plan.to_dict(), folder.path), folder, 0)
 
@@ -180,13 +183,14 @@ def worker_process(folder_path: str, attempt: int, plan_values: dict[str, Any], 
     attempt's."""
     import torch.distributed as dist
 
+    from distdl.runtime.group import init_process_group
     from distdl.train import worker
     from distdl.train.kernels import prepare_process
 
     folder = RunFolder(Path(folder_path), attempt)
     plan, rank = Plan.from_dict(plan_values, folder.path), int(os.environ["RANK"])
     prepare_process(plan.device, folder.path)
-    worker.init_process_group(plan, rank, timeout_s)
+    init_process_group(plan, rank, timeout_s)
     worker.run(plan, folder, rank)
     dist.destroy_process_group()
 
@@ -195,11 +199,11 @@ def probe_process(plan_values: dict[str, Any], question: Question, timeout_s: fl
     """As `worker_process`, for a look around instead of a training; the first rank writes what all saw."""
     import torch.distributed as dist
 
+    from distdl.runtime.group import init_process_group
     from distdl.runtime.probe import look_around
-    from distdl.train import worker
 
     plan, rank = Plan.from_dict(plan_values), int(os.environ["RANK"])
-    worker.init_process_group(plan, rank, timeout_s)
+    init_process_group(plan, rank, timeout_s)
     facts = look_around(question, rank, plan.world, os.uname().nodename)
     if rank == 0:
         Path(answer).write_text(json.dumps([dataclasses.asdict(f) for f in facts]), encoding="utf-8")

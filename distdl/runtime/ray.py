@@ -249,7 +249,7 @@ def _process_group(plan: Plan, timeout_s: float) -> Iterator[int]:
     import ray.train
     import torch.distributed as dist
 
-    from distdl.train.worker import init_process_group
+    from distdl.runtime.group import init_process_group
 
     rank = ray.train.get_context().get_world_rank()
     init_process_group(plan, rank, timeout_s, hosts=rank == 0)
@@ -320,7 +320,9 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
             try:
                 ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
                 break
-            except Exception as error:  # Ray's own type has no name; it gives its processes 30 s, whatever else runs here
+            except (
+                Exception
+            ) as error:  # Ray's own type has no name; it gives its processes 30 s, whatever else runs here
                 if last or "timed out during startup" not in str(error):
                     raise
                 ray.shutdown()

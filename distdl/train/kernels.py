@@ -1,10 +1,8 @@
-"""How torch computes in this process: in as many binary places, threads and the same bits as the plan says; and how it
-holds its memory."""
+"""How torch computes in this process: in as many binary places, threads and the same bits as the plan says."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import re
@@ -39,31 +37,6 @@ def prepare_process(device: str, folder: Path) -> None:
     for name, value in FLIGHT_RECORDER.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / FLIGHTS))
-
-
-TRIM, MAP_FROM, MAPS = -1, -3, -4
-"""glibc's mallopt: bytes at the end that it keeps, bytes from which a block is mapped by itself, and how many may be so."""
-
-
-@contextlib.contextmanager
-def memory_kept(device: str) -> Iterator[None]:
-    """Within it, what a step frees on a CPU stays with this process for the next one. glibc gives gradients and other
-    blocks of megabytes back to the system at once, and to have them anew costs a fault for every 4 KiB: a third of a step
-    of 10M parameters. What the user has set of the allocator stays."""
-    libc = ctypes.CDLL(None)
-    users = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
-    if device != "cpu" or users or not hasattr(libc, "mallopt"):  # another C library, or another allocator
-        yield
-        return
-    libc.mallopt(MAPS, 0)
-    libc.mallopt(TRIM, 2**31 - 1)
-    try:
-        yield
-    finally:  # as it would have become by itself, after blocks of this size
-        libc.mallopt(MAPS, 2**16)
-        libc.mallopt(MAP_FROM, 2**25)
-        libc.mallopt(TRIM, 2**26)
-        libc.malloc_trim(0)
 
 
 @contextlib.contextmanager

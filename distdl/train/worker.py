@@ -11,7 +11,6 @@ import gc
 import os
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from distdl.errors import DistdlError, InputError, TrainingFailed
 from distdl.layout.process import ProcessState
 from distdl.learner import Batch
 from distdl.learner.units import Units
+from distdl.own_process import memory_kept
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
@@ -52,7 +52,7 @@ from distdl.train.hooks.parity import ReplicaParity
 from distdl.train.hooks.progress import Progress
 from distdl.train.hooks.spike import Rollback, SpikeGuard
 from distdl.train.hooks.stop import Stop
-from distdl.train.kernels import memory_kept, missing_kernel, set_up_torch, settled
+from distdl.train.kernels import missing_kernel, set_up_torch, settled
 from distdl.train.loop import evaluate, train
 from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over, checkpoint_of
@@ -368,23 +368,6 @@ def check_visible(folder: RunFolder) -> None:
     if not folder.attempt.visible:
         fix = "put `runs` on a file system that every node mounts at the same place"
         raise InputError(f"this node ({os.uname().nodename}) does not see the run folder {folder.path}", fix=fix)
-
-
-def init_process_group(plan: Plan, rank: int, timeout_s: float, *, hosts: bool = False) -> None:
-    """Joins the run's process group at the store of the driver, or of the worker that `hosts` it, or makes one of a single
-    process."""
-    backend, gpu = "gloo", None
-    if plan.device == "cuda":  # told of its GPU, NCCL connects at once, and splits the groups of the axes off
-        backend, gpu = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(gpu)
-    if plan.world == 1:
-        os.environ.setdefault("LOCAL_RANK", "0")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=gpu)
-    else:
-        timeout = timedelta(seconds=timeout_s)
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=hosts, timeout=timeout, wait_for_workers=False)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=plan.world, timeout=timeout, device_id=gpu)
 
 
 def _note_failure(

@@ -14,13 +14,13 @@ import torch
 
 from distdl.config.load import config_from_dict
 from distdl.errors import InputError
+from distdl.own_process import memory_kept
 from distdl.plan.plan import make_plan
 from distdl.run.folder import RunFolder
-from distdl.runtime import flights
+from distdl.runtime import flights, group
 from distdl.runtime.blame import WorkersEnded, ending, first_failure
 from distdl.runtime.ray import refuse_idle_gpus
-from distdl.train import worker
-from distdl.train.kernels import FLIGHT_RECORDER, memory_kept, prepare_process, settled
+from distdl.train.kernels import FLIGHT_RECORDER, prepare_process, settled
 from tests.conftest import python
 from tests.plan.test_arithmetic import CPU, H100, planned
 from tests.plan.test_plan import DATA, MODEL
@@ -95,11 +95,11 @@ def test_what_a_step_frees_on_a_cpu_is_there_for_the_next() -> None:
 def test_nccl_is_told_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, object]] = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: None)
-    monkeypatch.setattr(worker.dist, "init_process_group", lambda backend, **k: told.append((backend, k["device_id"])))
-    monkeypatch.setattr(worker.dist, "TCPStore", lambda *_, **__: None)
+    monkeypatch.setattr(group.dist, "init_process_group", lambda backend, **k: told.append((backend, k["device_id"])))
+    monkeypatch.setattr(group.dist, "TCPStore", lambda *_, **__: None)
     monkeypatch.setattr(os, "environ", os.environ | {"LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
-    worker.init_process_group(planned(H100), 1, 60.0)
-    worker.init_process_group(planned(CPU), 1, 60.0)
+    group.init_process_group(planned(H100), 1, 60.0)
+    group.init_process_group(planned(CPU), 1, 60.0)
     assert told == [("nccl", torch.device("cuda", 1)), ("gloo", None)]
 
 
