@@ -149,13 +149,12 @@ def _fit(
 ) -> None:
     """`loop(settings)` on every worker of the plan, in one process group."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from distdl.runtime.ray_group import Addresses
+    from distdl.runtime.ray_group import Addresses, Trainer
 
     runtime, gpus = plan.settings.runtime, _gpus(plan)
     assert isinstance(runtime, RayConfig)
-    trainer = DataParallelTrainer(
+    trainer = Trainer(
         loop,
         train_loop_config={**settings, "timeout_s": timeout_s},
         backend_config=Addresses(),
@@ -172,6 +171,7 @@ def _fit(
             ),
         ),
     )
+    trainer.embedded = _embedded(runtime.address)
     aside(trainer.fit)
 
 
@@ -292,6 +292,8 @@ def _connect(ray: Any, runtime: RayConfig, plan: Plan) -> None:
     }
     needed = int(-(-plan.world * runtime.cpus_per_worker // 1)) + 1  # one more for Ray Train's controller
     # Ray Train's processes have a runtime_env of their own: those that Ray starts ahead are never used, and cost seconds.
+    if _embedded(runtime.address):
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _environment({"RAY_prestart_worker_first_driver": "0"}):
         _join(ray, runtime.address, variables, needed)
 
@@ -302,7 +304,7 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
     variables = {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **variables}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    if address and not _embedded(address):
         _probe(address)
         job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
         theirs = job.get("env_vars") or {}  # of a Ray job: Ray refuses to be told a variable twice
@@ -326,6 +328,11 @@ def _join(ray: Any, address: str | None, variables: dict[str, str], needed: int)
                 if last or "timed out during startup" not in str(error):
                     raise
                 ray.shutdown()
+
+
+def _embedded(address: str | None) -> bool:
+    """Whether Ray is started for this process alone."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 @contextmanager

@@ -1,18 +1,55 @@
-"""Where the process group of Ray's workers meets.
+"""Ray Train without what this project has no use for.
 
-Ray Train's own `TorchConfig` makes the group from its controller. The controller then imports torch, for more than a second
-and 200 MB, before it asks for a worker, and NCCL is not told of its GPU. Here it only tells the workers where to meet.
+Each helper that Ray Train starts is a process of its own, which takes a core for a second while the workers load torch: one
+for its data sets (ours are read by the workers); and, where the Ray is this run's own and ends with it, one that asks for
+more nodes, one that looks out for nodes that are to be taken away, and one that clears up behind a controller that died.
+
+Its own `TorchConfig` makes the process group from the controller, which then imports torch before it asks for a worker, and
+NCCL is not told of its GPU. Here the controller only tells the workers where to meet.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray.train
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.result import Result
+
+
+class Trainer(DataParallelTrainer):
+    """`embedded`: the Ray is this run's own, whose nodes are those that it has."""
+
+    embedded = False
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback) if self.embedded else (DatasetsCallback,)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        if self.embedded:
+            arguments["scaling_policy"] = _AsItIs(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
+
+
+class _AsItIs(FixedScalingPolicy):
+    """Asks nobody for nodes."""
+
+    def _maybe_send_resource_request(self) -> None: ...
+
+    def _cancel_resource_request(self) -> None: ...
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None: ...
 
 
 @dataclass
