@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ from distdl.data.manifest import read_manifest
 from distdl.data.preparation import record_of
 from distdl.data.prepare import prepare_dataset
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+def place(tmp_path: Path) -> Path:
+    """Of each test its own."""
+    return tmp_path
 
 
 def houses(folder: Path, noise: float = 1.0) -> Path:
@@ -66,6 +67,7 @@ def test_prices_are_learned_and_told_in_their_units(place: Path) -> None:
     assert problems(path) == [f"{PREPARATION} is not what was written (its checksum differs)"]
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_no_better_than_the_mean_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare_dataset("csv", "d", {"path": houses(place), "target": "price"})
     run = distdl.train(config(1, 1e-9))
@@ -76,6 +78,7 @@ def test_a_run_that_ends_no_better_than_the_mean_says_so(place: Path, capsys: py
     assert run.metrics["r2"] <= 0
 
 
+@pytest.mark.slow
 def test_a_data_set_of_an_older_version_leaves_its_classes_in_the_checkpoint(place: Path) -> None:
     prepare_dataset("digits", "d", {})
     file = place / "d" / "manifest.json"

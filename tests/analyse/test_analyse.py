@@ -29,6 +29,7 @@ from tests.small import MODELS
 from tests.small import written as data_set
 
 Command = Callable[..., Result]
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def probe_of(model: dict[str, Any], rows: dict[str, np.ndarray], seed: int = 0) -> Probe:
@@ -222,16 +223,6 @@ def people(n: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("analyse")
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-
-
-@pytest.fixture(scope="module")
 def table(place: Path) -> Path:
     """The folder of a run on such rows, without the column `group`; its report on all held-out rows, and on a new file."""
     with pytest.MonkeyPatch.context() as patch:
@@ -263,6 +254,7 @@ def numbers(folder: Path) -> Any:
     return json.loads((folder / "analysis.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_table_whose_label_hangs_on_one_column_says_so(report: Path) -> None:
     methods = numbers(report)["methods"]
     for method in ("saliency", "integrated_gradients", "occlusion"):
@@ -476,6 +468,7 @@ def test_the_ascent_of_a_seed_is_the_same_again_and_goes_up() -> None:
     assert torch.equal(one, two) and (after > before + 2).all()
 
 
+@pytest.mark.slow
 def test_a_text_is_explained_token_by_token(place: Path, command: Command, text: str) -> None:
     model = {**MODELS["gpt"]}
     trained("writer", model, Path(text), steps=4)
@@ -507,6 +500,7 @@ def test_a_series_is_explained_over_time() -> None:
         assert bool((told[:, -1] > 3 * told[:, 0]).all())
 
 
+@pytest.mark.slow
 def test_a_family_without_one_number_of_its_answer_is_refused(place: Path, command: Command, digits: str) -> None:
     trained("ae", {**MODELS["autoencoder"]}, Path(digits), steps=2)
     done = command("analyse", "ae")

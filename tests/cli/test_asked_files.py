@@ -30,16 +30,7 @@ from tests.cli.test_predict import houses, trained, written
 from tests.conftest import Result
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("asked")
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def drawing(kind: str, seed: int) -> np.ndarray:
@@ -50,6 +41,7 @@ def drawing(kind: str, seed: int) -> np.ndarray:
     return pixels
 
 
+@pytest.mark.slow
 def test_pictures_in_a_folder_are_answered_by_their_names(place: Path, command: Command) -> None:
     image = pytest.importorskip("PIL.Image")
     for part, first, count in (("train", 0, 24), ("new", 100, 6)):
@@ -75,6 +67,7 @@ def test_pictures_in_a_folder_are_answered_by_their_names(place: Path, command: 
     assert told["confusion"] == [[6, 0], [0, 6]] and told["classes"] == ["lying", "standing"]
 
 
+@pytest.mark.slow
 def test_recordings_in_a_folder_are_answered(place: Path, command: Command) -> None:
     soundfile = pytest.importorskip("soundfile")
     rng = np.random.default_rng(0)
@@ -124,6 +117,7 @@ def writer(place: Path) -> distdl.Run:
         return trained("round", model, place / "round", steps=120, train={"global_batch": 16, "steps": 120})
 
 
+@pytest.mark.slow
 def test_a_text_is_told_what_comes_next(writer: distdl.Run, place: Path, command: Command) -> None:
     (place / "lines.txt").write_text("abc\n\nabcdefgh. ab\n")
     done = command("predict", "round", "lines.txt", "--top-k", 2, "--format", "jsonl")
@@ -196,6 +190,7 @@ def test_a_token_is_drawn_from_those_that_are_left() -> None:
     assert seen(temperature=0.05) == {1}
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_in_a_grid_and_restored_ones_go_into_a_folder(
     place: Path, digits: str, command: Command
 ) -> None:
@@ -232,6 +227,7 @@ def test_pictures_are_drawn_in_a_grid_and_restored_ones_go_into_a_folder(
     assert "has no column 'lable' of one value" in command("evaluate", "vae", "--data", digits, "--by", "lable").stderr
 
 
+@pytest.mark.slow
 def test_a_series_goes_on_and_who_makes_nothing_says_so(place: Path, command: Command, digits: str) -> None:
     prepare_dataset("synthetic", "glass", {"task": "mackey_glass", "rows": "8", "test_rows": "3", "length": "40"})
     model = {"family": "esn", "units": 40, "steps": 40, "washout": 10, "generate": 5, "ridge": 1e-3}
@@ -246,6 +242,7 @@ def test_a_series_goes_on_and_who_makes_nothing_says_so(place: Path, command: Co
     assert "makes nothing by itself" in command("sample", "plain").stderr
 
 
+@pytest.mark.slow
 def test_series_of_raw_files_go_on_in_their_own_numbers(place: Path, command: Command) -> None:
     values = 500 + 100 * np.sin(np.arange(240) / 4)
     lines = [f"{i},{value:.3f}" for i, value in enumerate(values)]
@@ -281,6 +278,7 @@ def test_series_of_raw_files_go_on_in_their_own_numbers(place: Path, command: Co
     assert "has no column 'height'" in command("sample", "wave", "--data", "narrow.csv").stderr
 
 
+@pytest.mark.slow
 def test_translations_and_captions_are_told_in_words(place: Path, command: Command) -> None:
     sizes = {"source_length": 7, "target_length": 11}
     options = {"rows": "200", "source_vocabulary": "16", "target_vocabulary": "41"}
@@ -316,6 +314,7 @@ def test_translations_and_captions_are_told_in_words(place: Path, command: Comma
     assert len(told) == 10 and any(told) and {word for text in told for word in text.split()} <= known
 
 
+@pytest.mark.slow
 def test_new_data_are_measured_as_scikit_learn_does_and_by_group(place: Path, command: Command) -> None:
     names = ("size", "town", "price", "class")
     written(place / "houses.csv", houses(300), *names)
@@ -361,6 +360,7 @@ def test_new_data_are_measured_as_scikit_learn_does_and_by_group(place: Path, co
     assert "--by and --source are about new data" in command("evaluate", "dear", "--by", "town").stderr
 
 
+@pytest.mark.slow
 def test_new_data_that_are_the_held_out_ones_are_measured_as_they_were(
     place: Path, digits: str, command: Command
 ) -> None:
@@ -379,6 +379,7 @@ def test_calibration_is_what_the_paper_says() -> None:
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
 
 
+@pytest.mark.slow
 def test_the_classes_of_pixels_and_strings_are_measured(place: Path, command: Command) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 8)):

@@ -24,6 +24,7 @@ from distdl.model.first_words import first_words
 from tests.conftest import Result
 
 Command = Callable[..., Result]
+pytestmark = pytest.mark.usefixtures("here")
 TOWNS = ("Bonn", "Rome", "Oslo")
 
 
@@ -61,32 +62,35 @@ def trained(name: str, model: dict[str, Any], data: Path, steps: int = 150, **mo
     )
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("predict")
+KINDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "classes": ({"classes": 2}, {"label": "class", "drop": "price"}),
+    "values": ({"target": "value"}, {"target": "price", "drop": "class"}),
+}
 
 
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def of_houses(
+    place: Path, model: dict[str, Any], rows: int, steps: int, more: dict[str, dict[str, Any]]
+) -> dict[str, distdl.Run]:
+    """Of one table the runs that `more` names: `classes` tells classes, `values` a number. `more`: what else is in the
+    config of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        written(place / "train.csv", houses(rows), "size", "town", "price", "class")
+        mlp = {"family": "mlp", "column": "x", "inputs": [4], **model}
+        found = {}
+        for name, sections in more.items():
+            answer, options = KINDS[name]
+            prepare_dataset("csv", name, {"path": "train.csv", **options})
+            found[name] = trained(name, mlp | answer, place / name, steps, **sections)
+        return found
 
 
 @pytest.fixture(scope="module")
 def runs(place: Path) -> dict[str, distdl.Run]:
-    """Of one table a run that tells classes, and one that tells a number."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        names = ("size", "town", "price", "class")
-        written(place / "train.csv", houses(400), *names)
-        prepare_dataset("csv", "classes", {"path": "train.csv", "label": "class", "drop": "price"})
-        prepare_dataset("csv", "values", {"path": "train.csv", "target": "price", "drop": "class"})
-        model = {"family": "mlp", "column": "x", "inputs": [4], "hidden": [16]}
-        return {
-            "class": trained("classes", {**model, "classes": 2}, place / "classes"),
-            "value": trained("values", {**model, "target": "value"}, place / "values"),
-        }
+    return of_houses(place, {"hidden": [16]}, 400, 150, {"classes": {}, "values": {}})
 
 
+@pytest.mark.slow
 def test_classes_are_told_by_their_names_whatever_file_the_rows_are_in(
     runs: dict[str, distdl.Run], place: Path, command: Command
 ) -> None:
@@ -117,9 +121,10 @@ def test_a_value_is_told_in_the_units_of_the_file(runs: dict[str, distdl.Run], p
     true = np.array([r["price"] for r in new])
     assert table["town"].to_pylist() == [r["town"] for r in new]
     assert np.abs(np.array(table["predicted price"]) - true).mean() < 0.1 * true.std()
-    assert np.allclose([r["price"] for r in runs["value"].predict(new)], table["predicted price"])
+    assert np.allclose([r["price"] for r in runs["values"].predict(new)], table["predicted price"])
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_classes_the_likeliest_ones_and_embeddings(
     runs: dict[str, distdl.Run], place: Path, command: Command
 ) -> None:
@@ -220,16 +225,16 @@ def test_a_run_ends_with_what_its_model_can_be_asked(place: Path, command: Comma
 def test_rows_in_python(runs: dict[str, distdl.Run]) -> None:
     new = houses(6, seed=6)
     rows = [{"size": r["size"], "town": r["town"]} for r in new]
-    said = runs["class"].predict(rows)
+    said = runs["classes"].predict(rows)
     assert said[0].keys() == {"class", "probability"}
     columns = {name: [row[name] for row in rows] for name in ("size", "town")}
-    assert runs["class"].predict(columns) == said
+    assert runs["classes"].predict(columns) == said
     with pytest.raises(InputError, match="the column 'size' has the value 'big'"):
-        runs["class"].predict([{"size": "big", "town": "Rome"}])
+        runs["classes"].predict([{"size": "big", "town": "Rome"}])
     with pytest.raises(InputError, match="has no column 'town'"):
-        runs["class"].predict([{"size": 1.0}])
+        runs["classes"].predict([{"size": 1.0}])
     with pytest.raises(InputError, match="make no table"):
-        runs["class"].predict([3])
+        runs["classes"].predict([3])
 
 
 def test_what_cannot_be_asked_is_said(runs: dict[str, distdl.Run], place: Path, command: Command) -> None:

@@ -23,37 +23,18 @@ from distdl.export.export import Wish, export
 from distdl.export.preparation import Front
 from distdl.model.model import Model
 from distdl.run.folder import RunFolder
-from tests.cli.test_predict import houses, trained, written
+from tests.cli.test_predict import houses, of_houses, written
 from tests.conftest import Result
 from tests.export.common import asked, traced
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("export")
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")
 def runs(place: Path) -> dict[str, distdl.Run]:
-    """Of one table a run that tells classes, and one that tells a number."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        written(place / "train.csv", houses(300), "size", "town", "price", "class")
-        prepare_dataset("csv", "classes", {"path": "train.csv", "label": "class", "drop": "price"})
-        prepare_dataset("csv", "values", {"path": "train.csv", "target": "price", "drop": "class"})
-        mlp = {"family": "mlp", "inputs": [4], "column": "x", "hidden": [8], "dropout": 0.5}
-        checkpoints = {"checkpoint": {"every_steps": 10}}
-        return {
-            "classes": trained("classes", {**mlp, "classes": 2}, place / "classes", 30, **checkpoints),
-            "values": trained("values", {**mlp, "target": "value"}, place / "values", 30),
-        }
+    more: dict[str, Any] = {"classes": {"checkpoint": {"every_steps": 10}}, "values": {}}
+    return of_houses(place, {"hidden": [8], "dropout": 0.5}, 300, 30, more)
 
 
 @pytest.fixture
@@ -61,6 +42,7 @@ def model(runs: dict[str, distdl.Run]) -> Model:
     return Model(RunFolder(runs["classes"].folder))
 
 
+@pytest.mark.slow
 def test_onnx_of_a_table(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
     said = command("export", "classes", "--to", "onnx")
     assert said.code == 0, said.stderr
@@ -108,6 +90,7 @@ def test_a_table_of_gaps_words_and_truths_is_prepared_within_the_graph(place: Pa
     torch.testing.assert_close(told, torch.from_numpy(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_it_was_checked(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
     said = command("export", "classes", "--to", "torch-export", "-o", "told", "--json")
     assert said.code == 0, said.stderr
@@ -120,6 +103,7 @@ def test_the_manifest_says_how_it_was_checked(command: Command, runs: dict[str, 
     assert {"model.pt2", "preparation.json"} <= manifest["files"].keys()
 
 
+@pytest.mark.slow
 def test_a_value_is_told_in_the_units_of_the_file(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
     for to in ("onnx", "torch-export", "safetensors"):
         assert command("export", "values", "--to", to).code == 0
@@ -155,6 +139,7 @@ def test_a_checkpoint_of_a_step(command: Command, runs: dict[str, distdl.Run], p
     assert said.code == 2 and "no checkpoint of step 11" in said.stderr and "20, 30" in said.stderr
 
 
+@pytest.mark.slow
 def test_half_precision_is_half_the_bytes(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
     for to in ("safetensors", "torch-export", "onnx"):
         said = command("export", "classes", "--to", to, "--precision", "fp16", "-o", f"half-{to}")
@@ -238,6 +223,7 @@ def test_what_is_no_graph_is_refused_with_its_place() -> None:
         traced(learner, rows)
 
 
+@pytest.mark.slow
 def test_an_answer_with_the_name_of_a_column_has_another_in_the_file(tmp_path: Path) -> None:
     learner, rows = asked({"family": "bert", "task": "mask", "vocabulary": 40, "context": 12, "layers": 1}
         | {"heads": 2, "width": 8, "mask": 3, "marks": [1, 2]})  # fmt: skip

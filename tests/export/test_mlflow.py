@@ -11,36 +11,20 @@ import pandas as pd
 import pytest
 
 import distdl
-from distdl.data.prepare import prepare_dataset
 from distdl.errors import InputError
 from distdl.export.mlflow import requirements
 from distdl.model.model import Model
 from distdl.run.folder import RunFolder
-from tests.cli.test_predict import houses, trained, written
+from tests.cli.test_predict import houses, of_houses
 from tests.conftest import Result
 
 Command = Callable[..., Result]
-pytestmark = pytest.mark.slow  # the store of MLflow is made by sixty migrations
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.slow]  # the store of MLflow is made by sixty migrations
 
 
 @pytest.fixture(scope="module")
 def runs(place: Path) -> dict[str, distdl.Run]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        written(place / "train.csv", houses(300), "size", "town", "price", "class")
-        prepare_dataset("csv", "classes", {"path": "train.csv", "label": "class", "drop": "price"})
-        mlp = {"family": "mlp", "inputs": [4], "column": "x", "hidden": [8], "dropout": 0.5, "classes": 2}
-        return {"classes": trained("classes", mlp, place / "classes", 30, track={"enabled": True})}
+    return of_houses(place, {"hidden": [8], "dropout": 0.5}, 300, 30, {"classes": {"track": {"enabled": True}}})
 
 
 def test_a_table_answers_in_its_words(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from tests import small, test_resume
+from tests import small
+from tests.checkpoint import test_resume
 from tests.parity import test_parity
 
 

@@ -20,6 +20,5 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests work there."""
-    monkeypatch.chdir(place)
+def there(here: None) -> None:
+    """The tests work in it."""
