@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,20 +58,44 @@ def variables() -> dict[str, str]:
 
 
 FIRST = (
-    *("test_parity", "test_end_to_end", "test_resume", "test_memory", "test_pipeline", "test_sequence"),
-    *("test_moe", "test_ways", "test_readme"),
+    *("test_resume", "test_end_to_end", "test_tune", "test_parity", "test_readme", "test_memory", "test_compiled"),
+    *(
+        "test_pipeline",
+        "test_sequence",
+        "test_moe",
+        "test_gpu_first",
+        "test_mutants",
+        "test_ways",
+        "test_mlflow_server",
+    ),
 )
-"""Files that take minutes. Where several are run side by side, nothing is left that starts one when all others are done."""
+"""Files that take long, the longest first. Where several are run side by side, nothing is left that starts one when all
+others are done."""
+APART = {
+    *(
+        "test_resume",
+        "test_end_to_end",
+        "test_memory",
+        "test_compiled",
+        "test_sequence",
+        "test_accumulation",
+        "test_readme",
+    ),
+    *("test_spike", "test_vocabulary", "test_api", "test_gpu_first"),
+}
+"""Files whose slow tests share nothing that takes long: each goes to the worker that is free."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For a worker of pytest-xdist: tests of one file stay together, with their fixtures; the long files come first."""
+    """For a worker of pytest-xdist: tests of one file stay together, with their fixtures, but for the slow ones of `APART`;
+    the long files come first."""
     if not hasattr(config, "workerinput"):
         return
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+            apart = item.path.stem in APART and item.get_closest_marker("slow")
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if apart else item.nodeid.split("::")[0]))
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
@@ -107,24 +132,63 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return call
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test file's own."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`place` is the working folder, for tests that ask for this (`pytest.mark.usefixtures`)."""
+    monkeypatch.chdir(place)
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """`make quickstart`, the very command, in a copy of the checkout with the environment that is running this; without one
+    that `make install` has made, what it calls. -> The folder, and how it ended. For tests of the group `ray`."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(REPOSITORY / name, folder / name)
+    shutil.copytree(REPOSITORY / "configs", folder / "configs")
+    environment = Path(sys.prefix)
+    if not made_by_make():
+        return folder, distdl("train", "configs/quickstart.yaml", "--fresh", cwd=folder)
+    command = ["make", "quickstart", f"VENV={environment}", "-o", str(environment / ".installed-run")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return folder, Result(done.returncode, done.stdout, done.stderr)
+
+
+def made_by_make() -> bool:
+    """Whether this interpreter's environment is what `make install` makes."""
+    return (Path(sys.prefix) / ".installed").is_file()
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the data sets that the small runs of all families read, one for all workers of pytest-xdist; each is
+    written when first asked for."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "small"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(small_data: Path) -> str:
     """scikit-learn's 1,797 digits as a data set: 1,438 training and 359 test images of (1, 8, 8)."""
-    from distdl.data.prepare import prepare_dataset
+    from tests.small import prepared
 
-    path = str(tmp_path_factory.mktemp("data") / "digits")
-    prepare_dataset("digits", path, {})
-    return path
+    return prepared({"source": "digits"}, small_data)
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+def text(small_data: Path) -> str:
     """40 kB of the standard library's source as samples of 17 bytes."""
-    from distdl.data.prepare import prepare_dataset
+    from tests.small import prepared
 
-    path = str(tmp_path_factory.mktemp("data") / "text")
-    prepare_dataset("stdlib", path, {"context": "16", "max_bytes": "40000"})
-    return path
+    return prepared({"source": "stdlib", "options": {"context": "16", "max_bytes": "40000"}}, small_data)
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +198,3 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DISTDL_DATA does not name a folder of raw data")
     return Path(folder)
-
-
-@pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the data sets that the small runs of all families read; each is written when first asked for."""
-    return tmp_path_factory.mktemp("small")

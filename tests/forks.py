@@ -217,6 +217,7 @@ def become(task: dict[str, Any]) -> None:
         file = os.open(path, flags, 0o600)
         os.dup2(file, number)
         os.close(file)
+    os.fsync = lambda file: None  # what tests write need not outlive a power cut
     os.chdir(task["folder"])
     os.environ.clear()
     os.environ.update(task["environment"])

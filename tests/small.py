@@ -28,6 +28,9 @@ BASE: dict[str, Any] = {
     "seed": 3,
 }
 
+SOME_STEPS = 10
+"""Of runs that show one more way to compute the same steps, where the family learns in one way from first to last."""
+
 
 def small(family: str) -> dict[str, Any]:
     """The family's file in FOLDER."""
@@ -78,11 +81,14 @@ def contract_config(family: str, data: Path, **changes: Any) -> dict[str, Any]:
 def prepared(prepare: dict[str, Any], data: Path) -> str:
     """The path of a data set below `data`, written when it is first asked for."""
     from distdl.data.prepare import prepare_dataset
+    from distdl.track.run import file_lock
 
     name = f"{prepare['source']}-{hashlib.sha256(json.dumps(prepare, sort_keys=True).encode()).hexdigest()[:8]}"
     path = data / name
-    if not path.exists():
-        prepare_dataset(prepare["source"], path, prepare.get("options", {}))
+    data.mkdir(parents=True, exist_ok=True)
+    with file_lock(data / f".{name}.lock"):  # of several workers of pytest-xdist one writes it
+        if not path.exists():
+            prepare_dataset(prepare["source"], path, prepare.get("options", {}))
     return str(path)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ import torch
 
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
-from tests.conftest import REPOSITORY, distdl
+from tests.conftest import REPOSITORY, Result, distdl
 from tests.small import shipped
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster on the machine at a time
+pytestmark = pytest.mark.slow
+RAY = pytest.mark.xdist_group("ray")  # one cluster on the machine at a time
 CONFIGS = REPOSITORY / "configs"
 LOCAL = ("runtime.kind=local", "track.system_metrics_interval_s=0")
+ALONE = ("runtime.kind=local", "runtime.workers=1", "parallel.engine=torch", "track.enabled=false")
+"""In the test's own process, where processes are not what is shown."""
+CUT_OFF = (str(shipped("mlp")), *LOCAL, "train.steps=500", "train.epochs=null", "checkpoint.every_steps=20")
+"""A run that is long enough to be cut off."""
+
+Command = Callable[..., Result]
 
 
 def mlflow_runs(runs: Path) -> list[Any]:
@@ -74,9 +82,19 @@ def worker_pids(process: subprocess.Popen[str]) -> list[int]:
     return [c.pid for c in children if "multiprocessing.spawn" in " ".join(c.cmdline())]
 
 
-def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run `whole` of CUT_OFF, to which nothing happened."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, out, error = distdl("train", *CUT_OFF, "name=whole", cwd=folder)
+    assert code == 0, out + error
+    return folder
+
+
+@RAY
+def test_quickstart_under_ray_and_under_local_give_the_same_numbers(quickstart: tuple[Path, Result]) -> None:
     """Two Ray Train workers under ZeRO-1 reach 97 % and leave everything behind; two local processes end alike."""
-    code, out, error = distdl("train", str(shipped("quickstart")), cwd=tmp_path)
+    tmp_path, (code, out, error) = quickstart
     assert code == 0, out + error
     accuracy = float(re.search(r"accuracy\s+([0-9.]+)", out[out.rindex("throughput") - 400 :])[1])  # type: ignore[index]
     assert accuracy >= 0.97
@@ -92,7 +110,8 @@ def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Pa
     assert run.data.metrics["eval/scores/accuracy"] >= 0.97
     assert any(plan["data"]["fingerprint"] in value for value in run.data.tags.values())
 
-    code, out, error = distdl("train", str(shipped("quickstart")), *LOCAL, "name=local", cwd=tmp_path)
+    untracked = ("runtime.kind=local", "track.enabled=false")
+    code, out, error = distdl("train", str(shipped("quickstart")), *untracked, "name=local", cwd=tmp_path)
     assert code == 0, out + error
     ray, local = weights(folder), weights(tmp_path / "runs" / "local")
     assert all(torch.equal(ray[name], local[name]) for name in ray)
@@ -103,30 +122,29 @@ def test_quickstart_under_ray_and_under_local_give_the_same_numbers(tmp_path: Pa
     assert code == 0 and json.loads(out)["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1e-4)
 
 
-def test_interrupted_by_the_user_then_resumed(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("whole")
+def test_interrupted_by_the_user_then_resumed(whole: Path) -> None:
     """Ctrl-C: KILLED in MLflow and a checkpoint of the step; the same command ends it in the same run, bit for bit."""
-    config = [str(shipped("mlp")), *LOCAL, "train.steps=1500", "train.epochs=null", "checkpoint.every_steps=20"]
-    assert distdl("train", *config, "name=whole", cwd=tmp_path)[0] == 0
-
-    process = start("train", *config, "name=cut", cwd=tmp_path)
-    folder = tmp_path / "runs" / "cut"
+    process = start("train", *CUT_OFF, "name=cut", cwd=whole)
+    folder = whole / "runs" / "cut"
     wait_for_step(folder, 40, process)
     os.killpg(process.pid, signal.SIGINT)
     out = process.communicate(timeout=120)[0]
     step = checkpoints(folder / "checkpoints")[-1][0]
     assert process.returncode == 130 and f"stopped after step {step:,}; the same command continues" in out, out
-    assert step < 1500 and "Ctrl-C again leaves at once" in out
-    by_name = {run.info.run_name: run for run in mlflow_runs(tmp_path / "runs")}
+    assert step < 500 and "Ctrl-C again leaves at once" in out
+    by_name = {run.info.run_name: run for run in mlflow_runs(whole / "runs")}
     assert by_name["cut"].info.status == "KILLED"
 
-    code, out, error = distdl("train", "--resume", "cut", cwd=tmp_path)
+    code, out, error = distdl("train", "--resume", "cut", cwd=whole)
     assert code == 0, out + error
-    after = {run.info.run_name: run for run in mlflow_runs(tmp_path / "runs")}
+    after = {run.info.run_name: run for run in mlflow_runs(whole / "runs")}
     assert after["cut"].info.run_id == by_name["cut"].info.run_id and after["cut"].info.status == "FINISHED"
-    whole, cut = weights(tmp_path / "runs" / "whole"), weights(folder)
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    wanted, cut = weights(whole / "runs" / "whole"), weights(folder)
+    assert all(torch.equal(wanted[name], cut[name]) for name in wanted)
 
 
+@RAY
 def test_interrupted_under_ray(tmp_path: Path) -> None:
     """Ctrl-C under Ray Train ends in the same way: KILLED, exit code 130, a checkpoint of the step, no orphan."""
     config = [str(shipped("mlp")), "train.steps=20000", "train.epochs=null", "checkpoint.every_steps=50"]
@@ -142,27 +160,28 @@ def test_interrupted_under_ray(tmp_path: Path) -> None:
     assert step > 50
 
 
-def test_a_killed_worker_is_restarted(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("whole")
+def test_a_killed_worker_is_restarted(whole: Path) -> None:
     """SIGKILL of one of two workers: the others are ended, all start again from the checkpoint, the numbers stay."""
-    config = [str(shipped("mlp")), *LOCAL, "train.steps=600", "train.epochs=null", "checkpoint.every_steps=20"]
-    assert distdl("train", *config, "name=whole", cwd=tmp_path)[0] == 0
-    process = start("train", *config, "name=hit", "runtime.max_restarts=1", cwd=tmp_path)
-    folder = tmp_path / "runs" / "hit"
+    process = start("train", *CUT_OFF, "name=hit", "runtime.max_restarts=1", cwd=whole)
+    folder = whole / "runs" / "hit"
     wait_for_step(folder, 40, process)
     os.kill(worker_pids(process)[-1], signal.SIGKILL)
     out = process.communicate(timeout=180)[0]
     assert process.returncode == 0, out
     assert "restarted from step" in out
-    whole, hit = weights(tmp_path / "runs" / "whole"), weights(folder)
-    assert all(torch.equal(whole[name], hit[name]) for name in whole)
-    assert Counter(run.info.run_name for run in mlflow_runs(tmp_path / "runs")) == {"whole": 1, "hit": 1}
+    wanted, hit = weights(whole / "runs" / "whole"), weights(folder)
+    assert all(torch.equal(wanted[name], hit[name]) for name in wanted)
+    runs = Counter(run.info.run_name for run in mlflow_runs(whole / "runs"))
+    assert runs["whole"] == runs["hit"] == 1 and set(runs) <= {"whole", "hit", "cut"}
 
 
+@RAY
 def test_a_killed_ray_worker_is_restarted(tmp_path: Path) -> None:
     """The same under Ray Train."""
     import psutil
 
-    config = [str(shipped("mlp")), "train.steps=3000", "train.epochs=null", "checkpoint.every_steps=50"]
+    config = [str(shipped("mlp")), "train.steps=1500", "train.epochs=null", "checkpoint.every_steps=50"]
     process = start("train", *config, "name=hit", cwd=tmp_path)
     folder = tmp_path / "runs" / "hit"
     wait_for_step(folder, 50, process)
@@ -194,11 +213,12 @@ def test_not_a_number_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in values.values())
 
 
-def test_gpt_beats_a_byte_bigram(tmp_path: Path) -> None:
+def test_gpt_beats_a_byte_bigram(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The held-out loss of the small GPT falls below that of a byte-bigram model fitted on the same training text."""
     from distdl.data.read import Dataset
 
-    code, out, error = distdl("train", str(shipped("gpt")), *LOCAL, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, out, error = command("train", shipped("gpt"), *ALONE)
     assert code == 0, out + error
     losses = json.loads((tmp_path / "runs" / "gpt" / "summary.json").read_text())["metrics"]
     train, test = (Dataset(str(tmp_path / "data" / "stdlib"), split) for split in ("train", "test"))
@@ -242,33 +262,42 @@ def test_bad_input_gets_one_clear_message(
     assert "Traceback" not in out + error
 
 
-def test_another_config_does_not_continue_a_run(tmp_path: Path) -> None:
-    config = [str(shipped("mlp")), *LOCAL, "runtime.workers=1", "train.epochs=1"]
-    assert distdl("train", *config, cwd=tmp_path)[0] == 0
-    code, _, error = distdl("train", *config, "optimizer.lr=0.5", cwd=tmp_path)
+def test_another_config_does_not_continue_a_run(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = [shipped("mlp"), *ALONE, "train.epochs=1"]
+    assert command("train", *config).code == 0
+    code, _, error = command("train", *config, "optimizer.lr=0.5")
     assert code == 2 and "optimizer.lr: 0.002 there, 0.5 now" in error and "--fresh" in error
-    assert distdl("train", *config, "optimizer.lr=0.5", "--fresh", cwd=tmp_path)[0] == 0
+    assert command("train", *config, "optimizer.lr=0.5", "--fresh").code == 0
     assert (tmp_path / "runs" / "mlp-2" / "summary.json").is_file()
 
 
-def test_a_corrupt_shard_stops_the_run_with_its_name(tmp_path: Path) -> None:
-    assert distdl("data", "prepare", "digits", "data/digits", cwd=tmp_path)[0] == 0
+def test_a_corrupt_shard_stops_the_run_with_its_name(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("data", "prepare", "digits", "data/digits").code == 0
     shard = next((tmp_path / "data" / "digits").glob("train-*.arrow"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    code, out, error = distdl("train", str(shipped("mlp")), *LOCAL, "runtime.workers=2", cwd=tmp_path)
+    two = ("runtime.kind=local", "runtime.workers=2", "track.enabled=false")
+    code, out, error = distdl("train", str(shipped("mlp")), *two, cwd=tmp_path)
     assert code == 1 and shard.name in error and "Traceback" not in out + error
-    assert distdl("data", "verify", "data/digits", cwd=tmp_path)[0] == 1
+    assert command("data", "verify", "data/digits").code == 1
 
 
-def test_early_stopping(tmp_path: Path) -> None:
+def test_early_stopping(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stops when the metric stands still, says so, and a continued run stays stopped."""
-    config = [str(shipped("mlp")), *LOCAL, "runtime.workers=1", "train.epochs=200", "evaluate.every_steps=40"]
-    code, out, error = distdl("train", *config, "early_stopping={patience: 3}", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    still = ("optimizer.lr=1e-9", "train.epochs=200", "evaluate.every_steps=20")  # at once, and not after a minute
+    config = [shipped("mlp"), *ALONE, *still]
+    code, out, error = command("train", *config, "early_stopping={patience: 3}")
     assert code == 0, error
     assert "stopped early: accuracy has not improved for 3 evaluations" in out
     summary = json.loads((tmp_path / "runs" / "mlp" / "summary.json").read_text())
     assert summary["stopped_early"] and summary["steps"] < 4000
-    code, out, _ = distdl("train", *config, "early_stopping={patience: 3}", cwd=tmp_path)
+    code, out, _ = command("train", *config, "early_stopping={patience: 3}")
     assert code == 0 and "finished already" in out

@@ -22,8 +22,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from distdl.config.family import family_names
-from tests.conftest import REPOSITORY, distdl, python
-from tests.small import MODELS, prepared, small
+from distdl.config.load import load_config
+from tests.conftest import REPOSITORY, Result, distdl, made_by_make, python
+from tests.ranks import run_ranks
+from tests.small import MODELS, prepared, small, trained
 from tests.test_architecture import PACKAGE, House
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -53,8 +55,9 @@ def substitutes(config: str, data: Path) -> list[str]:
 
 
 TWO_WORKERS = {"quickstart", "mlp", "gpt", "gpt_moe", "gan", "dbn", "som"}
-"""Executed by the two workers that they ask for, one config of each kind of learner. The others run their six steps as one
-worker: each start of two costs ten seconds, and tests/parity/test_parity.py trains every family on two ranks."""
+"""Executed by the two workers that they ask for, one config of each kind of learner: the first by the command, which costs
+ten seconds, the others one after the other in one group of processes. What is left runs its six steps as one worker, and
+tests/parity/test_parity.py trains every family on two ranks."""
 ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn", "tune"}
 """Configs that say one: ten pictures a step, a single row, a step that is over before two had added up their gradients, and
 many runs side by side."""
@@ -69,10 +72,16 @@ def test_every_config_is_executed(tmp_path: Path, small_data: Path) -> None:
     """Shortened to six steps; what a family is worth in full is in benchmarks/results/acceptance.md."""
     short = ["train.steps=6", "train.epochs=null", "runtime.kind=local", "track.enabled=false"]
     lines = {path: [str(path), *short, *substitutes(path.stem, small_data)] for path in CONFIGS}
+    in_a_group = {}
     for path in CONFIGS:
-        if path.stem in TWO_WORKERS:
+        if path.stem == "quickstart":
             result = distdl("train", *lines[path], cwd=tmp_path)
             assert result.code == 0, f"{path}\n{result.stdout}{result.stderr}"
+        elif path.stem in TWO_WORKERS:
+            values = load_config(str(path), [*lines[path][1:], *made(path, small_data)]).config.model_dump(mode="json")
+            in_a_group[path.stem] = {"values": values, "folder": str(tmp_path / "runs" / path.stem)}
+    assert [run["values"]["runtime"]["workers"] for run in in_a_group.values()] == [2] * (len(TWO_WORKERS) - 1)
+    assert run_ranks(trained, 2, in_a_group) == [dict.fromkeys(in_a_group, "")] * 2
     in_order = sorted(CONFIGS, key=lambda path: path.stem in AFTER_ANOTHER)
     alone = [["train", *lines[path], "runtime.workers=1"] for path in in_order if path.stem not in TWO_WORKERS]
     script = (
@@ -86,17 +95,22 @@ def test_every_config_is_executed(tmp_path: Path, small_data: Path) -> None:
     assert finished == {path.stem for path in CONFIGS} and len(CONFIGS) >= len(MODELS)
 
 
+def made(path: Path, data: Path, *overrides: str) -> list[str]:
+    """More overrides for a config that says how its data comes to be: these data, prepared."""
+    if substitutes(path.stem, data):
+        return []
+    recipe = load_config(str(path), overrides).config.data.prepare
+    assert recipe is not None, "a config says how its data comes to be"
+    return [f"data.path={prepared({'source': recipe.source, 'options': recipe.options}, data)}"]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_can_be_planned_as_it_stands(path: Path, small_data: Path) -> None:
-    from distdl.config.load import load_config
     from distdl.train.survey import survey
 
     of_test = [AFTER_ANOTHER[path.stem]] if path.stem in AFTER_ANOTHER else []
-    config = load_config(str(path), [*substitutes(path.stem, small_data), *of_test]).config
-    if not substitutes(path.stem, small_data):
-        assert config.data.prepare is not None, "a config says how its data comes to be"
-        prepare = {"source": config.data.prepare.source, "options": config.data.prepare.options}
-        config = load_config(str(path), [f"data.path={prepared(prepare, small_data)}", *of_test]).config
+    overrides = [*substitutes(path.stem, small_data), *made(path, small_data, *of_test), *of_test]
+    config = load_config(str(path), overrides).config
     plan = survey(config)
     assert plan.world == (1 if path.stem in ONE_WORKER else 2)
     assert path.read_text(encoding="utf-8").startswith("# ") and config.name == path.stem
@@ -202,25 +216,15 @@ def serve(words: list[str], folder: Path, look: Callable[[str], None]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_make_quickstart(tmp_path: Path) -> None:
+def test_make_quickstart(quickstart: tuple[Path, Result]) -> None:
     """The very command, in a copy of the checkout, with the environment that is running this."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy2(REPOSITORY / name, tmp_path / name)
-    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    environment = Path(sys.prefix)
-    if not (environment / ".installed").is_file():
+    folder, (code, out, error) = quickstart
+    if not made_by_make():
         pytest.skip("this interpreter's environment was not made by `make install`")
-    done = subprocess.run(
-        ["make", "quickstart", f"VENV={environment}", "-o", str(environment / ".installed-run")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    accuracy = re.findall(r"^accuracy +([0-9.]+)", done.stdout, re.MULTILINE)
+    assert code == 0, out + error
+    accuracy = re.findall(r"^accuracy +([0-9.]+)", out, re.MULTILINE)
     assert float(accuracy[-1]) >= 0.97
-    assert (tmp_path / "runs" / "quickstart" / "summary.json").is_file()
+    assert (folder / "runs" / "quickstart" / "summary.json").is_file()
 
 
 def test_each_command_installs_what_it_needs_and_no_more(tmp_path: Path) -> None:

@@ -71,8 +71,10 @@ def family_names() -> list[str]:
     return sorted(_files())
 
 
+@cache
 def _files() -> dict[str, Path]:
-    """Family -> its file: `NAME.py`, or `NAME/NAME.py` where a family needs more than one."""
+    """Family -> its file: `NAME.py`, or `NAME/NAME.py` where a family needs more than one. Looked for once a process: each
+    config asks dozens of times."""
     alone = [path for path in FOLDER.glob("*.py") if not path.stem.startswith("_")]
     return {path.stem: path for path in (*alone, *(p for p in FOLDER.glob("*/*.py") if p.stem == p.parent.name))}
 
