@@ -12,12 +12,14 @@ DOCS := $(VENV)/.installed-docs
 WORKERS ?= 2
 REPORTS ?=
 report = $(if $(REPORTS),--durations=40 --junitxml=$(REPORTS)/$(1).xml)
-# Two parts, the second of what must have the machine to itself. Both are run, and both must pass.
+# Two parts, the second of what must have the machine to itself: only files that have such tests are read for it. Both are run,
+# and both must pass.
+ALONE = $(shell grep -rlE --include='test_*.py' 'mark\.alone\b' tests)
 pytest = $(BIN)/python -m pytest tests -m "$(1) and not alone" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
 	$(2) $(call report,beside); first=$$?; \
-	$(BIN)/python -m pytest tests -m "$(1) and alone" $(2) $(call report,alone) && exit $$first
+	$(BIN)/python -m pytest $(ALONE) -m "$(1) and alone" $(2) $(call report,alone) && exit $$first
 
-.PHONY: help install quickstart test style check chaos acceptance parity docs format lock bench clean
+.PHONY: help install quickstart test style check chaos long acceptance parity docs format lock bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -45,8 +47,8 @@ quickstart: $(RUN)  ## train LeNet-5 on real digits with two Ray workers under D
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
-	@echo "running all tests, two files at a time: about 45 minutes on two cores; 'make check' is the two-minute inner loop"
-	$(call pytest,not chaos)
+	@echo "running all tests, two files at a time: about 20 minutes on two cores; 'make check' is the two-minute inner loop"
+	$(call pytest,not chaos and not long)
 
 style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/ruff check .
@@ -54,7 +56,7 @@ style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/mypy
 
 check: style  ## the inner loop, under two minutes: style, types, architecture, fast tests
-	$(call pytest,not slow and not chaos,-x)
+	$(call pytest,not slow and not chaos and not long,-x)
 
 docs: $(DOCS)  ## the documentation site, into dist/site; a warning is an error
 	$(BIN)/python docs/site/build.py dist/site
@@ -70,6 +72,9 @@ bench: $(READY)  ## microseconds a step over bare loops, peers beside it (instal
 
 chaos: $(READY)  ## the long forms: clusters that lose nodes, jobs that are requeued again and again
 	$(BIN)/python -m pytest tests -m chaos
+
+long: $(READY)  ## every family on every layout, and other long forms of what `make test` shows in part
+	$(BIN)/python -m pytest tests -m long
 
 acceptance: $(READY)  ## train every family on real data and compare with what its paper or a peer reaches (an hour)
 	$(BIN)/python -m benchmarks.acceptance

@@ -34,11 +34,23 @@ def run_with_stand_ins(folder: Path, *command: str, fails: str = "") -> tuple[Re
     return Result(done.returncode, done.stdout, done.stderr), calls.read_text(encoding="utf-8").splitlines()
 
 
+def parts_of_the_tests(calls: list[str]) -> list[str]:
+    """What both calls of pytest leave out; the second is given every file that has tests to be run alone, and no other."""
+    pattern = re.compile(r"python -m pytest ([\w/. ]+) -m (.*?) and (not )?alone")
+    (beside, left_out, apart), (alone, also, together) = (pattern.findall(call)[0] for call in calls)
+    assert beside == "tests" and apart and not together
+    marked = [
+        path for path in (REPOSITORY / "tests").rglob("test_*.py") if re.search(r"mark\.alone\b", path.read_text())
+    ]
+    assert set(alone.split()) == {str(path.relative_to(REPOSITORY)) for path in marked}
+    return [left_out, also]
+
+
 def test_a_submission_is_checked_for_style_types_documents_and_by_all_tests(tmp_path: Path) -> None:
     result, calls = run_with_stand_ins(tmp_path, ".ci/run")
     assert result.code == 0, result.stderr
     assert calls[:-2] == [*STYLE, DOCUMENTS]
-    assert all(call.startswith("python -m pytest tests -m not chaos and ") for call in calls[-2:])
+    assert parts_of_the_tests(calls[-2:]) == ["not chaos and not long"] * 2
 
 
 @pytest.mark.parametrize("fails", [*STYLE, DOCUMENTS])
@@ -60,7 +72,7 @@ def test_make_check_begins_with_what_a_submission_is_checked_for(tmp_path: Path)
     result, calls = run_with_stand_ins(tmp_path, "make", "check")
     assert result.code == 0, result.stderr
     assert calls[:-2] == STYLE
-    assert all(call.startswith("python -m pytest tests -m not slow and not chaos and ") for call in calls[-2:])
+    assert parts_of_the_tests(calls[-2:]) == ["not slow and not chaos and not long"] * 2
 
 
 def test_the_hooks_of_pre_commit_are_the_style_of_a_submission() -> None:

@@ -15,6 +15,7 @@ from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
 from distdl.families import load_family
 from distdl.parity.layouts import data_ranks
+from tests.chosen import a_few
 from tests.resumed import DIE_AFTER, Runs, events, go_on, train
 from tests.small import MODELS, contract_config, layout, small_config
 
@@ -61,18 +62,19 @@ def family_runs(data: Path) -> dict[str, dict[str, Any]]:
         layouts = sorted(load_family(family).layouts & set(LAYOUTS))
         layouts += CUT if family == "gpt" else []
         for name in layouts if family in EVERY_LAYOUT else sorted({"torch", layouts[-1]}):
-            cases[f"{family}-{name}"] = layout(saved_often(contract_config(family, data)), name, 2)
+            cases[f"{family}/{name}"] = layout(saved_often(contract_config(family, data)), name, 2)
     return cases
 
 
-def interrupt_and_compare(cases: dict[str, dict[str, Any]], folder: Path, copied: Collection[str] = ()) -> None:
-    """Two ranks, killed after step 13 with the checkpoint of step 10 behind them, go on to the bits of the whole run. By an
-    exception; or, the cases of `copied`, from the whole run's folder as it was when it took step 13."""
+def interrupt_and_compare(cases: dict[str, dict[str, Any]], folder: Path, raised: Collection[str] = ()) -> None:
+    """Two ranks, killed after step 13 with the checkpoint of step 10 behind them, go on to the bits of the whole run. From
+    that run's folder as it was when it took step 13; or, the cases of `raised`, after an exception in a run of their own.
+    """
     whole = {f"{n}/whole": {"values": v, "folder": str(folder / n / "whole")} for n, v in cases.items()}
     cut = {f"{n}/cut": {"values": v, "folder": str(folder / n / "cut")} for n, v in cases.items()}
-    for name in copied:
+    for name in cases.keys() - set(raised):
         whole[f"{name}/whole"]["copied"] = (DIE_AFTER, cut[f"{name}/cut"]["folder"])
-    train(2, whole, {name: run for name, run in cut.items() if name.removesuffix("/cut") not in copied}, timeout_s=1500)
+    train(2, whole, {name: run for name, run in cut.items() if name.removesuffix("/cut") in raised}, timeout_s=1500)
     go_on(2, cut, timeout_s=1500)
     for name in cases:
         assert differing(last(folder / name / "whole"), last(folder / name / "cut")) == [], name
@@ -81,9 +83,25 @@ def interrupt_and_compare(cases: dict[str, dict[str, Any]], folder: Path, copied
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_interrupted_and_resumed_is_bit_identical(digits: str, text: str, small_data: Path, tmp_path: Path) -> None:
-    """Every family with its noise on, and every optimizer's state."""
+    """Every family with its noise on, on a choice of layouts in which all are, and every optimizer's state."""
     cases = family_runs(small_data)
-    copied = {name for name in cases if name.rpartition("-")[0] not in EVERY_LAYOUT}
+    interrupt_families({name: cases[name] for name in a_few(list(cases))}, digits, text, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_interrupted_and_resumed_is_bit_identical_on_more_layouts(
+    digits: str, text: str, small_data: Path, tmp_path: Path
+) -> None:
+    """All of `family_runs`."""
+    interrupt_families(family_runs(small_data), digits, text, tmp_path)
+
+
+def interrupt_families(cases: dict[str, dict[str, Any]], digits: str, text: str, folder: Path) -> None:
+    """`interrupt_and_compare` of these, and of what else has a state of its own."""
+    cases = dict(cases)
+    raised = {name for name in cases if name.partition("/")[0] in EVERY_LAYOUT}
     for optimizer in (
         {"name": "sgd", "lr": 0.1, "momentum": 0.9},
         {"name": "adagrad", "lr": 0.05},
@@ -94,7 +112,7 @@ def test_interrupted_and_resumed_is_bit_identical(digits: str, text: str, small_
         cases[f"{optimizer['name']}-zero2"] = values | {"optimizer": optimizer}
     for zero in ("zero1", "zero3"):
         cases[f"bf16-{zero}"] = layout(prepared("gpt", digits, text, train__precision="bf16"), zero, 2)
-    interrupt_and_compare(cases, tmp_path, copied)
+    interrupt_and_compare(cases, folder, raised)
 
 
 PAIRS = [  # saved on -> continued on, each with its ranks

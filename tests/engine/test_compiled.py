@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from distdl.train.loop import evaluate, train
 from distdl.train.survey import survey
 from tests.engine.test_memory import compare_compiled
 from tests.ranks import run_ranks
-from tests.small import contract_config, curves, layout
+from tests.small import SOME_STEPS, contract_config, curves, layout
 
 PIECES = {"gpt": 8, "vit": 7, "mamba": 4, "unet": 2, "lstm": 2}
 """Graphs of a family: embedding, block, head and criterion, each for training and for evaluations, in which a classifier
@@ -70,6 +71,7 @@ def rounds(case: dict[str, Any], count: int = 2) -> Iterator[tuple[list[float], 
         source.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", PIECES)
 def test_each_piece_is_one_graph_compiled_once(family: str, small_data: Path, counters: Any) -> None:
     case = contract_config(family, small_data)
@@ -87,11 +89,22 @@ def test_each_piece_is_one_graph_compiled_once(family: str, small_data: Path, co
 
 @pytest.mark.slow
 def test_the_same_numbers_on_two_ranks(small_data: Path) -> None:
-    """gpt is in test_memory.py, on every axis."""
-    cases = {family: contract_config(family, small_data) for family in PIECES if family != "gpt"}
+    """One family on each layout. gpt is in test_memory.py, on every axis."""
+    families = [family for family in PIECES if family != "gpt"]
+    compare_on_two_ranks(small_data, list(zip(families, itertools.cycle(("zero2", "zero1", "torch")))))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_same_numbers_on_two_ranks_of_every_family_on_every_layout(small_data: Path) -> None:
+    families = [family for family in PIECES if family != "gpt"]
+    compare_on_two_ranks(small_data, list(itertools.product(families, ("torch", "zero1", "zero2"))))
+
+
+def compare_on_two_ranks(small_data: Path, cells: list[tuple[str, str]]) -> None:
+    cases = {family: contract_config(family, small_data, train__steps=SOME_STEPS) for family, _ in cells}
     reference = run_ranks(curves, 1, cases)[0]
-    layouts = ("torch", "zero1", "zero2")
-    runs = {f"{family} {name}": layout(case, name, 2) for family, case in cases.items() for name in layouts}
+    runs = {f"{family} {name}": layout(cases[family], name, 2) for family, name in cells}
     compare_compiled(
         reference, 2, runs, "aot_eager", norm=1e-3
     )  # as uncompiled (tests/parity): Adam moves on noise, too
@@ -100,6 +113,7 @@ def test_the_same_numbers_on_two_ranks(small_data: Path) -> None:
 # -- who looks on ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_who_looks_on_sees_what_happens_within(small_data: Path, counters: Any) -> None:
     """Hooks and watchers of answers, which compiled code would not call."""
     case = contract_config("lstm", small_data, train__compile=True)

@@ -24,7 +24,7 @@ from tests.conftest import python
 from tests.nn.test_moe import SPARSE
 from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
-from tests.small import contract_config, curve, curves, layout
+from tests.small import SOME_STEPS, contract_config, curve, curves, layout
 
 ROUTED = 2e-2
 """Largest difference of the loss in bf16 where a rounding can send a token to another expert, or out of its queue."""
@@ -80,7 +80,8 @@ def expert_cases(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_saves_memory_changes_no_number(optimizer: str, small_data: Path) -> None:
     """With dropout, which a recomputed layer must draw again as it was, and clipping that bites."""
-    dense = contract_config("gpt", small_data) | ({"optimizer": SGD} if optimizer == "sgd" else {})
+    dense = contract_config("gpt", small_data, train__steps=SOME_STEPS)
+    dense |= {"optimizer": SGD} if optimizer == "sgd" else {}
     experts = dense | {"model": dense["model"] | SPARSE}
     assert dense["model"]["dropout"] == 0.1
     references = run_ranks(curves, 1, {"dense": dense, "experts": experts})[0]
@@ -242,7 +243,7 @@ def compare_compiled(
 def test_every_block_is_compiled_and_gives_the_same_numbers(small_data: Path) -> None:
     """With dropout: a compiler that froze one draw of the noise into its code would be seen, and so would one that compiled
     a block again for the noise of every other one, until it gave up."""
-    values = contract_config("gpt", small_data) | {"optimizer": SGD}
+    values = contract_config("gpt", small_data, train__steps=SOME_STEPS) | {"optimizer": SGD}
     deep = values | {"model": values["model"] | {"layers": 12}}
     reference = run_ranks(curves, 1, {"deep": deep, "flat": values})[0]
     if not (shutil.which("g++") or shutil.which("clang++")):
@@ -255,7 +256,7 @@ def test_every_block_is_compiled_and_gives_the_same_numbers(small_data: Path) ->
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_numbers_on_every_axis(small_data: Path) -> None:
     """Without the code that the compiler would write in the end, which is that of one process."""
-    values = contract_config("gpt", small_data) | {"optimizer": SGD}
+    values = contract_config("gpt", small_data, train__steps=SOME_STEPS) | {"optimizer": SGD}
     reference = run_ranks(curves, 1, {"flat": values})[0]
     names = ["zero0", "zero1", "zero2", "zero1+tensor2", "zero1+sequence2", "zero1+pipeline2"]
     runs = {f"flat {name}": saving(values, name, 2) for name in names}
@@ -273,7 +274,8 @@ def test_compiled_blocks_give_the_same_numbers_on_every_axis(small_data: Path) -
 def test_bf16_is_within_its_rounding_of_one_process_on_the_tensor_and_expert_axes(small_data: Path) -> None:
     """`fixed`: every token goes through both experts, so that no rounding can send it elsewhere. Where it can (`routed`),
     the curves part after such a step; before it they are as near."""
-    dense = contract_config("gpt", small_data, train__precision="bf16", optimizer__lr=3e-3)
+    few = {"train__steps": SOME_STEPS}
+    dense = contract_config("gpt", small_data, **few, train__precision="bf16", optimizer__lr=3e-3)
     fixed = dense["model"] | {"experts": 2, "experts_top_k": 2, "capacity": 0, "balance_loss": 0.0}
     models = {"dense": dense, "fixed": dense | {"model": fixed}, "routed": dense | {"model": dense["model"] | SPARSE}}
     reference = run_ranks(curves, 1, models)[0]

@@ -17,14 +17,14 @@ from tests.checkpoint.test_resume import interrupt_and_compare, last, metrics
 from tests.parity.test_parity import compare, largest_difference
 from tests.ranks import run_ranks
 from tests.resumed import Runs, go_on, train
-from tests.small import contract_config, curve, layout, measured, small_config, trained
+from tests.small import SOME_STEPS, contract_config, curve, layout, measured, small_config, trained
 
 SGD = {"name": "sgd", "lr": 0.2}  # which shows a wrong scale of the gradient; AdamW hides it
 
 
 def cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
     """With tied layers and without, AdamW and plain SGD."""
-    gpt, mlp = small_config("gpt", digits, text), small_config("mlp", digits, text)
+    gpt, mlp = (small_config(family, digits, text, train__steps=SOME_STEPS) for family in ("gpt", "mlp"))
     return {
         "gpt adamw": gpt,
         "gpt sgd": gpt | {"optimizer": SGD},
@@ -35,10 +35,11 @@ def cases(digits: str, text: str) -> dict[str, dict[str, Any]]:
 
 def more_cases(digits: str, text: str, data: Path) -> dict[str, dict[str, Any]]:
     """What else enters the numbers: penalties on a tied matrix, precision, a family that varies its inputs at random."""
-    penalties = small_config("gpt", digits, text, train__l1=1e-3, train__l2=1e-2) | {"optimizer": SGD}
-    unclipped = small_config("gpt", digits, text, train__clip_norm=None) | {"optimizer": SGD}
-    bf16 = small_config("gpt", digits, text, train__precision="bf16", optimizer__lr=3e-3)
-    families = {family: contract_config(family, data) for family in ("alexnet", "lenet5")}
+    few = {"train__steps": SOME_STEPS}
+    penalties = small_config("gpt", digits, text, **few, train__l1=1e-3, train__l2=1e-2) | {"optimizer": SGD}
+    unclipped = small_config("gpt", digits, text, **few, train__clip_norm=None) | {"optimizer": SGD}
+    bf16 = small_config("gpt", digits, text, **few, train__precision="bf16", optimizer__lr=3e-3)
+    families = {family: contract_config(family, data, **few) for family in ("alexnet", "lenet5")}
     return {"penalties": penalties, "unclipped": unclipped, "bf16": bf16, **families}
 
 

@@ -14,7 +14,7 @@ from tests.checkpoint.test_resume import interrupt_and_compare, metrics, saved_o
 from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
 from tests.resumed import go_on, train
-from tests.small import contract_config, curve, curves, layout
+from tests.small import SOME_STEPS, contract_config, curve, curves, layout
 
 ATTENTIONS = ("ulysses", "ring")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -127,7 +127,8 @@ def test_each_slice_of_a_ring_is_one_kernel_each_way() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_a_cut_sequence_gives_the_same_numbers(world: int, small_data: Path) -> None:
-    bases = {name: gpt(small_data) | {"optimizer": optimizer} for name, optimizer in OPTIMIZERS.items()}
+    few = gpt(small_data, train__steps=SOME_STEPS)
+    bases = {name: few | {"optimizer": optimizer} for name, optimizer in OPTIMIZERS.items()}
     reference = run_ranks(curves, 1, bases)[0]
     cases = {
         f"{name} {kind} {attention}": cut(values, kind, world, attention)
@@ -148,9 +149,10 @@ def test_a_cut_sequence_gives_the_same_numbers(world: int, small_data: Path) -> 
 
 @pytest.mark.slow
 def test_with_heads_that_do_not_divide_bf16_and_recomputation(small_data: Path) -> None:
-    odd, half = gpt(small_data, heads=3), gpt(small_data, train__precision="bf16", optimizer__lr=3e-3)
-    reference = run_ranks(curves, 1, {"odd": odd, "half": half, "recomputed": gpt(small_data)})[0]
-    recomputed = gpt(small_data, parallel__checkpoint_activations="all")
+    few = {"train__steps": SOME_STEPS}
+    odd, half = gpt(small_data, heads=3, **few), gpt(small_data, **few, train__precision="bf16", optimizer__lr=3e-3)
+    reference = run_ranks(curves, 1, {"odd": odd, "half": half, "recomputed": gpt(small_data, **few)})[0]
+    recomputed = gpt(small_data, **few, parallel__checkpoint_activations="all")
     cases = {"odd": cut(odd, "zero1+sequence2", 2)}
     for attention in ATTENTIONS:
         cases[f"half {attention}"] = cut(half, "zero1+sequence2", 2, attention)
@@ -182,7 +184,7 @@ def curve_of_slices_alone(rank: int, world: int, values: dict[str, Any], guarded
 @pytest.mark.slow
 def test_a_gradient_that_is_not_averaged_over_the_slices_would_be_seen(small_data: Path) -> None:
     """The numbers above would be off by far more than they may be, and the guard stops such a run."""
-    values = gpt(small_data) | {"optimizer": OPTIMIZERS["sgd"]}
+    values = gpt(small_data, train__steps=SOME_STEPS) | {"optimizer": OPTIMIZERS["sgd"]}
     reference = run_ranks(curves, 1, {"": values})[0][""]
     case = cut(values, "zero1+sequence2", 2, "ulysses")
     got = run_ranks(curve_of_slices_alone, 2, case, False)[0]
