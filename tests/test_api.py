@@ -95,6 +95,7 @@ def test_every_public_name_is_there() -> None:
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_the_command_lines_to_the_bit(
     config: str, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_run_is_the_command_lines_to_the_bit(
     assert distdl.evaluate(run, which="best")["accuracy"] == pytest.approx(max(accuracies.values()))
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_a_module(config: str, digits: str) -> None:
     from distdl.data.read import Dataset
 
@@ -137,6 +139,7 @@ def test_a_trained_model_is_a_module(config: str, digits: str) -> None:
     assert float((found == batch["label"]).float().mean()) == pytest.approx(run.metrics["accuracy"])
 
 
+@pytest.mark.slow
 def test_a_run_of_the_users_own_family_is_opened_from_anywhere(
     config: str, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_run_of_the_users_own_family_is_opened_from_anywhere(
     assert family.source().read_text() == EXAMPLE and family.source().parent == folder.resolve()
 
 
+@pytest.mark.slow
 def test_it_continues_as_the_command_does(config: str, command: Command) -> None:
     """Finished: nothing is trained. More steps: the same run. `fresh`: another one. Both doors lead to the same run."""
     run = distdl.train(config)
@@ -164,12 +168,14 @@ def test_it_continues_as_the_command_does(config: str, command: Command) -> None
         distdl.train(config, overrides={"optimizer.lr": 0.5})
 
 
+@pytest.mark.slow
 def test_progress_is_shown_where_asked(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     distdl.train(config, show=True)
     out = capsys.readouterr().out
     assert out.startswith("small: mlp, ") and "evaluation at step 40 (test)" in out
 
 
+@pytest.mark.slow
 def test_it_trains_in_another_thread(config: str) -> None:
     """Only the main thread may say what a signal does; a server or a notebook's widget trains in another."""
     found: list[Any] = []
@@ -186,6 +192,7 @@ def test_it_trains_in_another_thread(config: str) -> None:
     assert isinstance(found[0], distdl.Run) and found[0].finished, found[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_raises_and_the_same_call_goes_on(config: str) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     long = {"train.steps": 1_000_000}
@@ -206,6 +213,7 @@ def test_an_interrupted_run_raises_and_the_same_call_goes_on(config: str) -> Non
     assert done.finished and done.steps == run.steps + 20 and done.folder == run.folder
 
 
+@pytest.mark.slow
 def test_the_process_is_left_as_it_was(config: str) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -320,6 +328,7 @@ def test_a_source_is_told_of_null_as_null(config: str, tmp_path: Path) -> None:
     assert distdl.plan(recipe, prepare=True).data.train_rows == 1438
 
 
+@pytest.mark.slow
 def test_a_start_that_is_refused_leaves_the_runs_config_as_it_is(config: str, tmp_path: Path) -> None:
     run = distdl.train(config, overrides={"train.steps": 2})
     first = (run.folder / "config.yaml").read_text()
@@ -331,6 +340,7 @@ def test_a_start_that_is_refused_leaves_the_runs_config_as_it_is(config: str, tm
     assert (run.folder / "config.yaml").read_text() == (tmp_path / config).read_text()
 
 
+@pytest.mark.slow
 def test_threads_take_turns_where_a_run_is_in_the_process(config: str, digits: str) -> None:
     """Each ends on the numbers that it has alone, while another thread loads and evaluates."""
     want = distdl.train(values(digits, name="alone")).metrics
@@ -353,6 +363,7 @@ def test_threads_take_turns_where_a_run_is_in_the_process(config: str, digits: s
     assert found == {f"run{n}": want for n in range(4)}
 
 
+@pytest.mark.slow
 def test_what_the_caller_is_in_the_middle_of_does_not_matter(config: str) -> None:
     with torch.no_grad():
         assert distdl.train(config).finished

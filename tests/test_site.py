@@ -140,6 +140,7 @@ def test_a_verb_that_is_also_a_package_is_in_the_reference(site: Any, monkeypatc
     assert ".. autofunction:: distdl.api.plan\n" in text and "train_it" not in text
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_for_the_generated_pages() -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(SITE)!r}); from pathlib import Path; import families, reference\n"

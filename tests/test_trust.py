@@ -115,6 +115,7 @@ def test_a_runs_config_names_no_code_outside_its_folder(
     assert not Path("canary").exists() and "elsewhere" not in sys.modules
 
 
+@pytest.mark.slow
 def test_ones_own_family_needs_no_yes_and_a_worker_has_its_drivers(
     digits: str, command: Command, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_the_store_that_the_user_names_gets_it(sent: list[str], digits: str, com
     assert command("ui", "--uri", THEIRS).code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--resume", "downloaded"), ("downloaded/config.yaml",)], ids=["resume", "yaml"])
 def test_a_strangers_config_names_no_server_for_the_user(
     words: tuple[str, ...], digits: str, command: Command, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,7 @@ def summary(here: Path) -> dict:
     return json.loads((here / "runs" / "a" / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_with_more_patience(command: Command, here: Path) -> None:
     """By the very command that it prints, and then exactly as if it had had that patience from the start."""
     impatient = "early_stopping={patience: 2, min_delta: 0.2}"
@@ -63,6 +64,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(command: Command, h
     assert (patient["steps"], patient["metrics"]) == (summary(here)["steps"], summary(here)["metrics"])
 
 
+@pytest.mark.slow
 def test_torn_files_of_a_run_folder_are_named_or_made_again(command: Command, here: Path) -> None:
     short = ("train.steps=10", "checkpoint.every_steps=5")
     assert command("train", "a.yaml", *short).code == 0
@@ -96,6 +98,7 @@ def test_a_run_folder_that_goes_away_is_said(here: Path, command: Command) -> No
         attempt.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [100, 0])
 def test_a_bit_of_the_data_that_flips_during_the_run_ends_it(
     command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, again: int

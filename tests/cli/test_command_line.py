@@ -175,6 +175,7 @@ def test_a_pipe_gets_plain_text(here: Path, digits: str, command: Command, capsy
 # -- by either name, and quickly ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_python_m_distdl_is_distdl() -> None:
     for arguments in (("--help",), ("jobs", "--help"), ("plan",)):
         module = python("-m", "distdl", *arguments, cwd=REPOSITORY)

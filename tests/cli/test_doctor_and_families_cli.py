@@ -114,8 +114,8 @@ def test_families_name_lists_every_field(command: Command, name: str) -> None:
         assert f"  {f.name}: {json.dumps(f.default)}\n      {schema.docs[f.name]}\n" in out
 
 
-def test_an_unknown_family(tmp_path: Path, command: Command) -> None:
-    code, out, err = distdl("families", "lenet55", cwd=tmp_path)
+def test_an_unknown_family(command: Command) -> None:
+    code, out, err = command("families", "lenet55")
     assert (code, out) == (2, "")
     assert err == "distdl: there is no family 'lenet55'\n    fix: did you mean 'lenet5'?\n"
     assert command("families", "xyz").stderr.endswith(f"    fix: one of: {', '.join(family_names())}\n")
@@ -124,6 +124,7 @@ def test_an_unknown_family(tmp_path: Path, command: Command) -> None:
 # -- plan --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plan_as_json(yaml: Path) -> None:
     """Nothing but JSON on stdout, and it is the plan that would run."""
     code, out, err = distdl("plan", yaml, "--json", cwd=yaml.parent)

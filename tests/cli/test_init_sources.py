@@ -67,6 +67,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", CASES)
 def test_each_is_recognised_prepared_and_trains_as_it_is_written(command: Command, tmp_path: Path, source: str) -> None:
     path = RAW[source](tmp_path)["path"]
@@ -115,6 +116,7 @@ def test_tab_separated_series_are_told_from_tables(tmp_path: Path) -> None:
     assert recognise("Coffee_TRAIN.tsv") == "ts" and recognise("coffee.tsv") == "csv"
 
 
+@pytest.mark.slow
 def test_pictures_of_hugging_face(command: Command, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     files = sorted(raw_files.pictures(tmp_path).rglob("*.png"))
@@ -134,6 +136,7 @@ def test_pictures_of_hugging_face(command: Command, tmp_path: Path) -> None:
     falls(30)
 
 
+@pytest.mark.slow
 def test_a_model_s_own_tokenizer_means_training_it_on(command: Command, tmp_path: Path) -> None:
     """Conversations, and the folder of a model of transformers."""
     transformers = pytest.importorskip("transformers")

@@ -497,6 +497,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_real_command_refuses_a_bad_config(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(BASE + "sed: 3\n")
     for verb in (["config", "check"], ["train"]):

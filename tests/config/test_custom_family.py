@@ -124,6 +124,7 @@ def test_a_layout_that_is_none_is_refused(project: Path) -> None:
     assert "gated.py: Gated.layouts names 'tensr'" in text and "did you mean 'tensor'?" in text and "zero0" in text
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_run_names_the_line_of_the_file(project: Path, command: Command) -> None:
     (project / "gated.py").write_text(
         broken("        value, gate", "        if step == 1:\n            raise ValueError('odd')\n        value, gate")
@@ -161,6 +162,7 @@ def test_it_learns_on_two_processes_and_equals_one(project: Path) -> None:
     assert len(re.findall(r"zero1|zero3", proven.stdout)) >= 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_file(project: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null"]
     assert command("train", "gated.yaml", "--plain", *alone, "train.steps=20").code == 0
@@ -183,6 +185,7 @@ def test_a_run_goes_on_with_the_file(project: Path, command: Command, monkeypatc
     assert told.code == 0 and json.loads(told.stdout)["metrics"]["accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused(project: Path, command: Command) -> None:
     alone = ["runtime.workers=1", "parallel.engine=torch", "track.enabled=false", "train.epochs=null", "train.steps=1"]
     assert command("train", "gated.yaml", "--plain", *alone).code == 0
@@ -206,6 +209,7 @@ DECIDED = [
 """What the plan would decide: the config that is kept is the one that is planned."""
 
 
+@pytest.mark.slow
 def test_a_checkpoint_fits_whatever_a_field_of_training_says(project: Path, command: Command) -> None:
     assert command("train", "gated.yaml", "--plain", *ALONE).code == 0
     for name in ("marked", "bare"):  # a run that is to start from what another one has become
@@ -221,6 +225,7 @@ def test_a_checkpoint_fits_whatever_a_field_of_training_says(project: Path, comm
     assert told.code == 2 and "holds another gated: dropout is 0.1 there and 0.4 in the config" in told.stderr
 
 
+@pytest.mark.slow
 def test_weights_are_refused_where_a_field_differs_that_shapes_do_not_show(project: Path, command: Command) -> None:
     text = EXAMPLE.replace("import TRAINING_ONLY", "import INVISIBLE, TRAINING_ONLY")
     text = text.replace("import Annotated\n", "import Annotated, Literal\n")

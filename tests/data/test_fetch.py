@@ -313,6 +313,7 @@ def test_a_file_is_mended_line_by_line(tmp_path: Path, servers: Callable[..., Se
     assert not (tmp_path / "it" / "adult.test").exists()
 
 
+@pytest.mark.slow
 def test_two_do_not_fetch_to_one_place(tmp_path: Path, servers: Callable[..., Server]) -> None:
     server = servers(files={"/a.txt": BYTES[:5_000]}, dawdles=True)
     told = classic(file("a.txt", BYTES[:5_000], f"{server.url}/a.txt"))

@@ -341,6 +341,7 @@ def drafts(folder: Path) -> list[Path]:
     return sorted(folder.glob(".*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_with_its_whole_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,6 +371,7 @@ def test_a_killed_preparation_goes_on_with_its_whole_shards(
     assert drafts(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["shard", "batch", "journal"])
 def test_what_is_damaged_is_prepared_again(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path, "csv")

@@ -118,6 +118,7 @@ def losses(data: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> tuple[li
     return [float(loss) for loss in found], streams.done, gpu
 
 
+@pytest.mark.slow
 def test_while_a_step_is_computed_the_next_batch_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across steps, too; with the same losses, and the one read a step that the guard has without it."""
     whole, nothing, bare = losses(tmp_path, monkeypatch, False)

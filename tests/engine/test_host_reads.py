@@ -103,6 +103,7 @@ def checked(family: str, data: Path, engine: str, micro: int | None = None) -> N
     assert found == table[engine][family]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [f for f in MODELS if f in QUICK and f not in LIMITS])
 def test_no_family_mixes_devices_or_waits_more_often_than_is_known(family: str, group: None, data: Path) -> None:
     checked(family, data, "torch")

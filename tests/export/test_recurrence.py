@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 FAST = {"elman", "gru, reset after"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )

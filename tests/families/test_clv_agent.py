@@ -165,6 +165,7 @@ def test_it_learns_to_mail(tmp_path: Path) -> None:
     assert chain.profit(mailed) > 0.95 * best and chain.profit(mailed) > max(alike)
 
 
+@pytest.mark.slow
 def test_it_learns_how_much_to_spend() -> None:
     """Dollars whose best number depends on the customer: more for those who bought lately."""
     learner = made(MODEL | CONTINUOUS | {"actions": 41, "gamma": 0.0, "scale": 1.0, "hidden": [64, 64]}).train()

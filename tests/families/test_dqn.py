@@ -299,6 +299,7 @@ if sys.argv[1] == "raise":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "code"), [("return", 0), ("raise", 1)])
 def test_the_thread_ends_with_the_process(end: str, code: int, tmp_path: Path) -> None:
     result = python("-c", LEAVES, end, cwd=tmp_path, timeout_s=60)

@@ -298,6 +298,7 @@ def test_what_a_configs_class_dislikes_is_told_with_a_fix() -> None:
 # -- and back ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tokenizer_and_generation_files_come_back(texts: str, tmp_path: Path, command: Callable[..., Result]) -> None:
     """Byte by byte, and nothing else that lay beside the weights; the result tokenises, and can be replaced."""
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**CAUSAL["llama"], "pad_token_id": 1}))

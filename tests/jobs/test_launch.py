@@ -753,6 +753,7 @@ def test_a_killed_driver_is_started_again_and_no_other(
     assert ["--fresh" in line for line in lines] == ["--fresh" in arguments, *[False] * (starts - 1)]
 
 
+@pytest.mark.slow
 def test_a_driver_ends_at_its_deadline_and_on_request(tmp_path: Path) -> None:
     process = drive(tmp_path, "wait", "0", hours=1.5 / 3600)
     output, _ = process.communicate(timeout=30)

@@ -21,7 +21,7 @@ from tests.runtime.cluster import TOKEN, command_line, ray_cluster, started, wai
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
-STEPS, EVERY = 4000, 50
+STEPS, EVERY = 2000, 50
 MARK = "\nimport pathlib as _p, os as _o\n(_p.Path({folder!r}) / f'{{_o.getpid()}}').write_text(__file__)\n"
 
 

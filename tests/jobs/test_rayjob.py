@@ -155,6 +155,7 @@ def container_policy(container: dict[str, Any]) -> Iterator[str]:
         yield "variables from elsewhere"
 
 
+@pytest.mark.slow
 def test_every_combination_keeps_the_policy(rendered: dict[str, list[dict[str, Any]]]) -> None:
     assert len(rendered) >= 12
     assert {name: list(policy(objects)) for name, objects in rendered.items()} == {name: [] for name in rendered}

@@ -139,6 +139,7 @@ def test_steps_of_epochs(last_batch: str, epochs: float, steps: int, per_epoch: 
     assert (p.steps, p.steps_per_epoch) == (steps, per_epoch)
 
 
+@pytest.mark.slow
 def test_whole_epochs_are_exact_for_wrap() -> None:
     """Floating point must not add a step: rows / batch * epochs lands on a whole number here, or just beside it."""
     checked = rounded_up = 0

@@ -380,7 +380,7 @@ def test_a_folder_to_work_in_that_this_machine_does_not_have(command: Callable[.
 
 # -- the real command --------------------------------------------------------------------------------------------------
 
-STEPS = 1200
+STEPS = 600
 YAML = f"""\
 model: {{family: mlp, inputs: [1, 8, 8], hidden: [32]}}
 data: {{path: DIGITS, threads: 0}}

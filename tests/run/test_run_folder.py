@@ -192,6 +192,7 @@ def test_a_run_is_for_its_owner_alone_but_where_its_group_shares_the_folder(
     assert {"config.json", "config.yaml", "plan.json", "tracking.json"} <= {path.name for path in run.path.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_fresh_run_beside_one_that_is_named_like_its_number_trains_from_the_start(
     tmp_path: Path, digits: str, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_too_little_space(facts: list[Facts], config: Config, plan: Plan) -> Non
     assert not problems(list(judge(facts, plan)))
 
 
+@pytest.mark.slow
 def test_the_size_of_a_checkpoint_is_what_a_run_writes(config: Config, plan: Plan, tmp_path: Path) -> None:
     from distdl.checkpoint.layout import checkpoints
     from distdl.run.folder import RunFolder

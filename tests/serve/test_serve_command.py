@@ -163,6 +163,7 @@ def test_replicas_lose_no_request_though_one_of_them_dies(place: Path, command: 
     same(told, expected)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(place: Path, command: Command) -> None:
     cases = [
         (("nothing",), "there is no run 'nothing'"),

@@ -143,6 +143,7 @@ def test_a_key_that_is_no_column_is_told_and_the_label_is_not(place: Path) -> No
     assert list(reply.notes) == [f"'price' {told}", f"'colour' {told}"] and "class" in reply.answers[0]
 
 
+@pytest.mark.slow
 def test_a_value_is_told_in_the_units_of_the_file(place: Path, command: Command) -> None:
     written(place / "train.csv", houses(300), "size", "town", "price")
     prepare_dataset("csv", "values", {"path": "train.csv", "target": "price"})
@@ -176,6 +177,7 @@ def test_the_schema_says_what_goes_in_and_its_example_is_answered(place: Path) -
     assert reply.set_aside == 0 and not reply.notes
 
 
+@pytest.mark.slow
 def test_pictures_come_in_base64_and_no_file_of_the_server_is_read(place: Path, command: Command) -> None:
     image = pytest.importorskip("PIL.Image")
     for kind in ("lying", "standing"):
@@ -210,6 +212,7 @@ def test_pictures_come_in_base64_and_no_file_of_the_server_is_read(place: Path, 
     }
 
 
+@pytest.mark.slow
 def test_texts_of_any_lengths_share_a_batch(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "round.txt").write_text("abcdefgh. " * 300)
     prepare_dataset("text", "round-data", {"path": "round.txt", "context": "16"})
@@ -228,6 +231,7 @@ def test_texts_of_any_lengths_share_a_batch(place: Path, command: Command, monke
     assert reply.answers[3]["fix"] == "did you mean 'text' by 'txt'?"
 
 
+@pytest.mark.slow
 def test_what_has_no_record_comes_as_the_model_reads_it(place: Path, digits: str, command: Command) -> None:
     model = {"family": "cnn", "image": [1, 8, 8], "stages": [[4, 3, 2]], "dense": []}
     trained("digits", model, Path(digits), steps=20)

@@ -66,6 +66,7 @@ def test_the_next_one_who_looks_closes_it(lost: Path) -> None:
     assert not list(dead_runs(lost.parent)), "once"
 
 
+@pytest.mark.slow
 def test_an_end_that_was_written_and_not_sent_counts(lost: Path) -> None:
     writer = SpoolWriter(lost / "events.jsonl")
     writer.write("end", status="FAILED", error="worker 3 was lost", summary={})
@@ -128,6 +129,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
         yield asked
 
 
+@pytest.mark.slow
 def test_jobs_list_and_a_run_that_starts_beside_it_close_it(
     lost: Path, in_this_process: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from distdl.cli.display import Display, ProgressState, duration, print_summary
 from distdl.track.spool import SpoolWriter
 
@@ -50,6 +52,7 @@ def test_live_output_ends_with_where_the_run_stands(tmp_path: Path) -> None:
     assert "step 49/100" in text and "1,234 samples/s" in text and "eval accuracy 0.91" in text
 
 
+@pytest.mark.slow
 def test_what_is_waited_for_is_said_with_seconds_until_the_first_step(tmp_path: Path) -> None:
     output = io.StringIO()
     with Display(tmp_path, 100, "a run", plain=True, file=output, plain_interval_s=0.1) as display:

@@ -48,6 +48,7 @@ def test_the_model_of_a_run_is_its_newest_checkpoint(run_dir: Path) -> None:
     assert len(client.get_metric_history(run.info.run_id, "eval/loss")) == 1, "no point stands there twice"
 
 
+@pytest.mark.slow
 def test_a_continuation_renews_it(run_dir: Path) -> None:
     spool(run_dir, range(5))
     trained(run_dir, 4, 0.75)

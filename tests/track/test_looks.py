@@ -118,6 +118,7 @@ def test_returns_and_losses_by_place() -> None:
     assert losses.get_xydata().tolist() == [[1, 2], [2, 4]]
 
 
+@pytest.mark.slow
 def test_looks_are_drawn_beside_the_counts_and_once(run_dir: Path) -> None:
     spool(run_dir, range(5))
     writer = SpoolWriter(run_dir / "events.jsonl")

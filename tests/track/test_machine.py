@@ -20,6 +20,7 @@ def wait_for_samples(path: Path, count: int) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_first_worker_of_a_node_samples_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     path = tmp_path / "system" / f"{node_name()}.jsonl"

@@ -136,6 +136,7 @@ class Client:
         self.files.append(Path(path).name)
 
 
+@pytest.mark.slow
 def test_everything_is_drawn_once(run_dir: Path) -> None:
     spool(run_dir, range(5), loss=lambda step: 5.0 - step)
     writer = SpoolWriter(run_dir / "events.jsonl")

@@ -46,6 +46,7 @@ def begun(path: Path, plan: Plan) -> RunFolder:
     return folder
 
 
+@pytest.mark.slow
 def test_a_worker_parses_the_config_of_its_plan_once(
     digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def bits(a: Checkpoint, b: Checkpoint) -> list[str]:
     return [name for name in a.tensors if not torch.equal(a.read(name), b.read(name))]
 
 
+@pytest.mark.slow
 def test_the_best_evaluation_is_saved_whatever_the_cadences(
     digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +108,7 @@ def test_the_best_evaluation_is_saved_whatever_the_cadences(
     assert bits(*ends) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_best", [0, 2])
 def test_it_costs_nothing_where_no_best_is_kept(
     keep_best: int, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +170,7 @@ def test_the_rate_is_that_of_training(digits: str, tmp_path: Path, monkeypatch: 
     assert rates == [None, pytest.approx(40), pytest.approx(40)]
 
 
+@pytest.mark.slow
 def test_train_says_what_plan_says(
     digits: str, tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

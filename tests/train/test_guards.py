@@ -97,6 +97,7 @@ def run(digits: str, tmp_path: Path) -> Any:
     return go, folder
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that breaks in the fifth step: named with its step and samples, before it reaches the weights."""
     go, folder = run
@@ -116,6 +117,7 @@ def test_a_loss_that_is_not_a_number(run: Any, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(p.name for p in folder.checkpoints.iterdir())[-1] == "step_00000004"
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_while_the_loss_is(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """sqrt at zero: a finite loss with an infinite slope. The optimizer does not take the step."""
     go, folder = run
@@ -131,6 +133,7 @@ def test_a_gradient_that_is_not_finite_while_the_loss_is(run: Any, monkeypatch: 
     assert sorted(p.name for p in folder.checkpoints.iterdir())[-1] == "step_00000002"
 
 
+@pytest.mark.slow
 def test_the_guard_can_be_left_out(digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = small_config("mlp", digits, "", train__steps=3, guard__nonfinite=False)
     monkeypatch.setattr(mlp.MLP, "loss", lambda self, batch, step: (self.logits(batch).mean() * float("nan"), {}))
@@ -182,6 +185,7 @@ def test_an_evaluation_that_is_not_a_number_does_not_stop_what_improves_after_it
     assert hook.wants_stop and run_.stopping
 
 
+@pytest.mark.slow
 def test_a_run_beyond_the_new_last_step_is_refused(digits: str, tmp_path: Path) -> None:
     values = small_config("mlp", digits, "", train__steps=6)
     folder = RunFolder(tmp_path / "run")

@@ -44,6 +44,7 @@ def trained(folder: Path, values: dict[str, Any]) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_the_test_split_is_evaluated_once_when_the_run_has_ended(
     tmp_path: Path, command: Callable[..., Result]
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_test_split_is_evaluated_once_when_the_run_has_ended(
     assert command("evaluate", run.path, "--split", "tset").code == 2
 
 
+@pytest.mark.slow
 def test_a_run_without_one_says_nothing_of_it(tmp_path: Path) -> None:
     run = trained(tmp_path, config(tmp_path, test_split=None))
     assert {event["split"] for event in events(run.path, "evaluation")} == {"validation"}

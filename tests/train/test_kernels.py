@@ -53,6 +53,7 @@ def test_a_users_own_allocator_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
+@pytest.mark.slow
 def test_what_is_there_at_the_start_is_not_looked_through_again() -> None:
     before = gc.get_freeze_count()
     with settled():
@@ -135,6 +136,7 @@ def test_an_abort_is_told_as_the_watchdogs_with_the_record_of_the_collectives(tm
     assert "worker 2 was in another one there: broadcast number 8 of one number" in said and "torchfrtrace" in said
 
 
+@pytest.mark.slow
 def test_a_flight_recorders_own_file_is_read_and_nothing_in_it_is_run(tmp_path: Path) -> None:
     """The recorder is the same over gloo. A pickle that asks for anything but plain data is refused."""
     import os as system

@@ -41,6 +41,7 @@ def four_micro_batches(digits: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "micro"), [(2, 3), (3, 4)])
 def test_a_loss_that_is_no_number_ends_the_run_with_the_samples_of_its_micro_batch(
     digits: str, tmp_path: Path, reads_late: None, monkeypatch: pytest.MonkeyPatch, call: int, micro: int
@@ -64,6 +65,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_samples_of_its_micro_bat
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step_00000002"
 
 
+@pytest.mark.slow
 def test_a_gradient_alone_that_is_not_finite(
     digits: str, tmp_path: Path, reads_late: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

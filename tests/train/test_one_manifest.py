@@ -14,6 +14,7 @@ from distdl.data.prepare import prepare_dataset
 from distdl.train import worker
 
 
+@pytest.mark.slow
 def test_the_manifest_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare_dataset("digits", "d", {"validation_fraction": 0.1})

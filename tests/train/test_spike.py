@@ -57,6 +57,7 @@ def trained(values: dict[str, Any], folder: Path) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 def test_it_is_said_by_default(spiked: str, tmp_path: Path) -> None:
     values = config(spiked, "warn")
     del values["guard"]["spike"]
@@ -68,6 +69,7 @@ def test_it_is_said_by_default(spiked: str, tmp_path: Path) -> None:
     assert Checkpoint(checkpoints(run.checkpoints)[-1][1]).state.optimizer_steps == {"learner": 20}
 
 
+@pytest.mark.slow
 def test_stop_ends_before_a_checkpoint_holds_it(spiked: str, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingFailed, match=rf"the loss of step {BAD} is 5\.6.* {ROW},(.|\n)*guard\.spike\.action=skip"
@@ -76,6 +78,7 @@ def test_stop_ends_before_a_checkpoint_holds_it(spiked: str, tmp_path: Path) -> 
     assert checkpoints(tmp_path / "run" / "checkpoints")[-1][0] == BAD - 5
 
 
+@pytest.mark.slow
 def test_nobody_looks_where_it_is_null(spiked: str, tmp_path: Path) -> None:
     values = config(spiked, "warn") | {"guard": {"spike": None}}
     assert events(trained(values, tmp_path / "run").path, "message") == []
@@ -131,6 +134,7 @@ def same_as_without(run: Path, without: Path) -> None:
     assert len(told) == 1 and told[0].endswith("back to step 10, and on with the batches that follow")
 
 
+@pytest.mark.slow
 def test_rollback_goes_on_from_the_checkpoint_with_the_batches_that_follow(
     spiked: str, without: Path, tmp_path: Path
 ) -> None:
@@ -241,6 +245,7 @@ def test_what_cannot_be_done_is_refused(family: str, changes: dict[str, Any], wo
         survey(config_from_dict(values))
 
 
+@pytest.mark.slow
 def test_who_goes_back_has_the_time_of_a_start(spiked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads and checks a checkpoint and builds its engine anew, while others may wait: that is no hang."""
     pulse, tries = Pulse(), []

@@ -71,6 +71,7 @@ def test_a_gate_says_go_on_wait_or_stop(tmp_path: Path) -> None:
     assert gate.asks(1) == STOP
 
 
+@pytest.mark.slow
 def test_a_trial_waits_at_its_rung_and_ends_there_with_a_checkpoint(tmp_path: Path, digits: str) -> None:
     """Not some steps later: what a trial is worth at its rung must not depend on who was faster."""
     work = desk(tmp_path, digits).next()
@@ -91,6 +92,7 @@ def test_a_trial_waits_at_its_rung_and_ends_there_with_a_checkpoint(tmp_path: Pa
     assert done.summary["steps"] == 40, "a trial that somebody goes on with is held by nobody"
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_asked_to_stop_while_it_waits_ends_there(tmp_path: Path, digits: str) -> None:
     """With that step, not where its next look for a request would fall."""
     work = desk(tmp_path, digits).next()
@@ -104,6 +106,7 @@ def test_a_trial_that_is_asked_to_stop_while_it_waits_ends_there(tmp_path: Path,
     assert checkpoints(tmp_path / "s-search" / work.trial.name / "checkpoints")[-1][0] == 20
 
 
+@pytest.mark.slow
 def test_a_trial_that_goes_on_is_the_run_that_it_would_have_been(tmp_path: Path, digits: str) -> None:
     """Held at a rung, ended, and continued from its checkpoint: the same number as in one go, in the same process."""
     found = {}
@@ -128,6 +131,7 @@ def test_a_trial_that_goes_on_is_the_run_that_it_would_have_been(tmp_path: Path,
     assert found["held"] == found["whole"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_says_why(tmp_path: Path, digits: str) -> None:
     work = desk(tmp_path, digits, "search.space.optimizer.lr={choice: [1.0e30]}").next()
     assert work
@@ -137,6 +141,7 @@ def test_a_trial_that_fails_says_why(tmp_path: Path, digits: str) -> None:
     assert told.state == "failed" and "finite" in told.reason
 
 
+@pytest.mark.slow
 def test_a_metric_that_nobody_tells_is_named(tmp_path: Path, digits: str) -> None:
     work = desk(tmp_path, digits).next()
     assert work

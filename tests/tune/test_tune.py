@@ -162,11 +162,12 @@ def wait_until(process: subprocess.Popen[bytes], folder: Path, what: Any) -> Non
 @pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_search_that_is_cut_off_goes_on(tmp_path: Path, digits: str, how: signal.Signals) -> None:
-    steps = 3000
+    steps = 1500
+    options = ("evaluate.every_steps=250", "checkpoint.every_steps=50", "track.enabled=false")
     config(tmp_path, digits, LR + "  trials: 2\n  at_once: 1\n", steps)
-    process = started(tmp_path, "evaluate.every_steps=500", "checkpoint.every_steps=100", "track.enabled=false")
+    process = started(tmp_path, *options)
     wait_until(
-        process, tmp_path, lambda found: found.trials and found.trials[-1].step >= 500 and len(found.trials) == 2
+        process, tmp_path, lambda found: found.trials and found.trials[-1].step >= 250 and len(found.trials) == 2
     )
     belonging = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, how)
@@ -178,8 +179,7 @@ def test_a_search_that_is_cut_off_goes_on(tmp_path: Path, digits: str, how: sign
     assert process.returncode == (130 if how == signal.SIGINT else -9)
     cut = record(tmp_path)
     assert [trial.state for trial in cut.trials] == ["finished", "interrupted" if how == signal.SIGINT else "running"]
-    options = ("--resume", "evaluate.every_steps=500", "checkpoint.every_steps=100", "track.enabled=false")
-    result = distdl("tune", "c.yaml", "--plain", *options, cwd=tmp_path, timeout_s=600)
+    result = distdl("tune", "c.yaml", "--plain", "--resume", *options, cwd=tmp_path, timeout_s=600)
     assert result.code == 0, result.stdout + result.stderr
     found = record(tmp_path)
     assert [trial.state for trial in found.trials] == ["finished", "finished"]

@@ -232,6 +232,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return {n.partition("/")[2]: checkpoint.read(n) for n in checkpoint.tensors if n.startswith("weights/")}
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_runs_weights_and_keeps_the_frozen_ones(bench: Bench, trained: Path) -> None:
     start = {"weights": "first", "fresh": ["net.4.*"], "freeze": ["net.0.*"]}
     of_five_steps = {"train": BASE["train"] | {"steps": 5}, "seed": 4}
@@ -282,6 +283,7 @@ def test_workers_in_another_folder_find_what_the_config_names(
     assert config.start.weights == "first" and Path(there.way.teacher).parent.parent == trained
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_evaluated_without_what_it_began_with(
     bench: Bench, trained: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
