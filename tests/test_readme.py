@@ -104,6 +104,7 @@ def made(path: Path, data: Path, *overrides: str) -> list[str]:
     return [f"data.path={prepared({'source': recipe.source, 'options': recipe.options}, data)}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_can_be_planned_as_it_stands(path: Path, small_data: Path) -> None:
     from distdl.train.survey import survey

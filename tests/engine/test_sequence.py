@@ -184,7 +184,7 @@ def curve_of_slices_alone(rank: int, world: int, values: dict[str, Any], guarded
 @pytest.mark.slow
 def test_a_gradient_that_is_not_averaged_over_the_slices_would_be_seen(small_data: Path) -> None:
     """The numbers above would be off by far more than they may be, and the guard stops such a run."""
-    values = gpt(small_data, train__steps=SOME_STEPS) | {"optimizer": OPTIMIZERS["sgd"]}
+    values = gpt(small_data) | {"optimizer": OPTIMIZERS["sgd"]}
     reference = run_ranks(curves, 1, {"": values})[0][""]
     case = cut(values, "zero1+sequence2", 2, "ulysses")
     got = run_ranks(curve_of_slices_alone, 2, case, False)[0]

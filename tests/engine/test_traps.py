@@ -17,14 +17,13 @@ from distdl.parity.layouts import candidates, data_ranks
 from distdl.train.survey import survey
 from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
-from tests.small import SOME_STEPS, contract_config, curve, layout
+from tests.small import contract_config, curve, layout
 
 SGD = {"name": "sgd", "lr": 0.1}  # shows a wrong scale of the gradient, which Adam hides
 
 
 def run(data: Path, name: str, world: int, clip_norm: float | None) -> dict[str, Any]:
-    values = contract_config("gpt", data, train__clip_norm=clip_norm, train__steps=SOME_STEPS)
-    values = layout(values | {"optimizer": SGD}, name, world)
+    values = layout(contract_config("gpt", data, train__clip_norm=clip_norm) | {"optimizer": SGD}, name, world)
     values["train"]["micro_batch"] = 16 // data_ranks(name, world) // 2
     return values
 

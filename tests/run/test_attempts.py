@@ -241,6 +241,7 @@ def test_it_looks_by_the_clock_and_not_at_every_step(tmp_path: Path, monkeypatch
     assert sorted(gaps)[len(gaps) // 2] == pytest.approx(1.0, abs=0.01)  # slow steps: every second one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_asks_first_and_then_ends(tmp_path: Path, number: signal.Signals) -> None:
     if signal.getsignal(number) is signal.SIG_IGN:

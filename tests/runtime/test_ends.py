@@ -283,6 +283,7 @@ def interrupt(when: Any, times: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_writes_a_checkpoint_of_the_step_and_twice_leaves_at_once(
     digits: str, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
@@ -303,6 +304,7 @@ def test_ctrl_c_once_writes_a_checkpoint_of_the_step_and_twice_leaves_at_once(
     Checkpoint(checkpoints(folder.checkpoints)[-1][1])  # whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_step_leaves_at_once(digits: str, tmp_path: Path, monkeypatch: Any) -> None:
     plan, folder = alone(digits, tmp_path / "run")
     monkeypatch.setattr(worker, "_train", lambda *_: time.sleep(60))
