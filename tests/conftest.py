@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -97,6 +98,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             apart = item.path.stem in APART and item.get_closest_marker("slow")
             item.add_marker(pytest.mark.xdist_group(item.nodeid if apart else item.nodeid.split("::")[0]))
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and each run and engine of this process need not look through it for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -36,6 +37,13 @@ PRELOADED = (
     *("deepspeed", "deepspeed.ops", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2"),
     *("deepspeed.pipe", "deepspeed.moe.layer", "deepspeed.sequence.layer", "sklearn.datasets", "mlflow"),
     *("torch._dynamo", "torch._inductor.compile_fx", "functorch.compile", "setuptools"),  # what a first step loads
+    *("deepspeed.ops.op_builder.all_ops", "deepspeed.runtime.superoffload.superoffload_stage3"),
+    *(
+        "deepspeed.module_inject.auto_ep_layer",
+        "distdl.engine.deepspeed",
+        "distdl.engine.pipeline",
+        "distdl.engine.torch",
+    ),
     *("distdl.train.worker", "distdl.train.survey", "distdl.parity.curve", "distdl.cli.main", "tests.small"),
 )
 FIXED = {
@@ -157,8 +165,12 @@ def serve(listener: socket.socket, preloaded: Sequence[str]) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         for name in preloaded:
             importlib.import_module(name)
+    if numa := sys.modules.get("deepspeed.utils.numa"):  # whom ZeRO-3 asks in each step, by a process that is started
+        numa.get_numa_cores = functools.cache(numa.get_numa_cores)  # type: ignore[attr-defined]
     gc.collect()
     gc.freeze()  # DeepSpeed collects garbage for each engine: a second, if it looks at all that was imported, too
+    frozen = gc.get_freeze_count()
+    gc.get_freeze_count = lambda: frozen  # which counts them one by one, for each run
     woken, wake = socket.socketpair()
     woken.setblocking(False)
     wake.setblocking(False)
