@@ -44,7 +44,12 @@ PRELOADED = (
         "distdl.engine.pipeline",
         "distdl.engine.torch",
     ),
-    *("distdl.engine.deepspeed", "distdl.engine.pipeline", "distdl.engine.torch", "deepspeed.module_inject.auto_ep_layer"),
+    *(
+        "distdl.engine.deepspeed",
+        "distdl.engine.pipeline",
+        "distdl.engine.torch",
+        "deepspeed.module_inject.auto_ep_layer",
+    ),
     *("distdl.train.worker", "distdl.train.survey", "distdl.parity.curve", "distdl.cli.main", "tests.small"),
 )
 FIXED = {

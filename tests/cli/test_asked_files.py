@@ -8,14 +8,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 from sklearn import metrics
-from torchmetrics.functional.classification import multiclass_jaccard_index
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import distdl
 from distdl.data.asking.measures import calibration_error
@@ -194,6 +190,8 @@ def test_a_token_is_drawn_from_those_that_are_left() -> None:
 def test_pictures_are_drawn_in_a_grid_and_restored_ones_go_into_a_folder(
     place: Path, digits: str, command: Command
 ) -> None:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     image = pytest.importorskip("PIL.Image")
     model = {"family": "autoencoder", "inputs": [1, 8, 8], "hidden": [16], "code": 4, "variational": True}
     run = trained("vae", model, Path(digits), steps=20)
@@ -280,6 +278,9 @@ def test_series_of_raw_files_go_on_in_their_own_numbers(place: Path, command: Co
 
 @pytest.mark.slow
 def test_translations_and_captions_are_told_in_words(place: Path, command: Command) -> None:
+    import jiwer
+    import sacrebleu
+
     sizes = {"source_length": 7, "target_length": 11}
     options = {"rows": "200", "source_vocabulary": "16", "target_vocabulary": "41"}
     prepare_dataset("translation", "numbers", {**options, **{key: str(size) for key, size in sizes.items()}})
@@ -381,6 +382,8 @@ def test_calibration_is_what_the_paper_says() -> None:
 
 @pytest.mark.slow
 def test_the_classes_of_pixels_and_strings_are_measured(place: Path, command: Command) -> None:
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 8)):
         pixels = rng.integers(0, 60, (count, 1, 16, 16), dtype=np.uint8)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx as onnx_format
-import onnxruntime
 import pytest
 import torch
 
@@ -44,6 +42,9 @@ def model(runs: dict[str, distdl.Run]) -> Model:
 
 @pytest.mark.slow
 def test_onnx_of_a_table(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
+    import onnx as onnx_format
+    import onnxruntime
+
     said = command("export", "classes", "--to", "onnx")
     assert said.code == 0, said.stderr
     assert "checked: largest difference" in said.stdout and "1, 2, 3, 12 at a time" in said.stdout
@@ -225,6 +226,8 @@ def test_what_is_no_graph_is_refused_with_its_place() -> None:
 
 @pytest.mark.slow
 def test_an_answer_with_the_name_of_a_column_has_another_in_the_file(tmp_path: Path) -> None:
+    import onnxruntime
+
     learner, rows = asked({"family": "bert", "task": "mask", "vocabulary": 40, "context": 12, "layers": 1}
         | {"heads": 2, "width": 8, "mask": 3, "marks": [1, 2]})  # fmt: skip
     found = traced(learner, rows)
