@@ -301,6 +301,7 @@ def test_make_test_and_check_run_the_tests() -> None:
         "check": ["ruff check", "mypy", "pytest tests"],
         "bench": ["overhead.py", "step.py"],
         "parity": ["benchmarks.parity"],
+        "long": ["pytest tests -m long"],
         "docs": ["docs/site/build.py"],
     }.items():
         plan = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True)
