@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distdl.data import unpack
 from distdl.data.bad_rows import FILE, told
 from distdl.data.manifest import Manifest, read_manifest
-from distdl.data.prepare import prepare_dataset
+from distdl.data.prepare import prepare_dataset, source_module
 from distdl.data.read import Dataset
+from distdl.data.table.reader import places_of
 from distdl.data.verify import verify_dataset
 from distdl.errors import InputError
 
@@ -429,3 +432,27 @@ def test_bad_rows_of_an_arff_file_are_set_aside(tmp_path):
 
     _, folder = both(tmp_path, "arff", write, "t.arff", label="answer")
     assert at(folder) == {9: "damaged line", 15: "no numeric value", 26: "no nominal value", 46: "damaged line"}
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "arff"])
+def test_bad_rows_that_are_met_one_after_another_are_found_in_one_pass(tmp_path, monkeypatch, ending):
+    """As by questions about a large table: each has some bad rows, and asks where these are before the next is read."""
+    texts = {
+        "csv": HEAD + "\n" + "\n\n".join(GOOD),
+        "jsonl": "\n\n".join(json.dumps({"age": i}) for i in range(100)),
+        "arff": "@relation r\n@attribute x numeric\n@data\n" + "\n\n".join(map(str, range(100))),
+    }
+    first = {"csv": 2, "jsonl": 1, "arff": 4}[ending]
+    path = tmp_path / f"t.{ending}"
+    path.write_text(texts[ending])
+    module = source_module(ending)
+    table = module.open_table(str(path), module.Options(path=str(path)))
+    opened: list[str] = []
+    real = unpack.open_bytes
+    monkeypatch.setattr(unpack, "open_bytes", lambda where: opened.append(where) or real(where))
+    for row in range(0, 99, 3):
+        assert places_of(table, [row, row, row + 1]) == [f"{path}:{first + 2 * i}" for i in (row, row, row + 1)]
+    assert len(opened) == 1
+    assert table.place(50) == f"{path}:{first + 100}" and len(opened) == 2  # back: from the beginning
+    assert table.place(1000) == f"{path}, row 1000"
+    assert pickle.loads(pickle.dumps(table)).place(7) == f"{path}:{first + 14}"  # as it goes to a worker

@@ -21,7 +21,7 @@ from distdl.data.series.lines import number
 from distdl.data.series.pairs import find_pair
 from distdl.data.table.options import TableOptions
 from distdl.data.table.prepare import prepare_table
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Counted, Table
 from distdl.errors import InputError
 
 CHUNK_VALUES = 1 << 18
@@ -59,6 +59,7 @@ class ArffTable:
     def __init__(self, path: str, bad: BadRows | None = None) -> None:
         self.path = path
         self._file = ArffFile(path)
+        self._counted = Counted()
         self._left_out = set(self._bad_lines(bad)) if bad and bad.wanted else set[int]()
         if bags := [a.name for a in self._file.attributes if a.kind == "relational"]:
             raise InputError(
@@ -129,10 +130,8 @@ class ArffTable:
         return self.places([row])[0]
 
     def places(self, rows: Sequence[int]) -> list[str]:
-        """The same of several rows."""
-        wanted = set(rows)
-        lines = {i: n for i, (n, _) in enumerate(self._rows()) if i in wanted}
-        return [f"{self.path}:{lines[row]}" if row in lines else self.path for row in rows]
+        """The same of several rows, in rising order."""
+        return self._counted.places(rows, lambda: (f"{self.path}:{n}" for n, _ in self._rows()), self.path)
 
 
 def _value(text: str, attribute: Attribute, where: str) -> Any:

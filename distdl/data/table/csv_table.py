@@ -17,7 +17,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.store import is_remote, shown
 from distdl.data.table.cut_text import Stretch, Stretches, sections_of_records
 from distdl.data.table.dialect import BLANKS, Dialect, Told, decodes, read_records, sniff
-from distdl.data.table.reader import Table, doubled
+from distdl.data.table.reader import Counted, Table, doubled
 from distdl.data.table.stream import before_gone
 from distdl.data.unpack import ENDINGS, open_unpacked
 from distdl.errors import InputError
@@ -63,6 +63,7 @@ class CsvTable:
         self._stretch: Stretches | None = None
         """What a section reads of the file."""
         self._sections: list[Table] = []
+        self._counted = Counted()
 
     def _check_header(self, told: Told, label: str) -> None:
         dialect = self.dialect
@@ -215,19 +216,17 @@ class CsvTable:
             raise self._bad_file("its quotes cannot be told apart in the rows that are bad")
 
     def place(self, row: int) -> str:
-        """`file:line` of the row's first line. The file is read up to there."""
+        """`file:line` of the row's first line."""
         return self.places([row])[0]
 
     def places(self, rows: Sequence[int]) -> list[str]:
-        """The same of several rows, in rising order."""
-        found: list[str] = []
-        good = (line for n, (line, _, _) in enumerate(self._records()) if n not in (self._torn or self._met))
-        for number, line in enumerate(good):
-            while len(found) < len(rows) and rows[len(found)] == number:
-                found.append(f"{self.path}:{line}")
-            if len(found) == len(rows):
-                break
-        return found + [f"{self.path}, row {row}" for row in rows[len(found) :]]
+        """The same of several rows, in rising order. The file is read up to the last of them."""
+        return self._counted.places(rows, self._good_lines, self.path)
+
+    def _good_lines(self) -> Iterator[str]:
+        for number, (line, _, _) in enumerate(self._records()):
+            if number not in (self._torn or self._met):
+                yield f"{self.path}:{line}"
 
     def _records(self) -> Iterator[tuple[int, int, list[str]]]:
         for first, last, record in self._read_records():

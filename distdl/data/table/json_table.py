@@ -22,7 +22,7 @@ from distdl.data import workers
 from distdl.data.bad_rows import BadRows
 from distdl.data.store import shown
 from distdl.data.table.cut_text import Stretch, sections_of_lines
-from distdl.data.table.reader import Table, doubled
+from distdl.data.table.reader import Counted, Table, doubled
 from distdl.data.table.typed import TypedTable, pieces
 from distdl.data.text.documents import json_object
 from distdl.data.unpack import ENDINGS as PACKED
@@ -46,6 +46,7 @@ class JsonTable(TypedTable):
         self._stretch: tuple[int, int] | None = None
         """The bytes of a section of it."""
         self._sections: list[Table] = []
+        self._counted = Counted()
         self._fields = self._find_in_sections() or self._find_fields()[0]
         if not len(self._fields):
             raise InputError(f"{shown(location)} holds no objects")
@@ -139,22 +140,19 @@ class JsonTable(TypedTable):
                 yield from pieces(batch)
 
     def place(self, row: int) -> str:
-        """`file:line`. The file is read up to there."""
+        """`file:line`."""
         return self.places([row])[0]
 
     def places(self, rows: Sequence[int]) -> list[str]:
-        """The same of several rows, in rising order."""
-        found: list[str] = []
-        gone, row = set(self._left_out), 0
+        """The same of several rows, in rising order. The file is read up to the last of them."""
+        return self._counted.places(rows, self._good_lines, self.path)
+
+    def _good_lines(self) -> Iterator[str]:
+        gone = set(self._left_out)
         with open_unpacked(self.location) as file:
             for number, line in enumerate(file, 1):
                 if line.strip() and number not in gone:
-                    while len(found) < len(rows) and rows[len(found)] == row:
-                        found.append(f"{self.path}:{number}")
-                    row += 1
-                if len(found) == len(rows):
-                    break
-        return found + [f"{self.path}, row {row}" for row in rows[len(found) :]]
+                    yield f"{self.path}:{number}"
 
     def _without(self, block: bytes, first: int) -> bytes:
         """Some lines without those that are left out."""

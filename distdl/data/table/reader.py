@@ -60,6 +60,32 @@ def places_of(table: Table, rows: Sequence[int]) -> list[str]:
     return several(rows) if several else [table.place(row) for row in rows]
 
 
+class Counted:
+    """Where rows are, of a table whose file must be read from its beginning to tell. A row behind the one that was asked for
+    last is looked for from there on, so that rows in rising order take one pass, however often somebody asks."""
+
+    def __init__(self) -> None:
+        self._coming: Iterator[str] | None = None
+        self._passed, self._last = 0, ""
+
+    def places(self, rows: Sequence[int], every: Callable[[], Iterator[str]], path: str) -> list[str]:
+        """The places of some rows. `every`: the places of all rows, in their order."""
+        return [self._place(row, every) or f"{path}, row {row}" for row in rows]
+
+    def _place(self, row: int, every: Callable[[], Iterator[str]]) -> str:
+        if self._coming is None or row < self._passed - 1:
+            self._coming, self._passed = every(), 0
+        while self._passed <= row:
+            if (place := next(self._coming, None)) is None:
+                self._coming = None
+                return ""
+            self._passed, self._last = self._passed + 1, place
+        return self._last
+
+    def __reduce__(self) -> tuple[type[Counted], tuple[()]]:
+        return Counted, ()  # a table may go to another process, an open file may not
+
+
 SECTION_BYTES = 16 << 20
 """Of the file, or of what it holds when that is unpacked."""
 
