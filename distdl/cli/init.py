@@ -124,7 +124,7 @@ def _free(output: str, overwrite: bool) -> Path:
 
 
 def _from_file(args: argparse.Namespace) -> dict[str, Any]:
-    from distdl.cli.starter import Recipe, config_text
+    from distdl.cli.starter import Recipe, config_text, contents, unread_in_words
     from distdl.data.advice import Wish
     from distdl.data.recognise import advise, recognise
 
@@ -146,6 +146,8 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     _check(output)
+    for line in unread_in_words(contents(manifest), manifest):
+        print(f"note: {line}")
     print(f"{output}: `distdl train {output}` trains it, `distdl data inspect {recipe.path}` shows the data")
     return {
         "config": str(output),

@@ -68,6 +68,8 @@ class Contents:
     """Columns without which the sample would be taken for something else."""
     model: str = ""
     """Folder of a model whose tokenizer made the tokens."""
+    unread: tuple[str, ...] = ()
+    """Columns beside the sample that could be learned from, too, which no family reads together with it."""
 
     @property
     def tokens(self) -> bool:
@@ -86,6 +88,7 @@ def contents(manifest: Manifest, train_split: str = "train") -> Contents:
             fix="name the columns so that a family reads them: x or image, and label or y (docs/columns.md)",
         )
     sample = (preferred or samples)[0]
+    unread = tuple(name for name in preferred if name != sample)
     answer = "" if sample == "tokens" else next((name for name in ANSWERS if name in columns), "")
     counted = sample if sample == "tokens" else answer
     known = {"label": len(_classes(manifest)), "tokens": int(manifest.info.get("vocabulary", 0))}
@@ -102,7 +105,19 @@ def contents(manifest: Manifest, train_split: str = "train") -> Contents:
         steps if len(columns[sample].shape) == (3 if answer else 2) else "",
         "frames" in manifest.columns,
         tuple(record.get("beside", ())),
+        unread=unread,
     )
+
+
+def unread_in_words(found: Contents, manifest: Manifest) -> list[str]:
+    """What the first config does not learn from, in a sentence each."""
+    told = []
+    for name in found.unread:
+        made_of = [feature["name"] for feature in manifest.preparation.get(name, {}).get("features", ())]
+        some = ", ".join(made_of[:10]) + (", ..." if len(made_of) > 10 else "")
+        of = f", made of {some}," if made_of else ""
+        told.append(f"the column {name}{of} is not learned from: the model reads {found.sample} alone")
+    return told
 
 
 def _classes(manifest: Manifest) -> list[str]:
@@ -253,7 +268,7 @@ def _about(found: Contents, manifest: Manifest) -> list[str]:
         names = _classes(manifest)
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         told.append(f"{found.classes} classes" + (f": {' '.join(shown.split())}" if names else ""))
-    return told
+    return [*told, *(" ".join(line.split()) for line in unread_in_words(found, manifest))]
 
 
 def _training(found: Contents, family: str) -> list[str]:

@@ -176,7 +176,8 @@ def rows_of(
 def refuse_all(bad: list[Problem], others: Sequence[Problem] = ()) -> None:
     """InputError that lists what is wrong with files, if anything is; `others`: with all of them."""
     more = f", {LISTED} of them are named here" if len(bad) > LISTED else ""
-    cure = [Problem(f"{len(bad):,} files cannot be read{more}", fix=f"replace them; {CURE}")] if bad else []
+    told = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
+    cure = [Problem(f"{told} cannot be read{more}", fix=f"replace what is damaged; {CURE}")] if bad else []
     if bad or others:
         raise InputError(*bad[:LISTED], *others, *cure)
 

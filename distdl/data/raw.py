@@ -56,9 +56,10 @@ def pack_bytes(blocks: Iterable[bytes], context: int) -> Iterator[Rows]:
     of a row is the first of the next and every byte is predicted once. What does not fill a last row is left out."""
     if context < 1:
         raise InputError(f"context is {context}", allowed="at least 1")
-    rest = b""
+    rest, size = b"", 0
     for block in blocks:
         rest += block
+        size += len(block)
         count = (len(rest) - 1) // context
         if count > 0 and len(rest) >= READ_BYTES:
             yield {"tokens": _windows(rest, count, context)}
@@ -66,6 +67,9 @@ def pack_bytes(blocks: Iterable[bytes], context: int) -> Iterator[Rows]:
     count = (len(rest) - 1) // context
     if count > 0:
         yield {"tokens": _windows(rest, count, context)}
+    elif 0 < size <= context:
+        what = f"the text has {size:,} bytes, and a row holds {context + 1:,}: one more than context={context}"
+        raise InputError(what, fix="a smaller context, or more text")
 
 
 def _windows(text: bytes, count: int, context: int) -> np.ndarray:

@@ -149,6 +149,23 @@ def test_pictures_in_folders(command: Command) -> None:
     assert values["model"]["family"] == "vit" and values["data"]["path"] == "data/other"
 
 
+def test_features_beside_pictures_that_no_family_reads_are_told(command: Command) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0)
+    Path("faces").mkdir()
+    for i in range(24):
+        Image.fromarray(noise.integers(0, 255, (16, 16), np.uint8)).save(f"faces/{i}.png")
+    rows = [f"faces/{i}.png,{noise.uniform():.3f},{noise.uniform():.3f},{'ab'[i % 2]}" for i in range(24)]
+    Path("faces.csv").write_text("face,age,height,y\n" + "\n".join(rows))
+    out = command("init", "faces.csv", "size=16x16").stdout
+    said = "the column x, made of age, height, is not learned from: the model reads image alone"
+    assert f"note: {said}" in out and f"# {said}" in Path("faces.yaml").read_text()
+    assert set(read_manifest("data/faces").columns) == {"x", "image", "label"}
+    out = command("init", "faces.csv", "size=16x16", "drop=age,height", "--output", "b.yaml").stdout
+    assert "is not learned from" not in out
+
+
 def test_text(command: Command) -> None:
     write("book.txt", ["It was a dark and stormy night, and nothing was to be seen."] * 200)
     values = planned(command, "book.txt")

@@ -110,3 +110,9 @@ def test_as_they_are_fields_are_renamed_and_dropped(tmp_path: Path) -> None:
     assert list(manifest.columns) == ["key", "a"] and manifest.splits["train"].rows == 30
     with pytest.raises(InputError, match="did you mean 'note'"):
         prepare_dataset("jsonl", tmp_path / "e", {**options, "drop": "notes"})
+
+
+def test_a_field_that_stands_twice_is_refused_where_fields_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", *[{"a": i} for i in range(30)], '{"a": 1, "a": 2}')
+    with pytest.raises(InputError, match=r"t\.jsonl:31: not valid JSON: the field 'a' stands there twice"):
+        prepare_dataset("jsonl", tmp_path / "d", {"path": path})

@@ -287,3 +287,17 @@ def test_columns_as_they_are_are_shared_out_as_asked(tmp_path: Path) -> None:
     assert np.bincount(whole(tmp_path / "e", "test")["label"]).tolist() == [2, 2]
     with pytest.raises(InputError, match="there is no label"):
         prepare_dataset("parquet", tmp_path / "f", {"path": path, "stratify": "true", "drop": "who,label"})
+
+
+def test_a_list_without_values_in_the_first_row_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", pa.table({"a": [[], [1.0]]}), "parquet")
+    with pytest.raises(InputError, match="row 0: the column 'a' has a list without values"):
+        prepare_dataset("parquet", tmp_path / "d", {"path": path})
+
+
+def test_paths_of_pictures_of_which_none_has_bytes_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", pa.table({"image": [{"bytes": None, "path": "/x/y.png"}] * 3}), "parquet")
+    with pytest.raises(
+        InputError, match=r"row 0: the column 'image' holds the path '/x/y\.png' and not the file itself"
+    ):
+        prepare_dataset("parquet", tmp_path / "d", {"path": path})

@@ -396,6 +396,15 @@ def test_bytes_are_what_they_were_and_a_mark_is_told(tmp_path: Path) -> None:
     assert "byte order mark" in manifest.info["notes"][0] and not manifest.preparation
 
 
+def test_bytes_that_look_like_utf16_are_told_and_a_text_that_fills_no_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes("words and more\n".encode("utf-16-le") * 20)
+    (note,) = made(tmp_path / "d", path=f"{tmp_path}/t.txt", context=9).info["notes"]
+    assert "a zero in every second byte, as UTF-16 has" in note
+    (tmp_path / "t.txt").write_bytes(b"ab")
+    with pytest.raises(InputError, match="the text has 2 bytes, and a row holds 10"):
+        made(tmp_path / "e", path=f"{tmp_path}/t.txt", context=9)
+
+
 def test_a_folder_and_what_is_left_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("b.txt", "deep/a.txt", "c.bin"):

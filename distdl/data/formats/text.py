@@ -16,7 +16,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.raw import BYTE_INFO, Prepared, pack_bytes, read_blocks, token_columns
 from distdl.data.split_rules import SPLITS
 from distdl.data.splits import Splitter, check_files, split_files
-from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json
+from distdl.data.text.documents import MARKS, Reader, Text, files_of, is_json, like_utf16
 from distdl.data.text.learn import KINDS
 from distdl.data.text.rows import (
     Encoded,
@@ -93,7 +93,9 @@ def _as_bytes(options: Options, paths: list[str]) -> bool:
 def _marks(paths: list[str]) -> Iterator[str]:
     """What a model of bytes would learn that is no text."""
     for path in paths:
-        head = next(iter(read_blocks(path)), b"")[:4]
+        head = next(iter(read_blocks(path)), b"")
+        if like_utf16(head) and not any(map(head.startswith, MARKS)):
+            yield f"{path} has a zero in every second byte, as UTF-16 has: encoding=utf-16-le (or -be) reads it as text"
         if mark := next((mark for mark in MARKS if head.startswith(mark)), b""):
             how = (
                 "is one of its bytes; encoding=utf-8 leaves it out"

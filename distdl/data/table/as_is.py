@@ -152,7 +152,10 @@ def _column(table: Table, name: str, values: pa.Array) -> Column:
     while is_list(values.type):
         if not len(values) or not values[0].is_valid:
             break
-        shape.append(len(values[0].as_py()))
+        if not (size := len(values[0].as_py())):
+            what = f"the column '{name}' has a list without values, whose length is that of all others"
+            raise InputError(what, where=table.place(0), fix=f"drop={name}, or give all rows lists of one length")
+        shape.append(size)
         values = values.flatten()
     dtype = "uint8" if pa.types.is_boolean(values.type) else str(values.type).replace("halffloat", "float16")
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)

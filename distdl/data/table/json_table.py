@@ -11,7 +11,7 @@ import bisect
 import copy
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,9 @@ from distdl.data import workers
 from distdl.data.bad_rows import BadRows
 from distdl.data.store import shown
 from distdl.data.table.cut_text import Stretch, sections_of_lines
-from distdl.data.table.reader import Counted, Table, doubled
+from distdl.data.table.reader import Counted, Table
 from distdl.data.table.typed import TypedTable, pieces
-from distdl.data.text.documents import json_object
+from distdl.data.text.documents import json_object, once
 from distdl.data.unpack import ENDINGS as PACKED
 from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
@@ -192,7 +192,7 @@ class JsonTable(TypedTable):
             if line.strip():
                 where, record = f"{shown(self.location)}:{number}", None
                 with bad.row(where, line.strip(), reason="damaged line"):
-                    record = json_object(line, where, _once)
+                    record = json_object(line, where, once)
                 if record is None:
                     bisect.insort(self._left_out, number)
                 else:
@@ -210,7 +210,7 @@ class JsonTable(TypedTable):
             if not line.strip():
                 continue
             try:
-                record = json_object(line, where, _once)
+                record = json_object(line, where, once)
             except InputError as problem:
                 return problem
             for name, value, kind in _values("", record):
@@ -312,10 +312,3 @@ def _values(name: str, value: Any) -> Iterator[tuple[str, Any, str]]:
     elif isinstance(value, list):
         for item in value:
             yield from _values(f"{name}[]", item)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"the field '{doubled([name for name, _ in pairs])[0]}' stands there twice")
-    return found

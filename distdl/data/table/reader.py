@@ -61,8 +61,8 @@ def places_of(table: Table, rows: Sequence[int]) -> list[str]:
 
 
 class Counted:
-    """Where rows are, of a table whose file must be read from its beginning to tell. A row behind the one that was asked for
-    last is looked for from there on, so that rows in rising order take one pass, however often somebody asks."""
+    """Where rows are, of a table whose file must be read from its beginning to tell. A row behind the one that was asked
+    for last is looked for from there on, so that rows in rising order take one pass, however often somebody asks."""
 
     def __init__(self) -> None:
         self._coming: Iterator[str] | None = None

@@ -121,7 +121,8 @@ def is_media(kind: pa.DataType) -> bool:
     """Whether a column holds the files of pictures or sounds, as `datasets` stores them."""
     if not pa.types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
         return False
-    return bool(pa.types.is_binary(kind.field("bytes").type) or pa.types.is_large_binary(kind.field("bytes").type))
+    content = kind.field("bytes").type  # null where no row of a file of paths has any
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content) or pa.types.is_null(content))
 
 
 def _media_bytes(values: pa.Array, name: str, place: Callable[[int], str]) -> pa.Array:
@@ -137,13 +138,14 @@ def _media_bytes(values: pa.Array, name: str, place: Callable[[int], str]) -> pa
             fix="write it so that it holds the files: datasets' save_to_disk and push_to_hub do, to_parquet does not; or "
             "read the folder of files itself (source images)",
         )
-    return content
+    return content.cast(pa.binary()) if pa.types.is_null(content.type) else content
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of `plain_values`."""
     if is_media(kind):
-        return kind.field("bytes").type
+        content = kind.field("bytes").type
+        return pa.binary() if pa.types.is_null(content) else content
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):

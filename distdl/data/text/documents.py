@@ -146,7 +146,16 @@ def json_lines(path: str, bad: BadRows | None = None) -> Iterator[tuple[str, dic
             if not line.strip() or (bad and where in bad):
                 continue
             with guarded(bad, where, line.strip(), "damaged line"):
-                yield where, json_object(line, where)
+                yield where, json_object(line, where, once)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object. ValueError: one stands there twice, of which only the last would be kept."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return found
 
 
 def json_object(line: bytes, where: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def decoded(path: str, encoding: str, say: Callable[[str], None]) -> Iterator[st
             if mark and not encoding:
                 told = MARKS[mark]
                 say(f"{path} begins with a byte order mark: it was read as {told}, without the mark")
-            elif not mark and not encoding and _like_utf16(block):
+            elif not mark and not encoding and like_utf16(block):
                 what = "every second byte is zero: this is UTF-16 without a byte order mark, not UTF-8"
                 raise InputError(what, where=path, fix="encoding=utf-16-le, or utf-16-be")
             name = "utf-8-sig" if mark == codecs.BOM_UTF8 and told.lower() in ("utf-8", "utf8") else told
@@ -235,7 +244,8 @@ def _with_end(blocks: Iterator[AnyStr], end: AnyStr) -> Iterator[AnyStr]:
     yield end
 
 
-def _like_utf16(block: bytes) -> bool:
+def like_utf16(block: bytes) -> bool:
+    """Whether a file that begins so seems to be UTF-16 without a mark."""
     head = block[:4096]
     return (
         len(head) >= 4
