@@ -30,6 +30,7 @@ from distdl.data.manifest import read_manifest
 from distdl.data.prepare import parse_options, source_names
 from distdl.errors import DataCorrupt, DistdlError, InputError
 from tests.conftest import Result
+from tests.data.published_files import PUBLISHED
 
 Command = Callable[..., Result]
 BYTES = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
@@ -424,6 +425,26 @@ def test_adult_is_what_its_authors_published(
     manifest = read_manifest("data/adult")
     assert manifest.info["classes"] == ["<=50K", ">50K"]
     assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 32_561, "test": 16_281}
+
+
+@pytest.mark.parametrize("name", [told.name for told in classics()])
+def test_each_data_set_comes_from_a_server_and_is_prepared(
+    tmp_path: Path, command: Command, servers: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """All that the catalogue says of it but its checksums: the names of its files, how they are unpacked and mended, and
+    the options that prepare them."""
+    files, told = PUBLISHED[name](), find(name)
+    assert [one.name for one in told.files] == list(files)
+    server = servers(files={f"/{one}": content for one, content in files.items()})
+    known = {one.name: one for one in told.files}
+    served = tuple(file(n, c, f"{server.url}/{n}", kind=known[n].kind) for n, c in files.items())
+    monkeypatch.setattr(catalogue, "classics", lambda: (replace(told, files=served),))
+    monkeypatch.chdir(tmp_path)
+    code, _, error = command("data", "fetch", name, "--prepare", "--quiet")
+    assert code == 0, error
+    assert len(server.asked) == len(files)
+    assert read_manifest(f"data/{name}").splits["train"].rows > 0
+    assert read_manifest(f"data/{name}").splits["test"].rows > 0
 
 
 # -- the catalogue -----------------------------------------------------------------------------------------------------
