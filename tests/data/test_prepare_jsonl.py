@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from distdl.data.prepare import prepare_dataset
-from distdl.data.table import json_table
-from distdl.data.table.json_table import JsonTable
+from distdl.data.table import json_table, reader
+from distdl.data.table.json_table import JsonTable, Unforeseen
 from distdl.errors import InputError
 
 
@@ -116,3 +116,71 @@ def test_a_field_that_stands_twice_is_refused_where_fields_are_taken_as_they_are
     path = write(tmp_path / "t.jsonl", *[{"a": i} for i in range(30)], '{"a": 1, "a": 2}')
     with pytest.raises(InputError, match=r"t\.jsonl:31: not valid JSON: the field 'a' stands there twice"):
         prepare_dataset("jsonl", tmp_path / "d", {"path": path})
+
+
+def lines_of_a_table(rows: int = 300) -> list[dict]:
+    return [
+        {"a": i % 7, "in": {"x": i / 4, "t": "2026-01-02"}, "word": "uvw"[i % 3], "gap": None, "y": "pq"[i % 2]}
+        for i in range(rows)
+    ]
+
+
+@pytest.fixture
+def short_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_table, "BEGIN_BYTES", 1000)
+
+
+@pytest.mark.parametrize("sections", [True, False])
+def test_fields_that_the_beginning_shows_save_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: bool
+) -> None:
+    """The data set is that of a file whose fields were looked for in all lines."""
+    monkeypatch.setattr(reader, "SECTION_BYTES", 5_000 if sections else 1 << 24)
+    path = write(tmp_path / "t.jsonl", *lines_of_a_table(), "", "")
+    parsed: list[int] = []
+    real = json_table._read
+    monkeypatch.setattr(json_table, "_read", lambda *given, **more: parsed.append(1) or real(*given, **more))
+    made = {}
+    for begin in (1 << 24, 1000):
+        monkeypatch.setattr(json_table, "BEGIN_BYTES", begin)
+        parsed.clear()
+        made[begin] = prepare_dataset("jsonl", tmp_path / str(begin), {"path": path, "label": "y"}), len(parsed)
+    (whole, of_whole), (begun, of_begun) = made.values()
+    assert begun.fingerprint == whole.fingerprint and begun.preparation == whole.preparation
+    assert of_begun < 0.8 * of_whole
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ({"late": 3}, ""),
+        ({"a": 1.5}, ""),
+        ({"in": {"x": 1, "deep": True}}, ""),
+        ({"gap": 4}, ""),
+        ({"a": "many"}, r"t\.jsonl:251: the field 'a' holds 'many'; above it holds a number"),
+        ('{"a": ', r"t\.jsonl:251: not valid JSON"),
+    ],
+)
+def test_what_the_beginning_does_not_show_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_begin: None, line: object, refusal: str
+) -> None:
+    lines: list = lines_of_a_table()
+    lines.insert(250, {**lines[0], **line} if isinstance(line, dict) else line)
+    options = {"path": write(tmp_path / "t.jsonl", *lines), "label": "y"}
+    if refusal:
+        with pytest.raises(InputError, match=refusal):
+            prepare_dataset("jsonl", tmp_path / "d", options)
+        return
+    with pytest.raises(Unforeseen):
+        rows(JsonTable(options["path"], trusting=True))
+    found = prepare_dataset("jsonl", tmp_path / "d", options)
+    monkeypatch.setattr(json_table, "BEGIN_BYTES", 1 << 24)
+    assert found.fingerprint == prepare_dataset("jsonl", tmp_path / "e", options).fingerprint
+
+
+def test_a_column_that_the_beginning_lacks_can_be_the_label(tmp_path: Path, short_begin: None) -> None:
+    lines = lines_of_a_table()
+    for i, line in enumerate(lines[200:]):
+        line["late"] = "no" if i % 2 else "yes"
+    options = {"path": write(tmp_path / "t.jsonl", *lines), "label": "late"}
+    assert prepare_dataset("jsonl", tmp_path / "d", options).info["classes"] == ["no", "yes"]

@@ -21,7 +21,7 @@ from distdl.data.raw import BYTE_INFO, Prepared, Rows, pack_bytes, token_columns
 from distdl.data.splits import Splitter
 from distdl.data.table.as_is import new_names
 from distdl.data.table.files import open_files
-from distdl.data.table.json_table import ENDINGS, JsonTable
+from distdl.data.table.json_table import ENDINGS, JsonTable, Unforeseen
 from distdl.data.table.options import TableOptions
 from distdl.data.table.reader import Table
 from distdl.data.table.sources import prepare_tables
@@ -53,7 +53,7 @@ def prepare(options: Options) -> Prepared:
     """`x` and `label` or `y`; or a column per field, int64 where all its numbers are whole, else float32; or `tokens` uint8
     (context + 1,)."""
     if options.label or options.target or options.features:
-        return prepare_tables(
+        return _table_from_its_begin(options) or prepare_tables(
             *(options, options.path, options.test_path), lambda path, bad: open_table(path, options, bad)
         )
     check_not_the_same(options.path, options.test_path)
@@ -78,6 +78,28 @@ def prepare(options: Options) -> Prepared:
     chunks = splitter.parts(lambda: rows_of(options.path), (lambda: rows_of(test)) if test else None)
     kept = {name: column for name, column in columns.items() if name not in splitter.apart}
     return Prepared(kept, chunks, {**info, "split": splitter.record()}, bad=bad)
+
+
+def _table_from_its_begin(options: Options) -> Prepared | None:
+    """One large file, whose fields are taken from its beginning: one pass over it less. None: it is none, or what comes
+    further down is not foreseen there, or something is refused, which is to be told by one who knows all fields."""
+    files = find_files(options.path, ENDINGS)
+    if len(files) > 1 or options.bad_rows == "set_aside":
+        return None
+    opened: list[JsonTable] = []
+
+    def open_one(path: str, bad: BadRows) -> Table:
+        if opened:
+            return open_table(path, options, bad)
+        opened.append(JsonTable(files[0], trusting=True))
+        return opened[0]
+
+    try:
+        prepared = prepare_tables(options, options.path, options.test_path, open_one)
+    except (InputError, Unforeseen):
+        return None
+    opened[0].proven()
+    return prepared
 
 
 def open_table(path: str, options: Options, bad: BadRows | None = None) -> Table:

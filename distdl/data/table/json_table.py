@@ -3,6 +3,10 @@
 Two passes: the first finds the type of every field over the whole file, the second reads. Both take a few megabytes of
 whole lines at a time, so that what is wrong is looked for in those alone, and told by its line. A field that is missing or
 null is null.
+
+Who goes over all rows before anything else (`trusting`) may have the fields taken from the file's beginning, which saves
+the first pass: should a line further down have another field, or another type, that pass raises `Unforeseen`, and the file
+is opened anew.
 """
 
 from __future__ import annotations
@@ -11,9 +15,9 @@ import bisect
 import copy
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.json
@@ -30,15 +34,27 @@ from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
 
 BLOCK_BYTES = 4 << 20
+BEGIN_BYTES = 16 << 20
+"""Of a file, from which its fields are taken where its other lines are compared with them as they are read."""
 ENDINGS = tuple(ending + packed for ending in (".jsonl", ".ndjson", ".json") for packed in ("", *PACKED))
+R = TypeVar("R")
 WORDS = {"b": "true or false", "i": "a number", "f": "a number", "s": "text", "l": "a list", "o": "an object"}
 
 
-class JsonTable(TypedTable):
-    """A file of JSON lines. InputError names the line that is no object, or whose field is of another type than above."""
+class Unforeseen(Exception):
+    """A line has what the beginning of the file does not show: a field, a type, or damage."""
 
-    def __init__(self, location: str, bad: BadRows | None = None):
+
+class JsonTable(TypedTable):
+    """A file of JSON lines. InputError names the line that is no object, or whose field is of another type than above.
+
+    `trusting`: the fields are those of the file's beginning, and reading it may raise Unforeseen, until `proven`.
+    """
+
+    def __init__(self, location: str, bad: BadRows | None = None, trusting: bool = False):
         self.location = location
+        self._proven = True
+        """Whether all lines are known to fit the fields."""
         self._bad = bad if bad and bad.wanted else None
         self._left_out: list[int] = []
         """Lines that are left out, as they cannot be read, in rising order."""
@@ -47,7 +63,9 @@ class JsonTable(TypedTable):
         """The bytes of a section of it."""
         self._sections: list[Table] = []
         self._counted = Counted()
-        self._fields = self._find_in_sections() or self._find_fields()[0]
+        trusting = trusting and self._bad is None
+        found = self._find_in_begin() if trusting else None
+        self._fields = found or self._find_in_sections() or self._find_fields()[0]
         if not len(self._fields):
             raise InputError(f"{shown(location)} holds no objects")
         super().__init__(location, self._fields)
@@ -58,12 +76,38 @@ class JsonTable(TypedTable):
         """Some lines each."""
         return self._sections or [self]
 
+    def proven(self) -> None:
+        """All rows have been read: from now on a pass may read the columns that it asks for alone."""
+        for one in (self, *self._sections):
+            vars(one)["_proven"] = True
+
+    def _find_in_begin(self) -> pa.Schema | None:
+        """None: the file is not larger than what would be looked at, or something is wrong there. Lines are counted in all
+        of it."""
+        found, read, blocks = pa.schema([]), 0, self._blocks()
+        try:
+            for _, block in blocks:
+                found, read = _with_block(found, block)[0], read + len(block)
+                if read >= BEGIN_BYTES:
+                    break
+        except (pa.ArrowException, UnicodeError, TypeError):
+            return None
+        if next(blocks, None) is None:
+            return None
+        self._proven = False
+        stretches, above = sections_of_lines(self.location), 0
+        for section, rows in self._each_of(stretches, _lines_in):
+            section.first_row, section.rows = above, rows
+            above += rows
+            self._sections.append(section)
+        return _settled_schema(found)
+
     def _find_in_sections(self) -> pa.Schema | None:
         """None: there are none, or something is wrong, which is to be told with what stands above it."""
         stretches = [] if self._bad else sections_of_lines(self.location)
         found, above = pa.schema([]), 0
         try:
-            for section, (fields, rows) in self._looked_at(stretches):
+            for section, (fields, rows) in self._each_of(stretches, _fields_of):
                 found = _merged_schemas(found, fields)
                 section.first_row, section.rows = above, rows
                 above += rows
@@ -73,11 +117,14 @@ class JsonTable(TypedTable):
             return None
         return _settled_schema(found) if stretches else None
 
-    def _looked_at(self, stretches: list[tuple[int, int]]) -> Iterator[tuple[JsonTable, tuple[pa.Schema, int]]]:
+    def _each_of(
+        self, stretches: list[tuple[int, int]], function: Callable[[JsonTable], Iterator[R]]
+    ) -> Iterator[tuple[JsonTable, R]]:
+        """A section of each stretch, and what the function gives for it, in any process."""
         sections = [copy.copy(self) for _ in stretches]
         for section, stretch in zip(sections, stretches, strict=True):
             section._stretch, section._sections = stretch, []
-        return zip(sections, workers.current().each(_fields_of, sections), strict=True)
+        return zip(sections, workers.current().each(function, sections), strict=True)
 
     def _find_fields(self, settle: bool = True) -> tuple[pa.Schema, int]:
         """The fields, and how many rows there are."""
@@ -133,11 +180,19 @@ class JsonTable(TypedTable):
             if not block.strip():
                 continue
             try:
-                table = _read(block, schema)
+                table = _read(block, schema) if self._proven else self._compared(block)
             except (pa.ArrowException, UnicodeError) as error:
                 raise self._wrong(block, line, self._fields, error) from None
             for batch in table.select(columns).combine_chunks().to_batches():
                 yield from pieces(batch)
+
+    def _compared(self, block: bytes) -> pa.Table:
+        """All fields of some lines. Unforeseen: they do not fit those of the file's beginning."""
+        try:
+            block.decode("utf-8")
+            return _read(block, self._fields, others="error")
+        except (pa.ArrowException, UnicodeError):
+            raise Unforeseen from None
 
     def place(self, row: int) -> str:
         """`file:line`."""
@@ -238,16 +293,27 @@ def _fields_of(section: JsonTable) -> Iterator[tuple[pa.Schema, int]]:
     yield section._find_fields(settle=False)
 
 
+def _lines_in(section: JsonTable) -> Iterator[int]:
+    """How many lines are not blank, once."""
+    yield sum(_lines(block) for _, block in section._blocks())
+
+
+def _lines(block: bytes) -> int:
+    if block[:1].isspace() or any(blank in block for blank in (b"\n\n", b"\n\r", b"\n ", b"\n\t")):
+        return sum(bool(line.strip()) for line in block.split(b"\n"))
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
 def _settled_schema(found: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, _settled(field.type)) for field in found])
 
 
-def _read(block: bytes, schema: pa.Schema | None = None) -> pa.Table:
+def _read(block: bytes, schema: pa.Schema | None = None, others: str = "ignore") -> pa.Table:
     return pyarrow.json.read_json(
         pa.BufferReader(block),
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
         parse_options=pyarrow.json.ParseOptions(
-            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
+            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else others
         ),
     )
 
