@@ -13,7 +13,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from distdl.data.formats import _hdf5
+from distdl.data.formats import _hdf5, _mat_pieces
+from distdl.data.formats.mat import MatFile, open_mat
 from distdl.data.manifest import Column, Manifest, read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module
 from distdl.data.read import Dataset
@@ -210,11 +211,11 @@ def test_damage(tmp_path: Path, kind: str) -> None:
         prepare_dataset(source, tmp_path / "d", options)
 
 
-@pytest.mark.parametrize("kind", ["npz", "npy", "hdf5", "mat73"])
+@pytest.mark.parametrize("kind", ["npz", "npy", "hdf5", "mat5", "packed mat5", "mat73"])
 @pytest.mark.parametrize("axes", ["0x1", "1x0"])
 def test_memory_is_bounded(tmp_path: Path, kind: str, axes: str) -> None:
     """Of an array of 64 MB a few megabytes are held at a time, where its rows lie one after the other."""
-    source, write = KINDS[kind]
+    source, write = KINDS[kind.split()[-1]]
     x = np.full((2000, 4000), 0.5)
     if axes == "1x0":
         x = x.T
@@ -222,6 +223,8 @@ def test_memory_is_bounded(tmp_path: Path, kind: str, axes: str) -> None:
     if kind == "hdf5":
         with h5py.File(options["path"], "w") as file:
             file.create_dataset("x", data=x, chunks=(100, 100))
+    if kind == "packed mat5":
+        scipy.io.savemat(options["path"], {"x": x}, do_compression=True, appendmat=False)
     del x
     parsed = parse_options(source, options | {"test_fraction": 0})
     count = 0
@@ -234,6 +237,38 @@ def test_memory_is_bounded(tmp_path: Path, kind: str, axes: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("held", [1, 1 << 20])
+def test_arrays_of_a_mat_file_come_in_pieces_as_scipy_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, held: int
+) -> None:
+    monkeypatch.setattr(_mat_pieces, "HELD_BYTES", held)
+    path = tmp_path / "a.mat"
+    types = ["f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"]
+    arrays: dict[str, Any] = {f"a{t}": RNG.integers(0, 90, (5, 3, 4)).astype(t) for t in types if t != "?"}
+    arrays |= {"a?": RNG.integers(0, 2, (7, 2)).astype(bool), "one": np.float64(3), "few": np.array([[1, 2, 3]], "u1")}
+    arrays |= {
+        "s": {"x": RNG.normal(size=(6, 2)), "deep": {"v": np.arange(5.0)}, "words": np.array(["a", "b"], object)}
+    }
+    scipy.io.savemat(path, {n.replace("?", "flags"): a for n, a in arrays.items()}, do_compression=packed)
+    file = open_mat(str(path))
+    monkeypatch.setattr(MatFile, "_load", lambda *_: pytest.fail("SciPy reads it"))
+    there = scipy.io.loadmat(path, mat_dtype=True)
+    wanted = {name: value for name, value in there.items() if not name.startswith("_") and name != "s"}
+    wanted |= {"s.x": there["s"]["x"].item(), "s.deep.v": there["s"]["deep"].item()["v"].item()}
+    assert set(file.names()) == {*wanted, "s", "s.deep", "s.words"}
+    for name, values in wanted.items():
+        array = file.array(name)
+        assert array is not None and array.shape == values.shape and array.dtype == values.dtype, name
+        for axis in range(values.ndim):
+            pieces = list(array.blocks(axis, 2))
+            assert all(piece.shape[axis] <= 2 for piece in pieces)
+            assert (np.concatenate(pieces, axis) == values).all() and pieces[0].dtype == values.dtype
+    monkeypatch.undo()
+    words = file.array("s.words")
+    assert words is not None and [text for block in words.blocks(0, 5) for text in block.reshape(-1)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", ["npz", "hdf5", "mat5", "mat73"])

@@ -1,7 +1,8 @@
 """MATLAB's files (.mat): variables of samples, and as many of labels or targets.
 
-Files of the versions 4 to 7 are read by SciPy, a variable at a time, which must be held whole; those of version 7.3 are
-HDF5 with the axes in reverse, and are read in pieces. MATLAB has no vectors: where a label or target has one axis longer
+Numbers are read in pieces: files of version 7.3 are HDF5 with the axes in reverse, those of version 5 to 7 have them column
+by column. What else is in the latter (text, cell arrays, sparse matrices, complex numbers), and files of version 4, is read
+by SciPy, a variable at a time, which must be held whole. MATLAB has no vectors: where a label or target has one axis longer
 than 1, its others are left out. Its text is padded with blanks to the longest, which are stripped.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +22,14 @@ import numpy as np
 from distdl.data.advice import SURE, Advice, Wish, arrays_advice, begins_with, by_ending
 from distdl.data.formats._arrays import Array, ArrayOptions, prepare_arrays
 from distdl.data.formats._hdf5 import Hdf5, Hdf5Array
-from distdl.data.formats._mat5 import check
+from distdl.data.formats._mat5 import Place, check
+from distdl.data.formats._mat_pieces import Pieces
 from distdl.data.inputs import open_bytes
 from distdl.data.raw import Prepared
 from distdl.errors import InputError
 
 ENDINGS = (".mat",)
-LARGE_BYTES = 256 << 20
+LARGE_BYTES = 64 << 20
 """A variable that is held whole is said from this size on."""
 CLASSES = "whole or real numbers, text, or a cell array of text"
 FIX = "in MATLAB: double(x), cellstr(x) or table2array(x), then save again"
@@ -56,13 +59,14 @@ def open_mat(path: str) -> MatFile | Mat73File:
     except ImportError as error:
         raise InputError(f"the source mat needs SciPy: {error}", fix="pip install 'distdl[mat]'") from error
     file = open_bytes(path)
+    places: dict[str, Place] = {}
     try:
         major, _ = matfile_version(file)
         if major == 1:
-            check(file)
+            places = check(file)
     except Exception as error:  # SciPy has no word for "this is no such file"
         raise _bad(path, error) from error
-    return Mat73File(path) if major == 2 else MatFile(path, file)
+    return Mat73File(path) if major == 2 else MatFile(path, file, places)
 
 
 def _bad(path: str, error: object) -> InputError:
@@ -78,12 +82,13 @@ class MatFile:
 
     matrices = True
 
-    def __init__(self, path: str, file: BinaryIO) -> None:
+    def __init__(self, path: str, file: BinaryIO, places: dict[str, Place]) -> None:
         from scipy.io import whosmat
 
-        self.path, self._file = path, file
-        try:
-            self._have = {name: (shape, kind) for name, shape, kind in whosmat(file)}
+        self.path, self._file, self._places = path, file, places
+        self._have = {name: (place.sizes, place.called) for name, place in places.items() if "." not in name}
+        try:  # SciPy would hold each variable that is compressed
+            self._have = self._have or {name: (shape, kind) for name, shape, kind in whosmat(file)}
         except Exception as error:  # a damaged file fails inside SciPy in many ways
             raise _bad(path, error) from error
         self._structures: dict[str, Any] = {}
@@ -92,14 +97,16 @@ class MatFile:
         found = {}
         for name, (shape, kind) in self._have.items():
             found[name] = f"{kind} {list(shape)}"
-            if kind == "struct":
-                found |= _fields(name, self._load(name))
+            below = {path: place for path, place in self._places.items() if path.startswith(f"{name}.")}
+            found |= {path: str(list(place.sizes)) for path, place in below.items()}
         return found
 
     def array(self, name: str) -> Array | None:
         first, *below = name.split(".")
         if first not in self._have:
             return None
+        if (place := self._places.get(name)) and place.stored:
+            return _Named(self.path, name, Pieces(self._file, place))
         value = self._load(first)
         for field in below:
             if not isinstance(value, np.ndarray) or not value.dtype.names or field not in value.dtype.names:
@@ -115,12 +122,10 @@ class MatFile:
         if name in self._structures:
             return self._structures[name]
         shape, kind = self._have[name]
-        if 8 * math.prod(shape) > LARGE_BYTES and kind not in ("char", "cell", "struct"):
-            size = f"{list(shape)} {kind}"
-            print(
-                f"{self.path}: '{name}' ({size}) is held in memory, as only files of -v7.3 come in pieces",
-                file=sys.stderr,
-            )
+        inside = [place for path, place in self._places.items() if path == name or path.startswith(f"{name}.")]
+        if 8 * sum(math.prod(place.sizes) for place in inside) > LARGE_BYTES or 8 * math.prod(shape) > LARGE_BYTES:
+            told = f"{self.path}: '{name}' ({list(shape)} {kind}) is held in memory"
+            print(f"{told}: of this version of the format real numbers alone come in pieces", file=sys.stderr)
         try:  # mat_dtype: MATLAB stores whole numbers of any type in as few bytes as hold them
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)  # which it would make real
@@ -150,15 +155,20 @@ class MatFile:
         return _Held(value)
 
 
-def _fields(name: str, value: Any) -> dict[str, str]:
-    """The fields below a structure, by their dotted paths."""
-    found = {}
-    if isinstance(value, np.ndarray) and value.dtype.names and value.size == 1:
-        for field in value.dtype.names:
-            inner = value[field].item()
-            found[f"{name}.{field}"] = str(list(np.shape(inner)))
-            found |= _fields(f"{name}.{field}", inner)
-    return found
+class _Named:
+    """An array in pieces, of a file that is named where it is damaged."""
+
+    names: list[str] = []
+
+    def __init__(self, path: str, name: str, pieces: Pieces) -> None:
+        self._path, self._name, self._pieces = path, name, pieces
+        self.shape, self.dtype = pieces.shape, pieces.dtype
+
+    def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
+        try:
+            yield from self._pieces.blocks(axis, rows)
+        except (OSError, ValueError, zlib.error) as error:
+            raise _bad(self._path, f"'{self._name}': {error}") from error
 
 
 class _Held:
