@@ -384,7 +384,8 @@ def prepare_if_missing(config: Config, say: Say = at_once) -> None:
         return
     say(f"preparing {recipe.source} in {path} …")
     try:
-        manifest = prepare_dataset(recipe.source, path, options, follow=on_stderr() if say is at_once else None)
+        follow = on_stderr() if say is at_once else None
+        manifest = prepare_dataset(recipe.source, path, options, follow=follow, workers=recipe.workers)
     except InputError:
         if not (Path(path) / "manifest.json").is_file():
             raise

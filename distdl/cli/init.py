@@ -55,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
         "--output", metavar="FILE", type=to_write, help="the config to write (default: PATH's name.yaml)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a config and a data set that are there")
+    about = "processes that read what is large (default: 1); any number gives the same data set"
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help=about)
     parser.add_argument("--example", metavar="EXAMPLE", help="write this shipped config instead")
     parser.add_argument("--list", action="store_true", help="list the shipped configs")
     add_progress_arguments(parser)
@@ -138,7 +140,7 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     told = "; ".join(f"{key}={options[key]}: {why}" for key, why in advice.because.items())
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
     recipe = Recipe(f"data/{name}", source, options, advice.because)
-    manifest = _prepared(recipe, args.overwrite, followed(args))
+    manifest = _prepared(recipe, args.overwrite, followed(args), args.workers)
     tell_prepared(manifest)
     rows = ", ".join(f"{split} {part.rows:,}" for split, part in manifest.splits.items())
     print(f"{recipe.path}: {rows} rows")
@@ -167,7 +169,7 @@ def _name(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:80] or "run"
 
 
-def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None) -> Manifest:
+def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None, workers: int) -> Manifest:
     """The data set of a recipe: the one that is there, where it was made by it."""
     import dataclasses
     import json
@@ -184,7 +186,7 @@ def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None) -> Manifes
                 fix="--output OTHER.yaml, whose data go elsewhere, or --overwrite to replace it",
             )
         return there
-    return prepare_dataset(recipe.source, recipe.path, recipe.options, overwrite, follow=follow)
+    return prepare_dataset(recipe.source, recipe.path, recipe.options, overwrite, follow=follow, workers=workers)
 
 
 def _check(output: Path) -> None:

@@ -26,6 +26,8 @@ class Prepare(Section):
     idx, npz, images, jsonl, ..."""
     options: dict[str, Any] = {}
     """Options of that source, as on the command line of `distdl data prepare`."""
+    workers: Positive = 1
+    """Processes of this machine that read what is large; any number gives the same data set."""
 
 
 class Data(Section):

@@ -23,6 +23,7 @@ import numpy as np
 
 from distdl.data.bad_rows import CURE, BadRows
 from distdl.data.classes import in_order, same_numbers
+from distdl.data.each_file import Part, Refused, of_each
 from distdl.data.folders import Files, open_files, some_names
 from distdl.data.label_table import labels_of
 from distdl.data.raw import Rows
@@ -56,29 +57,6 @@ class FolderOptions(SplitOptions):
 
 
 @dataclass(frozen=True)
-class Part:
-    """Files of one split, or of all of them."""
-
-    files: Files
-    numbers: np.ndarray
-    """Of `files.names`, in the order in which they are read."""
-    labels: np.ndarray
-    """int64 class numbers."""
-    split: str
-    """The one that all of them are of, or were before some were held out."""
-    shares: list[str]
-    """The split of each."""
-
-    def called(self, i: int) -> str:
-        """The i-th file's name for a person."""
-        return self.files.called(int(self.numbers[i]))
-
-    def open(self, i: int) -> BinaryIO:
-        """The i-th file, for reading bytes."""
-        return self.files.open(int(self.numbers[i]))
-
-
-@dataclass(frozen=True)
 class Found:
     """All files that are taken, and what there is to say about them."""
 
@@ -105,16 +83,20 @@ def headers_of(
     found: Found, read: Callable[[BinaryIO, str], Header], bad: list[Problem]
 ) -> Iterator[tuple[Part, int, str, Header]]:
     """Part, number in it, name and header of every file that `read` accepts; why it refuses the others goes into `bad`."""
-    for part in found.parts:
-        for i in range(len(part.numbers)):
-            name = part.called(i)
-            try:
-                with part.open(i) as file:
-                    header = read(file, name)
-            except InputError as error:
-                bad += error.problems
-                continue
-            yield part, i, name, header
+    for part, i, header in of_each(found.parts, _Header(read)):
+        if isinstance(header, Refused):
+            bad += header.problems
+        elif header is not None:
+            yield part, i, part.called(i), header
+
+
+@dataclass(frozen=True)
+class _Header:
+    read: Callable[[BinaryIO, str], Any]
+
+    def __call__(self, part: Part, i: int) -> Iterator[Any]:
+        with part.open(i) as file:
+            yield self.read(file, part.called(i))
 
 
 def find_sound(
@@ -123,21 +105,22 @@ def find_sound(
     endings: Collection[str],
     what: str,
     bad: BadRows,
-    look: Callable[[Part, int], tuple[Hashable, str]],
+    look: Callable[[Part, int], Iterable[tuple[Hashable, str]]],
 ) -> Found:
-    """`find`, without files that cannot be read where these are set aside. `look` reads a part's i-th file and tells (also
+    """`find`, without files that cannot be read where these are set aside. `look` reads a part's i-th file and gives (also
     in words) the form that all files must have; None where they need not be alike."""
     found = find(path, options, endings, what, bad)
     if not bad.wanted:
         return found
     forms: dict[Hashable, list[str]] = {}
     words: dict[Hashable, str] = {}
-    for part in found.parts:
-        for i in range(len(part.numbers)):
-            name = part.called(i)
-            with bad.row(name, reason="cannot be read"):
-                form, words[form] = look(part, i)
-                forms.setdefault(form, []).append(name)
+    for part, i, seen in of_each(found.parts, look):
+        name = part.called(i)
+        if isinstance(seen, Refused):
+            bad.refused(name, InputError(*seen.problems), reason="cannot be read")
+        elif seen is not None:
+            form, words[form] = seen
+            forms.setdefault(form, []).append(name)
     most = max(forms, key=lambda form: len(forms[form]), default=None)
     for form, names in forms.items():
         for name in names if form != most else ():
@@ -150,26 +133,29 @@ def find_sound(
 def rows_of(
     found: Found, chunk: int, make: Callable[[Part, int], Iterable[dict[str, Any]]]
 ) -> Iterator[tuple[str, Rows]]:
-    """The rows of all files with their `label`, at most `chunk` at a time; `make` gives the rows of a part's i-th file.
+    """The rows of all files with their `label`, at most `chunk` at a time; `make` gives the rows of a part's i-th file, in
+    any process.
 
     Whole files are held out: what one file holds resembles itself. InputError names all files that `make` refuses.
     """
     bad: list[Problem] = []
-    for part in found.parts:
-        waiting: dict[str, list[dict[str, Any]]] = {}
-        for i, split in enumerate(part.shares):
-            rows = waiting.setdefault(split, [])
-            try:
-                for row in make(part, i):
-                    rows.append({**row, "label": part.labels[i]})
-                    if len(rows) == chunk:
-                        yield split, _stacked(rows)
-                        rows.clear()
-            except InputError as error:
-                bad += error.problems
-            if bad:  # nothing will be written; the others are still looked at, so that one pass finds all
+    at: Part | None = None
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    for part, i, row in of_each(found.parts, make):
+        if part is not at:
+            yield from ((split, _stacked(rows)) for split, rows in waiting.items() if rows)
+            at, waiting = part, {}
+        rows = waiting.setdefault(part.shares[i], [])
+        if isinstance(row, Refused):
+            bad += row.problems
+        elif row is not None:
+            rows.append({**row, "label": part.labels[i]})
+            if len(rows) == chunk and not bad:
+                yield part.shares[i], _stacked(rows)
                 rows.clear()
-        yield from ((split, _stacked(rows)) for split, rows in waiting.items() if rows and not bad)
+        if bad:  # nothing will be written; the others are still looked at, so that one pass finds all
+            waiting = {}
+    yield from ((split, _stacked(rows)) for split, rows in waiting.items() if rows)
     refuse_all(bad)
 
 

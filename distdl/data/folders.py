@@ -45,6 +45,10 @@ class Files:
         self.left_out: Counter[str] = Counter()
         self.forward_only = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which looks through the place itself: an open archive does not go along."""
+        return open_files, (self.place, self.endings)
+
     def called(self, number: int) -> str:
         """The file's name for a person."""
         return os.path.join(self.place, self.names[number])

@@ -27,9 +27,11 @@ from typing import Any
 from distdl.data import bad_rows
 from distdl.data.manifest import Manifest
 from distdl.data.progress import Follow, Progress
-from distdl.data.workers import Workers, using
+from distdl.data.workers import Local, Workers, using
 from distdl.errors import InputError, Problem, did_you_mean, sigterm_raises
 
+OF_TABLES = ("csv", "jsonl", "parquet", "arrow", "huggingface")
+OF_TOKENS = ("text", "chat")
 FOLDERS = ("formats", "corpora", "generators")
 
 
@@ -101,8 +103,25 @@ def prepare_dataset(
     check_target(os.fspath(target), overwrite)  # before hours of reading
     where = shown(os.fspath(target))
     progress = Progress(f"{source_name} to {where}", asdict(parsed))
-    with sigterm_cleans_up(where), follow(progress) if follow else nullcontext(), using(workers):
-        return _written(source_name, target, parsed, overwrite, progress)
+    given = Local(workers) if isinstance(workers, int) and workers > 1 else workers
+    with sigterm_cleans_up(where), follow(progress) if follow else nullcontext(), using(given):
+        manifest = _written(source_name, target, parsed, overwrite, progress)
+    if isinstance(given, Local) and not given.used:
+        print(
+            f"{source_name}: one process has read it, of {given.count}: {_why_alone(source_name, parsed)}",
+            file=sys.stderr,
+        )
+    return manifest
+
+
+def _why_alone(source_name: str, parsed: Any) -> str:
+    """Why several workers had nothing to do."""
+    if getattr(parsed, "bad_rows", "") == "set_aside" and source_name in OF_TABLES:
+        return "with bad_rows=set_aside a table is read from its beginning, where its lines are counted"
+    if source_name in OF_TOKENS:
+        return "the library tokenizers has threads of its own"
+    several = "tables, pictures, recordings and samples with pictures are read by several"
+    return f"{several}, where they are large and not packed as a whole"
 
 
 def _written(

@@ -124,6 +124,8 @@ class Local:
 
     def __init__(self, count: int, losses: int = 0) -> None:
         self.count, self.losses = count, losses
+        self.used = False
+        """Whether any of them had something to do."""
         self._processes: list[_Process] = []
 
     def each(self, function: Callable[[T], Iterable[R]], items: Iterable[T]) -> Iterator[R]:
@@ -133,6 +135,7 @@ class Local:
             yield from Here().each(function, items)
             return
         self.start()
+        self.used = True
         call = pickle.dumps(function, protocol=5)
         given: dict[int, T] = {}
         done: dict[int, mmap | bytes | None] = {}

@@ -10,13 +10,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from distdl.data.advice import Advice, Wish, look_advice
 from distdl.data.bad_rows import BadRows
-from distdl.data.class_folders import FolderOptions, Found, Part, find, find_sound, headers_of, refuse_all, rows_of
+from distdl.data.class_folders import FolderOptions, Found, find, find_sound, headers_of, refuse_all, rows_of
+from distdl.data.each_file import Part
 from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.pictures import (
@@ -82,7 +84,7 @@ def prepare(options: Options) -> Prepared:
         raise InputError(f"frames is '{options.frames}'", allowed=", ".join(FRAMES))
     bad = BadRows(options)
     found = find_sound(
-        options.path, options, endings(), "pictures", bad, lambda part, i: _looked_at(part, i, options, look)
+        options.path, options, endings(), "pictures", bad, partial(_looked_at, options=options, look=look)
     )
     facts = _read_headers(found, options.frames)
     size = options.size or _common_size(facts)
@@ -95,7 +97,7 @@ def prepare(options: Options) -> Prepared:
         rows_of(
             found,
             chunk,
-            lambda part, i: _pictures(part, i, facts.frames[part.split][i], look, size),
+            partial(_pictures, frames=facts.frames, look=look, size=size),
         ),
         {**found.info(_notes(facts, options)), "pictures": pictures},
         {"image": {**picture_record(look, size), "frames": options.frames}, "label": found.label_record()},
@@ -103,8 +105,8 @@ def prepare(options: Options) -> Prepared:
     )
 
 
-def _looked_at(part: Part, i: int, options: Options, look: Look) -> tuple[tuple[int, int] | None, str]:
-    """Decodes a file as it will be read, and tells the size that all must have. InputError: it cannot be used."""
+def _looked_at(part: Part, i: int, options: Options, look: Look) -> Iterator[tuple[tuple[int, int] | None, str]]:
+    """Decodes a file as it will be read, and tells the size that all must have, once. InputError: it cannot be used."""
     name = part.called(i)
     with part.open(i) as file:
         header = read_header(file, name)
@@ -115,7 +117,7 @@ def _looked_at(part: Part, i: int, options: Options, look: Look) -> tuple[tuple[
             shape = read_picture(file, name, look, frame).shape
         if not look.size and shape[1:] != (header.height, header.width):
             raise InputError(f"{name} has {shape[1]} x {shape[2]} pixels in picture {frame + 1}")
-    return (None, "") if options.size else ((header.height, header.width), f"{header.height} x {header.width} pixels")
+    yield (None, "") if options.size else ((header.height, header.width), f"{header.height} x {header.width} pixels")
 
 
 def _read_headers(found: Found, frames: str) -> _Facts:
@@ -174,9 +176,11 @@ def _notes(facts: _Facts, options: Options) -> list[str]:
     return [sentence for sentence, count in told.items() if count]
 
 
-def _pictures(part: Part, i: int, frames: int, look: Look, size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+def _pictures(
+    part: Part, i: int, frames: dict[str, np.ndarray], look: Look, size: tuple[int, int]
+) -> Iterator[dict[str, np.ndarray]]:
     name = part.called(i)
-    for frame in range(frames):
+    for frame in range(frames[part.split][i]):
         with part.open(i) as file:
             picture = read_picture(file, name, look, frame)
         if picture.shape[1:] != size:

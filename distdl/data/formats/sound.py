@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from distdl.data.advice import Advice, Wish
 from distdl.data.bad_rows import BadRows
-from distdl.data.class_folders import FolderOptions, Found, Part, find, find_sound, headers_of, refuse_all, rows_of
+from distdl.data.class_folders import FolderOptions, Found, find, find_sound, headers_of, refuse_all, rows_of
+from distdl.data.each_file import Part, Refused, of_each
 from distdl.data.folders import fits
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared
@@ -79,7 +81,7 @@ def prepare(options: Options) -> Prepared:
     need_soundfile("sound")
     _check(options)
     bad = BadRows(options)
-    found = find_sound(options.path, options, ENDINGS, "recordings", bad, lambda part, i: _looked_at(part, i, options))
+    found = find_sound(options.path, options, ENDINGS, "recordings", bad, partial(_looked_at, options=options))
     facts = _read_headers(found)
     hearing = _hearing(facts, options)
     mean, std = _scale(found, hearing) if options.features == "log_mel" else (None, None)
@@ -93,15 +95,15 @@ def prepare(options: Options) -> Prepared:
     chunks = rows_of(
         found,
         chunk,
-        lambda part, i: _recordings(part, i, hearing, columns, mean, std),
+        partial(_recordings, hearing=hearing, columns=columns, mean=mean, std=std),
     )
     info = {**found.info(_notes(facts, hearing, options)), "sounds": {"stored_as": dict(facts.subtypes)}}
     preparation = {name: record, "label": found.label_record()}
     return Prepared({**columns, "label": Column("int64")}, chunks, info, preparation, bad=bad, rows=len(facts.seconds))
 
 
-def _looked_at(part: Part, i: int, options: Options) -> tuple[int | None, str]:
-    """Decodes a file as it will be read, and tells the rate that all must have. InputError: it cannot be used."""
+def _looked_at(part: Part, i: int, options: Options) -> Iterator[tuple[int | None, str]]:
+    """Decodes a file as it will be read, and tells the rate that all must have, once. InputError: it cannot be used."""
     name = part.called(i)
     with part.open(i) as file:
         header = read_sound_header(file, name)
@@ -109,7 +111,7 @@ def _looked_at(part: Part, i: int, options: Options) -> tuple[int | None, str]:
     samples = round(options.seconds * rate) or math.ceil(header.samples * rate / header.rate_hz)
     with part.open(i) as file:
         read_sound(file, name, Hearing(rate, min(samples, LONGEST_SAMPLES), options.channel))
-    return (None, "") if options.rate_hz else (header.rate_hz, f"{header.rate_hz:,} samples a second")
+    yield (None, "") if options.rate_hz else (header.rate_hz, f"{header.rate_hz:,} samples a second")
 
 
 def _check(options: Options) -> None:
@@ -165,21 +167,20 @@ def _scale(found: Found, hearing: Hearing) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each filter over the training part, one recording at a time (Chan et al. 1979)."""
     count, mean, squares = 0, np.zeros(hearing.mels), np.zeros(hearing.mels)
     bad: list[Problem] = []
-    for part in found.parts:
-        for i, split in enumerate(part.shares):
-            if split != "train":
-                continue
-            try:
-                features = _log_mel(part, i, hearing)  # (T, mels)
-            except InputError as error:
-                bad += error.problems
-                continue
+    for _, _, features in of_each(found.parts, partial(_log_mels, hearing=hearing), "train"):
+        if isinstance(features, Refused):
+            bad += features.problems
+        elif features is not None:  # (T, mels)
             apart, total = features.mean(0) - mean, count + len(features)
             squares += ((features - features.mean(0)) ** 2).sum(0) + apart**2 * count * len(features) / total
             mean += apart * len(features) / total
             count = total
     refuse_all(bad)
     return mean, np.maximum(np.sqrt(squares / count), 1e-3)
+
+
+def _log_mels(part: Part, i: int, hearing: Hearing) -> Iterator[np.ndarray]:
+    yield _log_mel(part, i, hearing)
 
 
 def _log_mel(part: Part, i: int, hearing: Hearing) -> np.ndarray:

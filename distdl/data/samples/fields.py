@@ -12,13 +12,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from distdl.data import workers
 from distdl.data.bad_rows import BadRows
 from distdl.data.classes import MAX_CLASSES, in_order
 from distdl.data.manifest import VARIABLE, Column
@@ -253,6 +254,12 @@ def _column(kind: Kind, label: bool) -> Column:
     return Column(VARIABLE) if kind.what in ("text", "bytes") else Column(kind.dtype or "uint8", kind.shape)
 
 
+def _size(value: Any) -> int:
+    """Bytes of a value that may be of any size."""
+    value = value.content if isinstance(value, Picture) else value
+    return len(value) if isinstance(value, bytes | str) else 0
+
+
 @dataclass
 class _Stack:
     """Samples of a known form, as rows."""
@@ -265,18 +272,28 @@ class _Stack:
     look: Look
 
     def rows(self, read: Read, options: SampleOptions) -> Iterator[Rows]:
+        """The rows of all samples. Reading goes forward in this process; pictures are decoded by all workers."""
+        pictures = any(kind.what == "picture" for kind in self.facts.kinds.values())
+        decoding = workers.current() if pictures else workers.Here()
+        return decoding.each(self._made, self._together(read(_asked(options))))
+
+    def _together(self, samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+        """Some samples at a time, whose rows are a few megabytes."""
         row_bytes = sum(math.prod(kind.shape) for kind in self.facts.kinds.values()) or 1
         at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
-        pending: list[dict[str, Any]] = []
+        some: list[Sample] = []
         waiting_bytes = 0  # of the values that no shape bounds
-        for sample in read(_asked(options)):
-            pending.append({name: self._value(sample, name) for name in self.facts.kinds})
-            waiting_bytes += sum(len(value) for value in pending[-1].values() if isinstance(value, bytes))
-            if len(pending) == at_once or waiting_bytes >= CHUNK_BYTES:
-                yield self._stacked(pending)
-                pending, waiting_bytes = [], 0
-        if pending:
-            yield self._stacked(pending)
+        for sample in samples:
+            some.append(sample)
+            waiting_bytes += sum(map(_size, sample.fields.values()))
+            if len(some) == at_once or waiting_bytes >= CHUNK_BYTES:
+                yield some
+                some, waiting_bytes = [], 0
+        if some:
+            yield some
+
+    def _made(self, samples: list[Sample]) -> Iterator[Rows]:
+        yield self._stacked([{name: self._value(sample, name) for name in self.facts.kinds} for sample in samples])
 
     def of(self, read: Read, columns: Sequence[str]) -> Iterator[Rows]:
         """The rows of some columns alone, without the others' being decoded."""

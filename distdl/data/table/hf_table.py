@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from distdl.data.store import shown
-from distdl.data.table.reader import Table
+from distdl.data.table.reader import Table, grouped
 from distdl.data.table.typed import TypedTable, pieces
 from distdl.errors import InputError, did_you_mean
 from distdl.trust import leads_out
@@ -89,9 +90,26 @@ class HuggingFaceTable(TypedTable):
 
     def __init__(self, path: str, rows: Any):
         self._rows = rows
+        self._batches = slice(None)
+        """Those of a section."""
+        self.rows: int | None = None
         super().__init__(path, rows.features.arrow_schema)
 
+    def cut(self) -> list[Table]:
+        """Some batches on end each. A section that goes to another process is mapped there by `datasets`."""
+        batches = self._rows.data.table.to_batches()
+        groups = grouped([batch.nbytes for batch in batches]) if self._batches == slice(None) else []
+        found: list[Table] = []
+        above = 0
+        for group in groups if len(groups) > 1 else ():
+            section = copy.copy(self)
+            section._batches = slice(group[0], group[-1] + 1)
+            section.first_row, section.rows = above, sum(batch.num_rows for batch in batches[section._batches])
+            above += section.rows
+            found.append(section)
+        return found or [self]
+
     def _stored_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        for batch in self._rows.data.table.select(columns).to_batches():
+        for batch in self._rows.data.table.select(columns).to_batches()[self._batches]:
             batch.validate(full=True)  # offsets that lead out of a damaged buffer
             yield from pieces(batch)
