@@ -131,8 +131,8 @@ def hdf5(folder: Path, size: int) -> Options:
 
     rows = size // (8 * FEATURES)
     with h5py.File(folder / "a.h5", "w") as file:
-        file.create_dataset("x", data=numbers(rows), chunks=(4096, FEATURES))
-        file.create_dataset("y", data=labels(rows), chunks=(4096,))
+        file.create_dataset("x", data=numbers(rows), chunks=(min(4096, rows), FEATURES))
+        file.create_dataset("y", data=labels(rows), chunks=(min(4096, rows),))
     return {"path": str(folder / "a.h5"), **OF_ARRAYS}
 
 

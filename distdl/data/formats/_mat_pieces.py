@@ -31,7 +31,7 @@ class Pieces:
         """ValueError or zlib.error: the file is not what it was when it was looked at."""
         total = self.shape[axis]
         row_bytes = max(1, self._place.bytes // max(1, total))
-        step = max(rows, HELD_BYTES // row_bytes, 1)
+        step = rows * max(1, HELD_BYTES // (row_bytes * rows))  # no piece but the last is shorter
         for start in range(0, total, step):
             part = self._part(axis, start, min(total, start + step))
             for at in range(0, part.shape[axis], rows):
