@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from distdl.data.formats.arff import ArffTable
@@ -141,3 +142,49 @@ def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:
         found = table(tmp_path, text)
         list(found.batches(found.names))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("odd", "plain"),
+    [
+        ("", True),
+        (" +5 , 1.50e-3 , red ,  two words \n?,.5,?,?\n1,?, ? ,a%b", True),
+        ("-0,1,blue,?x", True),
+        ("1,2,'red',quoted", False),
+        ("{0 3, 2 red, 3 x}", False),
+        ("1,nan,red,x", False),
+        ("1,1e400,red,x", False),
+        ("1,0x10,red,x", False),
+        ("1,1_0,red,x", False),
+        ("1,2,green,x", False),
+        ("1,2,red", False),
+        ("1,,red,x", False),
+        ("1,2,red,x,5", False),
+        ("1\t2\tred\tx", False),
+    ],
+)
+def test_plain_rows_are_read_at_once_as_the_careful_way_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, plain: bool
+) -> None:
+    head = (
+        "@relation r\n@attribute a numeric\n@attribute b real\n@attribute c {red, blue}\n@attribute d string\n@data\n"
+    )
+    draw = np.random.default_rng(0).integers(0, 1 << 63, 400, np.uint64).view(np.float64)
+    rows = [f"{v!r},{v:.20g},{'red' if v < 0 else 'blue'},word" for v in draw[np.isfinite(draw)].tolist()]
+    (tmp_path / "t.arff").write_text(head + "\n".join([*rows[:100], *odd.splitlines(), "% a remark", "", *rows[100:]]))
+
+    def read() -> str:
+        try:
+            table = ArffTable(str(tmp_path / "t.arff"))
+            whole = pa.Table.from_batches(list(table.batches(["b", "a", "c", "d"])))
+        except InputError as error:
+            return str(error)
+        return repr([whole[name].to_pylist() for name in whole.column_names])
+
+    careful: list[int] = []
+    real = ArffTable._careful
+    monkeypatch.setattr(ArffTable, "_careful", lambda *given: careful.append(1) or real(*given))
+    at_once = read()
+    assert (not careful) == plain
+    monkeypatch.setattr(ArffTable, "_plain", lambda *given: None)
+    assert at_once == read()

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distdl.data.formats import ts as ts_source
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
-from distdl.data.series import lines
+from distdl.data.series import labelled, lines
+from distdl.data.series.lines import numbers, numbers_in
 from distdl.errors import InputError
 
 UNIVARIATE = """%# a comment
@@ -217,3 +219,50 @@ def test_classes_are_held_out_alike_and_a_validation_split_is_made(tmp_path: Pat
     assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 70, "test": 20, "validation": 10}
     test = Dataset(tmp_path / "d", "test").gather(np.arange(20))
     assert test["label"].sum() == 2 and manifest.info["split"]["by"] == "label"
+
+
+@pytest.mark.parametrize("kept", [1 << 20, 300])
+def test_a_small_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    monkeypatch.setattr(labelled, "KEPT_BYTES", kept)
+    rows = "".join(f"{i},{i + 0.5},{i * 2}:{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "t.ts").write_text(f"@timeStamps false\n@classLabel true a b\n@data\n{rows}")
+    read: list[str] = []
+    real = ts_source.numbers_in
+    monkeypatch.setattr(ts_source, "numbers_in", lambda text, where: read.append(where) or real(text, where))
+    options = {"path": tmp_path / "t.ts", "test_fraction": 0}
+    manifest = prepare_dataset("ts", tmp_path / "d", options)
+    assert len(read) == (20 if kept > 300 else 40)
+    values = Dataset(tmp_path / "d", "train").gather(range(20))["x"]
+    assert sorted(values[:, 0, 0].tolist()) == list(range(20)) and manifest.splits["train"].rows == 20
+
+
+def test_numbers_in_text_are_those_of_python_or_are_refused_alike() -> None:
+    """Read at once where they are plain, to the same bits; whatever else stands there goes the careful way."""
+    draw = np.random.default_rng(0).integers(0, 1 << 63, 4000, np.uint64).view(np.float64)
+    for form in ("{!r}", "{:.25g}", "{:+.3e}", " {:f} "):
+        text = ",".join(form.format(value) for value in draw[np.isfinite(draw)].tolist())
+        wanted = np.array([float(one) for one in text.split(",")])
+        assert numbers_in(text, "t").tobytes() == wanted.tobytes()
+    odd = [
+        "1,,2",
+        "1,2,",
+        "",
+        "1.2.3",
+        "1,2e",
+        "1 2,3",
+        "1-2",
+        "--1",
+        "0x10,1",
+        "1_0",
+        "1e400,2",
+        "?,nan,-0,+5,.5",
+        "1,e",
+    ]
+    for text in odd:
+        told = []
+        for way in (numbers_in, lambda text, where: numbers(text.split(","), where)):
+            try:
+                told.append(repr(way(text, "t")))
+            except InputError as error:
+                told.append(str(error))
+        assert told[0] == told[1], text

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from distdl.data.advice import Advice, Wish, table_advice
 from distdl.data.bad_rows import BadRows
@@ -25,6 +28,8 @@ from distdl.data.table.reader import Counted, Table
 from distdl.errors import InputError
 
 CHUNK_VALUES = 1 << 18
+NOT_PLAIN = ("'", '"', "{", "\\", "\t", "\r", "\0")
+"""Signs of quoted and of sparse rows, and of what CSV has a meaning of its own for."""
 TYPES = {"numeric": pa.float64(), "nominal": pa.string(), "string": pa.string(), "date": pa.timestamp("ms")}
 
 
@@ -70,8 +75,8 @@ class ArffTable:
         self.classes: dict[str, list[str]] = {}
         """None: nominal values come as text, in the one order of classes."""
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        return self._file.rows(self._left_out)
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        return ((n, line) for n, line in self._file.lines() if n not in self._left_out)
 
     def _bad_lines(self, bad: BadRows) -> Iterator[int]:
         """The lines that are no rows of these attributes; each is set aside."""
@@ -93,24 +98,42 @@ class ArffTable:
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen columns; None is missing. InputError names line and value of what is not of its type."""
         places = [self.names.index(name) for name in names]
-        chosen = [(i, self._file.attributes[i]) for i in places]
-        schema = pa.schema([self.schema.field(i) for i in places])
-        at_once = max(1, CHUNK_VALUES // len(self.names))
-        rows: list[list[str]] = []
-        lines: list[int] = []
+        lines, at_once = self._lines(), max(1, CHUNK_VALUES // len(self.names))
+        while some := list(islice(lines, at_once)):
+            yield self._plain(some, places) or self._careful(some, places)
 
-        def batch() -> pa.RecordBatch:
-            columns = [self._column([row[i] for row in rows], attribute, lines) for i, attribute in chosen]
-            return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema)
+    def _plain(self, lines: list[tuple[int, str]], places: list[int]) -> pa.RecordBatch | None:
+        """Some rows by Arrow's reader of CSV, to the same bits. None: something stands there that it reads otherwise, or
+        that is to be refused."""
+        text = "\n".join(line for _, line in lines)
+        attributes = [self._file.attributes[i] for i in places]
+        if any(sign in text for sign in NOT_PLAIN) or any(a.kind == "date" for a in attributes):
+            return None
+        every = [str(i) for i in range(len(self.names))]
+        kinds = {every[i]: pa.float64() if a.kind == "numeric" else pa.string() for i, a in zip(places, attributes)}
+        content = text.encode()
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(content),
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=len(content) + 1, column_names=every),
+                pyarrow.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+                pyarrow.csv.ConvertOptions(
+                    column_types=kinds, include_columns=list(kinds), null_values=["?"], strings_can_be_null=True
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+        found = [_as_declared(table[every[i]].combine_chunks(), a) for i, a in zip(places, attributes)]
+        if len(table) != len(lines) or any(column is None for column in found):
+            return None
+        return pa.record_batch(found, schema=pa.schema([self.schema.field(i) for i in places]))
 
-        for n, row in self._rows():
-            rows.append(row)
-            lines.append(n)
-            if len(rows) == at_once:
-                yield batch()
-                rows, lines = [], []
-        if rows:
-            yield batch()
+    def _careful(self, lines: list[tuple[int, str]], places: list[int]) -> pa.RecordBatch:
+        rows = [self._file.row(line, f"{self.path}:{n}") for n, line in lines]
+        numbers = [n for n, _ in lines]
+        fields = [self.schema.field(i) for i in places]
+        columns = [self._column([row[i] for row in rows], self._file.attributes[i], numbers) for i in places]
+        return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, fields)], schema=pa.schema(fields))
 
     def _column(self, values: list[str], attribute: Attribute, lines: list[int]) -> Any:
         if attribute.kind == "numeric":
@@ -131,7 +154,19 @@ class ArffTable:
 
     def places(self, rows: Sequence[int]) -> list[str]:
         """The same of several rows, in rising order."""
-        return self._counted.places(rows, lambda: (f"{self.path}:{n}" for n, _ in self._rows()), self.path)
+        return self._counted.places(rows, lambda: (f"{self.path}:{n}" for n, _ in self._lines()), self.path)
+
+
+def _as_declared(values: pa.Array, attribute: Attribute) -> pa.Array | None:
+    """None: a number is not finite, or a nominal value is none of those declared."""
+    if attribute.kind == "numeric":
+        return values if pc.all(pc.is_finite(values)).as_py() in (True, None) else None
+    trimmed = pc.utf8_trim_whitespace(values)
+    trimmed = pc.if_else(pc.equal(trimmed, "?"), pa.scalar(None, pa.string()), trimmed)
+    if attribute.kind == "string":
+        return trimmed
+    known = pc.is_in(trimmed, value_set=pa.array([*attribute.values, None], pa.string()))
+    return trimmed if pc.all(known).as_py() in (True, None) else None
 
 
 def _value(text: str, attribute: Attribute, where: str) -> Any:

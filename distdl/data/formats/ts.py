@@ -25,7 +25,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.raw import Prepared, open_raw
 from distdl.data.series.arff_series import of_arff
 from distdl.data.series.labelled import Series, SeriesFile, SeriesOptions, prepare_series
-from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
+from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, numbers_in, whole
 from distdl.data.series.pairs import find_pair
 from distdl.data.unpack import without_ending
 from distdl.errors import InputError, did_you_mean, nearest
@@ -157,7 +157,7 @@ def _as_promised(header: _Header, values: np.ndarray, first: int, where: str) ->
 
 def _dimensions(body: str, where: str) -> np.ndarray:
     """`1,2:3,4` -> (T, D)."""
-    return _stacked([numbers(part.split(","), where) for part in body.split(":")], where)
+    return _stacked([numbers_in(part, where) for part in body.split(":")], where)
 
 
 def _stacked(columns: list[np.ndarray], where: str) -> np.ndarray:
@@ -245,7 +245,7 @@ def _series_of_tsv(line: str, where: str, width: int) -> Series:
             where=where,
             fix="complete the line; unequal lengths are padded with NaN at the end",
         )
-    values = numbers(texts, where)
+    values = numbers(texts, where) if "," in line else numbers_in(",".join(texts), where)
     there = np.flatnonzero(~np.isnan(values))
     if not len(there):
         raise InputError("the series has no values", where=where, fix="remove the line")

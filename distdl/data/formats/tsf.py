@@ -25,7 +25,7 @@ from distdl.data.advice import Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.series.labelled import filled
-from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers, whole
+from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers_in, whole
 from distdl.data.series.windows import WindowOptions, check_windows, windows
 from distdl.data.split_rules import SPLITS
 from distdl.errors import InputError, did_you_mean
@@ -136,7 +136,7 @@ def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
             )
         for (name, kind), text in zip(header.attributes, parts):
             _check_attribute(name, kind, text.strip(), where)
-        values = numbers(parts[-1].split(","), where)
+        values = numbers_in(parts[-1], where)
         first = first or len(values)
         if header.flags.get("equallength") and len(values) != first:
             raise InputError(
