@@ -257,7 +257,7 @@ def _parts(files: Files, entries: _Entries, classes: list[str], splitter: Splitt
 
 def _shares(files: Files, numbers: np.ndarray, labels: np.ndarray, splitter: Splitter) -> list[str]:
     """The split of each of a part's files, by their number, class or innermost folder."""
-    files_of = {"label": labels, "folder": [str(PurePosixPath(files.names[n]).parent) for n in numbers.tolist()]}
+    files_of = {"label": labels, "folder": [files.names[n].rpartition("/")[0] or "." for n in numbers.tolist()]}
     splitter.look([files_of])
     return [IN_ORDER[which] for which in splitter.assign(files_of, 0).tolist()]
 
@@ -279,7 +279,7 @@ def _entries(
         numbers = [n for n in numbers if table[n]]
     if bad.rows:
         numbers = [n for n in numbers if files.called(n) not in bad]
-    folders = [PurePosixPath(files.names[n]).parts[:-1] for n in numbers]
+    folders = [tuple(files.names[n].split("/")[:-1]) for n in numbers]
     if table is None:
         alone = sum(not parts for parts in folders)
         left_out.update({"outside of the folders": alone} if alone else {})

@@ -164,7 +164,8 @@ def read_sound(file: str | Path | BinaryIO, name: str, hearing: Hearing) -> np.n
         raise InputError(
             f"{name} has {header.channels} channels, and none of the number {hearing.channel}", fix="channel=mean"
         )
-    one = start.mean(1) if hearing.channel == "mean" else start[:, int(hearing.channel)]
+    mean = hearing.channel == "mean" and header.channels > 1
+    one = start.mean(1) if mean else start[:, 0 if hearing.channel == "mean" else int(hearing.channel)]
     if up != down:
         from scipy.signal import resample_poly
 

@@ -232,6 +232,9 @@ def split_key(seed: int) -> int:
 
 
 def _share_by_rows(chunks: Iterable[Rows], fractions: Fractions, key: int) -> Iterator[tuple[str, Rows]]:
+    if not fractions.wanted:
+        yield from (("train", rows) for rows in chunks if len(next(iter(rows.values()))))
+        return
     row = 0
     waiting: list[tuple[Rows, np.ndarray]] = []  # the first rows and their hashes, until every split has one
     missing = {0, *fractions.wanted} if fractions.wanted else set()
@@ -255,7 +258,9 @@ def _share_by_rows(chunks: Iterable[Rows], fractions: Fractions, key: int) -> It
 def _split(rows: Rows, which: np.ndarray) -> Iterator[tuple[str, Rows]]:
     for number, split in enumerate(SPLITS):
         chosen = which == number
-        if chosen.any():
+        if chosen.all():
+            yield split, rows
+        elif chosen.any():
             yield split, {name: _select(values, chosen) for name, values in rows.items()}
 
 

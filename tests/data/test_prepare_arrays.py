@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from distdl.data.formats import _hdf5, _mat_pieces
+from distdl.data.formats import _hdf5, _mat5, _mat_pieces
 from distdl.data.formats.mat import MatFile, open_mat
 from distdl.data.manifest import Column, Manifest, read_manifest
 from distdl.data.prepare import parse_options, prepare_dataset, source_module
@@ -485,9 +485,14 @@ def test_sparse_logical_and_what_is_no_array(tmp_path: Path) -> None:
     refused("'z' is a MATLAB struct", tmp_path / "73.mat", train="z,y")
 
 
+@pytest.mark.parametrize("later_bytes", [1 << 16, 0])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_mat_file_that_contradicts_itself(tmp_path: Path, compressed: bool) -> None:
-    """It is told before SciPy, which trusts the file's sizes, reads it; the checksum of what is compressed counts, too."""
+def test_a_mat_file_that_contradicts_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool, later_bytes: int
+) -> None:
+    """It is told before SciPy, which trusts the file's sizes, reads it; the checksum of what is compressed counts, too, of
+    large numbers when they are read."""
+    monkeypatch.setattr(_mat5, "LATER_BYTES", later_bytes)
     path = tmp_path / "a.mat"
     flat = X.reshape(N, 6)[:40]
     scipy.io.savemat(path, {"x": flat, "y": NUMBERS[:40], "c": {"a": np.arange(3)}}, do_compression=compressed)

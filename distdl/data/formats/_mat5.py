@@ -18,6 +18,7 @@ import numpy as np
 
 HEADER_BYTES = 128
 PIECE_BYTES = 1 << 20
+TAG_BYTES = 8
 MATRIX, COMPRESSED = 14, 15
 ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
 """Of the types of numbers."""
@@ -25,6 +26,8 @@ TEXTS = (1, 2, 3, 4, 16, 17, 18)
 CELL, STRUCT, OBJECT, CHAR, SPARSE, FUNCTION, OPAQUE = 1, 2, 3, 4, 5, 16, 17
 NUMBERS = range(6, 16)
 MOST_LEVELS = 50
+LATER_BYTES = 1 << 16
+"""Of numbers in a compressed variable that are unpacked, and compared with its checksum, when they are read: once."""
 LONGEST_NAME = 1 << 20
 """Bytes of the names of a structure's fields, by which these are found."""
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -71,6 +74,10 @@ class Place:
         return math.prod(self.sizes) * np.dtype(self.stored).itemsize
 
 
+class _Later(Exception):
+    """What follows is looked at when it is read."""
+
+
 def check(file: BinaryIO) -> dict[str, Place]:
     """The arrays by their names, the fields of a structure by dotted paths. ValueError or zlib.error: the file is damaged,
     and where."""
@@ -94,10 +101,17 @@ def check(file: BinaryIO) -> dict[str, Place]:
                 unpacked = Unpacked(file, count)
                 _Elements(unpacked, order, Place(0, (), at, count), found).inner_matrix("")
                 unpacked.end()
+        except _Later:
+            pass
         except (ValueError, zlib.error) as error:
-            raise ValueError(f"the variable at byte {at} is damaged: {error}") from error
+            raise damaged(at, error) from error
         file.seek(at + 8 + count)
     return found
+
+
+def damaged(variable: int, error: Exception) -> ValueError:
+    """What is wrong with the variable there."""
+    return ValueError(f"the variable at byte {variable} is damaged: {error}")
 
 
 class _Plain:
@@ -184,8 +198,11 @@ class _Elements:
         else:
             self._body(kind, parts, count, path, bool(flags[0] >> 9 & 1))
         self._level -= 1
-        if self._read - begin != count:
-            raise ValueError(f"an array says that it has {count:,} bytes, and has {self._read - begin:,}")
+        self._refuse_unless(self._read - begin, count)
+
+    def _refuse_unless(self, found: int, promised: int) -> None:
+        if found != promised:
+            raise ValueError(f"an array says that it has {promised:,} bytes, and has {found:,}")
 
     def _body(self, kind: int, parts: int, count: int, path: str | None, logical: bool) -> None:
         sizes = self._ints(5)
@@ -197,12 +214,16 @@ class _Elements:
         if path:
             self._found[path] = replace(self._begin, kind=kind, sizes=sizes, logical=logical)
         if kind in NUMBERS:
-            stored, at, _ = self._skip_one(ITEM_BYTES, values)
+            stored, size, content = self._one(ITEM_BYTES, values)
+            if path and parts == 1:
+                at = self._begin.at + self._read - (4 if content is not None else 0)
+                self._found[path] = replace(self._found[path], at=at, stored=self._order + STORED[stored])
+            if parts == 1 and self._level == 1 and self._begin.packed_bytes and size >= LATER_BYTES:
+                self._refuse_unless(self._read + -(-size // 8) * 8 - TAG_BYTES, count)
+                raise _Later
+            self._pass_over(size, content)
             for _ in range(parts - 1):
                 self._skip_one(ITEM_BYTES, values)
-            if path and parts == 1:
-                number = self._order + STORED[stored]
-                self._found[path] = replace(self._found[path], at=self._begin.at + at, stored=number)
         elif kind == CHAR:
             self._skip_one(TEXTS)
         elif kind == SPARSE:
@@ -267,16 +288,22 @@ class _Elements:
             raise ValueError(f"a name has the type {kind} and {size:,} bytes")
         return self._take(-(-size // 8) * 8)[:size] if content is None else content
 
-    def _skip_one(self, kinds: dict[int, int] | tuple[int, ...], values: int | None = None) -> tuple[int, int, int]:
-        """Pass over an element of one of these types, of so many numbers; its type, where its content begins, its bytes."""
+    def _one(self, kinds: dict[int, int] | tuple[int, ...], values: int | None) -> tuple[int, int, bytes | None]:
+        """The tag of an element of one of these types, of so many numbers."""
         kind, size, content = self._tag()
         if kind not in kinds:
             raise ValueError(f"an element has the type {kind}")
         if values is not None and size != values * ITEM_BYTES[kind]:
             raise ValueError(f"{values:,} numbers have {size:,} bytes of the type {kind}")
-        at = self._read - 4
+        return kind, size, content
+
+    def _pass_over(self, size: int, content: bytes | None) -> None:
         if content is None:
-            at, padded = self._read, -(-size // 8) * 8
+            padded = -(-size // 8) * 8
             self._content.skip(padded)
             self._read += padded
-        return kind, at, size
+
+    def _skip_one(self, kinds: dict[int, int] | tuple[int, ...], values: int | None = None) -> None:
+        """Pass over an element of one of these types, of so many numbers."""
+        _, size, content = self._one(kinds, values)
+        self._pass_over(size, content)

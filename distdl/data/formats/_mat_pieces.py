@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import math
 import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from distdl.data.formats._mat5 import PIECE_BYTES, Place, Unpacked
+from distdl.data.formats._mat5 import PIECE_BYTES, TAG_BYTES, Place, Unpacked, damaged
 
 HELD_BYTES = 4 << 20
 """Of an array that are read at a time, at least: short runs are slow."""
-TAG_BYTES = 8
 
 
 class Pieces:
@@ -56,18 +56,25 @@ class Pieces:
         if not place.packed_bytes:
             return self._file, place.at
         if self._unpacked is None:
-            self._file.seek(place.variable + TAG_BYTES)
-            content, left = Unpacked(self._file, place.packed_bytes), place.bytes
-            content.skip(place.at)
-            unpacked = tempfile.SpooledTemporaryFile(HELD_BYTES)  # noqa: SIM115 - it lives as long as the array
-            while left:
-                some = content.take(min(left, PIECE_BYTES))
-                if not some:
-                    raise ValueError("it ends early")
-                unpacked.write(some)
-                left -= len(some)
-            self._unpacked = unpacked
+            try:
+                self._unpacked = self._unpack()
+            except (ValueError, zlib.error) as error:
+                raise damaged(place.variable, error) from error
         return self._unpacked, 0
+
+    def _unpack(self) -> Any:
+        """The numbers of a compressed variable, which is compared with its checksum."""
+        self._file.seek(self._place.variable + TAG_BYTES)
+        content, left = Unpacked(self._file, self._place.packed_bytes), self._place.bytes
+        content.skip(self._place.at)
+        unpacked = tempfile.SpooledTemporaryFile(HELD_BYTES)  # noqa: SIM115 - it lives as long as the array
+        while left:
+            if not (some := content.take(min(left, PIECE_BYTES))):
+                raise ValueError("it ends early")
+            unpacked.write(some)
+            left -= len(some)
+        content.end()
+        return unpacked
 
 
 def _fill(source: Any, buffer: memoryview) -> None:

@@ -106,7 +106,7 @@ class MatFile:
         if first not in self._have:
             return None
         if (place := self._places.get(name)) and place.stored:
-            return _Named(self.path, name, Pieces(self._file, place))
+            return _Named(self.path, Pieces(self._file, place))
         value = self._load(first)
         for field in below:
             if not isinstance(value, np.ndarray) or not value.dtype.names or field not in value.dtype.names:
@@ -160,15 +160,15 @@ class _Named:
 
     names: list[str] = []
 
-    def __init__(self, path: str, name: str, pieces: Pieces) -> None:
-        self._path, self._name, self._pieces = path, name, pieces
+    def __init__(self, path: str, pieces: Pieces) -> None:
+        self._path, self._pieces = path, pieces
         self.shape, self.dtype = pieces.shape, pieces.dtype
 
     def blocks(self, axis: int, rows: int) -> Iterator[np.ndarray]:
         try:
             yield from self._pieces.blocks(axis, rows)
         except (OSError, ValueError, zlib.error) as error:
-            raise _bad(self._path, f"'{self._name}': {error}") from error
+            raise _bad(self._path, error) from error
 
 
 class _Held:

@@ -30,6 +30,8 @@ MOST_FEATURES = 1 << 16
 MOST_CLASSES = 10_000
 CHUNK_ROWS, CHUNK_BYTES = 4096, 8 << 20
 BLOCK_BYTES = 1 << 20
+FIRST_WORD = re.compile(rb"^[^\S\n]*(\S+)", re.MULTILINE)
+"""Of each line that has any."""
 MOST_DIGITS = 18
 """Of the number of a feature."""
 
@@ -217,7 +219,7 @@ class _File:
         for block in self._blocks():
             if b"#" in block:
                 block = b"\n".join(map(_content, block.split(b"\n")))
-            yield _features(block), {words[0] for line in block.split(b"\n") if (words := line.split(None, 1))}
+            yield _features(block), set(FIRST_WORD.findall(block))
 
     def parsed(self, width: int, zero_based: bool) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
         """(features, labels, queries) of a block: a sparse matrix, float64, int64. InputError names a line that is none."""

@@ -105,8 +105,8 @@ def prepare_series(
     if options.pad == "front" and options.layout == "recording":
         what = "pad=front with layout=recording, whose `frames` are counted from the first time point on"
         raise InputError(what, fix="pad=end, or layout=image")
-    train, test = (_without(_remembered(file), bad) if file else None for file in (train, test))
-    assert train is not None
+    train = _without(_remembered(train), bad)
+    test = _without(_remembered(test), bad) if test else None
     facts = _scan(train, options, None, bad)
     of_test = _scan(test, options, facts.dimensions, bad, train.declared or tuple(facts.found)) if test else _Facts()
     bad.check(facts.series + of_test.series)
