@@ -185,9 +185,9 @@ def read_picture(file: str | Path | BinaryIO, name: str, look: Look, frame: int 
 
     with _opened(file, name) as picture:
         picture.seek(frame)
-        flat = _on_background(_of_8_bits(picture, name, look), look.background).convert(
-            "L" if look.channels == 1 else "RGB"
-        )
+        flat = _on_background(_of_8_bits(picture, name, look), look.background)
+        if flat.mode != (mode := "L" if look.channels == 1 else "RGB"):  # it would copy one that is so already
+            flat = flat.convert(mode)
         if look.size:
             across = (look.size[1], look.size[0])
             if look.fit == "crop":
@@ -197,8 +197,12 @@ def read_picture(file: str | Path | BinaryIO, name: str, look: Look, frame: int 
                 flat = ImageOps.pad(flat, across, Image.Resampling.BILINEAR, color=around)
             else:
                 flat = flat.resize(across, Image.Resampling.BILINEAR)
-        pixels = np.array(flat)
-    return pixels[None] if look.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if look.channels == 1:
+            return np.array(flat)[None]
+        lines = np.frombuffer(
+            flat.tobytes("raw", "RGB;L"), np.uint8
+        )  # of each line the red values, then the green ones
+    return lines.reshape(flat.height, 3, flat.width).transpose(1, 0, 2).copy()
 
 
 def read_values(file: str | Path | BinaryIO, name: str, frame: int = 0) -> np.ndarray:
@@ -277,7 +281,7 @@ def _of_8_bits(picture: Any, name: str, look: Look) -> Any:
             what = f"{name} has colours of 16 bits, of which Pillow reads the upper eight"
             raise InputError(what, fix="save it scaled to 8 bits, or leave out range=")
         _refuse_signed(picture, name)
-        return ImageOps.exif_transpose(picture)
+        return _upright(picture)
     known, dark_is_high = _own_range(picture, bits), _tag(picture, 262) == 0
     unsigned = _tag(picture, 339) in (None, 1)
     hidden = picture.info.get("transparency")
@@ -298,6 +302,14 @@ def _of_8_bits(picture: Any, name: str, look: Look) -> Any:
     if isinstance(hidden, int):
         grey.putalpha(Image.fromarray(np.where(numbers == hidden, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _upright(picture: Any) -> Any:
+    """The picture itself where nothing is to be turned, of which Pillow would make a copy."""
+    from PIL import ImageOps
+
+    picture.load()  # a TIFF is turned as it is decoded, and says so no more
+    return ImageOps.exif_transpose(picture) if picture.getexif().get(0x0112, 1) in range(2, 9) else picture
 
 
 def _levels(numbers: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from distdl.data.formats import ts as ts_source
 from distdl.data.manifest import Manifest
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
-from distdl.data.series import labelled, lines
+from distdl.data.series import lines
 from distdl.data.series.lines import numbers, numbers_in
 from distdl.errors import InputError
 
@@ -223,7 +223,7 @@ def test_classes_are_held_out_alike_and_a_validation_split_is_made(tmp_path: Pat
 
 @pytest.mark.parametrize("kept", [1 << 20, 300])
 def test_a_small_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr(labelled, "KEPT_BYTES", kept)
+    monkeypatch.setattr(lines, "KEPT_BYTES", kept)
     rows = "".join(f"{i},{i + 0.5},{i * 2}:{'ab'[i % 2]}\n" for i in range(20))
     (tmp_path / "t.ts").write_text(f"@timeStamps false\n@classLabel true a b\n@data\n{rows}")
     read: list[str] = []

@@ -14,9 +14,10 @@ Each series is cut in two by itself: its last `test_values` values are the split
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from distdl.data.advice import Advice, Wish
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
 from distdl.data.series.labelled import filled
-from distdl.data.series.lines import COMMENT, flag, lines_of, number, numbers_in, whole
+from distdl.data.series.lines import COMMENT, Kept, flag, lines_of, number, numbers_in, whole
 from distdl.data.series.windows import WindowOptions, check_windows, windows
 from distdl.data.split_rules import SPLITS
 from distdl.errors import InputError, did_you_mean
@@ -75,12 +76,14 @@ def prepare(options: Options) -> Prepared:
         "normalise": options.normalise,
         "missing": options.missing,
     }
-    told = _scan(header, options)
+    told = _Told()
+    series = Kept(partial(_series, header, told), lambda one: one[1].nbytes)
+    _scan(header, options, told, series())
     info: dict[str, Any] = {"frequency": header.frequency, "horizon": header.horizon, "series": told.series}
     if notes := _notes(header, told, options):
         info["notes"] = notes
     columns = {"x": Column("float32", (options.steps + 1, 1))}
-    return Prepared(columns, _chunks(header, options), info, {"x": record})
+    return Prepared(columns, _chunks(header, options, series), info, {"x": record})
 
 
 class _Header:
@@ -178,10 +181,9 @@ def _check_attribute(name: str, kind: str, text: str, where: str) -> None:
         ) from None
 
 
-def _scan(header: _Header, options: Options) -> _Told:
+def _scan(header: _Header, options: Options, told: _Told, every: Iterator[tuple[str, np.ndarray]]) -> None:
     """A pass over all series, by which what does not fit is refused before anything is written."""
-    told = _Told()
-    for where, values in _series(header, told):
+    for where, values in every:
         told.test_values = _test_values(values, header, options)
         parts = _parts(where, values, told.test_values, options)
         told.short += parts is None
@@ -192,7 +194,6 @@ def _scan(header: _Header, options: Options) -> _Told:
             fix=f"fewer steps; a window asks for {options.steps + 1 - options.lookback} values of the test part, which has "
             f"{told.test_values} in the last series: more lookback, or other test_values",
         )
-    return told
 
 
 def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
@@ -205,9 +206,11 @@ def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
     return notes
 
 
-def _chunks(header: _Header, options: Options) -> Iterator[tuple[str, Rows]]:
+def _chunks(
+    header: _Header, options: Options, series: Callable[[], Iterator[tuple[str, np.ndarray]]]
+) -> Iterator[tuple[str, Rows]]:
     pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for where, values in _series(header, _Told()):
+    for where, values in series():
         parts = _parts(where, values, _test_values(values, header, options), options)
         for split, part in (parts or {}).items():
             rows = windows(part, options)

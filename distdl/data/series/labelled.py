@@ -19,14 +19,12 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order, same_numbers
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows
-from distdl.data.series.lines import number
+from distdl.data.series.lines import Kept, number
 from distdl.data.splits import SplitOptions, Splitter
 from distdl.errors import InputError
 
 CHUNK_BYTES = 8 << 20
 CHUNK_ROWS = 1024
-KEPT_BYTES = 32 << 20
-"""Of the values of a file's series, which then are read once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +103,7 @@ def prepare_series(
     if options.pad == "front" and options.layout == "recording":
         what = "pad=front with layout=recording, whose `frames` are counted from the first time point on"
         raise InputError(what, fix="pad=end, or layout=image")
-    train = _without(_remembered(train), bad)
-    test = _without(_remembered(test), bad) if test else None
+    train, test = _without(train, bad), _without(test, bad) if test else None
     facts = _scan(train, options, None, bad)
     of_test = _scan(test, options, facts.dimensions, bad, train.declared or tuple(facts.found)) if test else _Facts()
     bad.check(facts.series + of_test.series)
@@ -158,33 +155,10 @@ def prepare_series(
     return Prepared(columns, chunks(), info, preparation, bad=bad)
 
 
-def _remembered(file: SeriesFile) -> SeriesFile:
-    """A file whose series are kept as they are read, where they are few: reading numbers from text is most of the work."""
-    kept: list[Series] = []
-    whole = False
-
-    def read() -> Iterator[Series]:
-        nonlocal whole
-        if whole:
-            yield from kept
-            return
-        kept.clear()
-        size = 0
-        for series in file.read():
-            size += series.values.nbytes
-            if size <= KEPT_BYTES:
-                kept.append(series)
-            yield series
-        whole = size <= KEPT_BYTES
-        if not whole:
-            kept.clear()
-
-    return replace(file, read=read)
-
-
 def _without(file: SeriesFile, bad: BadRows) -> SeriesFile:
     """A file without the series that were set aside."""
-    return replace(file, read=lambda: (series for series in file.read() if series.where not in bad))
+    read = Kept(file.read, lambda series: series.values.nbytes)
+    return replace(file, read=lambda: (series for series in read() if series.where not in bad))
 
 
 def _scan(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from distdl.data.raw import open_raw
 from distdl.errors import InputError
 
+T = TypeVar("T")
+KEPT_BYTES = 32 << 20
+"""Of the values of a file's series, which then are read once."""
 MISSING = ("?", "nan")
 LARGEST_LINE = 1 << 28
 """Characters of one line, which is held in memory."""
@@ -33,6 +37,30 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
                     yield n, stripped
         except UnicodeDecodeError as error:
             raise InputError(f"the text is not UTF-8: {error}", where=f"{path}:{n + 1}", fix="convert it") from error
+
+
+class Kept(Generic[T]):
+    """What `read` gives, which is kept as it is read first where it is little (`size`: bytes of an item): reading numbers
+    from text is most of the work."""
+
+    def __init__(self, read: Callable[[], Iterator[T]], size: Callable[[T], int]) -> None:
+        self._read, self._size = read, size
+        self._items: list[T] = []
+        self._whole = False
+
+    def __call__(self) -> Iterator[T]:
+        if self._whole:
+            yield from self._items
+            return
+        self._items, total = [], 0
+        for item in self._read():
+            total += self._size(item)
+            if total <= KEPT_BYTES:
+                self._items.append(item)
+            yield item
+        self._whole = total <= KEPT_BYTES
+        if not self._whole:
+            self._items = []
 
 
 def flag(key: str, rest: list[str], where: str) -> bool:
