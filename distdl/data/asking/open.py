@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from distdl.columns import Column
-from distdl.data.asking.data_sets import is_data_set, of_data_set
+from distdl.data.asking.data_sets import is_data_set, of_data_set, refuse_other_preparation
 from distdl.data.asking.files import of_files, reads_files
 from distdl.data.asking.question import Asking, Bad
 from distdl.data.asking.series import of_one_scale, of_series
@@ -104,6 +104,7 @@ def questions(ways: Ways, path: str, how: How) -> Asking:
     """The rows of a file, a folder or a data set. InputError: this model cannot be asked about such a thing."""
     if is_data_set(path):
         columns = {**ways.columns, **ways.asked} if how.answers else ways.asked
+        refuse_other_preparation(ways.record, path, list(columns))
         return of_data_set(path, how.split, columns, how.keep)
     if ways.of_tables:
         return _of_table(ways, path, how)
