@@ -111,3 +111,25 @@ def test_what_is_refused(tmp_path: Path) -> None:
         file.write(RNG.bytes(9000))
     (tmp_path / "c.gz").write_bytes((tmp_path / "c.gz").read_bytes()[:5000])
     refused(fine, "c.gz is a damaged gzip file", path=tmp_path / "c.gz")
+
+
+@pytest.mark.parametrize("ways", [{}, {"split_group": "qid"}])
+def test_features_and_targets_on_one_scale(tmp_path: Path, ways: dict[str, str]) -> None:
+    x, y = X[:400] * np.logspace(-3, 5, 9), 1e5 + 300 * X[:400].sum(1)
+    dump_svmlight_file(x, y, str(tmp_path / "a"), zero_based=False, query_id=np.arange(400) // 8)
+    options = {"path": tmp_path / "a", "target": True, "scale": "standard", "test_fraction": 0.2, **ways}
+    manifest = prepare_dataset("svmlight", tmp_path / "d", options)
+    train, test = rows(tmp_path / "d"), rows(tmp_path / "d", "test")
+    np.testing.assert_allclose([train["x"].mean(0), train["x"].std(0)], [[0] * 9, [1] * 9], atol=1e-5)
+    assert abs(train["y"].mean()) < 1e-5 and abs(train["y"].std() - 1) < 1e-5
+    assert abs(test["x"].mean(0)).max() > 0.01  # nothing is fitted to them
+    record = manifest.preparation
+    assert record["y"]["kind"] == "number" and record["x"]["kind"] == "scaled"
+    back = {name: np.concatenate([train[name], test[name]]) for name in ("x", "y")}
+    for name, raw in (("x", x), ("y", y)):
+        scale = record[name]["scale"]
+        found = np.sort(back[name] * np.array(scale["divide"]) + scale["shift"], axis=0)
+        np.testing.assert_allclose(found, np.sort(raw, axis=0), rtol=1e-4, atol=1e-4 * raw.std(0).max())
+    with pytest.raises(InputError, match="has the value nan"):
+        (tmp_path / "b").write_text("1 1:2\n0 1:nan\n1 1:3\n")
+        prepare_dataset("svmlight", tmp_path / "e", {"path": tmp_path / "b", "scale": "standard", "test_fraction": 0})

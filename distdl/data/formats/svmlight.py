@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from distdl.data.advice import LOOKED_AT, SURE, Advice, Wish, answer_of, first_lines
 from distdl.data.bad_rows import BadRows
 from distdl.data.classes import in_order
+from distdl.data.formats._scaled import Scales, on_scale, scales_of
 from distdl.data.inputs import check_not_the_same
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Rows, open_raw, read_blocks
@@ -50,6 +51,8 @@ class Options(SplitOptions):
     """Whether the first feature has the number 0; without it: where any of the files has a feature 0."""
     test_path: str = ""
     """A file of the same kind that becomes the split `test`; then nothing is held out of `path`."""
+    scale: Literal["none", "standard"] = "none"
+    """standard: every feature, and with `target` the target, to mean 0 and deviation 1 of the training rows."""
 
 
 def prepare(options: Options) -> Prepared:
@@ -80,17 +83,25 @@ def prepare(options: Options) -> Prepared:
         {"qid": Column("int64")} if files[0].queries else {}
     )
 
+    scales: Scales = {}
+
     def rows_of(file: Any) -> Iterator[Rows]:
-        return numbered(_rows(file, width, zero_based, classes))
+        return numbered(on_scale(_rows(file, width, zero_based, classes), scales))
 
     tested, place_of = len(files) > 1, files[0].place
     splitter = Splitter(options, names=tuple(columns), label="label", where=options.path, place=place_of, tested=tested)
+    if options.scale == "standard":
+        scales.update(scales_of(splitter.parts(lambda: rows_of(files[0]))))
     chunks = splitter.parts(lambda: rows_of(files[0]), (lambda: rows_of(files[1])) if tested else None)
 
     def place(split: str, column: str, row: int) -> str:
         return files[-1 if split == "test" else 0].place(row)
 
-    record = {"label": {"kind": "class", "version": 1, "classes": classes}} if classes else {}
+    record: dict[str, Any] = {"label": {"kind": "class", "version": 1, "classes": classes}} if classes else {}
+    for name, (shift, divide) in scales.items():
+        scale = {"method": "standard", "shift": shift.tolist(), "divide": divide.tolist()}
+        kind = {"kind": "scaled"} if name == "x" else {"kind": "number", "name": "target", "center": float(shift)}
+        record[name] = {**kind, "version": 1, "scale": scale}
     columns = {name: column for name, column in columns.items() if name not in splitter.apart}
     info: dict[str, Any] = {"zero_based": zero_based, "split": splitter.record()} | (
         {"classes": classes} if classes else {}
@@ -362,8 +373,8 @@ def advise(path: str, wish: Wish) -> Advice:
     answer = answer_of(dict(labels))
     if not answer.key:
         raise InputError(f"what stands first in the lines of {path} is {answer.words}: nothing to predict")
-    options: dict[str, Any] = {"path": path}
-    because = {}
+    options: dict[str, Any] = {"path": path, "scale": "standard"}
+    because = {"scale": "a network learns from numbers of one size"}
     if answer.key == "target":
         options["target"], because["target"] = True, f"what stands first in a line is {answer.words}"
     if Path(f"{path}.t").is_file():
