@@ -34,7 +34,7 @@ from distdl.data.unpack import open_unpacked
 from distdl.errors import InputError
 
 BLOCK_BYTES = 4 << 20
-BEGIN_BYTES = 16 << 20
+BEGIN_BYTES = 8 << 20
 """Of a file, from which its fields are taken where its other lines are compared with them as they are read."""
 ENDINGS = tuple(ending + packed for ending in (".jsonl", ".ndjson", ".json") for packed in ("", *PACKED))
 R = TypeVar("R")
