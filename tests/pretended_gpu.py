@@ -175,7 +175,7 @@ class PretendedGPU(TorchFunctionMode):
         args, wanted = _elsewhere(name, args, kwargs)
         given = list(tensors([*args, kwargs]))
         there = [on_gpu(tensor) for tensor in given]
-        self._judge(name, args, given, there, wanted)
+        self._judge(name, args, given, there, wanted, bool(kwargs.get("non_blocking")))
         return self._placed(func, name, args, kwargs, there, wanted)
 
     @staticmethod
@@ -205,7 +205,9 @@ class PretendedGPU(TorchFunctionMode):
         finally:
             super().__exit__(None, None, None)
 
-    def _judge(self, name: str, args: Any, given: list[Tensor], there: list[Any], wanted: Any) -> None:
+    def _judge(
+        self, name: str, args: Any, given: list[Tensor], there: list[Any], wanted: Any, waits_for_nothing: bool
+    ) -> None:
         if True not in there:
             if name == "__getitem__" and any(on_gpu(i) for i in tensors(args[1:])):
                 self.wrong[f"a CPU tensor is indexed by one on the GPU in {place()}"] += 1
@@ -215,7 +217,8 @@ class PretendedGPU(TorchFunctionMode):
         masks = name == "__getitem__" and any(t.dtype in (torch.bool, torch.uint8) for t in tensors(args[1:]))
         if name == "repeat_interleave" and not isinstance(args[1], Tensor):
             return  # so many times each: the size is known
-        if name in READS or masks or (name == "to" and wanted == CPU):
+        to_host = (name == "to" and wanted == CPU) or (name == "copy_" and there[:2] == [False, True])
+        if name in READS or masks or (to_host and not waits_for_nothing):
             self.reads[place()] += 1
         if name not in TAKES_OTHERS and wanted is None:
             for tensor, gpu in zip(given, there):

@@ -58,18 +58,34 @@ def save(
 
 class Copies:
     """Host memory for a rank's part of a checkpoint. It is kept from one to the next: writing to pages that are there is
-    three times as fast as asking for new ones, and a GPU copies to pinned ones at the speed of its bus."""
+    three times as fast as asking for new ones, and a GPU copies to pinned ones at the speed of its bus.
+
+    The host waits for no copy from a GPU while they are queued. They are on the stream that training goes on by, and not on
+    one of their own: so the next step changes no weight before its copy is over, and what a weight was gathered into is
+    given to the next one then, too, where a second stream would hold the whole model once more.
+    """
 
     def __init__(self, pinned: bool = False) -> None:
         self._pinned, self._kept = pinned, dict[str, Tensor]()
 
     def of(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy, contiguous; it is valid until the next one of this name."""
+        """A copy, contiguous, valid until the next one of this name; that from a GPU is whole when `arrived` says so."""
         kept = self._kept.get(name)
         if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
             kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._pinned)
             self._kept[name] = kept
-        return kept.copy_(tensor.detach())
+        return kept.copy_(tensor.detach(), non_blocking=self._pinned)
+
+    def arrived(self, groups: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """These, once every copy that was asked for is whole: who takes the first one waits, once, for all of them."""
+        event = torch.cuda.current_stream().record_event() if self._pinned else None
+
+        def whole_groups() -> Iterator[dict[str, Tensor]]:
+            if event is not None:
+                event.synchronize()
+            yield from groups
+
+        return whole_groups()
 
 
 class Saving:
@@ -118,7 +134,7 @@ class Saving:
                 self._part.write(group)
             groups = iter(())
         else:
-            groups = iter(list(groups))
+            groups = copies.arrived(list(groups))
         self._thread = Thread(target=self._write, args=(groups,), name="checkpoint", daemon=True)
         self._thread.start()
 
