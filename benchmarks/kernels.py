@@ -147,16 +147,25 @@ def batch_norm() -> dict[str, tuple[Callable[[], object], Tensor]]:
     }
 
 
+def both(losses: Callable[..., Tensor], *given: Tensor) -> None:
+    losses(*given).sum().backward()
+
+
 def ctc() -> dict[str, tuple[Callable[[], object], Tensor]]:
     from distdl.nn import ctc as module
 
     found: dict[str, tuple[Callable[[], object], Tensor]] = {}
     for frames in FRAMES:
         log_y = torch.randn(8, frames, 30).log_softmax(-1)
-        given = log_y, torch.full((8,), frames), torch.randint(0, 29, (8, 12)), torch.full((8,), 12)
+        given = torch.full((8,), frames), torch.randint(0, 29, (8, 12)), torch.full((8,), 12)
         as_gpus_do = getattr(module, "by_kernel", module.ctc)
-        found[f"CTC of {frames} frames, deterministic"] = functools.partial(module.ctc, *given), log_y
-        found[f"CTC of {frames} frames, on GPUs"] = functools.partial(as_gpus_do, *given), log_y
+        learns = log_y.clone().requires_grad_()
+        found[f"CTC of {frames} frames, deterministic"] = functools.partial(module.ctc, log_y, *given), log_y
+        found[f"CTC of {frames} frames, deterministic, and its backward pass"] = (
+            functools.partial(both, module.ctc, learns, *given),
+            log_y,
+        )
+        found[f"CTC of {frames} frames, on GPUs"] = functools.partial(as_gpus_do, log_y, *given), log_y
     return found
 
 

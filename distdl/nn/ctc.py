@@ -7,6 +7,7 @@ blanks; the probability of a string is the sum over all paths that become it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,25 +31,71 @@ def ctc(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
     `length` (B,) of `label` (B, L). Infinite where the frames are too few for the string, which the guard stops at."""
     if log_y.is_cuda and not torch.are_deterministic_algorithms_enabled():
         return by_kernel(log_y, frames, label, length)
-    B, T, K = log_y.shape
-    z = label.new_full((B, 2 * label.shape[1] + 1), K - 1)  # (B, S) blanks,
-    z[:, 1::2] = label  # with the labels between them
-    emit = log_y.gather(2, z[:, None].expand(B, T, -1))  # (B, T, S)
-    same = F.pad(z[:, 2:] == z[:, :-2], (2, 0), value=True)  # (B, S): blanks, and labels that only a blank can part
-    s = torch.arange(z.shape[1], device=z.device)
-    alpha = emit[:, 0].masked_fill(s > 1, NEVER)  # (B, S): a path begins with the blank or the first label
+    losses: Tensor = _ByTrellis.apply(log_y, frames, label, length)
+    return losses
+
+
+class _ByTrellis(torch.autograd.Function):
+    """The paths' sums and, where they are asked for, the losses' gradients, which are the paths' shares: four kernels a
+    frame in all. The sums from the end are those of the string and the frames turned around, in the same recursion."""
+
+    @staticmethod
+    def forward(ctx: Any, log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
+        B, T, K = log_y.shape
+        z = label.new_full((B, 2 * label.shape[1] + 1), K - 1, dtype=torch.long)  # (B, S) blanks,
+        z[:, 1::2] = label  # with the labels between them
+        S = z.shape[1]
+        # In fp64, as sums of hundreds of logarithms are subtracted from each other: of a small array, once a frame.
+        emit = log_y.double().gather(2, z[:, None].expand(B, T, S))  # (B, T, S)
+        end = 2 * length.long()[:, None]  # a path ends with the last label or the blank behind it
+        t, s = torch.arange(T, device=z.device), torch.arange(S, device=z.device)
+        turned = (frames.long()[:, None] - 1 - t).clamp(min=0), (end - s).clamp(min=0)  # (B, T), (B, S)
+        wanted = ctx.needs_input_grad[0]
+        if wanted:
+            sums = _sums(torch.cat([emit, _turn(emit, *turned)]), torch.cat([z, z.gather(1, turned[1])]))
+        else:
+            sums = _sums(emit, z)
+        last = sums[:B].gather(1, turned[0][:, :1, None].expand(B, 1, S))[:, 0]
+        log_p = last.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
+        never = log_p < NEVER / 2
+        if wanted:
+            shares = (sums[:B] + _turn(sums[B:], *turned) - emit - log_p[:, None, None]).exp()
+            counts = (t < frames[:, None])[:, :, None] & (s <= end)[:, None] & ~never[:, None, None]
+            of_state = (z[:, :, None] == torch.arange(K, device=z.device)).double()  # (B, S, K)
+            ctx.save_for_backward((-shares.masked_fill(~counts, 0) @ of_state).to(log_y.dtype))
+        return -log_p.masked_fill(never, -math.inf).to(torch.promote_types(log_y.dtype, torch.float32))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *of_losses: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return of_losses[0][:, None, None] * gradient, None, None, None
+
+
+def _sums(emit: Tensor, z: Tensor) -> Tensor:
+    """ln of the sums over all beginnings of a path, (B, T, S): those that are in state s of z at frame t."""
+    B, T, S = emit.shape
+    emit = emit.transpose(0, 1).contiguous()  # (T, B, S)
+    # (B, S): no way leads over a label from blank to blank, nor over the blank between two labels that are the same
+    skip = F.pad(z[:, 2:] == z[:, :-2], (2, 0), value=True).double() * NEVER
+    sums = emit.new_full((T, B, S + 2), NEVER)  # with two states before the first, where no path is
+    sums[0, :, 2:4] = emit[0, :, :2]  # a path begins with the blank or the first label
     for t in range(1, T):
-        one = F.pad(alpha[:, :-1], (1, 0), value=NEVER)
-        two = F.pad(alpha[:, :-2], (2, 0), value=NEVER).masked_fill(same, NEVER)
-        after = emit[:, t] + torch.stack([alpha, one, two]).logsumexp(0)
-        alpha = torch.where((t < frames)[:, None], after, alpha)
-    end = 2 * length[:, None]  # a path ends with the last label or the blank behind it
-    losses = -alpha.masked_fill((s != end) & (s != end - 1), NEVER).logsumexp(1)
-    return losses.masked_fill(losses > -NEVER / 2, math.inf)
+        before = sums[t - 1]
+        stay_or_one = torch.logaddexp(before[:, 2:], before[:, 1:-1])
+        any_way = torch.logaddexp(stay_or_one, before[:, :-2] + skip)
+        torch.add(any_way, emit[t], out=sums[t, :, 2:])
+    return sums[:, :, 2:].transpose(0, 1)
+
+
+def _turn(values: Tensor, frame: Tensor, state: Tensor) -> Tensor:
+    """Values (B, T, S) of frames (B, T) and states (B, S)."""
+    values = values.gather(1, frame[:, :, None].expand(values.shape))
+    return values.gather(2, state[:, None].expand(values.shape))
 
 
 def by_kernel(log_y: Tensor, frames: Tensor, label: Tensor, length: Tensor) -> Tensor:
-    """The same by torch's own kernel: a launch and not eight for every frame. On GPUs its sums are not deterministic."""
+    """The same by torch's own kernel: two launches, whatever the frames. On GPUs its sums are not deterministic."""
     log_y = log_y.transpose(0, 1).float()
     return F.ctc_loss(log_y, label.long(), frames, length, blank=log_y.shape[-1] - 1, reduction="none")
 
