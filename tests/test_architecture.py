@@ -46,7 +46,10 @@ PLACE = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
     "pyarrow": ("data",),
     "datasets": ("data.table.hf_table",),
-    "deepspeed": ("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
+    "deepspeed": (
+        *("engine.deepspeed", "engine.deepspeed_import", "engine.nvme", "engine.pipeline", "engine.zero"),
+        "engine.zero_step",
+    ),
     "mlflow": ("track", "export.mlflow", "export.mlflow_registry", "export.mlflow_served"),
     # Places workers; sends jobs; places replicas; Tune's classes are what a trial is made of.
     "ray": (

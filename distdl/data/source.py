@@ -70,7 +70,8 @@ class BatchSource:
     ):
         self.labels = labels
         self.pin = False
-        """Whether batches lie in memory that GPUs copy from by themselves: the threads put them there."""
+        """Whether batches lie in memory that GPUs copy from by themselves: the threads put them there, each group anew.
+        torch keeps an event for every stream that copied from such memory, and gives it away again when those are over."""
         self.dataset, self.seed, self.shuffle, self.last_batch = dataset, seed, shuffle, last_batch
         self.global_batch, self.micro_batch, self.accumulate = global_batch, micro_batch, accumulate
         self.rank, self.world, self.threads = rank, world, threads

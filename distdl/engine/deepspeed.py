@@ -9,6 +9,7 @@ What DeepSpeed 0.19 makes necessary here:
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distdl.engine import zero_step
 from distdl.engine.base import Engine, Held
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
@@ -107,8 +109,17 @@ class DeepSpeedEngine(Engine):
         """A player in a DeepSpeed engine of its own."""
         with experts_announced(net, self.groups):
             engine = self._initialize(net, ModelParallelUnit(self.groups) if self.plan.mesh.tensor > 1 else None)
+        if self.zero in (1, 2) and zero_step.suits(engine.optimizer):
+            asked = self._guard or self.config.train.clip_norm
+            zero_step.ZeroStep(engine.optimizer, self._finite if asked else None)
         add_penalties(self.config, net, self.plan.accumulate, lambda: loss_scale(engine))
         return engine
+
+    def _finite(self, norm: Tensor) -> bool:
+        """Reads the gradient's norm, which is the same on every rank, and what losses wait to be read with it: where one of
+        them is not finite, the run is stopped after the step, which the others take, too."""
+        self._sound(norm)
+        return self._read_norm is not None and math.isfinite(self._read_norm)
 
     def _initialize(self, net: nn.Module, mpu: ModelParallelUnit | None) -> Any:
         import deepspeed

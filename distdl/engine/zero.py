@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,7 @@ def step_left_out(engine: Any, zero: int) -> Iterator[None]:
             "check_grad_overflow": True,
             "check_overflow": dropped,
             "_update_scale": lambda *args, **kwargs: None,
+            "step": functools.partial(type(optimizer).step, optimizer),  # its own, which looks for an overflow
         }
         instead |= {"_overflow_check_and_loss_scale_update": dropped} if zero == 3 else {}
     own = {name: vars(optimizer)[name] for name in instead if name in vars(optimizer)}

@@ -115,26 +115,20 @@ def test_no_other_family_does_either(family: str, group: None, data: Path) -> No
     checked(family, data, "torch")
 
 
-@pytest.mark.parametrize("name", ["torch", "zero1"])
+@pytest.mark.parametrize("name", ["torch", "zero1", "zero2"])
 def test_four_micro_batches_wait_once(name: str, group: None, data: Path) -> None:
-    """DeepSpeed's own reads, of the gradient's norm and of its overflow, are a constant number beside it."""
+    """DeepSpeed reads nothing beside it: its own step would read the norm and the overflow."""
     wrong, reads = looked("gpt", data, name, 4)
-    ours = {where: n for where, n in reads.items() if not where.startswith("deepspeed/")}
-    assert wrong == {} and ours == {GUARD: STEPS}
-    assert sum(reads.values()) - STEPS <= (0 if name == "torch" else 6 * STEPS)
+    assert wrong == {} and reads == {GUARD: STEPS}
 
 
 ON_ZERO = ("gpt", "lstm", "vit", "lenet5", "autoencoder", "bert")
 
 
 @pytest.mark.parametrize("family", ["mlp", *(pytest.param(f, marks=pytest.mark.slow) for f in ON_ZERO)])
-def test_zero_1_mixes_no_devices_and_waits_for_the_guard_and_deepspeeds_own_reads(
-    family: str, group: None, data: Path
-) -> None:
+def test_zero_1_mixes_no_devices_and_waits_for_the_guard_alone(family: str, group: None, data: Path) -> None:
     wrong, reads = looked(family, data, "zero1", None)
-    ours = {where: n for where, n in reads.items() if not where.startswith("deepspeed/")}
-    assert wrong == {} and ours == {GUARD: STEPS}
-    assert sum(reads.values()) - STEPS <= 6 * STEPS
+    assert wrong == {} and reads == {GUARD: STEPS}
 
 
 def test_the_table_has_one_read_a_step_for_the_guard_and_no_more_without_a_reason() -> None:
