@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,10 +84,15 @@ class Task:
     folder: Path
     """Holds config.yaml and the data set; the contender may write here."""
     steps: int
+    rank: int = 0
+    world: int = 1
+    name: str = ""
+    """Where several ranks are one contender: its own."""
 
     def plan(self, *overrides: str) -> tuple[Config, Plan]:
         """The config and the plan of this task, as `distdl train` makes them."""
-        config = load_config(str(self.folder / "config.yaml"), [f"train.steps={self.steps}", *overrides]).config
+        changes = [f"train.steps={self.steps}", f"runtime.workers={self.world}", *overrides]
+        config = load_config(str(self.folder / "config.yaml"), changes).config
         return config, survey(config)
 
     def model(self, kind: type[Tiny] = Tiny) -> Any:
@@ -108,7 +114,7 @@ class Task:
     def source(self) -> Iterator[Batch]:
         """distdl's own data, as its worker opens it."""
         config, plan = self.plan()
-        source = batch_source(config, plan)
+        source = batch_source(config, plan, self.rank)
         try:
             for _ in range(self.steps):
                 yield next(source)
@@ -135,7 +141,7 @@ def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def batch_source(config: Config, plan: Plan) -> BatchSource:
+def batch_source(config: Config, plan: Plan, rank: int = 0) -> BatchSource:
     return BatchSource(
         Dataset(config.data.path, config.data.train_split),
         seed=config.seed,
@@ -145,6 +151,9 @@ def batch_source(config: Config, plan: Plan) -> BatchSource:
         rank=0,
         world=1,
         threads=0 if config.data.threads == "auto" else min(1, config.data.threads),
+        rank=rank,
+        world=plan.world,
+        threads=min(1, config.data.threads),
     )
 
 
@@ -161,16 +170,16 @@ def _torch_loop(task: Task, batches: Iterable[Batch]) -> None:
         optimizer.zero_grad()
 
 
-def _deepspeed_loop(task: Task, batches: Iterable[Batch]) -> None:
+def _deepspeed_loop(task: Task, batches: Iterable[Batch], json: dict[str, Any] | None = None) -> None:
     _, plan = task.plan()
-    _process_group(plan)
+    _process_group(plan, task)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile for a minute, and is of no use
     model = task.model()
-    optimizer, json = task.optimizer(model), dict(plan.deepspeed or {})
+    optimizer, json = task.optimizer(model), json or dict(plan.deepspeed or {})
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=json)[0]
     for step, batch in enumerate(batches):
         loss, _ = engine(batch, step)
@@ -197,13 +206,13 @@ def bare_deepspeed_distdl_data(task: Task) -> None:
 # -- distdl --------------------------------------------------------------------------------------------------------------
 
 
-def _distdl_off(task: Task, engine_name: str) -> None:
+def _distdl_off(task: Task, engine_name: str, *changes: str) -> None:
     """The worker's own pieces, without hooks and guard."""
-    config, plan = task.plan(f"parallel.engine={engine_name}", "guard.nonfinite=false")
-    _process_group(plan)
+    config, plan = task.plan(f"parallel.engine={engine_name}", "guard.nonfinite=false", *changes)
+    _process_group(plan, task)
     worker.set_up_torch(plan)
     learner = task.model()
-    engine, source = worker.make_engine(learner, plan, 0), batch_source(config, plan)
+    engine, source = worker.make_engine(learner, plan, task.rank), batch_source(config, plan, task.rank)
     train(learner, engine, source, [], start=0, steps=plan.steps)
     source.close()
 
@@ -253,9 +262,30 @@ def _wait_for_store(run_dir: Path) -> None:
         time.sleep(0.2)
 
 
-def _process_group(plan: Plan) -> None:
-    if not torch.distributed.is_initialized():
+def _process_group(plan: Plan, task: Task | None = None) -> None:
+    if torch.distributed.is_initialized():
+        return
+    if task is None or task.world == 1:
         worker.init_process_group(plan, 0, 60.0)
+        return
+    os.environ |= {"LOCAL_RANK": str(task.rank), "RANK": str(task.rank), "WORLD_SIZE": str(task.world)}
+    store = torch.distributed.FileStore(str(task.folder / f"store of {task.name}"), task.world)
+    torch.distributed.init_process_group("gloo", store=store, rank=task.rank, world_size=task.world)
+
+
+# -- several ranks -------------------------------------------------------------------------------------------------------
+
+
+def bare_on_ranks(task: Task, zero: int) -> None:
+    """What DeepSpeed does by itself: the batch, the stage, no clipping, and the optimizer is torch's."""
+    _, plan = task.plan()
+    batch = {"train_batch_size": plan.global_batch, "train_micro_batch_size_per_gpu": plan.micro_batch}
+    rest = {"gradient_clipping": 0.0, "zero_optimization": {"stage": zero}, "zero_allow_untested_optimizer": True}
+    _deepspeed_loop(task, task.source(), {**batch, **rest})
+
+
+def distdl_on_ranks(task: Task, zero: int, guard: bool) -> None:
+    _distdl_off(task, "deepspeed", f"parallel.zero={zero}", f"guard.nonfinite={str(guard).lower()}")
 
 
 # -- peers ---------------------------------------------------------------------------------------------------------------
@@ -386,3 +416,14 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "hf trainer": hf_trainer,
 }
 """Row of the table -> its loop."""
+
+ON_RANKS: dict[str, Callable[[Task], None]] = {
+    f"{name}, ZeRO-{zero}": partial(loop, zero=zero, **more)
+    for zero in (1, 2)
+    for name, loop, more in (
+        ("bare deepspeed", bare_on_ranks, {}),
+        ("distdl, guard on", distdl_on_ranks, {"guard": True}),
+        ("distdl, guard off", distdl_on_ranks, {"guard": False}),
+    )
+}
+"""The same where several ranks are one contender."""

@@ -21,6 +21,7 @@ def table(cells: dict[int, Cell], said: dict[int, str], sound: dict[str, Cell]) 
     """Markdown."""
     caught = sum(cell.status != "equal" for cell in cells.values())
     lines = [
+        "`python -m benchmarks.mutants`\n",
         f"`distdl parity` catches {caught} of {len(cells)} faults of one line; the guard of a real run, with "
         f"`guard.parity_every_steps: 1`, sees {sum(map(bool, said.values()))}.",
         "",

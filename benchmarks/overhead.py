@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 ROWS, INPUTS, HIDDEN, CLASSES, BATCH = 4096, 64, 64, 10, 32
-WARMUP_STEPS = 200
+WARMUP_STEPS, RANKS_WARMUP_STEPS = 200, 40
 TIMEOUT_S = 300.0
 TARGETS_US = {"distdl deepspeed, telemetry off": 50.0, "distdl deepspeed, everything on": 150.0}
 """Most microseconds that a step may cost over bare DeepSpeed."""
@@ -66,23 +66,25 @@ class Row:
 # -- the process of a contender ------------------------------------------------------------------------------------------
 
 
-def serve(name: str, folder: Path, block_steps: int, rounds: int, pipe: Connection) -> None:
+def serve(name: str, folder: Path, block_steps: int, rounds: int, pipe: Connection, rank: int, world: int) -> None:
     """Trains block after block, each when a message allows it, and answers with its microseconds a step.
 
     The first answer is that of the warm-up; the last is the reason of a failure, or empty.
     """
-    _be_quiet(folder / f"{name.replace(' ', '-')}.log")
+    _be_quiet(folder / f"{name.replace(' ', '-')}-{rank}.log")
     import torch
-    from contenders import CONTENDERS, PACE, Task
+    from contenders import CONTENDERS, ON_RANKS, PACE, Task
 
     def pause(wall_s: float, cpu_s: float) -> None:
         pipe.send((1e6 * wall_s / block_steps, 1e6 * cpu_s / block_steps))
         pipe.recv()
 
     torch.set_num_threads(1)
-    PACE.start(WARMUP_STEPS, block_steps, pause)
+    warmup = WARMUP_STEPS if world == 1 else RANKS_WARMUP_STEPS
+    PACE.start(warmup, block_steps, pause)
     try:
-        CONTENDERS[name](Task(folder, WARMUP_STEPS + rounds * block_steps + 1))
+        loop = CONTENDERS[name] if world == 1 else ON_RANKS[name]
+        loop(Task(folder, warmup + rounds * block_steps + 1, rank, world, name))
         pipe.send(("", False))
     except ModuleNotFoundError as error:
         pipe.send((f"{error.name} is not installed", False))
@@ -106,15 +108,21 @@ def _be_quiet(log: Path) -> None:
 
 
 class Contender:
-    """The process of one row, seen from here."""
+    """The processes of one row, seen from here: one for each of its ranks."""
 
-    def __init__(self, name: str, folder: Path, steps: int, rounds: int) -> None:
+    def __init__(self, name: str, folder: Path, steps: int, rounds: int, world: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self.row = Row(name)
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(name, folder, steps, rounds, theirs), daemon=False)
-        self._process.start()
-        theirs.close()
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        for rank in range(world):
+            ours, theirs = context.Pipe()
+            told = (name, folder, steps, rounds, theirs, rank, world)
+            process = context.Process(target=serve, args=told, daemon=False)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
         self._take()  # it is warm now, and waits
 
     @property
@@ -123,7 +131,7 @@ class Contender:
 
     def block(self) -> None:
         """Lets it do one block."""
-        self._pipe.send(True)
+        self._go_on()
         if figures := self._take():
             self.row.wall_us.append(figures[0])
             self.row.cpu_us.append(figures[1])
@@ -131,30 +139,39 @@ class Contender:
     def end(self) -> None:
         """Lets it finish its run: the last checkpoint, the end of tracking."""
         if self.alive:
-            self._pipe.send(True)
+            self._go_on()
             self._take()
-        self._process.join(20)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        for process in self._processes:
+            process.join(20)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _go_on(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(True)
 
     def _take(self) -> tuple[float, float] | None:
-        """The figures of a block; or the reason why there are none, which goes into the row."""
+        """The figures of a block, of the slowest rank by the clock and of all ranks' processors; or the reason why there
+        are none, which goes into the row."""
+        answers = [self._answer(pipe) for pipe in self._pipes]
+        if reasons := [answer for answer in answers if isinstance(answer[0], str)]:
+            self.row.reason, self.row.failed = next((r for r in reasons if r[0]), reasons[0])
+            return None
+        wall, cpu = zip(*answers)
+        return max(wall), sum(cpu)
+
+    @staticmethod
+    def _answer(pipe: Connection) -> tuple[Any, Any]:
         try:
-            if not self._pipe.poll(TIMEOUT_S):
-                self.row.reason, self.row.failed = f"no answer within {TIMEOUT_S:.0f} s", True
-                return None
-            answer = self._pipe.recv()
+            if pipe.poll(TIMEOUT_S):
+                return pipe.recv()
+            return f"no answer within {TIMEOUT_S:.0f} s", True
         except (OSError, EOFError) as error:
-            self.row.reason, self.row.failed = f"its process ended: {error or type(error).__name__}", True
-            return None
-        if isinstance(answer[0], str):
-            self.row.reason, self.row.failed = answer
-            return None
-        return answer
+            return f"its process ended: {error or type(error).__name__}", True
 
 
-def measure(names: list[str], folder: Path, steps: int, rounds: int) -> list[Row]:
+def measure(names: list[str], folder: Path, steps: int, rounds: int, world: int = 1) -> list[Row]:
     """All rounds of all contenders; the order rotates from round to round."""
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     os.environ |= {"FORCE_COLOR": "1", "TERM": "xterm"}  # rich draws its live lines for a terminal only
@@ -162,7 +179,7 @@ def measure(names: list[str], folder: Path, steps: int, rounds: int) -> list[Row
     try:
         for name in names:
             print(f"starting {name}", file=sys.stderr, flush=True)
-            contenders.append(Contender(name, folder, steps, rounds))
+            contenders.append(Contender(name, folder, steps, rounds, world))
         for turn in range(rounds):
             for contender in contenders[turn % len(names) :] + contenders[: turn % len(names)]:
                 if contender.alive:

@@ -430,13 +430,19 @@ def _compared(seconds: dict[tuple[str, bool], list[tuple[float, float]]]) -> dic
     return found
 
 
+def heading(result: dict[str, Any]) -> list[str]:
+    """The command, and what else one needs to get the figures again."""
+    load = f", load average {float(result['load_before']):.1f} before" if "load_before" in result else ""
+    return [f"`{result['command']}`: {result['cores']} cores{load}.", ""]
+
+
 def beside_markdown(result: dict[str, Any]) -> str:
     """The table of two builds."""
     base = result["base"]
     head = "| ranks | layout |" + "".join(
         f" {base}, {w} (ms) | now, {w} | ratio | of CPU time |" for w in ("on", "off")
     )
-    lines = [head, "| --- | --- |" + " ---: |" * 8]
+    lines = [*heading(result), head, "| --- | --- |" + " ---: |" * 8]
     for world, rows in result["worlds"].items():
         for name, row in rows.items():
             told = [
@@ -453,7 +459,8 @@ def beside_markdown(result: dict[str, Any]) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     """The CPU table."""
-    lines = ["| ranks | layout | ms a step (median) | over DDP (median of ratios) |", "| --- | --- | ---: | ---: |"]
+    head = "| ranks | layout | ms a step (median) | over DDP (median of ratios) |"
+    lines = [*heading(result), head, "| --- | --- | ---: | ---: |"]
     for world, rows in result["worlds"].items():
         for name, row in rows.items():
             lines.append(f"| {world} | {name} | {row['median_ms']:.1f} | {row['over_ddp']:.2f} |")

@@ -24,6 +24,7 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/results/mutants.md": "results/mutants.md",
     "benchmarks/results/found.md": "results/found.md",
     "benchmarks/results/overhead.md": "results/overhead.md",
+    "benchmarks/results/overhead_ranks.md": "results/overhead_ranks.md",
     "benchmarks/results/step.md": "results/step.md",
     "benchmarks/results/verify_again.md": "results/verify_again.md",
     "benchmarks/results/tables.md": "results/tables.md",
