@@ -51,7 +51,8 @@ def told(rank: int, world: int, cases: dict[str, dict[str, Any]]) -> dict[str, d
     for name, values in cases.items():
         with mock.patch.object(zero_step, "suits", lambda optimizer: False):
             own = trained(rank, values, "left out" in name)
-        with mock.patch.object(zero_step, "SMALL", 0 if "no small" in name else zero_step.SMALL):
+        large = {"SMALL": 0, "PIECE": 1000} if "no small" in name else {"SMALL": zero_step.SMALL}
+        with mock.patch.multiple(zero_step, **large):
             found[name] = {"deepspeed": own, "ours": trained(rank, values, "left out" in name)}
     return found
 
