@@ -148,12 +148,9 @@ def batch_source(config: Config, plan: Plan, rank: int = 0) -> BatchSource:
         global_batch=plan.global_batch,
         micro_batch=plan.micro_batch,
         accumulate=plan.accumulate,
-        rank=0,
-        world=1,
-        threads=0 if config.data.threads == "auto" else min(1, config.data.threads),
         rank=rank,
         world=plan.world,
-        threads=min(1, config.data.threads),
+        threads=0 if config.data.threads == "auto" else min(1, config.data.threads),
     )
 
 

@@ -51,7 +51,7 @@ class Options(SplitOptions):
     """Whether the first feature has the number 0; without it: where any of the files has a feature 0."""
     test_path: str = ""
     """A file of the same kind that becomes the split `test`; then nothing is held out of `path`."""
-    scale: Literal["none", "standard"] = "none"
+    scale: Literal["standard", "none"] = "none"
     """standard: every feature, and with `target` the target, to mean 0 and deviation 1 of the training rows."""
 
 
