@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from distdl.checkpoint.layout import (
 )
 from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
 from distdl.checkpoint.state import RunState
-from distdl.checkpoint.stream import Lazy, open_safetensors, write_safetensors
+from distdl.checkpoint.stream import BLOCK, Lazy, open_safetensors, write_safetensors
 from distdl.config.family import FamilyName, portable
 from distdl.config.schema import Config
 from distdl.engine.optimizers import make_optimizer
@@ -133,19 +134,13 @@ def open_source(path: Path) -> Source:
 
 def _open_distdl(path: Path) -> Source:
     if (path / MANIFEST).is_file():
-        checkpoint: Checkpoint | None = Checkpoint(path)
+        checkpoint: Checkpoint | None = Checkpoint(path, verify=False)  # whose bytes are compared as they are read
     else:
         checkpoint = latest_sound(path / "checkpoints")
     if checkpoint is None:
         raise InputError(f"the run in {path} has no checkpoint yet", fix="train it first")
-    tensors: dict[str, Lazy] = {}
-    for file in sorted({meta["file"] for meta in checkpoint.tensors.values()}):
-        tensors |= open_safetensors(checkpoint.path / file)[0]
-    if missing := checkpoint.tensors.keys() - tensors.keys():
-        raise InputError(
-            f"{checkpoint.path / MANIFEST} names tensors that no file has: {', '.join(sorted(missing)[:3])}"
-        )
-    tensors = {name: tensors[name] for name in checkpoint.tensors}
+    reader = checkpoint.reader
+    tensors = {name: Lazy(reader.shape(name), reader.dtype(name), partial(reader.read, name)) for name in reader.names}
     model, state = checkpoint.manifest.get("model"), checkpoint.state
     preparation = read_json(checkpoint.path / PREPARATION) if PREPARATION in checkpoint.manifest["files"] else None
     return Source("checkpoint of distdl", tensors, checkpoint.step, model, state, preparation)
@@ -199,21 +194,24 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
         _check_optimizer(source, wish.config)
     tensors = {n: t if n.startswith("buffers/") else t.to(torch.float32) for n, t in source.tensors.items()}
     draft.mkdir()
-    write_safetensors(draft / _TENSORS, tensors)
+    sums = write_safetensors(draft / _TENSORS, tensors)
     write_json(draft / STATE, source.state.to_dict())
     if source.preparation is not None:
         write_json(draft / PREPARATION, dict(source.preparation))
-    files = [path.name for path in sorted(draft.iterdir())]
+    others = [path for path in sorted(draft.iterdir()) if path.name != _TENSORS]
     sizes = {
         name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
     }
+    files = {path.name: {"bytes": path.stat().st_size, "xxh3": checksum(path)} for path in others}
+    files[_TENSORS] = {"bytes": (draft / _TENSORS).stat().st_size, **sums._asdict()}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "family": FamilyName(source.model["family"]).label if source.model else None,
         "model": portable(dict(source.model)) if source.model else None,
         "step": source.step,
-        "files": {name: {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)} for name in files},
+        "block": BLOCK,
+        "files": files,
         "tensors": {name: {"file": _TENSORS, **size} for name, size in sizes.items()},
     }
     write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})

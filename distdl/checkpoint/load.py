@@ -1,4 +1,4 @@
-"""Reads a checkpoint, written on any layout, after checking every byte of it."""
+"""Opens a checkpoint, written on any layout: every byte of it is compared before it is used, here or as it is read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from distdl.checkpoint.layout import (
@@ -18,13 +18,16 @@ from distdl.checkpoint.layout import (
     PREPARATION,
     STATE,
     VERSION,
+    Damaged,
     checkpoints,
     checksum,
+    files_of,
     not_of_type,
     refuse_link,
     renamed,
     seal,
 )
+from distdl.checkpoint.reader import Reader, Region
 from distdl.checkpoint.state import read_state
 from distdl.config.family import FamilyName, family_schema
 from distdl.config.marks import TRAINING_ONLY
@@ -33,18 +36,22 @@ from distdl.data.preparation import columns_of
 from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
 from distdl.files import read_json
+from distdl.layout.boxes import Box
 
 
 class Checkpoint:
-    """An opened checkpoint. Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged one."""
+    """An opened checkpoint. Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged one.
+
+    `verify`: every file is compared with its checksum now. Without, the small ones are when they are read here, and each
+    part of the others when `read` takes it.
+    """
 
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
         self.manifest = read_manifest(path)
         self.tensors: dict[str, dict[str, Any]] = self.manifest["tensors"]
-        self._open: dict[str, Any] = {}
-        if verify:
-            self.verify()
+        self.reader = Reader(path, self.manifest)
+        self.verify(contents=verify)
         self.state = read_state(path)
 
     @property
@@ -67,30 +74,32 @@ class Checkpoint:
         found = (read_json(self.path / PREPARATION) or {}).get("reading", {})
         return found if isinstance(found, dict) else {}
 
-    def verify(self) -> None:
-        """Compares size and checksum of every file with the manifest."""
+    def verify(self, contents: bool = True) -> None:
+        """Compares size and checksum of every file with the manifest; without `contents`, of those with tensors only
+        whether they are named as they should be."""
+        stored = {file for name in self.tensors for file in files_of(self.tensors[name])}
         for name, meta in self.manifest["files"].items():
             file = self.path / name
             if file.parent != self.path:
                 raise InputError(f"{self.path / MANIFEST} names a file outside its folder: {name}")
+            if name in stored and not contents:
+                continue
             refuse_link(self.path, name)
             if not file.is_file():
-                raise DataCorrupt(f"the checkpoint {self.path} is not whole: {name} is missing")
+                raise Damaged(self.path, f"is not whole: {name} is missing")
             if file.stat().st_size != meta["bytes"] or checksum(file) != meta["xxh3"]:
-                raise DataCorrupt(
-                    f"the checkpoint {self.path} is damaged: {name} is not what was written (its checksum differs)"
-                )
+                raise Damaged(self.path, f"is damaged: {name} is not what was written (its checksum differs)")
 
-        unchecked = {meta["file"] for meta in self.tensors.values()} | {STATE}
-        if unchecked := unchecked - self.manifest["files"].keys():
+        if unchecked := (stored | {STATE}) - self.manifest["files"].keys():
             raise InputError(f"{self.path / MANIFEST} names files without a checksum: {', '.join(sorted(unchecked))}")
 
-    def read(self, name: str) -> Tensor:
-        """One tensor in its full shape, on the CPU."""
-        meta = self.tensors[name]
-        if meta["file"] not in self._open:
-            self._open[meta["file"]] = safe_open(str(self.path / meta["file"]), framework="pt")
-        return self._open[meta["file"]].get_tensor(name)
+    def regions(self, name: str) -> list[Region]:
+        """Where the pieces of a tensor lie."""
+        return self.reader.regions(name)
+
+    def read(self, name: str, box: Box | None = None) -> Tensor:
+        """A tensor in its full shape, or a box of it, on the CPU. Reads no more than that, rounded to blocks."""
+        return self.reader.read(name, box)
 
     def load_weights(self, learner: nn.Module) -> None:
         """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""
@@ -137,16 +146,22 @@ def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: s
         raise InputError(f"{where} holds another {family}: {'; '.join(other)}", fix=fix)
 
 
-def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint of a run, and a warning for every newer one that is damaged.
+def latest(
+    folder: Path, verify: bool = True, damaged: Mapping[Path, str] = MappingProxyType({})
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint of a run, and a warning for every newer one that is damaged. Without `verify`, sound as
+    far as that is seen before a tensor is read; `damaged`: what has been found to be, and in what words.
 
     Raises DataCorrupt where there are checkpoints and none is sound.
     """
     warnings: list[str] = []
     found = checkpoints(folder)
     for _, path in reversed(found):
+        if path in damaged:
+            warnings.append(damaged[path])
+            continue
         try:
-            return Checkpoint(path), warnings
+            return Checkpoint(path, verify), warnings
         except (DataCorrupt, InputError) as error:
             warnings.append(str(error))
     if found:
@@ -179,16 +194,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise InputError(f"{file} is of the format {manifest['format']!r}, not {FORMAT!r}")
     if missing := _FIELDS.keys() - manifest.keys():
-        raise DataCorrupt(f"the checkpoint {path} is damaged: {MANIFEST} lacks {', '.join(sorted(missing))}")
+        raise Damaged(path, f"is damaged: {MANIFEST} lacks {', '.join(sorted(missing))}")
     if wrong := _wrong_types(manifest):
-        raise DataCorrupt(f"the checkpoint {path} is damaged: in {MANIFEST}, {wrong}")
+        raise Damaged(path, f"is damaged: in {MANIFEST}, {wrong}")
     if manifest["version"] > VERSION:
         what = f"{file} has version {manifest['version']}, and this distdl reads up to {VERSION}"
         raise InputError(what, fix="upgrade distdl")
     if manifest.get("xxh3") != seal(manifest):
-        raise DataCorrupt(
-            f"the checkpoint {path} is damaged: {MANIFEST} is not what was written (its checksum differs)"
-        )
+        raise Damaged(path, f"is damaged: {MANIFEST} is not what was written (its checksum differs)")
     if words := renamed(path, manifest["step"]):
         raise DataCorrupt(f"{words}\n    fix: give it its name back")
     return manifest
@@ -197,13 +210,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
 _FIELDS: dict[str, type] = {"version": int, "step": int, "files": dict, "tensors": dict}
 _OF_FILE: dict[str, type] = {"bytes": int, "xxh3": str}
 _OF_TENSOR: dict[str, type] = {"file": str, "shape": list, "dtype": str}
+_IN_PIECES: dict[str, type] = {"pieces": dict, "shape": list, "dtype": str}
 
 
 def _wrong_types(manifest: Mapping[str, Any]) -> str:
     """What in a manifest is not of its type, or ''. A seal says that nobody changed it, not that we wrote it."""
-    wrong = not_of_type(manifest, _FIELDS)
-    for section, fields in (("files", _OF_FILE), ("tensors", _OF_TENSOR)) if not wrong else ():
-        for name, entry in manifest[section].items():
-            if text := not_of_type(entry, fields):
-                return f"{section}: {name}: {text}"
-    return wrong
+    if wrong := not_of_type(manifest, _FIELDS):
+        return wrong
+    if manifest["version"] > 1 and (type(manifest.get("block")) is not int or manifest["block"] < 1):
+        return f"block is {manifest.get('block')!r}, not a number of bytes"
+    for name, entry in manifest["files"].items():
+        if text := not_of_type(entry, _OF_FILE) or not_of_type(entry, {"blocks": str} if "blocks" in entry else {}):
+            return f"files: {name}: {text}"
+    for name, entry in manifest["tensors"].items():
+        in_pieces = isinstance(entry, dict) and "pieces" in entry
+        if text := not_of_type(entry, _IN_PIECES if in_pieces else _OF_TENSOR):
+            return f"tensors: {name}: {text}"
+        for file, boxes in entry["pieces"].items() if in_pieces else ():
+            if not isinstance(boxes, list) or not all(isinstance(box, str) for box in boxes):
+                return f"tensors: {name}: pieces: {file} has no list of texts"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distdl.checkpoint import stream
 from distdl.checkpoint.layout import (
     FORMAT,
     MANIFEST,
@@ -24,14 +26,18 @@ from distdl.checkpoint.layout import (
     STATE,
     VERSION,
     checksum,
+    entry_name,
+    numbers_in,
     seal,
     step_folder,
 )
 from distdl.checkpoint.state import RunState
 from distdl.checkpoint.stream import whole, write_safetensors
 from distdl.engine.base import Engine
+from distdl.engine.owned import Owned
 from distdl.errors import TrainingFailed
 from distdl.files import sync_folder, write_json
+from distdl.layout import boxes
 from distdl.run.attempts import Attempt, TakenOver
 
 DRAFT = ".writing-"
@@ -177,13 +183,11 @@ class Saving:
         return _bytes_of(self._parts)
 
     def _copied(self, copies: Copies | None) -> Iterator[dict[str, Tensor]]:
-        """This rank's tensors, a file's at a time. Collective: no rank may leave it early."""
+        """What this rank has to write, a file's at a time. No rank waits for another here."""
         held: dict[str, Tensor] = {}
         size = 0
-        for index, (name, tensor) in enumerate(self._engine.tensors()):
-            holders = self._engine.holders(name)
-            if index % holders.size != holders.index:
-                continue
+        for owned in self._engine.owned():
+            name, tensor = self._part.entry(owned), owned.tensor
             held[name] = copies.of(name, tensor) if copies else tensor.detach().cpu().clone().contiguous()
             size += tensor.nbytes
             if size >= FILE_BYTES:
@@ -252,14 +256,18 @@ class Saving:
             for name, values in self._kept.items():
                 write_json(draft / name, values)
                 files[name] = {"bytes": (draft / name).stat().st_size, "xxh3": checksum(draft / name)}
+            tensors = _joined([part for _, _, part in self._parts])
+            if gaps := [text for name, meta in tensors.items() if (text := _gap(name, meta))]:
+                return gaps[:3]
             manifest = {
                 "format": FORMAT,
                 "version": VERSION,
                 "family": plan.model.family,
                 "model": plan.config["model"],  # of a family's file its name: the run may move
                 "step": self.state.step,
+                "block": stream.BLOCK,
                 "files": files,
-                "tensors": {name: meta for _, _, part in self._parts for name, meta in part.items()},
+                "tensors": tensors,
             }
             write_json(draft / MANIFEST, {**manifest, "xxh3": seal(manifest)})
             sync_folder(draft)  # the names of its files, before a rename shows them
@@ -296,6 +304,16 @@ class _Part:
         self.files: dict[str, dict[str, Any]] = {}
         self.tensors: dict[str, dict[str, Any]] = {}
         self.error = ""
+        self._pieces: dict[str, tuple[str, str]] = {}
+        """Name in a file -> the tensor's, and the box."""
+
+    def entry(self, owned: Owned) -> str:
+        """What a piece is called in its file."""
+        name = owned.name if owned.box.shape == owned.shape else entry_name(owned.name, str(owned.box))
+        dtype = str(owned.tensor.dtype).removeprefix("torch.")
+        self.tensors.setdefault(owned.name, {"shape": list(owned.shape), "dtype": dtype, "pieces": {}})
+        self._pieces[name] = owned.name, str(owned.box)
+        return name
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Into one file, flushed to the disk."""
@@ -303,13 +321,33 @@ class _Part:
             return
         file = f"tensors-{self.rank:05d}-{len(self.files):05d}.safetensors"
         try:
-            digest = write_safetensors(self.draft / file, {name: whole(tensor) for name, tensor in tensors.items()})
-            self.files[file] = {"bytes": (self.draft / file).stat().st_size, "xxh3": digest}
+            sums = write_safetensors(self.draft / file, {name: whole(tensor) for name, tensor in tensors.items()})
+            self.files[file] = {"bytes": (self.draft / file).stat().st_size, **sums._asdict()}
         except OSError as error:
             self.error = f"{error.strerror or error}"
-        for name, tensor in tensors.items():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            self.tensors[name] = {"file": file, "shape": list(tensor.shape), "dtype": dtype}
+        for entry in tensors:
+            name, box = self._pieces[entry]
+            self.tensors[name]["pieces"].setdefault(file, []).append(box)
+
+
+def _joined(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Every tensor with the pieces that all ranks have of it, as the manifest says it."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, meta in part.items():
+            found.setdefault(name, {**meta, "pieces": {}})["pieces"].update(meta["pieces"])
+    for name, meta in found.items():
+        (file, pieces), *others = meta["pieces"].items()
+        if not others and pieces == [str(boxes.whole(meta["shape"]))]:
+            found[name] = {"file": file, "shape": meta["shape"], "dtype": meta["dtype"]}
+    return found
+
+
+def _gap(name: str, meta: Mapping[str, Any]) -> str:
+    """What no rank has written of a tensor, or two have, in words, or ''."""
+    pieces = meta.get("pieces", {})
+    have, all_of_it = sum(numbers_in(box) for of_file in pieces.values() for box in of_file), math.prod(meta["shape"])
+    return f"{name} has {all_of_it:,} numbers, and {have:,} were written" if pieces and have != all_of_it else ""
 
 
 def _replace(draft: Path, final: Path) -> None:

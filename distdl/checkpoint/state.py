@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_origin, get_type_hints
 
-from torch import Tensor
-
-from distdl.checkpoint.layout import STATE, not_of_type
+from distdl.checkpoint.layout import STATE, Damaged, not_of_type
 from distdl.engine.base import Engine
+from distdl.engine.owned import Read
 from distdl.errors import DataCorrupt
 from distdl.files import read_json
 
@@ -54,7 +53,7 @@ class RunState:
         engine: Engine,
         source: Stateful,
         hooks: Mapping[str, Stateful],
-        read: Callable[[str], Tensor],
+        read: Read,
         names: Collection[str],
     ) -> None:
         """Puts the optimizer, whose tensors `read` gives by their `names`, the data and the hooks where they were. A hook
@@ -92,9 +91,9 @@ def read_state(path: Path) -> RunState:
     try:
         state = read_json(path / STATE)
     except DataCorrupt as error:
-        raise DataCorrupt(f"the checkpoint {path} is damaged: {error}") from None
+        raise Damaged(path, f"is damaged: {error}") from None
     if state is None:
-        raise DataCorrupt(f"the checkpoint {path} is not whole: {STATE} is missing")
+        raise Damaged(path, f"is not whole: {STATE} is missing")
     if wrong := not_of_type(state, _KINDS):
-        raise DataCorrupt(f"the checkpoint {path} is damaged: in {STATE}, {wrong}")
+        raise Damaged(path, f"is damaged: in {STATE}, {wrong}")
     return RunState.from_dict(state)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import xxhash
@@ -83,8 +84,52 @@ def open_safetensors(path: Path) -> tuple[dict[str, Lazy], dict[str, str]]:
         raise DataCorrupt(f"{path} holds tensors of the unknown dtype {error}") from None
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None) -> str:
-    """Writes and flushes a new file, one tensor at a time. Returns its xxh3-64, in hexadecimal.
+class Written(NamedTuple):
+    """A file that was written."""
+
+    xxh3: str
+    """xxh3-64 of its bytes, in hexadecimal."""
+    blocks: str
+    """That of each BLOCK bytes, one after the other: who reads a part of it can tell that it is sound."""
+
+
+BLOCK = 1 << 20
+"""Bytes that have a checksum of their own: what a reader takes at the least."""
+
+
+class _Sums:
+    """The checksums of what is written."""
+
+    def __init__(self) -> None:
+        self._whole, self._block, self._room = xxhash.xxh3_64(), xxhash.xxh3_64(), BLOCK
+        self._blocks: list[str] = []
+
+    def add(self, content: memoryview) -> None:
+        self._whole.update(content)
+        while len(content):
+            part, content = content[: self._room], content[self._room :]
+            self._block.update(part)
+            self._room -= len(part)
+            if not self._room:
+                self._end_block()
+
+    def _end_block(self) -> None:
+        self._blocks.append(self._block.hexdigest())
+        self._block, self._room = xxhash.xxh3_64(), BLOCK
+
+    def done(self) -> Written:
+        if self._room < BLOCK:
+            self._end_block()
+        return Written(self._whole.hexdigest(), "".join(self._blocks))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return tensor.flatten().view(torch.uint8).numpy().data
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None) -> Written:
+    """Writes and flushes a new file, one tensor at a time. Returns its checksums.
 
     Raises OSError where the disk does not take it, DataCorrupt where a tensor is not what its source promised.
     """
@@ -97,18 +142,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping
         header[name] = place
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    digest = xxhash.xxh3_64()
+    sums = _Sums()
     with path.open("wb") as file:
         for part in (len(text).to_bytes(8, "little"), text):
             file.write(part)
-            digest.update(part)
+            sums.add(memoryview(part))
         for name in order:
             value = tensors[name].read()
             if (tuple(value.shape), value.dtype) != (tensors[name].shape, tensors[name].dtype):
                 raise DataCorrupt(f"{name} is {value.dtype} {list(value.shape)}, and its source said something else")
-            content = value.contiguous().flatten().view(torch.uint8).numpy().data
+            content = bytes_of(value.contiguous())
             file.write(content)
-            digest.update(content)
+            sums.add(content)
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
+    return sums.done()

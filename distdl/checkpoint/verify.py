@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum
+from distdl.checkpoint.layout import MANIFEST, STATE, checkpoints, checksum, files_of
 from distdl.checkpoint.load import read_manifest
+from distdl.checkpoint.reader import Reader, Region
 from distdl.checkpoint.state import read_state
 from distdl.checkpoint.stream import Lazy, open_safetensors
+from distdl.errors import DataCorrupt
+from distdl.layout.boxes import Box
 from distdl.trust import leads_out
 
 _BLOCK = 1 << 22
@@ -54,17 +57,23 @@ def problems(path: Path) -> list[str]:
     Raises InputError for what is no checkpoint of ours, DataCorrupt for a damaged manifest.
     """
     manifest = read_manifest(path)
-    files, tensors = manifest["files"], manifest["tensors"]
+    files, tensors, reader = manifest["files"], manifest["tensors"], Reader(path, manifest)
     wrong = {name: text for name in sorted(files) if (text := _file_problem(path, name, files[name]))}
-    needed = {STATE} | {meta["file"] for meta in tensors.values()}
+    needed = {STATE} | {file for meta in tensors.values() for file in files_of(meta)}
     found = list(wrong.values()) + [f"{name} has no checksum" for name in sorted(needed - files.keys())]
     sound = files.keys() - wrong.keys()
-    have: dict[str, Lazy] = {}
-    for name in sorted(needed & sound - {STATE}):
-        have |= open_safetensors(path / name)[0]
-    for name, meta in tensors.items():
-        if meta["file"] in sound and (text := _tensor_problem(meta, have.get(name))):
-            found.append(f"{meta['file']}: {name} {text}")
+    have = {name: open_safetensors(path / name)[0] for name in sorted(needed & sound - {STATE})}
+    for name in tensors:
+        try:
+            regions = reader.regions(name)
+        except DataCorrupt as error:
+            found.append(str(error))
+            continue
+        there = [(region, have[region.file].get(region.entry)) for region in regions if region.file in sound]
+        found += [f"{region.file}: {region.entry} is missing" for region, part in there if part is None]
+        found += _tensor_problems(reader, name, [(region, part) for region, part in there if part is not None])
+        if twice := _twice([region.box for region in regions]):
+            found.append(f"{name} has {twice} in two pieces")
     return found + _incomplete(set(tensors))
 
 
@@ -81,15 +90,32 @@ def _file_problem(path: Path, name: str, meta: Mapping[str, Any]) -> str:
     return "" if checksum(file) == meta["xxh3"] else f"{name} is not what was written (its checksum differs)"
 
 
-def _tensor_problem(meta: Mapping[str, Any], tensor: Lazy | None) -> str:
-    if tensor is None:
-        return "is missing"
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if (list(tensor.shape), dtype) != (meta["shape"], meta["dtype"]):
-        return f"is {dtype} {list(tensor.shape)}, and the manifest says {meta['dtype']} {meta['shape']}"
-    blocks = tensor.read().flatten().split(_BLOCK)
-    count = sum(block.numel() - int(torch.isfinite(block).sum()) for block in blocks)
-    return f"has {count:,} of {math.prod(tensor.shape):,} numbers that are not finite" if count else ""
+def _tensor_problems(reader: Reader, name: str, pieces: list[tuple[Region, Lazy]]) -> Iterator[str]:
+    bad = total = 0
+    for region, part in pieces:
+        dtype, said = str(part.dtype).removeprefix("torch."), str(reader.dtype(name)).removeprefix("torch.")
+        if (part.shape, dtype) != (region.box.shape, said):
+            what = f"is {dtype} {list(part.shape)}, and the manifest says {said} {list(region.box.shape)}"
+            yield f"{region.file}: {region.entry} {what}"
+            continue
+        for block in part.read().flatten().split(_BLOCK):
+            bad += block.numel() - int(torch.isfinite(block).sum())
+        total += region.box.size
+    if bad:
+        files = ", ".join(sorted({region.file for region, _ in pieces}))
+        yield f"{files}: {name} has {bad:,} of {total:,} numbers that are not finite"
+
+
+def _twice(boxes: list[Box]) -> Box | None:
+    """What lies in two of these."""
+    boxes = sorted(boxes)
+    for index, box in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            if other.offset[:1] >= (box.offset[0] + box.shape[0],):
+                break  # all that follow begin behind its last row
+            if (both := box.common(other)) is not None:
+                return both
+    return None
 
 
 def _incomplete(names: set[str]) -> list[str]:

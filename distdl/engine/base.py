@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
 from distdl.engine.copies import BatchCopies
+from distdl.engine.owned import Owned, Read, Same, shared_out
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
-from distdl.layout.axes import Axis
+from distdl.layout.axes import Axis, shard_of
 from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
 from distdl.parallel.compiled import compile_learner
@@ -277,18 +278,44 @@ class Engine(ABC):
 
     # -- for the checkpoint ----------------------------------------------------------------------------------------------
 
+    def owned(self) -> Iterator[Owned]:
+        """What this rank writes into a checkpoint: all ranks together every element of the run's state, once. No rank waits
+        for another, and a tensor is valid until the next one is asked for."""
+        of_axis: dict[int, tuple[Axis, list[Same]]] = {}
+        for same in self._same():
+            axis = self._alike(same.parameter)
+            of_axis.setdefault(id(axis), (axis, []))[1].append(same)
+        for axis, tensors in of_axis.values():
+            yield from shared_out(tensors, axis)
+
+    @abstractmethod
+    def _same(self) -> Iterator[Same]:
+        """What other ranks have alike, in one order on all of them."""
+
+    def _alike(self, parameter: Tensor) -> Axis:
+        """The ranks that have the same part of a parameter, or of a buffer."""
+        return self.groups.stage if shard_of(parameter) is None else self.groups.data
+
+    def _beside(self) -> Iterator[Same]:
+        """What no optimizer knows of."""
+        for name, parameter in self.bystanders():
+            yield Same(f"weights/{name}", parameter, parameter.detach())
+        for name, buffer in self.named_buffers():
+            yield Same(f"buffers/{name}", buffer, buffer)
+
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Collective. Every tensor of the run's state in its full shape under its one-process name, on all ranks of
-        `holders`: `weights/NAME` (fp32), `buffers/NAME`, `optimizer/KEY/NAME`. One at a time: memory stays small."""
+        """Collective. Every tensor of the run's state, gathered in its full shape, under the names of `owned`, on all ranks
+        of `holders`. One at a time: memory stays small."""
 
     def holders(self, name: str) -> Axis:
         """The ranks on which `tensors` yields this one, at the same place of its order."""
         return self.groups.stage
 
     @abstractmethod
-    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
-        """Restores the optimizer from `read("optimizer/KEY/NAME")`, and fp32 weights where the engine keeps such."""
+    def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
+        """Restores the optimizer from `read("optimizer/KEY/NAME", box)`, and fp32 weights where the engine keeps such. Each
+        rank reads what it has. Not collective."""
 
     def named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
         """(player, one-process name, parameter) of every parameter, in one order on every rank."""

@@ -23,6 +23,7 @@ from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
+from distdl.engine.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
 from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
@@ -30,7 +31,7 @@ from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.parallel.expert import group_name
 from distdl.parallel.groups import Groups, ModelParallelUnit
-from distdl.parallel.tensor import part, whole
+from distdl.parallel.tensor import whole
 from distdl.plan.plan import Plan
 
 
@@ -150,7 +151,7 @@ class DeepSpeedEngine(Engine):
                 fix="leave out the key that it speaks of",
             ) from error
         for parameter, value in masters:
-            self._set(parameter, value, None)
+            self._set(parameter, value)
         return engine
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
@@ -238,30 +239,71 @@ class DeepSpeedEngine(Engine):
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 
+    def owned(self) -> Iterator[Owned]:
+        """Under ZeRO 1-3 a rank's shards of weights and states are its own, but for what the ranks of the tensor axis have
+        alike: each of those writes a part."""
+        parameters = {name: p for _, name, p in self.named()}
+        for player in self.engines if self.zero else ():
+            for flat, state, runs in self._shards(player, keep=False):
+                for run in runs:
+                    p = parameters[run.name]
+                    mine = share_of_run(run.size, self.groups.tensor if shard_of(p) is None else Axis())
+                    part = slice(run.begin + mine.start, run.begin + mine.stop)
+                    for kind, tensor in {"weights": flat, **state}.items():
+                        yield from of_flat(f"{kind}/{run.name}", p, run.first + mine.start, tensor.detach()[part])
+        yield from super().owned()
+
+    def _shards(self, player: str, keep: bool) -> Iterator[tuple[Tensor, dict[str, Tensor], list[Held]]]:
+        """Each of this rank's flat shards, its states as `optimizer/KEY`, and what lies in it. One from an NVMe disk is in
+        memory until the next one is asked for; `keep`: with what has been changed in it."""
+        runs: dict[int, list[Held]] = {}
+        for run in self.held(player):
+            runs.setdefault(id(run.tensor), []).append(run)
+        for index, flat in enumerate(self._flat_weights(player)):
+            if id(flat) in runs:
+                with self._at_hand(self.engines[player].optimizer, index, keep):
+                    state = {f"optimizer/{key}": value for key, value in self._states(player, flat).items()}
+                    yield flat, state, runs[id(flat)]
+
+    def _states(self, player: str, owner: Tensor) -> dict[str, Tensor]:
+        """The states of what the player's optimizers step, that have a number for each of its elements."""
+        found: dict[str, Any] = next((o.state[owner] for o in self.stepping(player) if owner in o.state), {})
+        return {
+            key: value
+            for key, value in sorted(found.items())
+            if isinstance(value, Tensor) and value.shape == owner.shape and key != "step"
+        }
+
+    def _same(self) -> Iterator[Same]:
+        for player, name, parameter in self.named():
+            if id(parameter) in self._frozen:
+                yield Same(f"weights/{name}", parameter, self._frozen[id(parameter)])
+            elif self.zero == 3 and not parameter.requires_grad:
+                with self._gathered([parameter]):
+                    yield Same(f"weights/{name}", parameter, parameter.detach().clone())
+            elif self.zero == 0 or not parameter.requires_grad:
+                yield Same(f"weights/{name}", parameter, parameter.detach())
+            for key, value in self._states(player, parameter).items() if self.zero == 0 else ():
+                yield Same(f"optimizer/{key}/{name}", parameter, value)
+        yield from self._beside()
+
+    def _alike(self, parameter: Tensor) -> Axis:
+        expert = not getattr(parameter, "allreduce", True)
+        return self.groups.expert_data if expert else super()._alike(parameter)
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         for player in self.engines:
             self._link_state(player)
-        for player, name, parameter in self.named():
-            if id(parameter) in self._frozen:
-                yield f"weights/{name}", whole(parameter, self._frozen[id(parameter)])
-            elif not parameter.requires_grad or self.zero == 0:
-                with self._gathered([parameter], enabled=self.zero == 3):
-                    yield f"weights/{name}", whole(parameter, parameter.detach())
-            else:
-                yield f"weights/{name}", whole(parameter, safe_get_full_fp32_param(parameter))
+        for player, name, parameter in self.named() if self.zero else ():
             if parameter.requires_grad:
-                for key in self._state_keys(player, parameter):
-                    if self.zero == 0:
-                        value = self._inner(player).state[parameter][key]
-                    else:
-                        value = safe_get_full_optimizer_state(parameter, key)
+                yield f"weights/{name}", whole(parameter, safe_get_full_fp32_param(parameter))
+                for key in self._state_keys(player):
+                    value = safe_get_full_optimizer_state(parameter, key)
                     yield f"optimizer/{key}/{name}", whole(parameter, value)
-        for name, parameter in self.bystanders():
-            yield f"weights/{name}", parameter.detach()
-        for name, buffer in self.named_buffers():
-            yield f"buffers/{name}", buffer
+        for name, of, tensor in self._same():
+            yield name, whole(of, tensor)
 
     def holders(self, name: str) -> Axis:
         expert = name.rpartition("/")[2] in self._experts
@@ -279,35 +321,28 @@ class DeepSpeedEngine(Engine):
             optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
         )
 
-    def _state_keys(self, player: str, parameter: nn.Parameter) -> list[str]:
-        state = self._inner(player).state
-        owners = [parameter] if self.zero == 0 else self._flat_weights(player)
-        keys = {
-            key
-            for owner in owners
-            for key, value in state.get(owner, {}).items()
-            if isinstance(value, Tensor) and value.shape == owner.shape and key != "step"
-        }
-        return sorted(keys)
+    def _state_keys(self, player: str) -> list[str]:
+        return sorted({key for owner in self._flat_weights(player) for key in self._states(player, owner)})
 
-    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
+    def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
         keys = sorted({n.split("/")[1] for n in names if n.startswith("optimizer/")})
+        parameters = {name: p for _, name, p in self.named()}
         for player in self.engines:
             self._create_state(player, keys)
-        for player, name, parameter in self.named():
-            if not parameter.requires_grad:
-                continue
-            if self.config.train.precision != "fp32" and self.zero:
+            for flat, state, runs in self._shards(player, keep=True) if self.zero else ():
                 # The half-precision working copy was rounded from these very weights before the engine was built.
-                self._set(parameter, part(parameter, read(f"weights/{name}")), None)
-            for key in keys:
+                masters = {"weights": flat.data} if self.config.train.precision != "fp32" else {}
+                for kind, tensor in {**masters, **state}.items():
+                    for name, first, size, _, begin in runs:
+                        if f"{kind}/{name}" in names:
+                            part = tensor[begin : begin + size]
+                            read_flat(read, f"{kind}/{name}", parameters[name], first, part)
+        for player, name, parameter in self.named() if self.zero == 0 else ():
+            for key in keys if parameter.requires_grad else ():
                 if f"optimizer/{key}/{name}" in names:
-                    value = part(parameter, read(f"optimizer/{key}/{name}"))
-                    if self.zero == 0:
-                        self._inner(player).state[parameter][key].copy_(value)
-                    else:
-                        self._set(parameter, value, key)
+                    value = read_part(read, f"optimizer/{key}/{name}", parameter)
+                    self._inner(player).state[parameter][key].copy_(value)
 
     def _create_state(self, player: str, keys: list[str]) -> None:
         """Optimizer state as the first step would have made it, so that it can be filled."""
@@ -316,27 +351,30 @@ class DeepSpeedEngine(Engine):
         inner, steps = self._inner(player), self.optimizer_steps[player]
         trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
         for index, owner in enumerate(trainable if self.zero == 0 else self._flat_weights(player)):
-            with self._at_hand(self.engines[player].optimizer, index):
+            with self._at_hand(self.engines[player].optimizer, index, keep=True):
                 inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
                 inner.state[owner]["step"] = steps_taken(inner, owner, steps)
         self._link_state(player)
 
     @contextlib.contextmanager
-    def _at_hand(self, optimizer: Any, group: int) -> Iterator[None]:
-        """Within it a ZeRO-3 group's shard and state are in memory, where they live on a disk; then they go back there."""
+    def _at_hand(self, optimizer: Any, group: int, keep: bool) -> Iterator[None]:
+        """Within it a ZeRO-3 group's shard and state are in memory, where they live on a disk; then they go back there, or,
+        without `keep`, are let go of."""
         on_disk = self.zero == 3 and optimizer._swappable_optimizer_subgroup(group)
         if on_disk:
             optimizer._optimizer_states_and_gradient_swap_in(group)
         yield
-        if on_disk:
+        if on_disk and keep:
             optimizer._optimizer_states_and_gradient_swap_out(group)
+        elif on_disk:
+            optimizer._release_swap_buffers(group)
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         if self.zero == 3:
             raise NotImplementedError("no family that assigns weights is proven on ZeRO-3")
         super()._assign(parameter, value)
         if self.zero:  # the optimizer steps an fp32 copy of its own, and would bring the old weights back
-            self._set(parameter, value, None)
+            self._set(parameter, value)
 
     def _link_state(self, player: str) -> None:
         """Links each weight to its part of the flat optimizer state, which stages 1 and 2 do once only: after the first
@@ -346,22 +384,17 @@ class DeepSpeedEngine(Engine):
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        """Puts this rank's part of a full tensor into its fp32 shard of the weights (key None) or of a state."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Puts this rank's part of a weight into its fp32 shard."""
+        from deepspeed.utils import safe_set_full_fp32_param
 
         value = value.to(self.device, torch.float32)
         if self.zero < 3:
-            if key is None:
-                safe_set_full_fp32_param(parameter, value)
-            else:
-                safe_set_full_optimizer_state(parameter, value, key)
+            safe_set_full_fp32_param(parameter, value)
             return
         optimizer: Any = parameter._z3_optimizer  # type: ignore[attr-defined]
         group, first, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
         begin = count * self.groups.data.index
         part = value.flatten()[begin : begin + count]  # the last rank's shard may end in padding
-        with self._at_hand(optimizer, group):
-            flat = optimizer.fp32_partitioned_groups_flat[group]
-            shard = flat if key is None else optimizer.optimizer.state[flat][key]
-            shard.data[first : first + part.numel()].copy_(part)
+        with self._at_hand(optimizer, group, keep=True):
+            optimizer.fp32_partitioned_groups_flat[group].data[first : first + part.numel()].copy_(part)

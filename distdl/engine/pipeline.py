@@ -29,6 +29,7 @@ from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
 from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
+from distdl.engine.owned import Owned, Same
 from distdl.engine.precision import autocast
 from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
@@ -278,10 +279,18 @@ class PipelineEngine(DeepSpeedEngine):
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 
+    def owned(self) -> Iterator[Owned]:
+        return (owned for owned in super().owned() if self._is_here(owned.name))
+
+    def _same(self) -> Iterator[Same]:
+        return (same for same in super()._same() if self._is_here(same.name))
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in super().tensors():
-            if name.rpartition("/")[2] not in self._elsewhere:
-                yield name, tensor
+        return ((name, tensor) for name, tensor in super().tensors() if self._is_here(name))
+
+    def _is_here(self, name: str) -> bool:
+        """Whether it is this stage that writes a tensor into a checkpoint; `name`: its name there."""
+        return name.rpartition("/")[2] not in self._elsewhere
 
     def named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
         return ((player, name, p) for player, name, p in super().named() if not p.is_meta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from distdl.engine.base import Engine
 from distdl.engine.lbfgs import LBFGS, Replay
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
+from distdl.engine.owned import Read, Same, read_part
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.parallel.tensor import part, whole
+from distdl.parallel.tensor import whole
 from distdl.plan.plan import Plan
 
 
@@ -92,24 +93,24 @@ class TorchEngine(Engine):
     def stepping(self, player: str) -> list[torch.optim.Optimizer]:
         return [self.optimizers[player]]
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _same(self) -> Iterator[Same]:
         for player, name, parameter in self.named():
-            yield f"weights/{name}", whole(parameter, parameter.detach())
+            yield Same(f"weights/{name}", parameter, parameter.detach())
             for key, value in self.optimizers[player].state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
-                    yield f"optimizer/{key}/{name}", whole(parameter, value)
-        for name, parameter in self.bystanders():
-            yield f"weights/{name}", parameter.detach()
-        for name, buffer in self.named_buffers():
-            yield f"buffers/{name}", buffer
+                    yield Same(f"optimizer/{key}/{name}", parameter, value)
+        yield from self._beside()
 
-    def load_optimizer(self, read: Callable[[str], Tensor], names: set[str], steps: Mapping[str, int]) -> None:
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, whole(parameter, tensor)) for name, parameter, tensor in self._same())
+
+    def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
         for player, name, parameter in self.named():
             keys = sorted(n.split("/")[1] for n in names if n.startswith("optimizer/") and n.split("/", 2)[2] == name)
             if keys:
                 state = self.optimizers[player].state[parameter]
                 for key in keys:  # laid out in memory as the weight is, which a fused kernel takes for granted
-                    value = part(parameter, read(f"optimizer/{key}/{name}"))
+                    value = read_part(read, f"optimizer/{key}/{name}", parameter)
                     state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
                 state["step"] = steps_taken(self.optimizers[player], parameter, self.optimizer_steps[player])

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.layout import process
+from distdl.layout.boxes import Box
 
 
 @dataclass
@@ -111,6 +112,19 @@ class Shard:
                 block = concatenate([block, block.new_zeros(shape)], self.dim)
             parts.append(block.narrow(self.dim, rows * self.axis.index, rows))
         return concatenate(parts, self.dim).contiguous()
+
+    def places(self, box: Box) -> list[tuple[Box, Box]]:
+        """Where a box of this rank's part lies: (box of the one-process tensor, box of the part). Padding lies nowhere."""
+        size = self.full[self.dim] // self.blocks
+        rows, found = self.rows(size), []
+        mine = max(0, min(rows, size - self.axis.index * rows))  # of a block, without the padding
+        low = box.offset[self.dim]
+        for block in range(self.blocks):
+            begin, end = max(low, block * rows), min(low + box.shape[self.dim], block * rows + mine)
+            if begin < end:
+                there = block * size + self.axis.index * rows + begin - block * rows
+                found.append((box.along(self.dim, there, end - begin), box.along(self.dim, begin, end - begin)))
+        return found
 
     def join(self, part: Tensor) -> Tensor:
         """Collective along the axis: the one-process tensor, on every rank."""

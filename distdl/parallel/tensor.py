@@ -140,7 +140,7 @@ class VocabularyEmbedding(nn.Module):
         return summed(found.masked_fill(~mine.unsqueeze(-1), 0.0))
 
 
-def whole(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+def whole(parameter: Tensor, tensor: Tensor) -> Tensor:
     """Collective along the tensor axis: the one-process tensor of which `tensor` is this rank's part."""
     shard = shard_of(parameter)
     return tensor if shard is None else shard.join(tensor)

@@ -12,13 +12,12 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from distdl.checkpoint.load import Checkpoint, latest, latest_sound, refuse_other_model
-from distdl.checkpoint.save import remove_drafts
+from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
 from distdl.config.schema import Config
 from distdl.data.balance import Labels
 from distdl.data.fit import conversions
@@ -54,6 +53,7 @@ from distdl.train.hooks.spike import Rollback, SpikeGuard
 from distdl.train.hooks.stop import Stop
 from distdl.train.kernels import missing_kernel, set_up_torch, settled
 from distdl.train.loop import evaluate, train
+from distdl.train.resume import Unsound, agreed, together
 from distdl.ways import assemble, columns_read, learner_class
 from distdl.ways.start import carry_over, checkpoint_of
 from distdl.ways.way import Way
@@ -86,32 +86,44 @@ ROLLBACKS = 3
 """Times that a run goes back to the same checkpoint."""
 
 
+class Tried(NamedTuple):
+    """Where the run has begun before, and gone back."""
+
+    back: list[Rollback]
+    damaged: dict[Path, str]
+    """Checkpoint that turned out to be, and what was wrong with it."""
+
+
 def _train(plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse) -> None:
     """Until the end, from one checkpoint or, where the loss jumps and the config says so, from the last one again.
 
     Nothing of it need be kept: a run that is cut off before its next checkpoint meets the same spike and goes back as it
     did, and from then on the checkpoint says where in the samples it is.
     """
-    back: list[Rollback] = []
+    tried = Tried([], {})
     while True:
         try:
             with ProcessState():
-                return _train_from_checkpoint(plan, folder, rank, spool, pulse, back)
+                return _train_from_checkpoint(plan, folder, rank, spool, pulse, tried)
         except Rollback as spike:
-            back.append(spike.with_traceback(None))  # whose frames hold the engine
-        pulse.at(f"going back ({len(back)})")  # its first time: checkpoint and engine may take as long as at the start
+            tried.back.append(spike.with_traceback(None))  # whose frames hold the engine
+        except Unsound as found:  # the next newest is tried
+            tried.damaged[found.folder] = str(found)
+        times = len(tried.back) + len(tried.damaged)
+        pulse.at(f"going back ({times})")  # its first time: checkpoint and engine may take as long as at the start
         gc.collect()
         if plan.device == "cuda":
             torch.cuda.empty_cache()
 
 
 def _train_from_checkpoint(
-    plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse, back: list[Rollback]
+    plan: Plan, folder: RunFolder, rank: int, spool: SpoolWriter | None, pulse: Pulse, tried: Tried
 ) -> None:
+    back = tried.back
     tell = functools.partial(spool.write, "start-up") if spool else lambda **_: None
     tell(text="the workers to agree on where to begin" if plan.world > 1 else "the last checkpoint to be looked for")
     set_up_torch(plan)
-    checkpoint, warnings = _agreed(plan, folder, rank)
+    checkpoint, warnings = agreed(plan, folder, rank, tried.damaged)
     if back:
         back[-1].to = checkpoint.step if checkpoint else 0
         if [spike.to for spike in back].count(back[-1].to) > ROLLBACKS:
@@ -122,7 +134,7 @@ def _train_from_checkpoint(
     manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
     preparation = record_of(manifest)
     warnings += Kept(plan, folder, rank).load()
-    learner = build_learner(plan.settings, checkpoint)
+    learner = together(plan, checkpoint, lambda: build_learner(plan.settings, checkpoint))
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
@@ -135,7 +147,8 @@ def _train_from_checkpoint(
     start = 0
     if checkpoint:
         start = checkpoint.step
-        checkpoint.state.restore(engine, source, hooks, checkpoint.read, checkpoint.tensors)
+        restore = functools.partial(checkpoint.state.restore, engine, source, hooks)
+        together(plan, checkpoint, functools.partial(restore, checkpoint.read, checkpoint.tensors))
         run_.event("restart", step=start)
     if back:
         source.load_state_dict(back[-1].data)
@@ -168,35 +181,6 @@ def _train_from_checkpoint(
 def _eval_source(plan: Plan, split: str, rank: int, manifest: Manifest) -> EvalSource:
     data_rank = plan.mesh.place(rank)["data"]
     return EvalSource(make_dataset(plan, split, manifest), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
-
-
-def _agreed(plan: Plan, folder: RunFolder, rank: int) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that all ranks continue from. The first rank chooses and checks it for all: a rank that alone saw an
-    older one would train on with other optimizer shards and other samples."""
-    if plan.world == 1:
-        return _chosen(folder)
-    found: list[Any] = [None, [], None]  # path, warnings, error
-    chosen: Checkpoint | None = None
-    if rank == 0:
-        try:
-            chosen, found[1] = _chosen(folder)
-            found[0] = str(chosen.path) if chosen else None
-        except DistdlError as error:
-            found[2] = str(error)
-    device = torch.device("cuda", torch.cuda.current_device()) if plan.device == "cuda" else None
-    dist.broadcast_object_list(found, src=0, device=device)
-    if found[2]:
-        raise TrainingFailed(found[2])
-    if rank and found[0]:
-        chosen = Checkpoint(Path(found[0]), verify=False)
-    return chosen, found[1]
-
-
-def _chosen(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to continue from. Raises TakenOver in a worker that an older attempt has started again."""
-    folder.attempt.check()
-    remove_drafts(folder.checkpoints)
-    return latest(folder.checkpoints)
 
 
 def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:

@@ -151,7 +151,7 @@ def test_every_bit_comes_back_and_training_goes_on_the_same(tmp_path: Path, name
 def test_what_is_in_the_folder(sound: Path, trained: TorchEngine) -> None:
     assert sorted(p.name for p in sound.iterdir()) == [MANIFEST, STATE, "tensors-00000-00000.safetensors"]
     manifest = json.loads((sound / MANIFEST).read_text())
-    assert (manifest["format"], manifest["version"], manifest["family"]) == ("distdl-checkpoint", 1, "mlp")
+    assert (manifest["format"], manifest["version"], manifest["family"]) == ("distdl-checkpoint", 2, "mlp")
     assert manifest["model"]["hidden"] == [24, 17] and manifest["step"] == 3
     for name, meta in manifest["files"].items():
         assert (meta["bytes"], meta["xxh3"]) == ((sound / name).stat().st_size, checksum(sound / name))
@@ -251,8 +251,8 @@ def test_manifests_of_others(folder: Path) -> None:
         with pytest.raises(InputError, match="is not a manifest of distdl"):
             Checkpoint(path)
     (path / MANIFEST).write_text(keep)
-    edit(path, lambda m: m.update(version=2))
-    with pytest.raises(InputError, match=r"has version 2, and this distdl reads up to 1(?s:.*)upgrade distdl"):
+    edit(path, lambda m: m.update(version=3))
+    with pytest.raises(InputError, match=r"has version 3, and this distdl reads up to 2(?s:.*)upgrade distdl"):
         Checkpoint(path)
     edit(path, lambda m: m.update(version=1, format="other"))
     with pytest.raises(InputError, match="is of the format 'other', not 'distdl-checkpoint'"):

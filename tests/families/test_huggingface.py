@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from distdl.checkpoint.load import latest
 from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.families import build, load_family
@@ -202,7 +203,7 @@ def test_it_learns_from_a_folder_and_goes_back(
         names = {path.name for path in (tmp_path / f"{kind}-back").iterdir()}
         assert names - {"generation_config.json"} == {"config.json", "model.safetensors"}
         theirs = type(KINDS[kind][0]()).from_pretrained(tmp_path / f"{kind}-back").eval()
-        ours = worker.build_learner(config, worker.latest(folder.checkpoints)[0]).eval()
+        ours = worker.build_learner(config, latest(folder.checkpoints)[0]).eval()
         with torch.no_grad():
             logits = theirs(**inputs(kind)).logits
             torch.testing.assert_close(ours.logits(**inputs(kind)), logits, rtol=0, atol=1e-6)

@@ -35,7 +35,7 @@ from distdl.track import uploader
 from distdl.track.client import Tracker
 from distdl.track.run import load, update
 from distdl.track.spool import SpoolReader, SpoolWriter
-from distdl.train import worker
+from distdl.train import resume, worker
 from distdl.train.hooks.hook import Run
 from distdl.train.hooks.stop import Stop
 from distdl.train.survey import survey
@@ -168,7 +168,8 @@ def test_frozen_between_the_look_and_the_rename(tmp_path: Path, monkeypatch: Any
     def frozen(source: Any, target: Any) -> None:
         if newer.attempt.number == 0:
             newer.begin()
-            assert worker._chosen(newer)[0] is None if not damaged else saving.remove_drafts(newer.checkpoints) is None
+            found = saving.remove_drafts(newer.checkpoints) if damaged else resume.chosen(newer, {})[0]
+            assert found is None
             saved_by(newer, 10)
         rename(source, target)
 
