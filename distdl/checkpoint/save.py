@@ -265,6 +265,7 @@ class Saving:
                 "family": plan.model.family,
                 "model": plan.config["model"],  # of a family's file its name: the run may move
                 "step": self.state.step,
+                "precision": plan.settings.train.precision,
                 "block": stream.BLOCK,
                 "files": files,
                 "tensors": tensors,

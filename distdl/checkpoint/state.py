@@ -39,6 +39,8 @@ class RunState:
     """Name -> what the hook keeps."""
     primary: float | None = None
     """The metric that decides, where this step was evaluated."""
+    loss_scales: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    """Player -> what its dynamic loss scale goes on with; not in the file of a run without one."""
 
     @staticmethod
     def of(
@@ -46,7 +48,8 @@ class RunState:
     ) -> RunState:
         """The state after `step` steps."""
         kept = {name: hook.state_dict() for name, hook in hooks.items()}
-        return RunState(step, stopped, source.state_dict(), dict(engine.optimizer_steps), kept, primary)
+        steps, scales = dict(engine.optimizer_steps), engine.loss_scales()
+        return RunState(step, stopped, source.state_dict(), steps, kept, primary, scales)
 
     def restore(
         self,
@@ -59,6 +62,7 @@ class RunState:
         """Puts the optimizer, whose tensors `read` gives by their `names`, the data and the hooks where they were. A hook
         that the run did not have then begins anew."""
         engine.load_optimizer(read, set(names), self.optimizer_steps)
+        engine.load_loss_scales(self.loss_scales)
         source.load_state_dict(self.data)
         for name, hook in hooks.items():
             if name in self.hooks:
@@ -66,7 +70,8 @@ class RunState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for state.json."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return values if self.loss_scales else {key: value for key, value in values.items() if key != "loss_scales"}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> RunState:
@@ -75,8 +80,15 @@ class RunState:
 
 
 _FIELDS = [field.name for field in dataclasses.fields(RunState)]
-_KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(RunState).items() if name != "primary"}
+_SOMETIMES = ("primary", "loss_scales")
+_KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(RunState).items() if name not in _SOMETIMES}
 """What every state.json has, and of what type."""
+
+
+def _scales_wrong(scales: Any) -> str:
+    each = scales.values() if isinstance(scales, dict) else [None]
+    sound = all(isinstance(kept, dict) and all(isinstance(x, int | float) for x in kept.values()) for kept in each)
+    return "" if sound else "loss_scales has no mapping of numbers for each player"
 
 
 def glance(path: Path) -> tuple[Any, Any]:
@@ -94,6 +106,6 @@ def read_state(path: Path) -> RunState:
         raise Damaged(path, f"is damaged: {error}") from None
     if state is None:
         raise Damaged(path, f"is not whole: {STATE} is missing")
-    if wrong := not_of_type(state, _KINDS):
+    if wrong := not_of_type(state, _KINDS) or _scales_wrong(state.get("loss_scales", {})):
         raise Damaged(path, f"is damaged: in {STATE}, {wrong}")
     return RunState.from_dict(state)

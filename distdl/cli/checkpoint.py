@@ -1,4 +1,4 @@
-"""`distdl checkpoint`: look into a checkpoint, check its bytes, turn it into another format and back."""
+"""`distdl checkpoint`: look into a checkpoint, check its bytes, compare two, turn one into another format and back."""
 
 from __future__ import annotations
 
@@ -24,20 +24,25 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register `checkpoint` with `inspect`, `verify` and `convert` on the main parser's subparsers."""
-    parser = subparsers.add_parser("checkpoint", help="inspect, verify and convert checkpoints")
+    """Register `checkpoint` with `inspect`, `verify`, `diff` and `convert` on the main parser's subparsers."""
+    parser = subparsers.add_parser("checkpoint", help="inspect, verify, compare and convert checkpoints")
     verbs = add_verbs(
         parser,
         Verb("inspect", "print step, model, sizes and optimizer", run_inspect),
         Verb("verify", "hash everything again and list all damage", run_verify),
+        Verb("diff", "what differs between two, of any formats", run_diff),
         Verb("convert", "to and from DeepSpeed, safetensors and Hugging Face", run_convert),
     )
-    inspect, verify, convert = verbs["inspect"], verbs["verify"], verbs["convert"]
+    inspect, verify, diff, convert = (verbs[name] for name in ("inspect", "verify", "diff", "convert"))
     inspect.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: its newest one")
     inspect.add_argument("--tensors", action="store_true", help="list every tensor")
     add_json_argument(inspect)
     verify.add_argument("path", metavar="PATH", help="a checkpoint, or a run's folder: all of its checkpoints")
     add_json_argument(verify)
+    kinds = "checkpoint, run (its newest), DeepSpeed folder, .safetensors or Hugging Face"
+    diff.add_argument("a", metavar="A", help=kinds)
+    diff.add_argument("b", metavar="B", help="another, whose tensors have the same names")
+    add_json_argument(diff)
     convert.add_argument(
         "source", metavar="SOURCE", help="checkpoint, run, DeepSpeed folder, .safetensors or Hugging Face"
     )
@@ -113,6 +118,33 @@ def run_verify(args: argparse.Namespace) -> int:
             "    fix: copy it again from where it is sound; training goes on from the newest sound checkpoint of a run"
         )
     return 1 if damaged else 0
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """Exit code 0 where all tensors are equal, 1 where not; InputError, or DataCorrupt, for what is no source."""
+    import dataclasses
+
+    from distdl.checkpoint.diff import compare
+
+    found = compare(Path(args.a), Path(args.b))
+    if args.json:
+        print_json({"a": args.a, "b": args.b, "equal": found.equal, **dataclasses.asdict(found)})
+        return 0 if found.equal else 1
+    print(f"{found.same:,} tensors are equal; A is of step {found.steps[0]:,}, B of step {found.steps[1]:,}")
+    for key, (one, other) in found.model.items():
+        print(f"model.{key}: {one} and {other}")
+    for name, (here, there) in found.shapes.items():
+        print(f"{name} is {here} and {there}")
+    for side, names in zip("AB", found.only):
+        print("\n".join(f"{name} is in {side} alone" for name in names), end="\n" if names else "")
+    if found.differ:
+        from rich.table import Table
+
+        table = Table("tensor", "numbers that differ", "largest difference", "relative")
+        for row in found.differ:
+            table.add_row(row.name, f"{row.count:,} of {row.of:,}", f"{row.largest:.3g}", f"{row.relative:.3g}")
+        console().print(table)
+    return 0 if found.equal else 1
 
 
 def run_convert(args: argparse.Namespace) -> int:

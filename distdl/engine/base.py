@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
 from distdl.engine.copies import BatchCopies
-from distdl.engine.owned import Owned, Read, Same, shared_out
+from distdl.engine.owned import Owned, Read, Same, shared_by_axis
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.errors import TrainingFailed
@@ -281,12 +281,7 @@ class Engine(ABC):
     def owned(self) -> Iterator[Owned]:
         """What this rank writes into a checkpoint: all ranks together every element of the run's state, once. No rank waits
         for another, and a tensor is valid until the next one is asked for."""
-        of_axis: dict[int, tuple[Axis, list[Same]]] = {}
-        for same in self._same():
-            axis = self._alike(same.parameter)
-            of_axis.setdefault(id(axis), (axis, []))[1].append(same)
-        for axis, tensors in of_axis.values():
-            yield from shared_out(tensors, axis)
+        return shared_by_axis(self._same(), self._alike)
 
     @abstractmethod
     def _same(self) -> Iterator[Same]:
@@ -316,6 +311,13 @@ class Engine(ABC):
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         """Restores the optimizer from `read("optimizer/KEY/NAME", box)`, and fp32 weights where the engine keeps such. Each
         rank reads what it has. Not collective."""
+
+    def loss_scales(self) -> dict[str, dict[str, float]]:
+        """What each player's dynamic loss scale (fp16) goes on with."""
+        return {}
+
+    def load_loss_scales(self, kept: Mapping[str, Mapping[str, float]]) -> None:  # noqa: B027 - most engines scale nothing
+        """Goes on with these; a player that is not among them begins anew."""
 
     def named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
         """(player, one-process name, parameter) of every parameter, in one order on every rank."""

@@ -24,7 +24,7 @@ from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.engine.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
-from distdl.engine.zero import loss_scale, stage_1_of_its_own_class, step_left_out
+from distdl.engine.zero import loss_scale, scale_kept, scale_restored, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
 from distdl.learner import Batch, Learner
@@ -236,6 +236,13 @@ class DeepSpeedEngine(Engine):
 
     def loss_scale(self, player: str) -> float:
         return float(self.engines[player].optimizer.loss_scale) if self.config.train.precision == "fp16" else 1.0
+
+    def loss_scales(self) -> dict[str, dict[str, float]]:
+        return {player: kept for player, engine in self.engines.items() if (kept := scale_kept(engine))}
+
+    def load_loss_scales(self, kept: Mapping[str, Mapping[str, float]]) -> None:
+        for player, engine in self.engines.items():
+            scale_restored(engine, kept.get(player, {}))
 
     # -- checkpoint ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ Each element is written by one rank, and every rank can tell by itself which are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -109,6 +109,16 @@ def shared_out(tensors: Iterable[Same], axis: Axis) -> Iterator[Owned]:
         for box in of_run(tensor.shape, first, last - first):
             for there, mine in _places(parameter, box):
                 yield Owned(name, _full_shape(parameter), there, tensor[mine.slices])
+
+
+def shared_by_axis(tensors: Iterable[Same], alike: Callable[[Tensor], Axis]) -> Iterator[Owned]:
+    """The same, of tensors that the ranks along several axes have alike: `alike` says which, for a parameter."""
+    of_axis: dict[int, tuple[Axis, list[Same]]] = {}
+    for same in tensors:
+        axis = alike(same.parameter)
+        of_axis.setdefault(id(axis), (axis, []))[1].append(same)
+    for axis, kept in of_axis.values():
+        yield from shared_out(kept, axis)
 
 
 def share_of_run(size: int, axis: Axis) -> range:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -33,6 +33,22 @@ def stage_1_of_its_own_class() -> Iterator[None]:
 def loss_scale(engine: Any) -> float:
     """What a DeepSpeed engine multiplies the loss by now, and so every gradient until its step: fp16's, else 1."""
     return float(getattr(engine.optimizer, "loss_scale", 1.0))
+
+
+_OF_A_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What DeepSpeed's dynamic scale of a loss decides by when it rises and falls."""
+
+
+def scale_kept(engine: Any) -> dict[str, float]:
+    """The state of a DeepSpeed engine's dynamic loss scale; {} without one."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {key: getattr(scaler, key) for key in _OF_A_SCALE} if getattr(scaler, "dynamic", False) else {}
+
+
+def scale_restored(engine: Any, kept: Mapping[str, float]) -> None:
+    """Puts it back, where the engine has one: otherwise nothing is scaled, and nothing of it need be known."""
+    if scale_kept(engine):
+        vars(engine.optimizer.loss_scaler).update({key: kept[key] for key in _OF_A_SCALE if key in kept})
 
 
 @contextlib.contextmanager

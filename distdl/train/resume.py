@@ -36,6 +36,16 @@ def agreed(
 ) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint that all ranks continue from. The first rank chooses it for all: a rank that alone saw an older one
     would train on with other optimizer shards and other samples. `damaged`: those that were tried, and what is wrong."""
+    checkpoint, warnings = _first(plan, folder, rank, damaged)
+    if checkpoint and (words := _other_precision(checkpoint, plan.settings.train.precision)):
+        warnings.append(words)
+    return checkpoint, warnings
+
+
+def _first(
+    plan: Plan, folder: RunFolder, rank: int, damaged: Mapping[Path, str]
+) -> tuple[Checkpoint | None, list[str]]:
+    """Collective. What the first rank chooses."""
     if plan.world == 1:
         return chosen(folder, damaged)
     found: list[Any] = [None, [], None]  # path, warnings, error
@@ -80,3 +90,17 @@ def together(plan: Plan, checkpoint: Checkpoint | None, read: Callable[[], T]) -
     if found := next(filter(None, told), ""):
         raise Unsound(checkpoint.path, found)
     return value  # type: ignore[return-value] # it was read
+
+
+def _other_precision(checkpoint: Checkpoint, precision: str) -> str:
+    """What becomes of a checkpoint of a run in another precision, in words, or ''."""
+    there = checkpoint.manifest.get("precision", precision)
+    if there == precision:
+        return ""
+    taken = "are in fp64 and are rounded to fp32" if there == "fp64" else "are in fp32 and are taken as they are"
+    words = f"the checkpoint is of a run in {there}, and goes on in {precision}: weights and optimizer states {taken}"
+    if checkpoint.state.loss_scales and precision != "fp16":
+        words += "; its loss scale is of no use here"
+    if precision == "fp16":
+        words += "; the loss scale begins anew"
+    return words

@@ -364,7 +364,18 @@ def test_latest_falls_back_over_a_sealed_manifest_of_wrong_types(
     assert found is not None and found.step == 3 and says in warnings[0] and step_folder(10) in warnings[0]
 
 
-@pytest.mark.parametrize("state", ["[1]", "{}", '{"step": 10, "stopped": 0}'])
+WHOLE = '{"step": 10, "stopped": false, "data": {}, "optimizer_steps": {}, "hooks": {}, "loss_scales": %s}'
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[1]",
+        "{}",
+        '{"step": 10, "stopped": 0}',
+        *(WHOLE % scales for scales in ("[]", '{"a": 1}', '{"a": {"b": "c"}}')),
+    ],
+)
 def test_latest_falls_back_over_a_state_of_wrong_types(folder: Path, trained: TorchEngine, state: str) -> None:
     path = write(folder, trained, 10)
     (path / STATE).write_text(state)

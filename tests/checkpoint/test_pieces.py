@@ -300,3 +300,29 @@ def test_damage_in_one_of_version_1_is_found_by_the_first_read(tmp_path: Path) -
             Checkpoint(folder, verify=False).read("weights/net.0.bias")
         flip(file, place)
     assert Checkpoint(folder, verify=False).read("weights/net.0.bias").shape == whole((3,)).shape
+
+
+# -- diff --------------------------------------------------------------------------------------------------------------
+
+
+def test_diff_tells_what_differs(command: Callable[..., Result], tmp_path: Path) -> None:
+    """Between checkpoints of any version, and other formats; equal is exit code 0."""
+    same = tmp_path / "step_00000003"
+    assert command("checkpoint", "convert", VERSION_1, same).code == 0
+    code, out, _ = command("checkpoint", "diff", VERSION_1, same)
+    assert code == 0 and "18 tensors are equal" in out
+    changed = {name: Checkpoint(same).read(name) for name in Checkpoint(same).tensors}
+    weights = {name.removeprefix("weights/"): t for name, t in changed.items() if name.startswith("weights/")}
+    weights["net.0.bias"] = weights["net.0.bias"] + torch.tensor([0.0, 0.5, 0.0])
+    weights["more"], gone = torch.ones(2), weights.pop("net.1.bias")
+    weights["net.4.bias"] = weights["net.4.bias"][None]
+    save_file(weights, tmp_path / "changed.safetensors")
+    done = command("checkpoint", "diff", same, tmp_path / "changed.safetensors", "--json")
+    found = json.loads(done.stdout)
+    assert done.code == 1 and not found["equal"] and found["same"] == 3 and gone.shape == (3,)
+    (row,) = found["differ"]
+    assert (row["name"], row["count"], row["of"], row["largest"]) == ("weights/net.0.bias", 1, 3, pytest.approx(0.5))
+    assert found["shapes"] == {"weights/net.4.bias": [[10], [1, 10]]}
+    assert "weights/net.1.bias" in found["only"][0] and found["only"][1] == ["weights/more"]
+    printed = command("checkpoint", "diff", same, tmp_path / "changed.safetensors")
+    assert printed.code == 1 and "weights/more is in B alone" in printed.stdout and "1 of 3" in printed.stdout

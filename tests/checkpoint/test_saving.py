@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from distdl.checkpoint import save as saving
-from distdl.checkpoint.layout import checkpoints
+from distdl.checkpoint.layout import checkpoints, files_of
 from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.save import Copies, Saving
 from distdl.config.load import config_from_dict
@@ -68,20 +68,34 @@ def test_the_memory_of_the_copies_is_kept(tmp_path: Path) -> None:
     assert equal(bits(restored(Checkpoint(tmp_path / "step_00000002"), new_engine(9))), bits(engine))
 
 
-def run(digits: str, folder: Path, asynchronous: bool = True) -> RunFolder:
-    """20 steps in this process, with a checkpoint every 5."""
+def run(digits: str, folder: Path, asynchronous: bool = True, steps: int = 20, **changes: Any) -> RunFolder:
+    """So many steps in this process, with a checkpoint every 5."""
     from distdl.layout.process import alone
     from distdl.train import worker
     from distdl.train.survey import survey
 
-    values = small_config("mlp", digits, "", track__every_steps=1)
+    values = small_config("mlp", digits, "", track__every_steps=1, train__steps=steps, **changes)
     values["checkpoint"] = {"every_steps": 5, "keep_last": 9, "keep_best": 0, "asynchronous": asynchronous}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     run_ = RunFolder(folder)
     run_.begin()
     with alone:
         worker.run(survey(config_from_dict(values)), run_, 0)
     return run_
+
+
+def test_another_precision_is_said_and_goes_on_from_the_same_numbers(digits: str, tmp_path: Path) -> None:
+    """Half of the run in fp32, half of it in bf16: the weights and states are those of fp32, and a warning says so."""
+    folder = run(digits, tmp_path / "run", steps=10)
+    saved = Checkpoint(checkpoints(folder.checkpoints)[-1][1])
+    again = run(digits, tmp_path / "run", steps=10, train__precision="bf16")  # takes no step
+    warned = [event["text"] for event in events(again.path, "message")]
+    assert any("of a run in fp32, and goes on in bf16" in text and "taken as they are" in text for text in warned)
+    assert events(again.path, "restart")[-1]["step"] == 10
+    run(digits, tmp_path / "run", train__precision="bf16")
+    end = Checkpoint(checkpoints(folder.checkpoints)[-1][1])
+    assert (saved.manifest["precision"], end.manifest["precision"], end.step) == ("fp32", "bf16", 20)
+    assert {str(end.read(name).dtype) for name in end.tensors} == {"torch.float32"}
 
 
 def order(folder: Path) -> list[str]:
@@ -221,7 +235,8 @@ def test_the_first_rank_waits_for_every_part(digits: str, tmp_path: Path) -> Non
     found = checkpoints(tmp_path / "checkpoints")
     assert [step for step, _ in found] == [5, 10, 15, 20]
     for _, path in found:
-        files = {meta["file"][:13] for meta in json.loads((path / "manifest.json").read_text())["tensors"].values()}
+        told = json.loads((path / "manifest.json").read_text())["tensors"].values()
+        files = {file[:13] for meta in told for file in files_of(meta)}
         assert files == {"tensors-00000", "tensors-00001"} and Checkpoint(path).tensors
 
 

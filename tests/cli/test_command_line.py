@@ -86,6 +86,7 @@ ARGUMENTS = {
     "data convert": ("data", "convert", "DIGITS", "digits.parquet"),
     "checkpoint inspect": ("checkpoint", "inspect", "runs/small"),
     "checkpoint verify": ("checkpoint", "verify", "runs/small"),
+    "checkpoint diff": ("checkpoint", "diff", "runs/small", "runs/small"),
     "doctor": ("doctor",),
     "parity": ("parity", "small.yaml", "--worlds", "1", "--layouts", "torch,zero1"),
 }
