@@ -51,6 +51,9 @@ class Checkpoint:
         self.manifest = read_manifest(path)
         self.tensors: dict[str, dict[str, Any]] = self.manifest["tensors"]
         self.reader = Reader(path, self.manifest)
+        self.patient = False
+        """Whether `read` gives zeros for what is damaged, and notes it in `damage`: for ranks that must not fail alone."""
+        self.damage: Damaged | None = None
         self.verify(contents=verify)
         self.state = read_state(path)
 
@@ -99,7 +102,13 @@ class Checkpoint:
 
     def read(self, name: str, box: Box | None = None) -> Tensor:
         """A tensor in its full shape, or a box of it, on the CPU. Reads no more than that, rounded to blocks."""
-        return self.reader.read(name, box)
+        try:
+            return self.reader.read(name, box)
+        except Damaged as error:
+            if not self.patient:
+                raise
+            self.damage = self.damage or error
+            return torch.zeros(self.reader.shape(name) if box is None else box.shape)
 
     def load_weights(self, learner: nn.Module) -> None:
         """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""

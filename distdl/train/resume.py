@@ -1,26 +1,23 @@
 """From which checkpoint all ranks go on: one, the newest that is sound, though each reads a part of it only.
 
-Nobody reads all of it to find out. Every rank compares what it needs as it comes; where one finds damage, all of them hear
-of it, and go on from the one before.
+Nobody reads all of it to find out. Every rank compares what it needs as it comes. One that finds damage goes on with zeros
+for as long as others may wait for it; then all of them hear of it, and begin again from the checkpoint before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from distdl.checkpoint.layout import Damaged
 from distdl.checkpoint.load import Checkpoint, latest
 from distdl.checkpoint.save import remove_drafts
 from distdl.errors import DistdlError, TrainingFailed
 from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder
-
-T = TypeVar("T")
 
 
 class Unsound(Exception):
@@ -37,6 +34,8 @@ def agreed(
     """The checkpoint that all ranks continue from. The first rank chooses it for all: a rank that alone saw an older one
     would train on with other optimizer shards and other samples. `damaged`: those that were tried, and what is wrong."""
     checkpoint, warnings = _first(plan, folder, rank, damaged)
+    if checkpoint:
+        checkpoint.patient = True
     if checkpoint and (words := _other_precision(checkpoint, plan.settings.train.precision)):
         warnings.append(words)
     return checkpoint, warnings
@@ -72,24 +71,17 @@ def chosen(folder: RunFolder, damaged: Mapping[Path, str]) -> tuple[Checkpoint |
     return latest(folder.checkpoints, verify=False, damaged=damaged)
 
 
-def together(plan: Plan, checkpoint: Checkpoint | None, read: Callable[[], T]) -> T:
-    """Collective, if there is a checkpoint. What `read` makes of it; Unsound on every rank where one found it damaged."""
+def together(plan: Plan, checkpoint: Checkpoint | None) -> None:
+    """Collective, if there is a checkpoint. Raises Unsound on every rank where one has read something damaged of it."""
     if checkpoint is None:
-        return read()
-    value, words = None, ""
-    try:
-        value = read()
-    except Damaged as error:
-        if error.folder != checkpoint.path:
-            raise
-        words = str(error)
+        return
+    words = str(checkpoint.damage or "")
     told: list[Any] = [words]
     if plan.world > 1:
         told = [""] * plan.world
         dist.all_gather_object(told, words)
     if found := next(filter(None, told), ""):
         raise Unsound(checkpoint.path, found)
-    return value  # type: ignore[return-value] # it was read
 
 
 def _other_precision(checkpoint: Checkpoint, precision: str) -> str:

@@ -134,22 +134,18 @@ def _train_from_checkpoint(
     manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
     preparation = record_of(manifest)
     warnings += Kept(plan, folder, rank).load()
-    learner = together(plan, checkpoint, lambda: build_learner(plan.settings, checkpoint))
+    learner = build_learner(plan.settings, checkpoint)
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
+    together(plan, checkpoint)
     engine.pulse = pulse
     source = make_source(plan, rank, manifest)
     run_ = Run(plan, rank, learner, engine, source, spool, preparation=preparation, attempt=folder.attempt)
     for text in warnings:
         run_.event("message", level="warning", text=text)
     hooks = _hooks(run_, folder)
-    start = 0
-    if checkpoint:
-        start = checkpoint.step
-        restore = functools.partial(checkpoint.state.restore, engine, source, hooks)
-        together(plan, checkpoint, functools.partial(restore, checkpoint.read, checkpoint.tensors))
-        run_.event("restart", step=start)
+    start = _go_on(run_, source, hooks, checkpoint) if checkpoint else 0
     if back:
         source.load_state_dict(back[-1].data)
         if isinstance(guard := hooks.get("spike"), SpikeGuard):
@@ -176,6 +172,14 @@ def _train_from_checkpoint(
     if rank == 0:
         spent = time.perf_counter() - clock
         _write_summary(run_, folder, (start, end), (begin, spent), stopping, last_word)
+
+
+def _go_on(run_: Run, source: BatchSource, hooks: dict[str, Hook], checkpoint: Checkpoint) -> int:
+    """Collective. Puts all that is beside the weights where it was; returns the step that it was at."""
+    checkpoint.state.restore(run_.engine, source, hooks, checkpoint.read, checkpoint.tensors)
+    together(run_.plan, checkpoint)
+    run_.event("restart", step=checkpoint.step)
+    return checkpoint.step
 
 
 def _eval_source(plan: Plan, split: str, rank: int, manifest: Manifest) -> EvalSource:

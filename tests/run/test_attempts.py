@@ -27,7 +27,9 @@ from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.state import RunState
 from distdl.cli.display import Display
 from distdl.config.load import config_from_dict
+from distdl.engine.owned import Owned
 from distdl.jobs.target import tracking_link
+from distdl.layout.boxes import whole
 from distdl.run.attempts import Attempt, TakenOver, claim
 from distdl.run.folder import RunFolder
 from distdl.runtime.launch import TWICE_S, launch, stop_on_signals
@@ -131,9 +133,13 @@ def test_the_events(fenced: RunFolder) -> None:
 def saved_by(folder: RunFolder, step: int) -> tuple[Path, int]:
     engine = SimpleNamespace(
         rank=0,
-        plan=SimpleNamespace(world=1, model=SimpleNamespace(family="mlp"), config={"model": {"family": "mlp"}}),
-        tensors=lambda: iter([("weights/w", torch.full((3,), float(folder.attempt.number)))]),
-        holders=lambda name: SimpleNamespace(size=1, index=0),
+        plan=SimpleNamespace(
+            world=1,
+            model=SimpleNamespace(family="mlp"),
+            config={"model": {"family": "mlp"}},
+            settings=SimpleNamespace(train=SimpleNamespace(precision="fp32")),
+        ),
+        owned=lambda: iter([Owned("weights/w", (3,), whole((3,)), torch.full((3,), float(folder.attempt.number)))]),
     )
     state = RunState(step, stopped=False, data={}, optimizer_steps={}, hooks={})
     return saving.save(folder.checkpoints, engine, state, folder.attempt)
