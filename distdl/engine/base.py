@@ -12,7 +12,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from distdl.engine.copies import BatchCopies
 from distdl.engine.owned import Owned, Read, Same, shared_by_axis
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
+from distdl.engine.shards import Held
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
 from distdl.layout.axes import Axis, shard_of
@@ -36,18 +37,6 @@ from distdl.run.heartbeat import Pulse
 
 EVALUATION = 0x45564C
 """Mixed into the seed of the noise in evaluations, so that it is not that of the training step on the same row."""
-
-
-class Held(NamedTuple):
-    """A run of a parameter's elements, and where the tensor that an optimizer steps has them; both are seen as flat."""
-
-    name: str
-    first: int
-    """Place in the parameter, or in this rank's part of it where an axis cuts it."""
-    size: int
-    tensor: Tensor
-    begin: int
-    """Place in `tensor`."""
 
 
 class Engine(ABC):

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.engine import zero_step
-from distdl.engine.base import Engine, Held
+from distdl.engine.base import Engine
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.engine.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
+from distdl.engine.shards import Held, at_hand, shards, states
 from distdl.engine.zero import loss_scale, scale_kept, scale_restored, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
@@ -261,25 +262,9 @@ class DeepSpeedEngine(Engine):
         yield from super().owned()
 
     def _shards(self, player: str, keep: bool) -> Iterator[tuple[Tensor, dict[str, Tensor], list[Held]]]:
-        """Each of this rank's flat shards, its states as `optimizer/KEY`, and what lies in it. One from an NVMe disk is in
-        memory until the next one is asked for; `keep`: with what has been changed in it."""
-        runs: dict[int, list[Held]] = {}
-        for run in self.held(player):
-            runs.setdefault(id(run.tensor), []).append(run)
-        for index, flat in enumerate(self._flat_weights(player)):
-            if id(flat) in runs:
-                with self._at_hand(self.engines[player].optimizer, index, keep):
-                    state = {f"optimizer/{key}": value for key, value in self._states(player, flat).items()}
-                    yield flat, state, runs[id(flat)]
-
-    def _states(self, player: str, owner: Tensor) -> dict[str, Tensor]:
-        """The states of what the player's optimizers step, that have a number for each of its elements."""
-        found: dict[str, Any] = next((o.state[owner] for o in self.stepping(player) if owner in o.state), {})
-        return {
-            key: value
-            for key, value in sorted(found.items())
-            if isinstance(value, Tensor) and value.shape == owner.shape and key != "step"
-        }
+        """What `shards` says, of a player."""
+        optimizer, flats = self.engines[player].optimizer, self._flat_weights(player)
+        return shards(optimizer, self.stepping(player), flats, self.held(player), keep)
 
     def _same(self) -> Iterator[Same]:
         for player, name, parameter in self.named():
@@ -290,7 +275,7 @@ class DeepSpeedEngine(Engine):
                     yield Same(f"weights/{name}", parameter, parameter.detach().clone())
             elif self.zero == 0 or not parameter.requires_grad:
                 yield Same(f"weights/{name}", parameter, parameter.detach())
-            for key, value in self._states(player, parameter).items() if self.zero == 0 else ():
+            for key, value in states(self.stepping(player), parameter).items() if self.zero == 0 else ():
                 yield Same(f"optimizer/{key}/{name}", parameter, value)
         yield from self._beside()
 
@@ -329,7 +314,7 @@ class DeepSpeedEngine(Engine):
         )
 
     def _state_keys(self, player: str) -> list[str]:
-        return sorted({key for owner in self._flat_weights(player) for key in self._states(player, owner)})
+        return sorted({key for owner in self._flat_weights(player) for key in states(self.stepping(player), owner)})
 
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
@@ -358,23 +343,10 @@ class DeepSpeedEngine(Engine):
         inner, steps = self._inner(player), self.optimizer_steps[player]
         trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
         for index, owner in enumerate(trainable if self.zero == 0 else self._flat_weights(player)):
-            with self._at_hand(self.engines[player].optimizer, index, keep=True):
+            with at_hand(self.engines[player].optimizer, index, keep=True):
                 inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
                 inner.state[owner]["step"] = steps_taken(inner, owner, steps)
         self._link_state(player)
-
-    @contextlib.contextmanager
-    def _at_hand(self, optimizer: Any, group: int, keep: bool) -> Iterator[None]:
-        """Within it a ZeRO-3 group's shard and state are in memory, where they live on a disk; then they go back there, or,
-        without `keep`, are let go of."""
-        on_disk = self.zero == 3 and optimizer._swappable_optimizer_subgroup(group)
-        if on_disk:
-            optimizer._optimizer_states_and_gradient_swap_in(group)
-        yield
-        if on_disk and keep:
-            optimizer._optimizer_states_and_gradient_swap_out(group)
-        elif on_disk:
-            optimizer._release_swap_buffers(group)
 
     def _assign(self, parameter: nn.Parameter, value: Tensor) -> None:
         if self.zero == 3:
@@ -403,5 +375,5 @@ class DeepSpeedEngine(Engine):
         group, first, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
         begin = count * self.groups.data.index
         part = value.flatten()[begin : begin + count]  # the last rank's shard may end in padding
-        with self._at_hand(optimizer, group, keep=True):
+        with at_hand(optimizer, group, keep=True):
             optimizer.fp32_partitioned_groups_flat[group].data[first : first + part.numel()].copy_(part)

@@ -56,6 +56,11 @@ def _full_shape(parameter: Tensor) -> tuple[int, ...]:
     return local_shape(parameter) if shard is None else shard.full
 
 
+def _lies_in(same: Same) -> Tensor:
+    """What says how a tensor is cut: its parameter, but for a state that is not like it (of rows, or of columns)."""
+    return same.parameter if same.tensor.shape == local_shape(same.parameter) else same.tensor
+
+
 def _places(parameter: Tensor, box: Box) -> list[tuple[Box, Box]]:
     shard = shard_of(parameter)
     return [(box, box)] if shard is None else shard.places(box)
@@ -100,7 +105,8 @@ def shared_out(tensors: Iterable[Same], axis: Axis) -> Iterator[Owned]:
     kept = list(tensors)
     total, begin = sum(same.tensor.nbytes for same in kept), 0
     low, high = (total * index // axis.size for index in (axis.index, axis.index + 1))
-    for name, parameter, tensor in kept:
+    for same in kept:
+        name, parameter, tensor = same.name, _lies_in(same), same.tensor
         each, count = tensor.element_size(), tensor.numel()
         first, last = (min(max(-((begin - edge) // each), 0), count) for edge in (low, high))
         begin += tensor.nbytes

@@ -79,12 +79,14 @@ def test_a_part_lies_where_it_was_cut_from(dim: int, ranks: int, blocks: int, mu
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_what_ranks_have_alike_is_shared_out_evenly(ranks: int) -> None:
     tensors = {"a": counted(30, 7), "b": counted(3).double(), "c": counted(), "d": counted(0, 2), "e": counted(50, 2).T}
+    of = {"b": torch.nn.Parameter(counted(3, 9))}  # a state of its rows
     seen = {name: torch.zeros(t.shape) for name, t in tensors.items()}
     empty, sizes = 0, []
     for index in range(ranks):
-        mine = list(shared_out([Same(name, t, t) for name, t in tensors.items()], Axis(ranks, index)))
+        mine = list(shared_out([Same(name, of.get(name, t), t) for name, t in tensors.items()], Axis(ranks, index)))
         for owned in mine:
             assert torch.equal(owned.tensor, tensors[owned.name][owned.box.slices])
+            assert owned.shape == tuple(tensors[owned.name].shape)
             seen[owned.name][owned.box.slices] += 1
             empty += owned.name == "d"
         sizes.append(sum(owned.tensor.nbytes for owned in mine))

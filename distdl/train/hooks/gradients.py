@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distdl.engine.base import Engine, Held
+from distdl.engine.base import Engine
+from distdl.engine.shards import Held
 from distdl.layout.axes import shard_of
 
 NOISE = 1 << 20
