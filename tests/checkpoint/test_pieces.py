@@ -26,9 +26,11 @@ from distdl.engine.owned import Same, of_flat, read_flat, shared_out
 from distdl.errors import DataCorrupt
 from distdl.layout.axes import Axis, Shard
 from distdl.layout.boxes import Box, of_run, whole
-from tests.checkpoint.test_checkpoint_folder import bits, edit, equal, flip, learn, new_engine, restored
+from distdl.ways.start import open_weights
+from tests.checkpoint.test_checkpoint_folder import bits, edit, equal, flip, learn, new_engine, restored, write
 from tests.conftest import Result
 
+FILE = "tensors-00000-00000.safetensors"
 VERSION_1 = Path(__file__).parent / "version_1" / "step_00000003"
 """A checkpoint that was written before there were pieces."""
 
@@ -302,6 +304,34 @@ def test_damage_in_one_of_version_1_is_found_by_the_first_read(tmp_path: Path) -
             Checkpoint(folder, verify=False).read("weights/net.0.bias")
         flip(file, place)
     assert Checkpoint(folder, verify=False).read("weights/net.0.bias").shape == whole((3,)).shape
+
+
+def test_weights_that_a_run_starts_from_are_compared_as_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint of 18 tensors a start takes the bytes of 6, and damage in those is found."""
+    monkeypatch.setattr(stream, "BLOCK", 64)
+    engine = new_engine(0, None, hidden=[3])
+    learn(engine, 0, 1)
+    path = write(tmp_path, engine, 1)
+    read = 0
+
+    def counted(self: Reader, name: str, box: Box | None = None) -> Tensor:
+        nonlocal read
+        before = self.bytes_read
+        found = original(self, name, box)
+        read += self.bytes_read - before
+        return found
+
+    original = Reader.read
+    monkeypatch.setattr(Reader, "read", counted)
+    source = open_weights(str(path), str(tmp_path))
+    assert all(torch.equal(source.read(n), p) for n, p in engine.learner.named_parameters())
+    weights = sum(p.nbytes for p in engine.learner.parameters())
+    assert weights <= read < weights + 6 * 2 * 64 + 3 * 1024 and read < 0.75 * (path / FILE).stat().st_size
+    flip(path / FILE, -5)  # of a weight: the last of the names
+    with pytest.raises(DataCorrupt, match="its checksum differs"):
+        [open_weights(str(path), str(tmp_path)).read(name) for name in source.shapes]
 
 
 # -- diff --------------------------------------------------------------------------------------------------------------
