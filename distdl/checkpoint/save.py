@@ -34,10 +34,10 @@ from distdl.checkpoint.layout import (
 from distdl.checkpoint.state import RunState
 from distdl.checkpoint.stream import whole, write_safetensors
 from distdl.engine.base import Engine
-from distdl.engine.owned import Owned
 from distdl.errors import TrainingFailed
 from distdl.files import sync_folder, write_json
 from distdl.layout import boxes
+from distdl.layout.owned import Owned
 from distdl.run.attempts import Attempt, TakenOver
 
 DRAFT = ".writing-"

@@ -10,9 +10,9 @@ from typing import Any, Protocol, get_origin, get_type_hints
 
 from distdl.checkpoint.layout import STATE, Damaged, not_of_type
 from distdl.engine.base import Engine
-from distdl.engine.owned import Read
 from distdl.errors import DataCorrupt
 from distdl.files import read_json
+from distdl.layout.owned import Read
 
 
 class Stateful(Protocol):

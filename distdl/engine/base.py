@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
 from distdl.engine.copies import BatchCopies
-from distdl.engine.owned import Owned, Read, Same, shared_by_axis
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
 from distdl.engine.shards import Held
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
 from distdl.layout.axes import Axis, shard_of
+from distdl.layout.owned import Owned, Read, Same, shared_by_axis
 from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
 from distdl.parallel.compiled import compile_learner
@@ -269,7 +269,7 @@ class Engine(ABC):
 
     def owned(self) -> Iterator[Owned]:
         """What this rank writes into a checkpoint: all ranks together every element of the run's state, once. No rank waits
-        for another, and a tensor is valid until the next one is asked for."""
+        for another (but for what learns nothing under ZeRO-3), and a tensor is valid until the next one is asked for."""
         return shared_by_axis(self._same(), self._alike)
 
     @abstractmethod

@@ -23,11 +23,11 @@ from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
-from distdl.engine.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
 from distdl.engine.shards import Held, at_hand, shards, states
 from distdl.engine.zero import loss_scale, scale_kept, scale_restored, stage_1_of_its_own_class, step_left_out
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
+from distdl.layout.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.parallel.expert import group_name

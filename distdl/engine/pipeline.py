@@ -29,11 +29,11 @@ from distdl.engine import nonfinite, stages
 from distdl.engine.base import EVALUATION
 from distdl.engine.deepspeed import DeepSpeedEngine
 from distdl.engine.optimizers import add_penalties
-from distdl.engine.owned import Owned, Same
 from distdl.engine.precision import autocast
 from distdl.engine.zero import loss_scale, step_left_out
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
+from distdl.layout.owned import Owned, Same
 from distdl.learner import Batch, Layer, Learner
 from distdl.learner.kinds import decays
 from distdl.metrics import Mean, Metrics, add

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distdl.engine.base import Engine
 from distdl.engine.lbfgs import LBFGS, Replay
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
-from distdl.engine.owned import Read, Same, read_part
+from distdl.layout.owned import Read, Same, read_part
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
 from distdl.parallel.tensor import whole

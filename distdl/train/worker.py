@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 
 from distdl.checkpoint.load import Checkpoint, latest_sound, refuse_other_model
 from distdl.config.schema import Config

@@ -27,9 +27,9 @@ from distdl.checkpoint.load import Checkpoint
 from distdl.checkpoint.state import RunState
 from distdl.cli.display import Display
 from distdl.config.load import config_from_dict
-from distdl.engine.owned import Owned
 from distdl.jobs.target import tracking_link
 from distdl.layout.boxes import whole
+from distdl.layout.owned import Owned
 from distdl.run.attempts import Attempt, TakenOver, claim
 from distdl.run.folder import RunFolder
 from distdl.runtime.launch import TWICE_S, launch, stop_on_signals
