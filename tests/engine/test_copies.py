@@ -142,6 +142,13 @@ def test_a_look_at_the_next_batch_takes_none_and_slabs_are_pinned_by_the_reader(
     values = contract_config("mlp", tmp_path)
     values["data"]["threads"] = 1
     plan, by = survey(config_from_dict(values)), list[str]()
+    empty = torch.empty
+
+    def pinned(*shape: Any, pin_memory: bool = False, **rest: Any) -> Tensor:
+        by.extend([threading.current_thread().name] * pin_memory)
+        return empty(*shape, **rest)
+
+    monkeypatch.setattr(torch, "empty", pinned)
     monkeypatch.setattr(Tensor, "pin_memory", lambda slab: by.append(threading.current_thread().name) or slab)
     source = worker.make_source(plan, 0)
     assert source.peek() is None  # nothing has been asked for
