@@ -169,7 +169,7 @@ def _name(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:80] or "run"
 
 
-def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None, workers: int) -> Manifest:
+def _prepared(recipe: Recipe, overwrite: bool, follow: Follow | None, workers: int = 1) -> Manifest:
     """The data set of a recipe: the one that is there, where it was made by it."""
     import dataclasses
     import json
