@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ from distdl.errors import DataCorrupt, InputError
 from distdl.families import model_config
 from distdl.files import read_json
 from distdl.layout.boxes import Box
+from distdl.parallel.birth import put
 
 
 class Checkpoint:
@@ -125,9 +127,8 @@ class Checkpoint:
             more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
             what = f"the checkpoint {self.path} holds another model: {'; '.join(problems[:5])}{more}"
             raise InputError(what, fix="use the config that it was trained with, or train afresh with --fresh")
-        with torch.no_grad():
-            for name, tensor in wanted.items():
-                tensor.copy_(self.read(name))
+        for name, tensor in wanted.items():
+            put(tensor, functools.partial(self.read, name))
 
 
 def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: str) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 from distdl import driver
 from distdl.cli.common import add_config_arguments, add_json_argument, aside, loaded, print_json
 from distdl.errors import InputError
-from distdl.plan.memory import checkpoint_bytes
+from distdl.plan import birth, memory
+from distdl.plan.plan import Plan
 from distdl.run.folder import RunFolder, saved_config
+
+STATE = ("weights", "gradients", "optimizer")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,7 +60,7 @@ def print_plan(plan: Any, folder: RunFolder | None = None, auto: bool = False) -
         f"{plan.global_batch:,} = {plan.mesh.data} data-parallel × {plan.accumulate} accumulated × "
         f"{plan.micro_batch} per forward"
     )
-    memory = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
+    state = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state_bytes_per_worker.items())
     alone = " (auto: one process needs no DeepSpeed)" if auto and plan.layout == "torch" and plan.world == 1 else ""
     best = ", and each evaluation among the best so far" if config.checkpoint.keep_best else ""
     rows = [
@@ -72,7 +75,8 @@ def print_plan(plan: Any, folder: RunFolder | None = None, auto: bool = False) -
         ("steps", _steps(plan)),
         ("evaluate", _every(plan.evaluate_every_steps)),
         ("checkpoint", _every(plan.checkpoint_every_steps) + best + _size(plan)),
-        ("memory/worker", f"{memory} (activations not counted)"),
+        ("memory/worker", f"{state} (activations not counted)"),
+        *_peaks(plan),
     ]
     for name, text in rows:
         print(f"{name:<15}{text}")
@@ -90,6 +94,22 @@ def print_plan(plan: Any, folder: RunFolder | None = None, auto: bool = False) -
         print(f"note: {note}")
     if plan.deepspeed:
         print(f"DeepSpeed: {json.dumps(plan.deepspeed)}")
+
+
+def _peaks(plan: Plan) -> list[tuple[str, str]]:
+    """Where a model is cut: how its weights are made, and the most that a worker of each stage holds."""
+    config, model = plan.settings, plan.model
+    made = birth.in_words(config, model, plan.mesh)
+    if not made:
+        return []
+    rows, end, per_stage = [("weights", made)], 0, plan.world // plan.mesh.pipeline
+    for peak, alike in itertools.groupby(memory.peaks(config, model, plan.mesh, plan.device)):
+        begin, end = end, end + per_stage * len(list(alike))
+        whose = "" if (begin, end) == (0, plan.world) else f"ranks {begin}-{end - 1}: "
+        beside = ", ".join(f"{part} {_bytes(size)}" for part, size in peak.items() if part not in STATE)
+        share = _bytes(sum(size for part, size in peak.items() if part in STATE))
+        rows.append(("peak/worker", f"{whose}{_bytes(sum(peak.values()))}: share {share}, {beside}"))
+    return rows
 
 
 def _data_rows(data: Any) -> list[tuple[str, str]]:
@@ -120,7 +140,7 @@ def stage_names(plan: Any) -> list[str]:
 
 def _size(plan: Any) -> str:
     """Of a checkpoint, on disk and as the copy that is written beside the training."""
-    size, config = checkpoint_bytes(plan.settings, plan.model), plan.settings.checkpoint
+    size, config = memory.checkpoint_bytes(plan.settings, plan.model), plan.settings.checkpoint
     held = f", {_bytes(-(-size // plan.world))} of them in a worker's memory" if config.asynchronous else ""
     return f"; {_bytes(size)} each{held}"
 

@@ -29,6 +29,7 @@ from distdl.layout.axes import Axis, shard_of
 from distdl.layout.owned import Owned, Read, Same, shared_by_axis
 from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
+from distdl.parallel.birth import bear_all
 from distdl.parallel.compiled import compile_learner
 from distdl.parallel.memory import save_memory
 from distdl.parallel.place import cut_sequence, place
@@ -370,6 +371,8 @@ class Engine(ABC):
     def _evaluate(self, batch: Batch) -> Metrics: ...
 
     def _to_device(self) -> None:
+        """Moves what is there; what is promised is made there."""
+        bear_all(self.learner, self.device)
         self.learner.to(self.device)
 
     def _stepped(self, player: str) -> bool:

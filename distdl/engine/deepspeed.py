@@ -8,7 +8,6 @@ What DeepSpeed 0.19 makes necessary here:
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,15 +23,25 @@ from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
 from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
 from distdl.engine.shards import Held, at_hand, shards, states
-from distdl.engine.zero import loss_scale, scale_kept, scale_restored, stage_1_of_its_own_class, step_left_out
+from distdl.engine.zero import (
+    born_in_shards,
+    experts_announced,
+    loss_scale,
+    masters_where_weights_are,
+    scale_kept,
+    scale_restored,
+    stage_1_of_its_own_class,
+    step_left_out,
+)
 from distdl.errors import InputError
 from distdl.layout.axes import Axis, here, shard_of
 from distdl.layout.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
-from distdl.parallel.expert import group_name
-from distdl.parallel.groups import Groups, ModelParallelUnit
+from distdl.parallel.birth import as_made, bear_all, promised
+from distdl.parallel.groups import ModelParallelUnit
 from distdl.parallel.tensor import whole
+from distdl.plan.birth import WHOLE
 from distdl.plan.plan import Plan
 
 
@@ -54,40 +63,11 @@ def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return attend
 
 
-@contextlib.contextmanager
-def experts_announced(net: nn.Module, ours: Groups) -> Iterator[None]:
-    """Within it, DeepSpeed finds that the net has experts cut along an axis, and our process groups for them.
-
-    It looks for layers of its own MoE class (whose routing depends on the local batch, so that we have another) and lets
-    them make the groups. An empty one stands in the net while an engine is built; the parameters' marks do the rest.
-    """
-    if ours.expert.size == 1:
-        yield
-        return
-    from deepspeed.moe.layer import MoE
-    from deepspeed.utils import groups as known
-
-    class Announcement(MoE):
-        def __init__(self) -> None:
-            nn.Module.__init__(self)
-            self.num_experts = ours.expert.size
-
-        def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
-            name = group_name(ours.expert.size)
-            known._EXPERT_PARALLEL_GROUP[name] = ours.expert.group
-            known._EXPERT_DATA_PARALLEL_GROUP[name] = ours.expert_data.group
-            known._EXPERT_PARALLEL_GROUP_RANKS[name] = ours.mesh.line(ours.rank, "expert")
-            known._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = ours.mesh.line(ours.rank, "replica")
-
-    net.add_module("announcement", Announcement())
-    try:
-        yield
-    finally:
-        del net.announcement
-
-
 class DeepSpeedEngine(Engine):
     """ZeRO 0-3 under the three verbs. torch.distributed must be initialised before, for a single rank too."""
+
+    _in_shards = False
+    """Whether ZeRO-3 shares parameters out as they are made."""
 
     def __init__(self, learner: Learner, plan: Plan, rank: int) -> None:
         super().__init__(learner, plan, rank)
@@ -101,11 +81,24 @@ class DeepSpeedEngine(Engine):
         self._experts = {name for _, name, p in self.named() if not getattr(p, "allreduce", True)}
         if plan.mesh.sequence > 1 and plan.attention == "ulysses":
             here.attention = ulysses(self.groups.sequence)
-        self._frozen: dict[int, Tensor] = {}
+        self._frozen: dict[int, Callable[[], Tensor]] = {}
+        """What gives this rank's part of a parameter that learns nothing, before DeepSpeed rounds it."""
         for player, net in self.bare.items():
             self.engines[player] = self._wrap(net)
             if player != "learner":
                 setattr(learner, player, self.engines[player])
+        bear_all(learner, self.device)  # what no player has
+
+    def _to_device(self) -> None:
+        assert self.plan.deepspeed is not None
+        self._in_shards = self.plan.deepspeed["zero_optimization"]["stage"] == 3 and any(
+            promised(p) for p in self.learner.parameters()
+        )
+        if not self._in_shards:
+            super()._to_device()
+            return
+        for buffer in self.learner.buffers():  # the parameters are made where ZeRO-3 shares them out, one by one
+            buffer.data = buffer.data.to(self.device)
 
     def _wrap(self, net: nn.Module) -> Any:
         """A player in a DeepSpeed engine of its own."""
@@ -129,15 +122,17 @@ class DeepSpeedEngine(Engine):
         assert self.plan.deepspeed is not None
         ready_for_nvme(self.config)
         # DeepSpeed rounds weights in half precision, and keeps no master of what is frozen.
-        for parameter in net.parameters():
-            if getattr(parameter, "distdl_frozen", False):
-                self._frozen[id(parameter)] = parameter.detach().clone()
-        parameters = [p for p in net.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.config, net, self.plan.device)
-        config = on_own_folder(self.plan.deepspeed)
-        # It rounds the weights before it copies them: the masters would begin with 8 bits, further off than many a step.
         half = self.zero and self.config.train.precision != "fp32"
-        masters = [(p, p.detach().cpu()) for p in parameters] if half else []
+        for parameter in net.parameters():
+            if getattr(parameter, "distdl_frozen", False) and half:
+                self._frozen[id(parameter)] = as_made(parameter)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        # It rounds the weights before it copies them: the masters would begin with 8 bits, further off than many a step.
+        masters = [(p, as_made(p)) for p in parameters] if half else []
+        config = on_own_folder(self.plan.deepspeed)
+        if self._in_shards:
+            born_in_shards(net, config, mpu, self.device, self.config.train.precision)
+        optimizer = make_optimizer(self.config, net, self.plan.device)
         try:
             with stage_1_of_its_own_class():
                 engine = deepspeed.initialize(
@@ -152,7 +147,9 @@ class DeepSpeedEngine(Engine):
                 fix="leave out the key that it speaks of",
             ) from error
         for parameter, value in masters:
-            self._set(parameter, value)
+            self._set(parameter, value())
+        if self.zero and not half and self.plan.born != WHOLE and self.config.parallel.offload == "none":
+            masters_where_weights_are(engine.optimizer, self.zero)
         return engine
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
@@ -269,7 +266,7 @@ class DeepSpeedEngine(Engine):
     def _same(self) -> Iterator[Same]:
         for player, name, parameter in self.named():
             if id(parameter) in self._frozen:
-                yield Same(f"weights/{name}", parameter, self._frozen[id(parameter)])
+                yield Same(f"weights/{name}", parameter, self._frozen[id(parameter)]().to(self.device))
             elif self.zero == 3 and not parameter.requires_grad:
                 with self._gathered([parameter]):
                     yield Same(f"weights/{name}", parameter, parameter.detach().clone())

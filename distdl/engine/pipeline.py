@@ -38,6 +38,7 @@ from distdl.learner import Batch, Layer, Learner
 from distdl.learner.kinds import decays
 from distdl.metrics import Mean, Metrics, add
 from distdl.nn.watch import as_written
+from distdl.parallel.birth import bear_all
 from distdl.plan.plan import Plan
 
 
@@ -68,6 +69,7 @@ class PipelineEngine(DeepSpeedEngine):
         stages.free(self.learner, {name for name, held_by in self._holders.items() if here not in held_by})
         self._elsewhere = {name for name, held_by in self._holders.items() if here != held_by[0]}
         """Tensors that another stage writes into a checkpoint."""
+        bear_all(self.learner, self.device)
         for tensor in (*self.learner.parameters(), *self.learner.buffers()):
             if not tensor.is_meta:
                 tensor.data = tensor.data.to(self.device)

@@ -35,7 +35,7 @@ class TorchEngine(Engine):
 
     def _to_device(self) -> None:
         """DeepSpeed keeps weights flat, in their own order; here they can be laid out as their pictures are."""
-        self.learner.to(self.device)
+        super()._to_device()
         if self._channels_last:
             for parameter in self.learner.parameters():
                 if parameter.ndim == 4:

@@ -109,6 +109,9 @@ class Learner(nn.Module):
     any_length: ClassVar[frozenset[str]] = frozenset()
     """Columns of sequences that a question may have more or fewer steps of than the samples learned from."""
 
+    born_whole: str = ""
+    """Why the constructor cannot run without the memory of its weights (parallel/record.py): it reads them, for one. A
+    family whose config decides that sets it in __init__."""
     no_graph: str = ""
     """Why `answer` cannot be written down as a graph for `distdl export`, where each row decides its steps. A family
     whose config decides that sets it in __init__."""

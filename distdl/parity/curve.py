@@ -12,6 +12,7 @@ from distdl.data.source import EvalSource
 from distdl.layout.process import ProcessState
 from distdl.metrics import Metrics
 from distdl.parity.movement import held, keep
+from distdl.plan import birth
 from distdl.train import worker
 from distdl.train.hooks.hook import Hook, Run
 from distdl.train.hooks.parity import ReplicaParity
@@ -37,7 +38,7 @@ def _curve(rank: int, values: dict[str, Any], file: Path | None, nudge: int) -> 
     config = plan.settings
     worker.set_up_torch(plan)
     torch.set_num_threads(1)
-    learner = worker.build_learner(config, None)
+    learner = worker.build_learner(config, None, birth.WHOLE if nudge else plan.born)
     if nudge:
         generator = torch.Generator().manual_seed(nudge)
         with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any
 
 from distdl.config.schema import Config
 from distdl.plan.batch import BatchSplit
+from distdl.plan.birth import SMALL
 from distdl.plan.facts import ModelFacts
 from distdl.plan.mesh import Mesh
 
@@ -30,6 +31,9 @@ wait for at the end."""
 PIECES = 8
 """Reductions of a model that is smaller than eight of those: a bucket as large as the model is full when all is over."""
 
+CPU_BUCKET = 2**22
+"""Elements that CPUs reduce at a time of a large model that is cut: what is larger goes by itself, and is not copied."""
+
 REASONS = {
     "data_types": "sums of micro-batches in bf16 round what is added away",
     "communication_data_type": "sums over ranks likewise",
@@ -45,7 +49,8 @@ REASONS = {
     "steps_per_print": "the log is ours",
     "stage": "parallel.zero",
     "reduce_bucket_size": "DeepSpeed allocates whole buckets of 5e8 elements (2 GB) whatever the model's size. On GPUs "
-    "several fill during the backward pass, and the largest tensor fits into one",
+    "several fill during the backward pass, and the largest tensor fits into one; on CPUs all goes at once, but of large "
+    "models that are cut",
     "allgather_bucket_size": "likewise; the weights are gathered after the step, when nothing else goes on",
     "overlap_comm": "on stages 1 and 2 DeepSpeed reduces after the backward pass unless told otherwise; not in a pipeline, "
     "which it does not overlap, nor at stage 1 where a family is not proven on stage 2, whose path this takes",
@@ -53,7 +58,12 @@ REASONS = {
     "keep it until both have been measured there",
     "stage3_param_persistence_threshold": "0 on CPUs, so that small models, too, are sharded when a test asks for stage 3; "
     "on GPUs DeepSpeed's own: a hundred gains and biases need not be gathered one by one",
-    "stage3_prefetch_bucket_size": "DeepSpeed's own, written out: elements of the next layers that are gathered ahead",
+    "stage3_prefetch_bucket_size": "DeepSpeed's own, written out: elements of the next layers that are gathered ahead; "
+    "none on CPUs where a model is large: they do nothing beside",
+    "stage3_max_live_parameters": "DeepSpeed keeps 1e9 gathered elements, all of many a model: large ones on CPUs keep "
+    "what a layer needs",
+    "stage3_max_reuse_distance": "likewise: what is used again within so many elements is not let go of",
+    "sub_group_size": "DeepSpeed copies the gradients of 1e9 elements of a shard for a step of the optimizer",
     "offload_optimizer": "parallel.offload; pinned memory on GPUs, which copy from it while they compute, and not on CPUs, "
     "where it would compile an operator at the start",
     "offload_param": "parallel.offload_parameters; likewise",
@@ -106,8 +116,10 @@ def overlaps(stage: int, mesh: Mesh, model: ModelFacts, device: str) -> bool:
 
 def _traffic(stage: int, mesh: Mesh, model: ModelFacts, device: str) -> dict[str, Any]:
     """What travels between the ranks at a time, and when."""
+    cut = stage == 3 or max(mesh.tensor, mesh.pipeline, mesh.expert) > 1  # then no rank need have all gradients
+    bucket = CPU_BUCKET if device == "cpu" and cut and model.trainable > SMALL else reduce_bucket(model, device)
     keys: dict[str, Any] = {
-        "reduce_bucket_size": reduce_bucket(model, device),
+        "reduce_bucket_size": bucket,
         "allgather_bucket_size": min(DEEPSPEED_BUCKET, _even(model.trainable)),
     }
     if device == "cpu" and stage in (1, 2) and mesh.expert == 1:
@@ -117,6 +129,10 @@ def _traffic(stage: int, mesh: Mesh, model: ModelFacts, device: str) -> dict[str
     if stage == 3:
         keys["stage3_param_persistence_threshold"] = 0 if device == "cpu" else DEEPSPEED_PERSISTENCE
         keys |= {"stage3_prefetch_bucket_size": DEEPSPEED_PREFETCH} if device == "cuda" else {}
+    if stage == 3 and device == "cpu" and model.trainable > SMALL:
+        largest = _even(max(model.largest, *(count for _, count in model.layers), 0))
+        keys |= {"stage3_max_live_parameters": largest, "stage3_max_reuse_distance": 0}
+        keys |= {"stage3_prefetch_bucket_size": 0, "sub_group_size": _even(largest // (mesh.data * mesh.sequence))}
     return keys
 
 

@@ -41,6 +41,8 @@ class ModelFacts:
     """Trainable elements in experts."""
     largest: int = 0
     """Elements of the largest trainable tensor."""
+    born_whole: str = ""
+    """Of a large model: why its constructor needs the memory of all its weights; '': it does not."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from distdl.config.schema import Config
 from distdl.errors import Problem
+from distdl.plan.birth import WHOLE, born, is_cut
 from distdl.plan.deepspeed_json import DEEPSPEED_PREFETCH, overlaps, reduce_bucket
 from distdl.plan.facts import Hardware, ModelFacts
 from distdl.plan.mesh import Mesh, balanced
@@ -16,6 +17,9 @@ from distdl.plan.refuse import layout_problems, memory_problems
 
 USABLE = 0.95
 """Share of a GPU's memory that is left beside CUDA's own, NCCL's buffers and the kernels."""
+
+FLOOR = 700_000_000
+"""Bytes that a worker has to itself with a model of nothing: Python, torch, DeepSpeed, the data (benchmarks/memory.py)."""
 
 STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1, "lbfgs": 0}
 """fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop, and
@@ -34,9 +38,11 @@ def _states(config: Config) -> int:
     return states + 2 * getattr(config.optimizer, "history", 0)
 
 
-def state_bytes(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cpu") -> dict[str, int]:
-    """Bytes of model state on the fullest worker, by ZeRO's own accounting (Rajbhandari et al. 2020, table 1); on GPUs with
-    the buffers that DeepSpeed keeps beside it."""
+def state_bytes(
+    config: Config, model: ModelFacts, mesh: Mesh, device: str = "cpu", of_stage: int | None = None
+) -> dict[str, int]:
+    """Bytes of model state on a worker of a pipeline's stage (None: the fullest), by ZeRO's own accounting (Rajbhandari et
+    al. 2020, table 1); on GPUs with the buffers that DeepSpeed keeps beside it."""
     zero = config.parallel.zero if config.parallel.engine == "deepspeed" else 0
     half_weights = config.train.precision not in ("fp32", "fp64") and zero > 0
     full = 8 if config.train.precision == "fp64" else 4
@@ -47,15 +53,8 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cp
     whole = mesh.data * mesh.sequence
     dense = model.trainable - model.experts - model.sharded * (1 - 1 / mesh.tensor)
     frozen = model.parameters - model.trainable
-    stage = 1.0
-    if mesh.pipeline > 1:
-        counts = [count for _, count in model.layers]
-        bounds = balanced([float(count) for count in counts], mesh.pipeline)
-        copies = [
-            sum(n for first, later, n in model.ties if first < a <= later < b) for a, b in itertools.pairwise(bounds)
-        ]
-        by_stage = [sum(counts[a:b]) + copy for (a, b), copy in zip(itertools.pairwise(bounds), copies)]
-        stage = max(by_stage) / sum(counts)
+    shares = stage_shares(model, mesh)
+    stage = max(shares) if of_stage is None else shares[of_stage]
 
     def held(from_stage: int, frozen: int = 0) -> float:
         """Elements on a rank of what ZeRO shards from this stage on: experts over the ranks that hold the same ones."""
@@ -78,15 +77,44 @@ def state_bytes(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cp
     return found
 
 
+def stage_shares(model: ModelFacts, mesh: Mesh) -> list[float]:
+    """Of each pipeline stage: the share of the weights that it holds, copies of what it shares with others among them."""
+    if mesh.pipeline == 1:
+        return [1.0]
+    counts = [count for _, count in model.layers]
+    bounds = list(itertools.pairwise(balanced([float(count) for count in counts], mesh.pipeline)))
+    copies = [sum(n for first, later, n in model.ties if first < a <= later < b) for a, b in bounds]
+    return [(sum(counts[a:b]) + copy) / sum(counts) for (a, b), copy in zip(bounds, copies)]
+
+
+def peaks(config: Config, model: ModelFacts, mesh: Mesh, device: str = "cpu") -> list[dict[str, int]]:
+    """Of a worker of each pipeline stage: the bytes that it holds at most, from its start through a checkpoint, by what
+    they are for. Activations are not counted; a GPU's worker has the copy for a checkpoint and the floor in host memory."""
+    full = 8 if config.train.precision == "fp64" else 4
+    whole = is_cut(config, mesh) and born(config, model, mesh) == WHOLE
+    sizes = sorted((count for _, count in model.layers), reverse=True)[:2] or [model.largest, model.largest]
+    found = []
+    for stage in range(mesh.pipeline):
+        state = state_bytes(config, model, mesh, device, stage)
+        layers = full * sum(sizes) // mesh.tensor
+        # Before its share is cut, a model that is made whole is there, and its gradients and states are not yet.
+        making = max(0, full * model.parameters - sum(state.values())) if whole else 0
+        copy = -(-checkpoint_bytes(config, model) // mesh.world) if config.checkpoint.asynchronous else 0
+        found.append(state | {"two largest layers": max(layers, making), "copy for a checkpoint": copy, "floor": FLOOR})
+    return found
+
+
 def on_gpu(config: Config, model: ModelFacts, mesh: Mesh) -> int:
-    """Bytes of state that a GPU holds at its fullest: what is offloaded lies elsewhere, and at the start the whole model is
-    there in fp32, before ZeRO cuts it."""
+    """Bytes of state that a GPU holds at its fullest: what is offloaded lies elsewhere, and at the start the model is there
+    in fp32, before ZeRO cuts it, where it does not cut it as it is made."""
     found = state_bytes(config, model, mesh, "cuda")
     parallel = config.parallel
     if parallel.offload != "none":
         found |= {"optimizer": 0, "buffers": found.get("buffers", 0) // 2}
     if parallel.offload_parameters != "none":
         found["weights"] = 0
+    if parallel.zero == 3 and parallel.engine == "deepspeed" and born(config, model, mesh) != WHOLE:
+        return sum(found.values())
     uncut = config.model_copy(
         update={
             "parallel": parallel.model_copy(update={"zero": 0}),

@@ -16,7 +16,7 @@ from typing import Any
 from distdl.config.load import config_from_dict
 from distdl.config.schema import Config
 from distdl.errors import InputError, Problem
-from distdl.plan import arithmetic, memory
+from distdl.plan import arithmetic, birth, memory
 from distdl.plan.batch import BatchSplit, split_batch
 from distdl.plan.deepspeed_json import deepspeed_json
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
@@ -61,6 +61,8 @@ class Plan:
     """DeepSpeed's JSON, or None under the torch engine."""
     notes: tuple[str, ...] = ()
     """What a user should know before starting."""
+    born: str = birth.WHOLE
+    """How the weights come to be (plan/birth.py)."""
     beside: Path = field(default=Path(), compare=False)
     """The folder that the family's file lies in: the user's where it was planned, the run's where it is carried out. Not in
     plan.json, which moves with the run."""
@@ -114,6 +116,7 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
     mesh = make_mesh(config)
     split = split_batch(train.global_batch, mesh.data, train.micro_batch, mesh.world // mesh.data)
     problems = _problems(config, model, data, hardware, split.accumulate)
+    problems = problems or birth.problems(config, model, mesh)
     if problems := problems or memory.too_large(config, model, mesh, hardware):
         raise InputError(*problems)
     steps, steps_per_epoch = _steps(config, data)
@@ -141,6 +144,7 @@ def make_plan(config: Config, model: ModelFacts, data: DataFacts, hardware: Hard
         deepspeed=deepspeed_json(config, split, mesh, model, hardware.device)
         if config.parallel.engine == "deepspeed"
         else None,
+        born=birth.born(config, model, mesh),
         notes=(
             *_notes(config, model, data, hardware, steps, split),
             *arithmetic.notes(asked, config, model, hardware),

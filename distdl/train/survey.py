@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distdl.config.schema import Config
 from distdl.errors import DistdlError, InputError, did_you_mean
+from distdl.plan import birth
 from distdl.plan.facts import DataFacts, Hardware, ModelFacts
 from distdl.plan.plan import Plan, make_plan
 from distdl.plan.refuse import AXES
@@ -111,7 +112,29 @@ def model_facts(config: Config, look: bool = False) -> ModelFacts:
         sharded=sum(p.numel() for p in trainable if id(p) in cut),
         experts=sum(p.numel() for p in trainable if getattr(p, "distdl_expert", False)),
         largest=max((p.numel() for p in trainable), default=0),
+        born_whole=_why_whole(config, learner) if birth.asks(config, sum(p.numel() for p in parameters)) else "",
     )
+
+
+def _why_whole(config: Config, learner: Learner) -> str:
+    """Why the constructor of a large model needs the memory of its weights; '': it has run without."""
+    from distdl.layout.process import alone
+    from distdl.parallel.record import BornWhole, recording
+    from distdl.ways import assemble
+
+    if learner.born_whole:
+        return learner.born_whole
+    try:
+        with alone, recording(draws=False) as record:
+            made = assemble(config)
+        record.promise(made)
+    except BornWhole as error:
+        return f"its constructor computes with them: {error}"
+    except InputError:
+        raise
+    except Exception as error:
+        return f"its constructor computes with them: {type(error).__name__}: {error}"
+    return ""
 
 
 def _layers(learner: Learner) -> tuple[tuple[str, int], ...]:

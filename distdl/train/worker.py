@@ -31,6 +31,7 @@ from distdl.layout.process import ProcessState
 from distdl.learner import Batch
 from distdl.learner.units import Units
 from distdl.own_process import memory_kept
+from distdl.parallel.record import built
 from distdl.plan.plan import Plan
 from distdl.run.attempts import TakenOver
 from distdl.run.folder import RunFolder
@@ -133,7 +134,7 @@ def _train_from_checkpoint(
     manifest = read_manifest(plan.data.path)  # once: files on a shared disk are dear
     preparation = record_of(manifest)
     warnings += Kept(plan, folder, rank).load()
-    learner = build_learner(plan.settings, checkpoint)
+    learner = build_learner(plan.settings, checkpoint, plan.born)
     learner.file_units = Units.of(preparation)
     tell(text="the engine to be made" if plan.deepspeed is None else "DeepSpeed to be loaded and the engine to be made")
     engine = make_engine(learner, plan, rank)
@@ -160,7 +161,7 @@ def _train_from_checkpoint(
     stopping = stopping if isinstance(stopping, EarlyStopping) else None
     saves = hooks["checkpoint"]
     assert isinstance(saves, CheckpointHook)
-    with contextlib.closing(source), settled(), memory_kept(plan.device), saves.whole():
+    with contextlib.closing(source), settled(), memory_kept(plan.device if plan.born == "whole" else ""), saves.whole():
         if checkpoint and checkpoint.state.stopped and stopping and stopping.exhausted:
             end = start
         else:
@@ -186,11 +187,11 @@ def _eval_source(plan: Plan, split: str, rank: int, manifest: Manifest) -> EvalS
     return EvalSource(make_dataset(plan, split, manifest), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
 
 
-def build_learner(config: Config, checkpoint: Checkpoint | None) -> Any:
+def build_learner(config: Config, checkpoint: Checkpoint | None, born: str = "whole") -> Any:
     """A learner with the checkpoint's weights, or with those that the config starts from: fresh ones depend on the seed
-    alone."""
+    alone. `born`: what the plan says (plan/birth.py); the engine makes what is promised."""
     torch.manual_seed(config.seed)
-    learner = assemble(config)
+    learner = built(functools.partial(assemble, config), born, config.seed)
     if isinstance(learner, Way):
         learner.ready(config)
     if config.train.precision == "fp64":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from distdl.config.schema import Config
 from distdl.config.ways import Start
 from distdl.errors import InputError
 from distdl.learner import Learner
+from distdl.parallel.birth import put
 from distdl.run.folder import RunFolder, find_run
 
 
@@ -72,9 +73,8 @@ def carry_over(learner: Learner, config: Config) -> None:
     _refuse_other_meaning(source, config)
     mine = _named(learner)
     names = carried(source, {name: tuple(t.shape) for name, t in mine.items()}, config.start)
-    with torch.no_grad():
-        for name in names:
-            mine[name].copy_(source.read(name))
+    for name in names:
+        put(mine[name], functools.partial(source.read, name))
 
 
 def check(learner: Learner, config: Config) -> None:

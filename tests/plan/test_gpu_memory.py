@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from distdl.cli.plan import print_plan
 from distdl.config.load import config_from_dict
 from distdl.errors import InputError
 from distdl.plan.facts import Hardware, ModelFacts
-from distdl.plan.memory import state_bytes
+from distdl.plan.memory import FLOOR, on_gpu, peaks, state_bytes
 from distdl.plan.mesh import Mesh
 from distdl.plan.plan import Plan, make_plan
+from distdl.plan.refuse import layout_key
 from tests.plan.test_deepspeed_json import DATA, GPT, H100
 from tests.small import layout, small_config
 
@@ -54,7 +56,8 @@ def test_buffers_are_counted_on_gpus_only() -> None:
         (12, "zero1", "parallel.zero=2"),
         (20, "zero1", "parallel.zero=3"),
         (8, "torch", "parallel.engine=deepspeed and parallel.zero=1"),
-        (25, "zero3", "parallel.tensor=2"),
+        (40, "zero3", "parallel.offload=cpu"),
+        (20, "zero1+pipeline2", "parallel.tensor=2"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_nearest_that_does(billions: float, name: str, proposed: str) -> None:
@@ -76,12 +79,25 @@ def test_what_fits_and_what_is_not_known_goes_through() -> None:
 
 
 def test_the_whole_model_is_there_in_fp32_before_zero_cuts_it() -> None:
-    """Sharded over any number of ranks, its state is small; at the start it is not."""
+    """Sharded over any number of ranks, its state is small; at the start it is not, where it must be made whole."""
     values = small_config("gpt", "", "data/x", train__global_batch=64, train__steps=10)
-    config, mesh = config_from_dict(layout(values, "zero3", 8)), Mesh(8, 1, 1, 1)
-    assert sum(state_bytes(config, scaled(40), mesh, "cuda").values()) < 0.95 * 4 * 40e9
-    with pytest.raises(InputError, match=r"takes 160\.0 GB of each GPU"):
-        planned(scaled(40), "zero3")
+    config, mesh = config_from_dict(layout(values, "zero3", 64)), Mesh(64, 1, 1, 1)
+    state = sum(state_bytes(config, scaled(2), mesh, "cuda").values())
+    assert state == on_gpu(config, scaled(2), mesh) < 0.5 * 4 * 2e9
+    assert on_gpu(config, dataclasses.replace(scaled(2), born_whole="it computes"), mesh) == 4 * 2e9
+    assert planned(scaled(25), "zero3").born == "names"
+
+
+def test_models_that_must_be_made_whole_are_refused_above_a_size() -> None:
+    for billions, name in ((2.5, "zero3"), (2.5, "zero1+tensor2"), (2.5, "zero1+pipeline2")):
+        model = dataclasses.replace(scaled(billions), born_whole="its constructor computes with them: eigenvalues")
+        with pytest.raises(InputError, match=r"make all 2,500,000,000 weights .*, which goes up to 2,000,000,000: its"):
+            planned(model, name)
+    assert planned(dataclasses.replace(scaled(2.5), born_whole="eigenvalues"), "zero1").born == "whole"
+    assert planned(dataclasses.replace(scaled(1), born_whole="eigenvalues"), "zero3").born == "whole"
+    with pytest.raises(InputError, match=r"parallel.balance is time") as caught:
+        planned(scaled(2.5), "zero1+pipeline2", balance="time")
+    assert caught.value.problems[0].fix == "parallel.balance=parameters"
 
 
 def test_one_gpu_a_worker() -> None:
@@ -90,3 +106,43 @@ def test_one_gpu_a_worker() -> None:
     with pytest.raises(InputError, match="the others would stand idle") as caught:
         make_plan(config_from_dict(values), GPT, DATA, H100)
     assert caught.value.problems[0].fix.startswith("runtime.gpus_per_worker=1 and runtime.workers=8")
+
+
+@pytest.mark.parametrize(
+    ("billions", "workers", "name", "stages"), [(70, 64, "zero3", 1), (1000, 1024, "zero1+tensor8+pipeline16", 16)]
+)
+def test_each_ranks_peak_is_its_share_two_layers_a_copy_and_a_floor(
+    billions: int, workers: int, name: str, stages: int
+) -> None:
+    """Of models that nobody could build to look: from their shapes."""
+    values = layout(small_config("gpt", "", "data/x", train__global_batch=1024, train__precision="fp32"), name, workers)
+    config, cut = config_from_dict(values), dict(layout_key(name))
+    model = dataclasses.replace(scaled(billions), splits=())
+    mesh = Mesh(workers // (cut.get("tensor", 1) * stages), cut.get("tensor", 1), stages)
+    found = peaks(config, model, mesh)
+    assert len(found) == stages
+    for peak in found:
+        share = peak["weights"] + peak["gradients"] + peak["optimizer"]
+        by_hand = 16 * billions * 1e9 / 64 if stages == 1 else billions * 1e9 / 16 * (0.01 + 0.99 / 8) * (8 + 8 / 8)
+        assert share == pytest.approx(by_hand, rel=1e-3)  # the tensor axis cuts 99 of 100
+        assert peak["two largest layers"] == pytest.approx(2 * 4 * billions * 1e9 / 64 / mesh.tensor, rel=1e-3)
+        assert peak["copy for a checkpoint"] == pytest.approx(12 * billions * 1e9 / workers, rel=1e-3)
+        assert peak["floor"] == FLOOR
+    whole = dataclasses.replace(model, born_whole="it computes")
+    assert all(sum(peak.values()) >= 4 * billions * 1e9 for peak in peaks(config, whole, mesh))
+
+
+def test_a_plan_says_how_weights_are_made_and_the_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(planned(scaled(1), "zero1+pipeline2", CPU))
+    told = capsys.readouterr().out
+    assert "weights        each rank makes its own, one tensor at a time\n" in told
+    assert re.search(r"peak/worker    [\d.]+ GB: share [\d.]+ GB, two largest layers [\d.]+ MB, copy for a check", told)
+    layers = (("embedding", 400_000_000), *((f"block {i}", 10**7) for i in range(60)))
+    print_plan(planned(dataclasses.replace(scaled(1), layers=layers), "zero1+pipeline4", CPU))
+    assert re.findall(r"peak/worker    ranks (\d-\d): ", capsys.readouterr().out) == ["0-3", "4-5", "6-7"]
+    print_plan(planned(dataclasses.replace(scaled(1), born_whole="it computes"), "zero3", CPU))
+    assert "every rank makes the whole model (4,000.0 MB) and cuts it: it computes" in capsys.readouterr().out
+    print_plan(planned(scaled(20), "zero1", CPU))
+    assert "drawn by the tensor's name" in capsys.readouterr().out
+    print_plan(planned(scaled(1), "zero1", CPU))
+    assert "peak/worker" not in capsys.readouterr().out

@@ -89,6 +89,8 @@ class HuggingFace(Learner):
         self.model: Any = hub.network(config, theirs)  # its methods and its config are not those of torch
         self.balance = hub.Balance(self.model, theirs) if hub.of(theirs, "output_router_logits") else None
         self.batch_coupled = self.balance is not None
+        if config.name and not config.from_scratch:
+            self.born_whole = "transformers reads its weights as a whole"
         self.borders = hub.borders(self.model, theirs) if config.documents else None
 
     @staticmethod
