@@ -32,6 +32,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--embeddings", action="store_true", help="what the last layer sees of a row, too")
     parser.add_argument("--pictures", type=to_write, metavar="FOLDER", help="where answers that are pictures go")
     parser.add_argument("--text", action="append", default=[], help="a text to be gone on with, instead of a file")
+    about = "steps of a series that are forecast, a line each (default: what a .tsf file says, 1 of other files)"
+    parser.add_argument("--horizon", type=int, metavar="H", help=about)
     parser.add_argument("--keep", default="", metavar="A,B|*", help="columns of a table that go along with the answers")
     parser.add_argument("--source", default="", help="source that reads the table (default: told from the file)")
     parser.add_argument("--split", default="test", help="split of a prepared data set (default: test)")
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from distdl.data.asking.told import Wish
     from distdl.data.asking.write import format_of
     from distdl.errors import InputError
+    from distdl.model import forecast
     from distdl.model.asked import workers
     from distdl.model.model import Model
     from distdl.run.folder import find_run
@@ -74,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
     wish = Wish(args.top_k, args.probabilities, args.embeddings, pictures)
     keep = tuple(name for name in args.keep.split(",") if name)
     how = How(args.source, args.split, keep, args.field)
+    if forecast.forecasts(model, args.files, args.horizon):
+        if args.workers is not None or args.ray is not None:
+            raise InputError("series are forecast by this process alone", fix="leave --workers and --ray out")
+        files = (args.files, args.out, form, how, args.horizon)
+        return report(forecast.tell(model, *files, args.overwrite, followed(args)), args.out)
     with workers(args.workers, args.ray, args.device):
         told = model.tell(args.files, args.out, form, wish, how, args.overwrite, followed(args), texts=args.text)
     return report(told, args.out)

@@ -19,7 +19,7 @@ from distdl.columns import Column
 from distdl.data.asking.data_sets import is_data_set, of_data_set, refuse_other_preparation
 from distdl.data.asking.files import of_files, reads_files
 from distdl.data.asking.question import Asking, Bad
-from distdl.data.asking.series import of_one_scale, of_series
+from distdl.data.asking.series import of_many, of_one_scale, of_series
 from distdl.data.asking.tables import of_table
 from distdl.data.asking.texts import Sentences, Texts, lines_of, of_texts, sentences_of
 from distdl.data.bad_rows import BadRowOptions, BadRows
@@ -153,7 +153,8 @@ def spooled(ways: Ways, source: str = "") -> Iterator[str]:
     begins: bytes = getattr(sys.stdin.buffer, "peek", lambda n: b"")(1)  # nothing is taken away
     ending = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "arrow": ".arrow", "arff": ".arff"}.get(source)
     if ending is None:
-        ending = ".jsonl" if begins[:1] == b"{" else ".csv" if ways.of_tables else ".txt"
+        of_tsf = set(ways.asked) == {"x"} and of_many(ways.record.get("x", {}))
+        ending = ".tsf" if of_tsf else ".jsonl" if begins[:1] == b"{" else ".csv" if ways.of_tables else ".txt"
     with tempfile.TemporaryDirectory(prefix="distdl-stdin-") as folder:
         path = Path(folder) / f"stdin{ending}"
         with path.open("wb") as file:

@@ -35,6 +35,8 @@ KEYS = ("relation", "attribute", "frequency", "horizon", "missing", "equallength
 KINDS = ("string", "date", "numeric")
 MOMENT = "%Y-%m-%d %H-%M-%S"
 CHUNK_ROWS = 1024
+Found = tuple[str, np.ndarray, dict[str, str]]
+"""Place, values (T, 1) and attributes of a series; NaN is missing."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class _Header:
             raise InputError(f"{path} names no attribute", allowed="@attribute series_name string")
 
 
-def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
-    """Place and values (T, 1) of each series; NaN is missing."""
+def _series(header: _Header, told: _Told) -> Iterator[Found]:
+    """Place, values (T, 1) and attributes of each series; NaN is missing."""
     first = 0
     for n, line in lines_of(header.path):
         where = f"{header.path}:{n}"
@@ -137,8 +139,9 @@ def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
                 where=where,
                 allowed=f"{', '.join(name for name, _ in header.attributes)}, and the values",
             )
-        for (name, kind), text in zip(header.attributes, parts):
-            _check_attribute(name, kind, text.strip(), where)
+        attributes = {name: text.strip() for (name, _), text in zip(header.attributes, parts)}
+        for name, kind in header.attributes:
+            _check_attribute(name, kind, attributes[name], where)
         values = numbers_in(parts[-1], where)
         first = first or len(values)
         if header.flags.get("equallength") and len(values) != first:
@@ -149,14 +152,39 @@ def _series(header: _Header, told: _Told) -> Iterator[tuple[str, np.ndarray]]:
             )
         told.series += 1
         told.missing += int(np.isnan(values).sum())
-        yield where, values[:, None]
+        yield where, values[:, None], attributes
 
 
-def series_of(path: str, missing: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Place and values (T, 1) of each series of a file, whole, their gaps filled."""
-    for where, values in _series(_Header(path), _Told()):
-        _refuse_gaps(values, missing, where)
-        yield where, filled(values, missing, where)
+@dataclass(frozen=True)
+class Whole:
+    """A series of a file from its first value to its last."""
+
+    where: str
+    name: str
+    """Its first attribute that is a word; '': it has none."""
+    values: np.ndarray
+    """(T, 1), the gaps filled."""
+    start: datetime | None
+    """When the first value was."""
+    frequency: str
+
+
+def series_of(path: str, missing: str) -> Iterator[Whole | InputError]:
+    """Each series of a file, or why its gaps are not filled. InputError: a line is none."""
+    header = _Header(path)
+    for where, values, attributes in _series(header, _Told()):
+        first = {kind: attributes[name] for name, kind in reversed(header.attributes)}
+        start = datetime.strptime(first["date"], MOMENT) if "date" in first else None
+        try:
+            _refuse_gaps(values, missing, where)
+            yield Whole(where, first.get("string", ""), filled(values, missing, where), start, header.frequency)
+        except InputError as error:
+            yield error
+
+
+def horizon_of(path: str) -> int:
+    """Values that the head of a file says are to be forecast; 0: it does not."""
+    return _Header(path).horizon
 
 
 def _refuse_gaps(values: np.ndarray, missing: str, where: str) -> None:
@@ -181,9 +209,9 @@ def _check_attribute(name: str, kind: str, text: str, where: str) -> None:
         ) from None
 
 
-def _scan(header: _Header, options: Options, told: _Told, every: Iterator[tuple[str, np.ndarray]]) -> None:
+def _scan(header: _Header, options: Options, told: _Told, every: Iterator[Found]) -> None:
     """A pass over all series, by which what does not fit is refused before anything is written."""
-    for where, values in every:
+    for where, values, _ in every:
         told.test_values = _test_values(values, header, options)
         parts = _parts(where, values, told.test_values, options)
         told.short += parts is None
@@ -206,11 +234,9 @@ def _notes(header: _Header, told: _Told, options: Options) -> list[str]:
     return notes
 
 
-def _chunks(
-    header: _Header, options: Options, series: Callable[[], Iterator[tuple[str, np.ndarray]]]
-) -> Iterator[tuple[str, Rows]]:
+def _chunks(header: _Header, options: Options, series: Callable[[], Iterator[Found]]) -> Iterator[tuple[str, Rows]]:
     pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for where, values in series():
+    for where, values, _ in series():
         parts = _parts(where, values, _test_values(values, header, options), options)
         for split, part in (parts or {}).items():
             rows = windows(part, options)
@@ -259,7 +285,7 @@ def advise(path: str, wish: Wish) -> Advice:
         raise InputError(f"{path} holds series: the values that come next are predicted, no column is")
     header, lengths, gaps = _Header(path), list[int](), False
     options = Options(path)
-    for _, values in _series(header, _Told()):
+    for _, values, _ in _series(header, _Told()):
         lengths.append(len(values))
         gaps = gaps or bool(np.isnan(values).any())
     if not lengths:
