@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distdl.analyse.features import features
+from distdl.analyse.flips import flips
 from distdl.analyse.groups import groups
 from distdl.analyse.look import Look
 from distdl.analyse.methods import METHODS, refusals
@@ -82,7 +83,7 @@ def _one(look: Look, method: str, wish: Wish) -> Section:
     if method == "groups":
         return groups(look, wish.by, wish.how)
     of: dict[str, Callable[[Look], Section]] = {
-        "robustness": robustness,
+        "robustness": flips if look.probe.tokens else robustness,
         "neighbours": neighbours,
         "features": features,
     }

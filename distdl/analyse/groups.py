@@ -7,7 +7,6 @@ from dataclasses import replace
 from distdl.analyse.look import Look
 from distdl.analyse.rows import knows_truth
 from distdl.analyse.section import Section, Table, Value
-from distdl.data.asking.data_sets import is_data_set
 from distdl.data.asking.open import How
 from distdl.errors import InputError
 from distdl.model.measured import Measured, measured
@@ -17,9 +16,6 @@ def groups(look: Look, by: str, how: How) -> Section:
     """The section: all rows of each file, not only those that are looked at closely."""
     section = Section()
     for path in look.files:
-        if by and is_data_set(path):
-            what = f"--by {by}: {path} is a prepared data set, which no longer has the columns of its file"
-            raise InputError(what, fix="give the file, too: distdl analyse RUN FILE --by COLUMN")
         if not knows_truth(look.model, path):
             continue
         try:

@@ -59,9 +59,10 @@ METHODS: dict[str, Method] = {
     "robustness": Method(
         "Adversarial robustness",
         "It shows how accurate the model stays when each number of the input is changed by at most epsilon in the "
-        "worst way that an attack finds.",
+        "worst way that an attack finds; of tokens, when a few of them are replaced by others.",
         "A stronger attack may find worse: the curves are bounds from above, and say nothing of changes of other kinds.",
-        "Goodfellow, Shlens & Szegedy 2015, ICLR (FGSM); Madry et al. 2018, ICLR (PGD)",
+        "Goodfellow, Shlens & Szegedy 2015, ICLR (FGSM); Madry et al. 2018, ICLR (PGD); Ebrahimi et al. 2018, ACL "
+        "(HotFlip)",
         "https://arxiv.org/abs/1706.06083",
     ),
     "groups": Method(
@@ -113,11 +114,13 @@ def refusals(probe: Probe, inputs: Inputs) -> dict[str, str]:
         found["groups"] = "its answer is no class and no number that the data has the truth of"
     elif type(probe.learner).columns(probe.learner.config)[subject.truth].shape:
         found["groups"] = f"what the data knows of a row ('{subject.truth}') is more than one class or number"
-    if found["groups"]:
-        found["robustness"] = found["robustness"] or found["groups"]
     if probe.tokens:
-        change = "its input is tokens, and no token lies a little beside another"
-        found |= {"robustness": found["robustness"] or change, "features": found["features"] or change}
+        if subject.form not in ("log-odds", "score"):
+            no_class = "its answer is no class and no token, which could become another"
+            found["robustness"] = found["robustness"] or no_class
+        found["features"] = found["features"] or "its input is tokens, and no token lies a little beside another"
+    elif found["groups"]:
+        found["robustness"] = found["robustness"] or found["groups"]
     if probe.learner.read_out() is None and all(answer.kind != "embedding" for answer in probe.tells.values()):
         found["neighbours"] = "it has no layer whose input stands for the whole row"
     return found

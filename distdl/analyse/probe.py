@@ -114,6 +114,10 @@ class Probe:
             raise InputError("the tokens of a row become no vectors that can be seen from outside")
         return Inputs((place.vectors,), tuple(raw[name] for name in self.fixed), told, place)
 
+    def row(self, columns: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The columns of one row as the model reads them, without what fills its tokens up."""
+        return _first(self.tensors({name: column[None] for name, column in columns.items()}))
+
     def answer(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the family says, with gradients where they are wanted."""
         rows = next(iter(batch.values()))
@@ -171,7 +175,8 @@ class Probe:
 
     def _numbers_of_things(self) -> InputError:
         columns = ", ".join(self.asked)
-        what = f"the input of this family ({columns}) is numbers of things, which cannot be changed a little"
+        why = self.learner.no_slope or "they are numbers of things"
+        what = f"the input of this family ({columns}) cannot be changed a little: {why}"
         return InputError(what, allowed="numbers, pictures, sounds, series; tokens that become vectors in an embedding")
 
     def _slope(self, rows: Mapping[str, Any]) -> str:
@@ -182,13 +187,13 @@ class Probe:
             number = self._number(inputs, *numbers, *inputs.more)
             found = torch.autograd.grad(number.sum(), numbers, allow_unused=True) if number.requires_grad else ()
         reached = [slope for slope in found if slope is not None]
+        if any(bool(slope.abs().max() > 0) for slope in reached):
+            return ""
+        if self.learner.no_slope:
+            return self.learner.no_slope
         if not reached:
             return "no gradient reaches its input: what lies between is drawn, chosen, or computed without one"
-        return (
-            ""
-            if any(bool(slope.abs().max() > 0) for slope in reached)
-            else "its gradient is zero: its units are all or none"
-        )
+        return "its gradient is zero: its units are all or none"
 
 
 def _first(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:

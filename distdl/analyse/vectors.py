@@ -27,8 +27,15 @@ class Place:
     """The embedding; None: the one-hot code of a recurrent family."""
     ids: tuple[int, ...]
     """The tokens that are read of the row, in their order: the last ones, where it has more than the model reads."""
+    at: tuple[int, ...]
+    """Where each of them stands in the column."""
     vectors: Tensor
     """(1, T, D)"""
+
+    def vectors_of(self, learner: Learner, tokens: Tensor) -> Tensor:
+        """(V, D): what tokens (V,) become there."""
+        made: Tensor = (self.module or learner.encode)(tokens[None])  # type: ignore[operator]  # a recurrent family's
+        return made.detach().reshape(len(tokens), -1).float()
 
     @contextlib.contextmanager
     def replaced(self, learner: Learner, vectors: Tensor) -> Iterator[None]:
@@ -76,19 +83,21 @@ def place_of(learner: Learner, row: Mapping[str, Tensor], columns: Sequence[str]
         if own is not None:
             object.__delattr__(learner, ENCODE)
     for name in columns:
-        real = _read(row, name)
+        at = _read(row, name)
+        real = row[name][0].long().flatten()[at]
         for module, ids, vectors in seen:
             n = ids.numel()
             if 0 < n <= len(real) and vectors.numel() % n == 0 and torch.equal(ids.flatten().long(), real[-n:]):
-                return Place(name, module, tuple(ids.flatten().tolist()), vectors.detach().reshape(1, n, -1).float())
+                where, made = tuple(at[-n:].tolist()), vectors.detach().reshape(1, n, -1).float()
+                return Place(name, module, tuple(ids.flatten().tolist()), where, made)
     return None
 
 
 def _read(row: Mapping[str, Tensor], name: str) -> Tensor:
-    """(T,) the tokens of a column of one row, without what fills it up: of a tree its words, which stand at the
-    height 0."""
-    tokens = row[name][0].long().flatten()
+    """(T,) places of the tokens in a column of one row, without what fills it up: of a tree its words, which stand at
+    the height 0."""
+    places = torch.arange(row[name][0].numel(), device=row[name].device)
     if "length" in row:
-        tokens = tokens[: max(1, int(row["length"][0]))]
+        places = places[: max(1, int(row["length"][0]))]
     height = row.get("height")
-    return tokens[height[0].flatten() == 0] if height is not None and height[0].numel() == len(tokens) else tokens
+    return places[height[0].flatten() == 0] if height is not None and height[0].numel() == len(places) else places

@@ -27,7 +27,12 @@ def add_parser(subparsers: Any) -> None:
         help="of saliency, integrated_gradients, gradcam, occlusion, robustness, groups, neighbours, features "
         "(default: all that apply)",
     )
-    parser.add_argument("--by", default="", metavar="COLUMN", help="error for each value of a column of FILE")
+    parser.add_argument(
+        "--by",
+        default="",
+        metavar="COLUMN",
+        help="error for each value of a column of FILE, or of the table learned from",
+    )
     parser.add_argument(
         "-o", "--output", type=to_write, default="", metavar="DIR", help="folder of the report (default: RUN/analysis)"
     )
@@ -57,10 +62,6 @@ def run(args: argparse.Namespace) -> int:
     from distdl.run.folder import find_run
 
     methods = chosen(args.methods)
-    if args.by and not args.files:
-        raise InputError(
-            f"--by {args.by}: groups are those of a column of a file", fix="distdl analyse RUN FILE --by COLUMN"
-        )
     if args.by and "groups" not in methods:
         raise InputError(f"--by {args.by} is about the method groups", fix="--methods groups, or leave --methods out")
     captum()

@@ -123,7 +123,7 @@ class CLVAgent(Learner):
         return {"action": Answer("action", "the best action", of="action"), "values": values}
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        values, config = self.values(batch["state"]), self.config
+        values, config = self._worth(batch["state"]), self.config
         best = values.argmax(-1)
         if config.continuous:
             return {"action": torch.linspace(config.least, config.most, config.actions)[best.cpu()], "values": values}
@@ -156,7 +156,12 @@ class CLVAgent(Learner):
     @torch.no_grad()
     def values(self, state: Tensor) -> Tensor:
         """Dollars that each action is worth: (B, S) -> (B, A). The largest is the customer's lifetime value."""
-        return self.q(state.to(self.q.head.weight.dtype)) * self.config.scale
+        return self._worth(state)
+
+    def _worth(self, state: Tensor) -> Tensor:
+        """The same, with a slope along the state."""
+        worth: Tensor = self.q(state.to(self.q.head.weight.dtype)) * self.config.scale
+        return worth
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Metrics:

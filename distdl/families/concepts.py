@@ -73,7 +73,7 @@ class Concepts(Learner):
         return {"words": Answer("chances", "that a caption would have the word", of="caption", first=config.first)}
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        return {"words": self.detect(batch["image"])[0]}
+        return {"words": chance(self.regions(batch["image"]))}  # with a slope along the picture
 
     def regions(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, h, w): logits of each word in each region."""
@@ -108,12 +108,17 @@ class Concepts(Learner):
     def detect(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> p(w) (B, V), and p_j(w) of the regions (B, V, h, w)."""
         regions = self.regions(image)
-        return 1 - noisy_or(regions).exp(), regions.sigmoid()
+        return chance(regions), regions.sigmoid()
 
 
 def noisy_or(logits: Tensor) -> Tensor:
     """(B, V, h, w) -> (B, V): ln(1 - p(w)), the sum of ln(1 - p_j(w)) over the regions."""
     return F.logsigmoid(-logits).sum((2, 3))
+
+
+def chance(logits: Tensor) -> Tensor:
+    """(B, V, h, w) -> (B, V): p(w), that a region at least has the word."""
+    return 1 - noisy_or(logits).exp()
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:

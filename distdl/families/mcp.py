@@ -54,6 +54,7 @@ GALLERY = {  # net -> layers, targets
 
 class McCullochPitts(Learner):
     learns = "nothing: its weights are given"
+    no_slope = "its units fire or not, at a threshold"
     primary, better = "accuracy", "higher"
 
     def __init__(self, config: Config) -> None:

@@ -90,6 +90,8 @@ class MultiTaskDNN(Learner):
         super().__init__()
         self.config = config
         self.chosen = list(config.chosen) or list(range(config.tasks))
+        if config.packed:
+            self.no_slope = "it is bits, eight in a byte; values that are not (model.packed: false) have a slope"
         layers: list[nn.Module] = [Dropout(config.input_dropout)]
         for n_in, n_out in itertools.pairwise([config.inputs, *config.hidden]):
             layers.append(nn.Linear(n_in, n_out))

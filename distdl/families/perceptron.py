@@ -58,6 +58,7 @@ class Perceptron(Learner):
         self.config = config
         cells = math.prod(config.inputs)
         if config.association:
+            self.no_slope = "its association units fire or not, at a threshold; model.association: 0 has a slope"
             self.register_buffer("wiring", torch.randint(0, 2, (config.association, cells)) * 2.0 - 1)
         self.response = nn.Linear(config.association or cells, config.classes)
         nn.init.zeros_(self.response.weight)

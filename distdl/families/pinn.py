@@ -93,7 +93,8 @@ class PINN(Learner):
         return {"u": Answer("values", "of the solution at the point", of="u")}
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        return {"u": self.solution(batch["x"].to(self.low.dtype)).detach()}
+        u = self.solution(batch["x"].to(self.low.dtype))
+        return {"u": u if torch.is_grad_enabled() else u.detach()}  # a solution of navier_stokes is a slope itself
 
     def net(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, K)"""
@@ -108,7 +109,7 @@ class PINN(Learner):
         if self.config.equation != "navier_stokes":
             return self.net(x)
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
+            x = x if x.requires_grad else x.detach().requires_grad_()
             psi_x, psi_y, _ = derivatives(self.net(x)[:, 0], x)
         return torch.stack([psi_y, -psi_x], 1)
 

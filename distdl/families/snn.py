@@ -118,6 +118,8 @@ class SNN(Classifier):
         self.maps = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes))
         fires = [*(True for _ in config.hidden), config.readout == "spikes"]
         self.neurons = nn.ModuleList(Neurons(config, fire) for fire in fires)
+        if config.code == "rate":
+            self.no_slope = "its input is the probability of spikes that are drawn; model.code: current has a slope"
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:

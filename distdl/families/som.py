@@ -76,7 +76,7 @@ class SOM(Learner):
         return {"cell": Answer("cell", "of the nearest prototype"), "distance": Answer("values", "to it")}
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
-        distance, winner = self.distances(self.samples(batch)).min(1)
+        distance, winner = self._apart(self.samples(batch)).min(1)
         columns = self.config.grid[1]
         return {"cell": torch.stack([winner // columns, winner % columns], 1), "distance": distance}
 
@@ -90,7 +90,11 @@ class SOM(Learner):
     @torch.no_grad()
     def distances(self, x: Tensor) -> Tensor:
         """To every prototype, in fp64: rounding must not choose the winner."""
-        return torch.cdist(x.double(), self.code.double())  # (B, N)
+        return self._apart(x)  # (B, N)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """The same, with a slope along x: learning asks for none."""
+        return torch.cdist(x.double(), self.code.double())
 
     def neighbourhood(self, winner: Tensor, step: int) -> Tensor:
         sigma = self.config.sigma * self.decay(step)

@@ -119,6 +119,7 @@ def choose(values: np.ndarray, actions: int, epsilon: float, u: np.ndarray) -> n
 
 class Tabular(Learner):
     learns = "temporal differences"
+    no_slope = "a state is the number of a row of its table"
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -115,6 +115,8 @@ class Learner(nn.Module):
     no_graph: str = ""
     """Why `answer` cannot be written down as a graph for `distdl export`, where each row decides its steps. A family
     whose config decides that sets it in __init__."""
+    no_slope: str = ""
+    """Why `answer` does not change with its input by a little, where it does not. The same holds of a config."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

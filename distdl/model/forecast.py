@@ -83,7 +83,7 @@ def _of(model: Model, path: str, split: str, horizon: int | None, called: str) -
     for some in _together(model, _series(model, path, split, notes)):
         real = np.array([not isinstance(one, InputError) for one in some])
         good: list[Series] = [one for one in some if not isinstance(one, InputError)]
-        found = gone_on(model, np.stack([one.read() for one in good]), steps) if good else []
+        found: Any = gone_on(model, np.stack([one.read() for one in good]), steps) if good else []
         values = [one.restored(more) for one, more in zip(good, found)]
         bad = [why(one) for one in some if isinstance(one, InputError)]
         yield Question({}, {}, real, bad, dict(notes)), ahead(record, some, values, called)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -14,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from distdl.analyse import attribution, features, look, robustness
+import distdl
+from distdl.analyse import attribution, features, flips, look, robustness
 from distdl.analyse.methods import METHODS
 from distdl.analyse.parts import parts_of
 from distdl.analyse.probe import Inputs, Probe
 from distdl.analyse.rows import Row, Sample
 from distdl.analyse.subject import Subject
+from distdl.data.preparation import undo
 from distdl.data.prepare import prepare_dataset
+from distdl.data.read import Dataset
 from distdl.families import load_family, model_config
 from tests.cli.test_predict import trained, written
 from tests.conftest import Result
@@ -205,6 +209,119 @@ def test_where_several_steps_find_nothing_the_one_step_counts(monkeypatch: pytes
     assert found["pgd"] == found["fgsm"] and found["fgsm"][1] < 1
 
 
+# -- tokens ---------------------------------------------------------------------------------------------------------------
+
+
+def all_single(probe: Probe, row: dict[str, np.ndarray], tokens: list[int], thing: int) -> dict[tuple[int, int], float]:
+    """(place, token) -> what it makes of the number that is explained, by asking about each."""
+    found = {}
+    for at in range(len(row["tokens"])):
+        for token in tokens:
+            other = row["tokens"].copy()
+            other[at] = token
+            said = probe.learner.predict({"tokens": torch.from_numpy(other[None])})
+            found[at, token] = float(probe.subject.number(said, torch.tensor([thing])))
+    return found
+
+
+def test_the_token_that_is_replaced_is_the_worst_of_those_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = np.random.default_rng(0).integers(0, 6, (5, 7))
+    probe = probe_of({**MODELS["gpt"], "vocabulary": 6}, {"tokens": tokens})
+    with torch.no_grad():
+        for parameter in probe.learner.parameters():
+            parameter *= 3  # fresh weights say the same of everything
+    monkeypatch.setattr(flips, "TRIED", 10_000)
+    for row in ({"tokens": one} for one in tokens):
+        right = int(probe.inputs({"tokens": row["tokens"][None]}).thing)
+        found = flips.sought(probe, row, right, torch.arange(6))
+        best = all_single(probe, row, list(range(6)), right)
+        assert found.flips and best[found.flips[0][0], found.flips[0][2]] == pytest.approx(min(best.values()))
+        other = row["tokens"].copy()
+        for at, old, new in found.flips:
+            assert other[at] == old != new
+            other[at] = new
+        told = int(probe.inputs({"tokens": other[None]}).thing)
+        assert told == found.told and found.other == (told != right) and len(found.flips) <= flips.MOST
+        assert len({at for at, _, _ in found.flips}) == len(found.flips), "no token is replaced twice"
+
+
+def test_what_the_slope_promises_is_worth_more_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the replacements the slope chooses a few; the best of these is lower than the mean of all."""
+    tokens = np.random.default_rng(1).integers(0, 6, (6, 7))
+    probe = probe_of({**MODELS["lstm"], "inputs": 6}, {"tokens": tokens}, seed=2)
+    monkeypatch.setattr(flips, "TRIED", 2)
+    monkeypatch.setattr(flips, "MOST", 1)
+    for row in ({"tokens": one} for one in tokens):
+        right = int(probe.inputs({"tokens": row["tokens"][None]}).thing)
+        ((at, _, new),) = flips.sought(probe, row, right, torch.arange(6)).flips
+        single = all_single(probe, row, list(range(6)), right)
+        assert single[at, new] < np.mean(list(single.values()))
+
+
+def test_accuracy_falls_with_the_tokens_that_are_replaced(small_data: Path) -> None:
+    from tests.analyse.test_families import opened
+
+    probe, rows = opened("rnn2", small_data)
+    told = probe.subject.told(probe.answer(probe.tensors(rows))).numpy()
+    label = np.array([told[0], *((told[1:] + 1) % 2)]) if len(told) > 1 else told
+    seen = looking(probe, {**rows, probe.subject.truth: label})
+    found = flips.flips(seen)
+    kept = found.numbers["hotflip"]
+    assert found.numbers["measure"] == "accuracy" and kept[0] == pytest.approx(np.mean(told == label))
+    assert all(b <= a for a, b in itertools.pairwise(kept)) and found.numbers["tokens_replaced"] == [0, 1, 2, 3, 4]
+    assert len(found.tables[1].rows) == len(label)
+
+
+# -- slopes of families that once had none ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["pinn", "navier_stokes", "som", "concepts", "clv_agent"])
+def test_slopes_are_those_of_small_differences(case: str, small_data: Path) -> None:
+    from tests.analyse.test_families import opened
+
+    if case == "navier_stokes":
+        x = np.random.default_rng(0).uniform(1, 2, (3, 3)).astype(np.float32)
+        probe, rows = probe_of({"family": "pinn", "equation": case, "layers": 2, "width": 8}, {"x": x}), {"x": x}
+    else:
+        probe, rows = opened(case, small_data)
+    assert not probe.no_gradient
+    inputs = probe.inputs({name: column[:3] for name, column in rows.items()})
+    probe.learner.double()
+    numbers = tuple(n.double() for n in inputs.numbers)
+    inputs = Inputs(numbers, inputs.fixed, inputs.thing, inputs.place)
+    slope = attribution.saliency(probe, inputs)
+    along = tuple(torch.randn(n.shape, generator=torch.Generator().manual_seed(0), dtype=n.dtype) for n in numbers)
+    signed = signed_slopes(probe, inputs)
+    assert all(torch.equal(a, b.abs()) for a, b in zip(slope, signed)) and float(slope[0].max()) > 0
+    function, by = probe.of(inputs), 1e-5
+    off = 0.05 if case == "concepts" else 1e-3  # its logits are of single precision
+    with torch.no_grad():
+        up, down = (
+            function(*(n + sign * by * a for n, a in zip(numbers, along)), *inputs.more) for sign in (1.0, -1.0)
+        )
+    expected = sum((s * a).flatten(1).sum(1) for s, a in zip(signed, along))
+    torch.testing.assert_close((up - down) / (2 * by), expected, rtol=off, atol=off)
+
+
+def signed_slopes(probe: Probe, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    numbers = tuple(n.clone().requires_grad_() for n in inputs.numbers)
+    return torch.autograd.grad(probe.of(inputs)(*numbers, *inputs.more).sum(), numbers)
+
+
+def test_a_family_without_a_slope_says_why(small_data: Path) -> None:
+    from tests.analyse.test_families import opened
+
+    for family, why in {"mcp": "at a threshold", "perceptron": "association: 0", "snn": "code: current"}.items():
+        assert why in opened(family, small_data)[0].no_gradient
+    image = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+    for family, more in {"perceptron": {"association": 0, "average": False}, "snn": {"code": "current"}}.items():
+        probe = probe_of({**MODELS[family], **more}, {"image": image})
+        with torch.no_grad():
+            for parameter in probe.learner.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        assert not Probe.on(probe.learner, probe.asked, probe.tells, {"image": image}, family).no_gradient
+
+
 # -- a table ------------------------------------------------------------------------------------------------------------
 
 TOWNS = ("Bonn", "Rome", "Oslo", "Wien")
@@ -300,6 +417,31 @@ def test_error_by_group_is_that_of_evaluate_by(table: Path, command: Command) ->
     assert float(rows["b"]["accuracy"]) == told["groups"]["b"]["accuracy"]
 
 
+def test_error_by_group_of_the_runs_own_split_needs_no_file(table: Path, command: Command) -> None:
+    """The record in the data set says which town each row had, and what the label is called in the file."""
+    for by in ("town", "class"):
+        done = command("analyse", "people", "--by", by, "--methods", "groups", "--output", f"own-{by}")
+        assert done.code == 0, done.stderr
+    (towns,) = numbers(Path("own-town"))["methods"]["groups"].values()
+    test = Dataset("people", "test")
+    rows = test.gather(np.arange(test.rows))
+    lived = np.array([row["town"] for row in undo(test.manifest.preparation["x"], rows["x"])])
+    assert {town: int(group["rows"]) for town, group in towns["groups"].items()} == {
+        town: int((lived == town).sum()) for town in TOWNS
+    }
+    told = distdl.load(table).predict({"x": torch.from_numpy(rows["x"])})["class"].numpy()
+    right = told == rows["label"]
+    for town, group in towns["groups"].items():
+        assert group["accuracy"] == pytest.approx(right[lived == town].mean()), town
+    assert towns["groups"]["Oslo"]["accuracy"] < 0.8 < towns["groups"]["Bonn"]["accuracy"]
+    (classes,) = numbers(Path("own-class"))["methods"]["groups"].values()
+    assert set(classes["groups"]) == {"north", "south"}
+    done = command("predict", "people", "people", "--keep", "town,age", "--format", "jsonl")
+    kept = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["town"] for row in kept] == lived.tolist()
+    assert {row["age"] for row in kept} <= {person["age"] for person in people(500, 0)}, "as the file had them"
+
+
 def test_a_row_that_was_learned_from_is_its_own_nearest_neighbour(table: Path, command: Command) -> None:
     done = command("analyse", "people", "--split", "train", "--rows", 20, "--methods", "neighbours", "-o", "near")
     assert done.code == 0, done.stderr
@@ -336,7 +478,8 @@ def test_words_of_the_data_are_no_html(table: Path, command: Command) -> None:
 def test_mistakes_are_told_in_words(table: Path, command: Command) -> None:
     wrong = {
         ("--methods", "salency"): "did you mean 'saliency'",
-        ("--by", "town"): "groups are those of a column of a file",
+        ("--by", "group"): "has no column 'group' of one value a row",  # left out when it was prepared
+        ("--by", "town", "--methods", "saliency"): "--by town is about the method groups",
         ("--rows", "0"): "--rows is 0",
         ("nofile.csv",): "nofile.csv",
         ("new.csv", "--by", "twon"): "twon",
@@ -484,6 +627,10 @@ def test_a_text_is_explained_token_by_token(place: Path, command: Command, text:
     assert total == pytest.approx(float(whole["answer"]) - float(whole["answer to the baseline"]), abs=0.02)
     page = Path("writer/report.html").read_text()
     assert "<b>def" not in page and "no token lies a little beside another" in page
+    robust = numbers(Path("writer"))["methods"]["robustness"]
+    assert robust["measure"] == "share of answers that stay" and robust["clean"] == 1
+    lines = table_of(Path("writer/robustness-rows.csv"))
+    assert len(lines) == 2 and all(line["told then"] for line in lines)
 
 
 def test_a_series_is_explained_over_time() -> None:

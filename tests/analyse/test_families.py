@@ -35,7 +35,8 @@ HEADS = {
     "neighbours": "neighbours",
     "features": "features",
 }
-APPLIES, NOT = "yes", "–"
+APPLIES = "yes"
+REASON = re.compile(r"no \((\d+)\)")
 
 
 def opened(family: str, data: Path) -> tuple[Probe, dict[str, Any]]:
@@ -51,35 +52,55 @@ def opened(family: str, data: Path) -> tuple[Probe, dict[str, Any]]:
 
 
 def told(family: str, data: Path) -> list[str]:
-    """The cells of a family's line."""
+    """Of each method that it applies to the family, or why it does not."""
     try:
         probe, rows = opened(family, data)
     except InputError as error:
         what = error.problems[0].what
-        return [NOT] * len(HEADS) + [(what.partition(": ")[2] or what).partition(", and no single")[0]]
+        return [(what.partition(": ")[2] or what).partition(", and no single")[0]] * len(HEADS)
     inputs = probe.inputs({name: column[:1] for name, column in rows.items()})
     refused = refusals(probe, inputs)
-    return [NOT if refused[method] else APPLIES for method in HEADS] + [probe.no_gradient]
+    return [refused[method] or APPLIES for method in HEADS]
 
 
 def lines(data: Path) -> list[str]:
-    heads = ["family", *HEADS.values(), "why not"]
-    rows = [[f"`{family}`", *told(family, data)] for family in family_names()]
-    return ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+    """The table, and below it the reasons by their numbers."""
+    heads, reasons = ["family", *HEADS.values()], list[str]()
+    rows = []
+    for family in family_names():
+        cells = told(family, data)
+        reasons += [cell for cell in dict.fromkeys(cells) if cell not in (APPLIES, *reasons)]
+        rows.append(
+            [f"`{family}`", *(cell if cell == APPLIES else f"no ({reasons.index(cell) + 1})" for cell in cells)]
+        )
+    table = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+    return [*table, "", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))]
 
 
 def in_docs() -> dict[str, list[str]]:
-    """Family -> the cells of its line in the docs."""
+    """Family -> what the docs say of each method, as `told`."""
     text = PAGE.read_text(encoding="utf-8")
     table = text[text.index(BEGIN) : text.index(END)]
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines() if "`" in line]
-    return {row[0].strip("`"): row[1:] for row in rows}
+    reasons = dict(re.findall(r"^(\d+)\. (.+)$", table, re.MULTILINE))
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+
+    def said(cell: str) -> str:
+        found = REASON.fullmatch(cell)
+        return reasons[found[1]] if found else cell
+
+    return {row[0].strip("`"): [said(cell) for cell in row[1:]] for row in rows}
 
 
 def test_the_table_has_every_family_and_every_method() -> None:
     assert list(in_docs()) == list(family_names()) and list(HEADS) == list(METHODS)
-    assert all(len(row) == len(HEADS) + 1 for row in in_docs().values())
-    assert all(row[-1] for row in in_docs().values() if APPLIES not in row), "a refusal has a reason"
+    assert all(len(row) == len(HEADS) for row in in_docs().values())
+    assert all(cell == APPLIES or len(cell) > 10 for row in in_docs().values() for cell in row), (
+        "a refusal has a reason"
+    )
 
 
 @pytest.mark.parametrize("family", family_names())

@@ -13,8 +13,8 @@ from distdl.columns import Column
 from distdl.data.asking.question import Asking, Question
 from distdl.data.change.merge import first_difference
 from distdl.data.fit import read_as
-from distdl.data.manifest import read_manifest
-from distdl.data.preparation import record_of
+from distdl.data.manifest import Manifest, read_manifest
+from distdl.data.preparation import record_of, undo
 from distdl.data.read import Dataset
 from distdl.errors import InputError, did_you_mean
 
@@ -55,17 +55,20 @@ def is_data_set(path: str) -> bool:
 
 
 def of_data_set(path: str, split: str, asked: Mapping[str, Column], keep: Sequence[str] = ()) -> Asking:
-    """The rows of a split, in their order. `keep`: columns of one value a row that go along; `*`: all. InputError: it lacks
-    a column that the model reads, or one of these."""
+    """The rows of a split, in their order. `keep`: columns of one value a row that go along (`*`: all of these), and
+    columns of the table that it was made of, as that had them. InputError: it lacks a column that the model reads, or
+    one of these."""
     manifest = read_manifest(path)
     if missing := [name for name in asked if name not in manifest.columns]:
         what = f"the data set {path} has no column '{missing[0]}', which the model reads"
         raise InputError(what, allowed=", ".join(manifest.columns), fix=did_you_mean(missing[0], manifest.columns))
     single = [name for name, column in manifest.columns.items() if column.shape == ()]
-    kept = single if "*" in keep else list(keep)
-    if wrong := [name for name in kept if name not in single]:
+    known = of_table(manifest) | {name: name for name in single}
+    kept = {name: known.get(name, "") for name in (single if "*" in keep else keep)}
+    if wrong := [name for name in kept if name not in known]:
         what = f"the data set {path} has no column '{wrong[0]}' of one value a row, which is to be kept"
-        raise InputError(what, allowed=", ".join(single) or "none", fix=did_you_mean(wrong[0], single))
+        fix = did_you_mean(wrong[0], known) or "give the file that it was made of, which has all its columns"
+        raise InputError(what, allowed=", ".join(known) or "none", fix=fix)
     read = _Stored(
         path, split, kept, {name: read_as(column, manifest.columns[name].dtype) for name, column in asked.items()}
     )
@@ -73,10 +76,24 @@ def of_data_set(path: str, split: str, asked: Mapping[str, Column], keep: Sequen
     return Asking(read, ((len(rows), rows) for rows in ranges), total=read.data.rows)
 
 
+def of_table(manifest: Manifest) -> dict[str, str]:
+    """Columns of the table that a data set was made of -> the column of the data set that still says what they had."""
+    from distdl.data.table.decode import ways_back
+
+    found: dict[str, str] = {}
+    for name, record in manifest.preparation.items():
+        if record.get("kind") == "features":
+            found |= {way.name: name for way in ways_back(record)}
+        elif record.get("kind") in ("class", "number") and "name" in record and name in manifest.columns:
+            found |= {record["name"]: name} if manifest.columns[name].shape == () else {}
+    return found
+
+
 class _Stored:
     """Reads rows by their numbers; each process opens the data set once."""
 
-    def __init__(self, path: str, split: str, kept: Sequence[str], types: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, split: str, kept: Mapping[str, str], types: Mapping[str, Any]) -> None:
+        """`kept`: what goes along -> the column that says it."""
         self.path, self.split, self.kept, self.types = path, split, kept, types
 
     @cached_property
@@ -87,7 +104,16 @@ class _Stored:
         return {name: value for name, value in vars(self).items() if name != "data"}
 
     def __call__(self, numbers: range) -> Iterator[Question]:
-        columns = list(dict.fromkeys([*self.types, *self.kept]))
+        columns = list(dict.fromkeys([*self.types, *self.kept.values()]))
         rows = self.data.gather(np.arange(numbers.start, numbers.stop), columns)
-        about = {"row": list(numbers), **{name: np.asarray(rows[name]).tolist() for name in self.kept}}
+        about = {"row": list(numbers), **{name: self._said(name, rows[of]) for name, of in self.kept.items()}}
         yield Question(about, {name: rows[name] for name in self.types}, np.ones(len(numbers), bool))
+
+    def _said(self, name: str, values: Any) -> list[Any]:
+        """A column that goes along: as it is, or as the table had it."""
+        of = self.kept[name]
+        if of == name:
+            stored: list[Any] = np.asarray(values).tolist()
+            return stored
+        found = undo(self.data.manifest.preparation[of], values)
+        return [row[name] for row in found] if found and isinstance(found[0], dict) else found

@@ -53,7 +53,7 @@ class Series:
     def when(self, step: int) -> str | None:
         """The moment of the value that comes so many steps after the next; None: the file does not say."""
         found = moment(self.start, self.frequency, self.steps + step) if self.start else None
-        return found and str(found)
+        return None if found is None else str(found)
 
 
 def of_one_scale(record: Mapping[str, Any]) -> bool:

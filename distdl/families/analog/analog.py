@@ -92,6 +92,7 @@ class Analog(Learner):
     learns = "pulses on devices"
     primary, better = "accuracy", "higher"
     layouts = frozenset({"torch"})  # there is no optimizer that ZeRO could shard
+    no_slope = "its converters know so many levels and no more: between two of them nothing changes"
     batch_coupled = True  # a second micro-batch would read weights that the first has moved
     key: Tensor
 
