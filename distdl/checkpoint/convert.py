@@ -82,6 +82,8 @@ class Wish:
     data_state: Callable[[Config, int], dict[str, Any]] | None = None
     """The data's position in a run of the config after that many steps, for a checkpoint that a run starts from."""
     weights_only: bool = False
+    half: bool = False
+    """Weights and buffers of single precision in half the bytes, for a checkpoint of ours that is only asked."""
     force: bool = False
 
 
@@ -193,6 +195,8 @@ def _distdl(source: Source, target: Path, draft: Path, wish: Wish) -> None:
         source.state = source.state or _first_state(source, wish.config, wish.data_state)
         _check_optimizer(source, wish.config)
     tensors = {n: t if n.startswith("buffers/") else t.to(torch.float32) for n, t in source.tensors.items()}
+    if wish.half:
+        tensors = {n: t.to(torch.float16) if t.dtype == torch.float32 else t for n, t in tensors.items()}
     draft.mkdir()
     sums = write_safetensors(draft / _TENSORS, tensors)
     write_json(draft / STATE, source.state.to_dict())

@@ -184,11 +184,11 @@ class _Writing:
     def mlflow(self, folder: Path) -> check.Difference:
         if not self.model.tells:
             raise InputError(FAMILY_MAKES.format(family=self.model.config.family), allowed="--to safetensors")
-        if self.wish.precision != "fp32":
-            raise InputError("an MLflow model holds the checkpoint itself, in single precision", fix="--precision fp32")
-        from distdl.export import mlflow
+        from distdl.export import graph, mlflow
 
-        return mlflow.write(folder, self.model, self.real)
+        if self.wish.precision == "fp16":
+            graph.halved(self.learner)  # refuses weights that are too large
+        return mlflow.write(folder, self.model, self.real, self.wish.precision)
 
     def _compared(self, ask: check.Ask, lengths: Any = None, shapes: Any = None, raw: Any = None) -> check.Difference:
         return check.compared(ask, self.learner, self.real, lengths or {}, self.wish.precision, shapes, raw)

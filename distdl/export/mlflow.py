@@ -95,8 +95,9 @@ def cast(model: Model, name: str, values: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind in "fi" and kind != "any" else array
 
 
-def write(folder: Path, model: Model, rows: Mapping[str, Any]) -> Difference:
-    """Writes the model into a folder that is there, and asks it as it is read back from the disk."""
+def write(folder: Path, model: Model, rows: Mapping[str, Any], precision: str = "fp32") -> Difference:
+    """Writes the model into a folder that is there, and asks it as it is read back from the disk. In fp16 its weights are
+    kept in half the bytes, and made single when it is loaded."""
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
 
@@ -109,7 +110,7 @@ def write(folder: Path, model: Model, rows: Mapping[str, Any]) -> Difference:
     signature = ModelSignature(inputs=schema(raw) if raw is not None else None, params=params)
     example = raw.head(EXAMPLES) if raw is not None else {n: t[:EXAMPLES].numpy() for n, t in rows.items()}
     with tempfile.TemporaryDirectory() as place, quiet(TALKER, logging.ERROR):
-        run = copied(model, Path(place) / RUN)
+        run = copied(model, Path(place) / RUN, half=precision == "fp16")
         made = Path(place) / "model"
         mlflow.pyfunc.save_model(
             str(made),
@@ -121,10 +122,10 @@ def write(folder: Path, model: Model, rows: Mapping[str, Any]) -> Difference:
             input_example=example,
         )
         shutil.copytree(made, folder, dirs_exist_ok=True)
-    return checked(folder, model, rows, raw)
+    return checked(folder, model, rows, raw, precision)
 
 
-def copied(model: Model, run: Path) -> Path:
+def copied(model: Model, run: Path, half: bool = False) -> Path:
     """A run of the one checkpoint, without what only training needs."""
     from distdl.checkpoint.convert import Wish, convert
 
@@ -133,7 +134,7 @@ def copied(model: Model, run: Path) -> Path:
         if file.is_file() and (file.name in ("config.json", "plan.json") or file.suffix == ".py"):
             shutil.copy2(file, run / file.name)
     (run / "checkpoints").mkdir()
-    wish = Wish("distdl", model.config, lambda config, step: {}, weights_only=True)
+    wish = Wish("distdl", model.config, lambda config, step: {}, weights_only=True, half=half)
     convert(model.checkpoint, run / "checkpoints" / "step_00000000", wish)
     return run
 
@@ -170,7 +171,9 @@ def schema(raw: pd.DataFrame) -> Any:
     return Schema([ColSpec("string" if raw[name].dtype.kind in "OUT" else AnyType(), name) for name in raw.columns])
 
 
-def checked(folder: Path, model: Model, rows: Mapping[str, Any], raw: pd.DataFrame | None) -> Difference:
+def checked(
+    folder: Path, model: Model, rows: Mapping[str, Any], raw: pd.DataFrame | None, precision: str = "fp32"
+) -> Difference:
     """Asks the model on the disk and the run about the same rows. InputError: they differ."""
     with quiet(TALKER, logging.ERROR):
         loaded = mlflow.pyfunc.load_model(str(folder))
@@ -183,7 +186,7 @@ def checked(folder: Path, model: Model, rows: Mapping[str, Any], raw: pd.DataFra
         found.rows += size
         found.batches.append(size)
         compare(found, want, told)
-    judge(found, "fp32")
+    judge(found, precision)
     return found
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import distdl
+from distdl.checkpoint.stream import open_safetensors
 from distdl.errors import InputError
 from distdl.export.mlflow import requirements
 from distdl.model.model import Model
@@ -85,6 +87,21 @@ def test_what_it_holds(command: Command, runs: dict[str, distdl.Run], place: Pat
     assert example["columns"] == ["size", "town"] and len(example["data"]) == 3
     assert "optimizer" not in (folder / "artifacts/run/checkpoints/step_00000000/manifest.json").read_text()
     assert all("==" in line for line in requirements("mlp"))
+
+
+def test_half_precision_is_half_the_bytes(command: Command, runs: dict[str, distdl.Run], place: Path) -> None:
+    import mlflow.pyfunc
+
+    said = command("export", "classes", "--to", "mlflow", "--precision", "fp16", "-o", "half")
+    assert said.code == 0, said.stderr
+    assert 0 < json.loads((place / "half" / "export.json").read_text())["check"]["largest"] < 1e-2
+    (kept,) = (place / "half/artifacts/run/checkpoints").rglob("*.safetensors")
+    tensors = open_safetensors(kept)[0]
+    assert {tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point} == {torch.float16}
+    rows = pd.DataFrame([{"size": row["size"], "town": row["town"]} for row in houses(20, seed=3)])
+    told = mlflow.pyfunc.load_model(str(place / "half")).predict(rows)
+    want = [row["probability"] for row in runs["classes"].predict(rows.to_dict("records"))]
+    np.testing.assert_allclose(told["probability"], want, atol=1e-2)
 
 
 def test_a_row_that_cannot_be_read_is_refused_in_words(
