@@ -10,6 +10,14 @@ from typing import Any, NamedTuple
 import yaml
 
 Object = dict[str, Any]
+CLUSTERS = {"RayCluster": "", "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+"""Kind -> where the Ray cluster of its spec stands; '': it is one."""
+
+
+def cluster_of(item: Object) -> Object:
+    """The spec of the Ray cluster of an object that has one."""
+    found: Object = item["spec"].get(CLUSTERS[item["kind"]], item["spec"])
+    return found
 
 
 class Pod(NamedTuple):
@@ -55,8 +63,8 @@ def pods(found: Iterable[Object]) -> Iterator[Pod]:
         groups: list[tuple[str, Any, dict[str, str]]] = []
         if kind in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
             groups = [("", spec["template"], {})]
-        elif kind in ("RayJob", "RayCluster"):
-            cluster = spec.get("rayClusterSpec", spec) if kind == "RayJob" else spec
+        elif kind in CLUSTERS:
+            cluster = cluster_of(item)
             ray = {"ray.io/is-ray-node": "yes", "ray.io/cluster": name}  # KubeRay's own labels
             groups = [(" head", cluster["headGroupSpec"]["template"], ray | {"ray.io/node-type": "head"})]
             for group in cluster.get("workerGroupSpecs", []):

@@ -57,6 +57,7 @@ THIRD_PARTY = {  # package -> the rooms or files below distdl that may import it
         "runtime.ray_workers",
         "runtime.ray_group",
         "jobs.ray_cluster",
+        "serve.on_cluster",
         "serve.replicas",
         "tune.by_ray",
     ),

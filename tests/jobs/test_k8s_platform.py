@@ -23,7 +23,7 @@ import yaml
 
 from distdl.runtime.prometheus import GAUGES, LABELS
 from tests.conftest import REPOSITORY
-from tests.kube_policy import Network, Object, Peer, Pod, objects, pods, rendered
+from tests.kube_policy import CLUSTERS, Network, Object, Peer, Pod, cluster_of, objects, pods, rendered
 
 K8S = REPOSITORY / "k8s"
 OVERLAYS = ("laptop", "gpu", "gpu-infiniband-kueue")
@@ -200,8 +200,9 @@ def broken_by(file: str, text: str, instead: str) -> Callable[[Any], Any]:
 
 
 @broken_by("examples/raycluster.yaml", "authOptions: {mode: token}", "authOptions: {mode: disabled}")
+@broken_by("examples/rayservice.yaml", "authOptions: {mode: token}", "authOptions: {mode: disabled} ")
 def test_ray_wants_a_token_that_only_its_pods_see(found: list[Object]) -> None:
-    clusters = [i["spec"].get("rayClusterSpec", i["spec"]) for i in found if i["kind"] in ("RayJob", "RayCluster")]
+    clusters = [cluster_of(item) for item in found if item["kind"] in CLUSTERS]
     assert clusters
     for cluster in clusters:
         assert cluster["authOptions"] == {"mode": "token"}
@@ -468,6 +469,43 @@ def test_the_example_is_what_distdl_sends() -> None:
     assert render_job(*words).split("---\n", 1)[1] == body
 
 
+def test_the_service_is_what_ray_serve_and_distdl_take() -> None:
+    """Its application is a text to Kubernetes: Ray's own schema reads it, and distdl its arguments."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from distdl.serve import on_cluster
+    from distdl.serve.replicas import NAME
+
+    service = next(item for item in objects(K8S / "examples") if item["kind"] == "RayService")
+    (application,) = ServeDeploySchema(**yaml.safe_load(service["spec"]["serveConfigV2"])).applications
+    module, _, builder = application.import_path.partition(":")
+    assert module == on_cluster.__name__ and callable(getattr(on_cluster, builder))
+    options = on_cluster.Options.of(application.args)
+    (deployment,) = application.deployments
+    assert deployment.name == NAME and application.route_prefix == "/"
+    head, worker = (pod for pod in pods([service]))
+    mounts = {mount["mountPath"] for pod in (head, worker) for mount in pod.containers[0]["volumeMounts"]}
+    assert any(Path(options.run).is_relative_to(path) for path in mounts - {"/tmp"})
+    group = cluster_of(service)["workerGroupSpecs"][0]
+    assert deployment.num_replicas == group["replicas"] * deployment.max_replicas_per_node, "no pod without a replica"
+    ports = {port["name"]: port["containerPort"] for port in worker.containers[0]["ports"]}
+    assert ports["serve"] == 8000 == worker.containers[0]["readinessProbe"]["httpGet"]["port"]
+
+
+@kubectl
+def test_the_service_is_asked_by_those_who_may_and_by_nobody_else() -> None:
+    found = rendered(K8S / "overlays" / "laptop") + objects(K8S / "examples")
+    labels = {"distdl": {}, "shop": {"distdl.io/asks": "true"}, "default": {}}
+    network = Network(found, labels)
+    served = {pod.where.rsplit(" ", 1)[1]: pod for pod in pods(found) if pod.where.startswith("RayService/")}
+    replica, head = (Peer(name, "distdl", served[name].labels) for name in ("replicas", "head"))
+    shop, other = Peer("shop", "shop", {}), Peer("other", "default", {})
+    assert network.allows(shop, replica, 8000) and not network.allows(other, replica, 8000)
+    assert not any(network.allows(shop, replica, port) for port in (6379, 8080, 8265, 10001))
+    assert not network.allows(shop, head, 8000) and not network.allows(shop, head, 8265)
+    assert network.allows(head, replica, 12345) and network.allows(replica, head, 6379)
+
+
 def test_gpu_jobs_of_a_queue_with_a_topology_ask_for_it() -> None:
     """Kueue gives a flavor with a topology only to pods that name a level of it: others would wait for ever."""
     queues = objects(K8S / "cluster" / "kueue")
@@ -486,8 +524,9 @@ def test_gpu_jobs_of_a_queue_with_a_topology_ask_for_it() -> None:
 
 def test_versions_agree_with_the_constraints() -> None:
     versions = dict(re.findall(r"^([\w.-]+)==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE))
-    clusters = [i for i in objects(K8S / "examples") if i["kind"] in ("RayCluster", "RayJob")]
-    assert {i["spec"].get("rayClusterSpec", i["spec"])["rayVersion"] for i in clusters} == {versions["ray"]}
+    clusters = [item for item in objects(K8S / "examples") if item["kind"] in CLUSTERS]
+    assert {item["kind"] for item in clusters} == set(CLUSTERS)
+    assert {cluster_of(item)["rayVersion"] for item in clusters} == {versions["ray"]}
 
 
 # -- the promises would notice -----------------------------------------------------------------------------------------
