@@ -36,6 +36,7 @@ from distdl.run.folder import open_run
 from distdl.track.client import Tracker
 from distdl.track.run import load
 from distdl.train import worker
+from distdl.train.hooks import pictures
 from distdl.train.loop import train
 from distdl.train.survey import survey
 
@@ -224,7 +225,30 @@ def distdl_deepspeed_off(task: Task) -> None:
 
 def distdl_deepspeed_on(task: Task) -> None:
     """What `distdl train` does, with display, tracker and uploader; the accuracy of every step comes on top."""
-    config, plan = task.plan("data.eval_split=test", f"track.every_steps={LOG_EVERY_STEPS}")
+    _distdl_on(task)
+
+
+def distdl_deepspeed_evaluated(task: Task) -> None:
+    """The same with an evaluation in every block, of which no picture is made."""
+    _evaluated(task, drawn=False)
+
+
+def distdl_deepspeed_drawn(task: Task) -> None:
+    """The same with pictures of every evaluation, where a run makes them of ten; the process that draws is beside it."""
+    _evaluated(task, drawn=True)
+
+
+def _evaluated(task: Task, drawn: bool) -> None:
+    due = pictures.Pictures.due
+    pictures.Pictures.due = lambda self, step: drawn  # type: ignore[method-assign]
+    try:
+        _distdl_on(task, f"evaluate.every_steps={PACE.block_steps}")
+    finally:
+        pictures.Pictures.due = due  # type: ignore[method-assign]
+
+
+def _distdl_on(task: Task, *overrides: str) -> None:
+    config, plan = task.plan("data.eval_split=test", f"track.every_steps={LOG_EVERY_STEPS}", *overrides)
     _process_group(plan)
     folder = open_run(config, None, fresh=True)
     tracker = Tracker(folder.path, config.track.uri, config.track.experiment, folder.path.name)
@@ -405,6 +429,8 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "distdl torch, telemetry off": distdl_torch_off,
     "distdl deepspeed, telemetry off": distdl_deepspeed_off,
     "distdl deepspeed, everything on": distdl_deepspeed_on,
+    "distdl deepspeed, evaluated, no pictures": distdl_deepspeed_evaluated,
+    "distdl deepspeed, evaluated, every one drawn": distdl_deepspeed_drawn,
     "lightning fabric": fabric,
     "lightning trainer, minimal": lightning_minimal,
     "lightning trainer, CSV + bar": lightning_csv,

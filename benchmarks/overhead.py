@@ -34,6 +34,8 @@ WARMUP_STEPS, RANKS_WARMUP_STEPS = 200, 40
 TIMEOUT_S = 300.0
 TARGETS_US = {"distdl deepspeed, telemetry off": 50.0, "distdl deepspeed, everything on": 150.0}
 """Most microseconds that a step may cost over bare DeepSpeed."""
+NOT_DRAWN, DRAWN = "distdl deepspeed, evaluated, no pictures", "distdl deepspeed, evaluated, every one drawn"
+"""Rows with an evaluation in every block, which differ by the pictures of it alone."""
 BASES = ("bare torch", "bare deepspeed", "bare deepspeed + distdl data")
 PACKAGES = ("torch", "deepspeed", "mlflow", "lightning", "accelerate", "transformers", "numpy")
 CONFIG = f"""\
@@ -227,8 +229,9 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
-def verdicts(rows: list[Row]) -> list[str]:
-    """One sentence for each target and base: the difference of the minima, and the median of the rounds' differences."""
+def verdicts(rows: list[Row], steps: int) -> list[str]:
+    """One sentence for each target and base: the difference of the minima, and the median of the rounds' differences; and
+    one of what the pictures of an evaluation cost, of which there is one in a block of so many `steps`."""
     walls = {row.name: row.wall_us for row in rows if row.wall_us}
     said = []
     for name, target in TARGETS_US.items():
@@ -240,10 +243,15 @@ def verdicts(rows: list[Row]) -> list[str]:
                 said.append(
                     f"{name}: {best:+.0f} us over {base} ({usual:+.0f} in the median), at most {target:.0f}: {met}"
                 )
+    if NOT_DRAWN in walls and DRAWN in walls:
+        best = steps * (min(walls[DRAWN]) - min(walls[NOT_DRAWN]))
+        usual = steps * statistics.median(a - b for a, b in zip(walls[DRAWN], walls[NOT_DRAWN]))
+        told = "what training waits for, apart from the process that draws"
+        said.append(f"pictures of an evaluation: {best:+,.0f} us ({usual:+,.0f} in the median), {told}")
     return said
 
 
-def circumstances(command: str, began: float, load_before: tuple[float, ...]) -> dict[str, Any]:
+def circumstances(command: str, steps: int, began: float, load_before: tuple[float, ...]) -> dict[str, Any]:
     """What someone needs to know to believe the figures, or to get them again."""
     versions = {}
     for package in PACKAGES:
@@ -254,6 +262,7 @@ def circumstances(command: str, began: float, load_before: tuple[float, ...]) ->
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "command": command,
+        "steps": steps,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
         "took_s": round(time.time() - began),
         "versions": {"python": platform.python_version(), **versions},
@@ -278,19 +287,19 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
         "|" + " --- |" + " ---: |" * (len(header) - 1),
         *("| " + " | ".join(line) + " |" for line in cells),
         "",
-        *(f"- {verdict}" for verdict in verdicts(rows)),
+        *(f"- {verdict}" for verdict in verdicts(rows, about["steps"])),
     ]
     return "\n".join(lines) + "\n"
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[Row], steps: int) -> None:
     """The table in the terminal."""
     header, cells = table(rows)
     widths = [max(len(line[i]) for line in [header, *(c for c in cells if c[2])]) for i in range(len(header))]
     for line in [header, *cells]:
         first, *rest = (text.rjust(width) for text, width in zip(line, widths))
         print("  ".join([first.strip().ljust(widths[0]), *rest]).rstrip())
-    print("", *verdicts(rows), sep="\n")
+    print("", *verdicts(rows, steps), sep="\n")
 
 
 def main() -> int:
@@ -315,12 +324,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="distdl-overhead-") as folder:
         prepare(Path(folder))
         rows = measure(names, Path(folder), options.steps, options.rounds)
-    about = circumstances(command, began, load_before)
+    about = circumstances(command, options.steps, began, load_before)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     record = {**about, "targets_us": TARGETS_US, "rows": [asdict(row) for row in rows]}
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     options.output.with_suffix(".md").write_text(markdown(rows, about), encoding="utf-8")
-    show(rows)
+    show(rows, options.steps)
     return 1 if any(row.failed for row in rows) else 0
 
 
