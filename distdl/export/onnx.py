@@ -128,7 +128,12 @@ def asked(folder: Path, answers: Collection[str]) -> Ask:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        words = str(error).splitlines()[0][:300]
+        fix = "nothing was written; export it --to torch-export or --to mlflow"
+        raise InputError(f"onnxruntime does not load the exported file: {words}", fix=fix) from error
     reads = {value.name for value in session.get_inputs()}
     given = {value.name for value in session.get_outputs()}
     names = {answer: f"predicted_{answer}" if f"predicted_{answer}" in given else answer for answer in answers}

@@ -121,8 +121,9 @@ class MultiTaskDNN(Learner):
     def logits(self, batch: Batch) -> Tensor:
         x, weight = batch["x"], self.heads.weight
         if self.config.packed:
-            places = torch.arange(7, -1, -1, device=x.device, dtype=x.dtype)
-            x = (torch.bitwise_right_shift(x[..., None], places) & 1).flatten(1)
+            # Each bit by its own mask: torch's ONNX exporter makes signed numbers of bytes that are shifted.
+            places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], device=x.device, dtype=x.dtype)
+            x = (x[..., None] & places).bool().flatten(1)
         return self.heads(self.trunk(x.to(weight.dtype))).float()  # (B, T)
 
     @staticmethod

@@ -235,3 +235,24 @@ def test_an_answer_with_the_name_of_a_column_has_another_in_the_file(tmp_path: P
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert {o.name for o in session.get_outputs()} == {"predicted_tokens", "embedding"}
     check.compared(onnx.asked(tmp_path, found.outputs), learner, rows, found.lengths, "fp32")
+
+
+def test_bits_that_lie_eight_in_a_byte_are_unpacked_within_the_file(tmp_path: Path) -> None:
+    """As a data set stores them, which is not how rows that are made up are."""
+    learner, rows = asked({"family": "mtdnn", "inputs": 64, "tasks": 3, "hidden": [6]})
+    rows = {"x": rows["x"].to(torch.uint8)}
+    found = traced(learner, rows)
+    onnx.write(tmp_path, found, {})
+    difference = check.compared(onnx.asked(tmp_path, found.outputs), learner, rows, found.lengths, "fp32")
+    assert difference.rows > 7 and difference.others == 0
+
+
+def test_a_file_that_onnxruntime_does_not_load_is_refused_in_words(tmp_path: Path) -> None:
+    learner, rows = asked({"family": "mlp", "inputs": [4], "column": "x", "hidden": [3], "classes": 2})
+    onnx.write(tmp_path, traced(learner, rows), {})
+    file = tmp_path / "model.onnx"
+    model = onnx_format.load(str(file))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx_format.save(model, str(file))
+    with pytest.raises(InputError, match=r"onnxruntime does not load the exported file: .*NoSuchOperator"):
+        onnx.asked(tmp_path, ["class"])
