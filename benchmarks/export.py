@@ -67,11 +67,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     for family, row in sorted(rows.items()):
         cells = []
         for to in TARGETS:
-            if to not in row:
-                cells.append("not yet")
-                continue
             if "why" not in row[to]:
-                cells.append(f"{row[to]['largest']:.1e}{' *' if row.get('fresh') else ''}")
+                cells.append(f"{row[to]['largest']:.1e}")
                 continue
             if to == "huggingface":
                 cells.append("-")  # said once below
@@ -81,9 +78,6 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
                 reasons.append(why)
             cells.append(f"no ({reasons.index(why) + 1})")
         lines.append(f"| {family} | {row['predict']} | {row['sample']} | {row['steps']} | {' | '.join(cells)} |")
-    if any(row.get("fresh") for row in rows.values()):
-        told = "\\*: of fresh weights, by the same graphs and the same check, not on a run. `not yet`: not measured. "
-        lines += ["", told + "`python -m benchmarks.export --missing` measures both."]
     lines += ["", "Under huggingface `-`: transformers has no model that the family equals.", ""]
     lines += [f"{number}. {why}" for number, why in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"
@@ -99,7 +93,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     chosen = args.families or sorted(MODELS)
     if args.missing:
-        chosen = [family for family in chosen if family not in rows or rows[family].get("fresh")]
+        chosen = [family for family in chosen if family not in rows]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
