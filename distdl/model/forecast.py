@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def tell(
     """Writes the forecasts of the series in files or data sets, in their order; of one that cannot be gone on with an
     empty line. InputError."""
     from distdl.data.asking.open import spooled
+    from distdl.data.asking.question import STDIN
     from distdl.data.asking.write import writing
     from distdl.data.progress import Progress
 
@@ -60,7 +62,8 @@ def tell(
     def answered() -> Iterator[Answered]:
         for path in paths:
             with spooled(model.ways, how.source) if path == "-" else contextlib.nullcontext(path) as place:
-                yield from _of(model, place, how.split, horizon, path if len(paths) > 1 else "")
+                named = STDIN if path == "-" else path
+                yield from _of(model, place, how.split, horizon, named, len(paths) > 1)
 
     with writing(out, form, overwrite) as writer, follow(progress) if follow else contextlib.nullcontext():
         for question, columns in answered():
@@ -70,8 +73,8 @@ def tell(
     return told
 
 
-def _of(model: Model, path: str, split: str, horizon: int | None, called: str) -> Iterator[Answered]:
-    """Some series at a time: which these are, and the lines of their forecasts."""
+def _of(model: Model, path: str, split: str, horizon: int | None, named: str, several: bool) -> Iterator[Answered]:
+    """Some series at a time: which these are, and the lines of their forecasts. `named`: what the file is called."""
     import numpy as np
 
     from distdl.data.asking.question import Question, why
@@ -86,7 +89,9 @@ def _of(model: Model, path: str, split: str, horizon: int | None, called: str) -
         found: Any = gone_on(model, np.stack([one.read() for one in good]), steps) if good else []
         values = [one.restored(more) for one, more in zip(good, found)]
         bad = [why(one) for one in some if isinstance(one, InputError)]
-        yield Question({}, {}, real, bad, dict(notes)), ahead(record, some, values, called)
+        bad = [replace(one, where=one.where.replace(path, named)) for one in bad]
+        columns = ahead(record, some, values, path, named, several)
+        yield Question({}, {}, real, bad, dict(notes)), columns
         notes.clear()
 
 

@@ -164,10 +164,12 @@ class Model:
     def _asked(self, paths: Sequence[str], how: How, progress: Progress | None = None) -> Iterator[tuple[str, Asking]]:
         """What is asked about one path after another, and the path where there are several."""
         from distdl.data.asking.open import questions, spooled
+        from distdl.data.asking.question import STDIN, called
 
         for path in paths:
             with spooled(self.ways, how.source) if path == "-" else contextlib.nullcontext(path) as place:
                 asking = questions(self.ways, place, how)
+                asking = called(asking, place, STDIN) if path == "-" else asking
                 if progress and len(paths) == 1:
                     progress.total = asking.total
                 yield path if len(paths) > 1 else "", asking

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -108,6 +109,14 @@ def test_a_series_that_cannot_be_gone_on_with_keeps_its_place_and_is_named(comma
     assert rows[:4] == [{**row, "series": "low"} for row in rows[9:]], "the others are forecast as without it"
     assert all(row["forecast"] for row in rows[5:9]) and rows[5]["time"] == "1979-08-31 00:00:00"
     assert len((place / "bad.csv.bad.jsonl").read_text().splitlines()) == 1
+
+
+def test_standard_input_is_called_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = HEAD + line("low", texts(WAVE)) + line("gap", ["?", *texts(WAVE)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content.encode()))))  # type: ignore[arg-type]
+    done = command("predict", "two", "-")
+    rows = rows_of(done, 1)
+    assert [row["series"] for row in rows] == [*["low"] * 4, "stdin:8"] and "set aside: stdin:8: " in done.stderr
 
 
 def test_mistakes_are_told_in_words(command: Command, place: Path, digits: str) -> None:

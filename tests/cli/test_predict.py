@@ -194,6 +194,15 @@ def test_standard_input_is_a_file_like_any_other(
     assert found[0].code == 0 and found[0].stdout == found[1].stdout == command("predict", "classes", "in.csv").stdout
     both = command("predict", "classes", "in.csv", "in.csv").stdout.splitlines()
     assert len(both) == 9 and both[0].startswith("row,file,class")
+    bad = text.replace(b"\n", b"\nbig,Rome\n", 1)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(bad))))  # type: ignore[arg-type]
+    done = command("predict", "classes", "-", "--embeddings")
+    assert done.code == 1 and "set aside: stdin:2: the column 'size'" in done.stderr and "/tmp" not in done.stderr
+    whole = command("predict", "classes", "in.csv", "--embeddings").stdout.splitlines()
+    told = [line.partition(",")[2] for line in done.stdout.splitlines()]
+    assert set(told[1]) == {","} and [told[0], *told[2:]] == [line.partition(",")[2] for line in whole], (
+        "a row that could not be read takes no digit of the others"
+    )
 
 
 def test_a_run_ends_with_what_its_model_can_be_asked(place: Path, command: Command, digits: str) -> None:

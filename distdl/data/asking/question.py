@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from distdl.data.raw import Rows
 from distdl.errors import InputError
+
+STDIN = "stdin"
+"""What standard input is called."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class Asking:
     def __iter__(self) -> Iterator[Question]:
         for _, portion in self.portions:
             yield from map(self.finish, self.read(portion))
+
+
+def called(asking: Asking, path: str, name: str) -> Asking:
+    """The same, whose bad rows are told to be in a file of another name than the one that it lies in for a while."""
+
+    def finish(question: Question) -> Question:
+        found = asking.finish(question)
+        return replace(found, bad=[replace(bad, where=bad.where.replace(path, name)) for bad in found.bad])
+
+    return replace(asking, finish=finish)
 
 
 def why(error: InputError) -> Bad:

@@ -116,10 +116,15 @@ def of_series(record: Mapping[str, Any], path: str) -> Asking:
 
 
 def ahead(
-    record: Mapping[str, Any], found: Sequence[Series | InputError], values: Sequence[np.ndarray], file: str = ""
+    record: Mapping[str, Any],
+    found: Sequence[Series | InputError],
+    values: Sequence[np.ndarray],
+    path: str,
+    named: str,
+    several: bool,
 ) -> dict[str, pa.Array]:
     """The forecasts (H, D) of those of `found` that are series, as a table with a line for each step of each, and an empty
-    one where there is none. `file`: the one that they are in, where there are several."""
+    one where there is none. They are in the file at `path`, which is called `named` and is one of `several`."""
     steps = iter(values)
     columns: dict[str, list[Any]] = {"series": [], "step": [], "time": []}
     numbers: list[np.ndarray] = []
@@ -128,13 +133,14 @@ def ahead(
         of = next(steps) if isinstance(one, Series) else np.full((1, width), np.nan)
         numbers.append(of)
         bad = not isinstance(one, Series)
-        columns["series"] += [(one.problems[0].where if isinstance(one, InputError) else one.called) or ""] * len(of)
+        called = (one.problems[0].where if isinstance(one, InputError) else one.called) or ""
+        columns["series"] += [called.replace(path, named)] * len(of)
         columns["step"] += [None] if bad else range(1, len(of) + 1)
         columns["time"] += [None if isinstance(one, InputError) else one.when(step) for step in range(len(of))]
     whole = np.concatenate(numbers)
     names = [str(name) for name in record.get("columns", ())]
     called = ["forecast"] if width == 1 else [f"forecast {n}" for n in (names if len(names) == width else range(width))]
-    table = {"file": pa.array([file] * len(whole), pa.string())} if file else {}
+    table = {"file": pa.array([named] * len(whole), pa.string())} if several else {}
     table |= {
         "series": pa.array(columns["series"], pa.string()),
         "step": pa.array(columns["step"], pa.int64()),

@@ -231,9 +231,12 @@ def grid(pictures: np.ndarray) -> np.ndarray:
 def plain(column: pa.Array) -> list[Any]:
     """A column as Python's values. Numbers of single precision have the digits that they are known to."""
     of = column.type
-    if pa.types.is_float32(of) and not column.null_count:
+    if column.null_count and (pa.types.is_float32(of) or pa.types.is_fixed_size_list(of)):
+        there = iter(plain(column.drop_null()))
+        return [next(there) if valid else None for valid in column.is_valid().to_pylist()]
+    if pa.types.is_float32(of):
         return [float(text) for text in column.to_numpy(zero_copy_only=False).astype(str)]
-    if pa.types.is_fixed_size_list(of) and not column.null_count and pa.types.is_float32(of.value_type):
+    if pa.types.is_fixed_size_list(of) and pa.types.is_float32(of.value_type):
         values, size = plain(column.flatten()), of.list_size
         return [values[i : i + size] for i in range(0, len(values), size)]
     return column.to_pylist()
