@@ -55,7 +55,10 @@ def measured(model: Model, path: str, how: How, by: str = "", follow: Follow | N
             if question.real.any():
                 parts.add(question)
     if not parts.rows:
-        raise InputError(f"{path} has no row that could be read", fix="see what is told of the first of them")
+        first = found.told.bad[0] if found.told.bad else None
+        why = f": {first.why}" if first else ""
+        fix = "give rows like those that were learned from, with the label or the target beside them"
+        raise InputError(f"{path} has no row that could be read{why}", where=first.where if first else "", fix=fix)
     parts.tell(found, path)
     return found
 

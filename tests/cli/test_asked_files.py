@@ -61,6 +61,9 @@ def test_pictures_in_a_folder_are_answered_by_their_names(place: Path, command: 
     told = json.loads(command("evaluate", "bars", "--data", "new", "--json").stdout)
     assert told["rows"] == 12 and told["more"]["accuracy"] == told["metrics"]["accuracy"] == 1
     assert told["confusion"] == [[6, 0], [0, 6]] and told["classes"] == ["lying", "standing"]
+    done = command("evaluate", "bars", "--data", "new/lying")
+    assert done.code == 2 and "new/lying has no row that could be read: " in done.stderr
+    assert "00.png" in done.stderr and "with the label or the target beside them" in done.stderr
 
 
 @pytest.mark.slow
