@@ -133,8 +133,8 @@ def ahead(
         of = next(steps) if isinstance(one, Series) else np.full((1, width), np.nan)
         numbers.append(of)
         bad = not isinstance(one, Series)
-        called = (one.problems[0].where if isinstance(one, InputError) else one.called) or ""
-        columns["series"] += [called.replace(path, named)] * len(of)
+        said = (one.problems[0].where if isinstance(one, InputError) else one.called) or ""
+        columns["series"] += [said.replace(path, named)] * len(of)
         columns["step"] += [None] if bad else range(1, len(of) + 1)
         columns["time"] += [None if isinstance(one, InputError) else one.when(step) for step in range(len(of))]
     whole = np.concatenate(numbers)
