@@ -99,7 +99,7 @@ def _series(model: Model, path: str, split: str, notes: dict[str, int]) -> Itera
     """Those of a raw file, or the rows of a data set; an error in the place of one that cannot be gone on with."""
     import numpy as np
 
-    from distdl.data.asking.data_sets import is_data_set, of_data_set
+    from distdl.data.asking.data_sets import is_data_set, of_data_set, refuse_other_preparation
     from distdl.data.asking.series import KIND, Series, each_series
 
     record = model.ways.record.get("x", {})
@@ -119,6 +119,7 @@ def _series(model: Model, path: str, split: str, notes: dict[str, int]) -> Itera
     known = "scale" in record or record.get("normalise") == "none"
     shift, divide = (np.atleast_1d(np.asarray(scale[key], np.float64)) for key in ("shift", "divide"))
     number = 0
+    refuse_other_preparation(model.ways.record, path, ["x"])
     for question in of_data_set(path, split, model.ways.asked):
         for row in question.rows["x"]:
             if not known:
