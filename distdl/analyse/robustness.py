@@ -11,7 +11,7 @@ attack of that size upsets it: the point that FGSM finds is one of those that PG
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,14 +87,16 @@ def attacked(
     if epsilon == 0:
         return dict.fromkeys(ATTACKS, numbers)
     robust = captum().robust
-    fgsm = robust.FGSM(probe.of(inputs), loss, low, high)
-    pgd = robust.PGD(probe.of(inputs), loss, low, high)
+    of, follow = probe.of(inputs), following(look)
+    fgsm = robust.FGSM(lambda x, *more: of(follow(x), *more), loss, low, high)
+    pgd = robust.PGD(lambda x, *more: of(follow(x), *more), loss, low, high)
     fgsm.zero_thresh = pgd.fgsm.zero_thresh = 0.0  # what is a small slope depends on the unit
     with slopes(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it asks for the gradients itself
         one_step = fgsm.perturb(numbers, epsilon, **more)
         several = pgd.perturb(numbers, epsilon, 2.5 * epsilon / PGD_STEPS, PGD_STEPS, **more)
-    return {"fgsm": tuple(n.detach() for n in one_step), "pgd": tuple(n.detach() for n in several)}
+    found = {"fgsm": one_step, "pgd": several}
+    return {name: (follow(first).detach(), *(n.detach() for n in rest)) for name, (first, *rest) in found.items()}
 
 
 def _errors(look: Look, one: Opened, epsilon: float, masks: tuple[Tensor, ...] | None) -> dict[str, np.ndarray]:
@@ -139,6 +141,30 @@ def changed(look: Look) -> tuple[Tensor, ...] | None:
         numbers = {"number": 1, "vector": feature.get("length", 0)}.get(feature["kind"], 0)
         marks += [1.0] * numbers + [0.0] * (width - numbers)
     return (torch.tensor(marks, device=look.probe.device).view(look.opened[0].inputs.numbers[0].shape[1:]),)
+
+
+def following(look: Look) -> Callable[[Tensor], Tensor]:
+    """Rows -> the same rows, in which the pieces that numbers of a table are cut into are those of the numbers."""
+    from distdl.data.table.encode import outputs
+    from distdl.data.table.scale import edges_of
+
+    cut: list[tuple[int, Tensor]] = []
+    first = 0
+    for feature in _features(look) or ():
+        if "edges" in feature:
+            cut.append((first, torch.from_numpy(edges_of(feature)).to(look.probe.device)))
+        first += len(outputs(feature))
+
+    def follow(x: Tensor) -> Tensor:
+        if not cut:
+            return x
+        found = x.flatten(1).clone()
+        for at, edges in cut:
+            number = x.flatten(1)[:, at : at + 1].double()
+            found[:, at + 1 : at + len(edges)] = ((number - edges[:-1]) / edges.diff()).clamp(0, 1).to(x.dtype)
+        return found.view_as(x)
+
+    return follow
 
 
 def _unit(look: Look) -> str:

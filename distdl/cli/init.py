@@ -137,9 +137,10 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
     given = key_values(args.overrides)
     advice = advise(source, path, Wish(args.label, args.target), given)
     options = {**advice.options, **given}
-    told = "; ".join(f"{key}={options[key]}: {why}" for key, why in advice.because.items())
+    because = {key: why for key, why in advice.because.items() if key not in given}
+    told = "; ".join(f"{key}={options[key]}: {why}" for key, why in because.items())
     print(f"{path} is read as {source}" + (f" ({told})" if told else ""))
-    recipe = Recipe(f"data/{name}", source, options, advice.because)
+    recipe = Recipe(f"data/{name}", source, as_plain(source, options), because)
     manifest = _prepared(recipe, args.overwrite, followed(args), args.workers)
     tell_prepared(manifest)
     rows = ", ".join(f"{split} {part.rows:,}" for split, part in manifest.splits.items())
@@ -156,9 +157,19 @@ def _from_file(args: argparse.Namespace) -> dict[str, Any]:
         "path": recipe.path,
         "source": source,
         "options": options,
-        "because": dict(advice.because),
+        "because": because,
         "splits": {split: part.rows for split, part in manifest.splits.items()},
     }
+
+
+def as_plain(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options as a YAML writes them: those that are numbers or truths without quotes, however the command line had them."""
+    import dataclasses
+
+    from distdl.data.prepare import parse_options
+
+    typed = dataclasses.asdict(parse_options(source, options))
+    return {key: typed[key] if isinstance(typed[key], bool | int | float) else value for key, value in options.items()}
 
 
 def _name(path: str) -> str:

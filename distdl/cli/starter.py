@@ -246,8 +246,10 @@ def config_text(name: str, recipe: Recipe, manifest: Manifest, family: str = "")
         f"    source: {recipe.source}",
     ]
     lines += ["    options:", *_block(dict(recipe.options), 6, dict(recipe.because))] if recipe.options else []
-    if "test" not in manifest.splits and "validation" in manifest.splits:
-        lines.append("  eval_split: validation")
+    if "validation" in manifest.splits:
+        lines.append("  eval_split: validation  # what is chosen, such as the best checkpoint, is chosen by it")
+        if "test" in manifest.splits:
+            lines.append("  test_split: test  # is evaluated once, when the run has ended: nothing was chosen by it")
     elif "test" not in manifest.splits:
         lines.append("  eval_split: null  # no rows are held out: test_fraction=0.1 of the source would")
     lines += _training(found, chosen)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ SAME = 5
 STRANGE, STRANGE_WORDS = 0.05, 5
 """Part of the rows, and different words, that may be no number in a column of numbers."""
 MOST_NAMES = 1_000
+PIECES, PIECES_ROWS, PIECES_COLUMNS = 16, 2_000, 64
+"""Pieces that numbers are cut into, of tables of so many rows or more and of so many columns at most: fewer rows would be
+learned by heart, and of more columns `x` grows long."""
 ADVISED_SIDE = 64
 """Pixels that pictures are resized to where they differ, or are larger than twice that."""
 
@@ -119,6 +123,33 @@ def table_advice(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
 
     InputError, with the columns to choose from: it has no column of that name, or none that is clearly the one.
     """
+    found = _answered(table, wish, options)
+    answer = found.options.get("label") or found.options.get("target")
+    if not _bends(table, [name for name in table.names if name != answer]):
+        return found
+    why = f"numbers of {PIECES_ROWS:,} rows or more, which may bend at quantiles"
+    return Advice({**found.options, "pieces": PIECES}, {**found.because, "pieces": why})
+
+
+def _bends(table: Any, names: list[str]) -> bool:
+    """Whether a table has rows enough for pieces, and a column of numbers among its first ones. No more of it is read."""
+    rows, quantities = 0, False
+    for batch in table.batches(names) if len(names) < PIECES_COLUMNS else ():
+        quantities = quantities or any(map(_is_quantity, batch.columns))
+        rows += batch.num_rows
+        if rows >= PIECES_ROWS:
+            return quantities
+    return False
+
+
+def _is_quantity(column: pa.Array) -> bool:
+    """Whether more than two different numbers stand in it."""
+    counts = Counter(text for text in _texts(column) or () if text.lower() not in EMPTY)
+    return answer_of(counts).words.startswith(("numbers", "whole numbers")) and len(counts) > 2
+
+
+def _answered(table: Any, wish: Wish, options: dict[str, Any]) -> Advice:
+    """Which column is predicted."""
     if wish.label or wish.target:
         return Advice({**options, **_known(table, wish)})
     if len(table.names) == 1:

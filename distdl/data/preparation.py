@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "distdl-preparation", 1
 FILE = "preparation.json"
-KNOWN = {"features": 1, "class": 1, "number": 1, "words": 1}
+KNOWN = {"features": 2, "class": 1, "number": 1, "words": 1}
 """Kind of a record -> its newest version that is understood here. Others are applied by the sources that wrote them."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distdl.data.table.encode import outputs
-from distdl.data.table.scale import from_scale
+from distdl.data.table.scale import edges_of, from_pieces, from_scale
 
 KINDS = ("number", "boolean", "category")
 EMPTY = -1
@@ -51,7 +51,10 @@ class Front(nn.Module):
         values = torch.where(empty, float(feature["fill"]), column)
         if scale["method"] == "log":
             values = values.sign() * values.abs().log1p()
-        return _told((values - scale["shift"]) / scale["divide"], empty, feature)
+        found = ((values - scale["shift"]) / scale["divide"])[:, None]
+        if len(edges := torch.from_numpy(edges_of(feature)).to(found.device)):
+            found = torch.cat([found, ((found - edges[:-1]) / edges.diff()).clamp(0, 1)], 1)
+        return _told(found, empty, feature)
 
     def _boolean(self, feature: Mapping[str, Any], column: Tensor) -> list[Tensor]:
         empty = column < 0
@@ -85,7 +88,10 @@ def _told(values: Tensor, empty: Tensor, feature: Mapping[str, Any]) -> list[Ten
 
 
 def _number_back(feature: Mapping[str, Any], part: np.ndarray, empty: np.ndarray) -> np.ndarray:
-    return np.where(empty, np.nan, from_scale(part[:, 0], feature["scale"]))
+    scaled, edges = part[:, 0].astype(np.float64), edges_of(feature)
+    if len(edges):
+        scaled = from_pieces(scaled, part[:, 1 : len(edges)].astype(np.float64), edges)
+    return np.where(empty, np.nan, from_scale(scaled, feature["scale"]))
 
 
 def _boolean_back(feature: Mapping[str, Any], part: np.ndarray, empty: np.ndarray) -> np.ndarray:

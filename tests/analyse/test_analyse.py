@@ -180,6 +180,25 @@ def test_words_are_not_attacked() -> None:
     assert next(t for t in section.tables if t.name == "robustness-units").rows == [("size", 2.0)]
 
 
+def test_pieces_follow_the_number_that_is_attacked() -> None:
+    """A model that reads the pieces alone is attacked through the number that they are made of."""
+    scale = {"method": "standard", "shift": 10.0, "divide": 2.0}
+    feature = {"name": "size", "kind": "number", "indicator": False, "scale": scale, "edges": [6.0, 9.0, 12.0, 16.0]}
+    number = np.random.default_rng(2).uniform(-1.8, 2.8, 40)
+    pieces = np.clip((number[:, None] - [-2, -0.5, 1]) / [1.5, 1.5, 2], 0, 1)
+    x = np.column_stack([number, pieces, np.zeros(40)]).astype(np.float32)
+    probe = probe_of({**LINEAR, "hidden": [8], "classes": 2}, {"x": x})
+    probe.learner.net[0].weight.data[:, [0, 4]] = 0  # type: ignore[index, union-attr]
+    seen = looking(probe, {"x": x, "label": np.arange(40) % 2})
+    bit = {"name": "bit", "kind": "boolean", "indicator": False}
+    seen.model.ways.record |= {"x": {"kind": "features", "features": [feature, bit]}}  # type: ignore[operator]
+    for (numbers,) in robustness.attacked(seen, seen.opened[0], 0.2, robustness.changed(seen)).values():
+        moved = numbers.numpy()
+        assert 0.1 < np.abs(moved - x)[:, 0].max() <= 0.2 + 1e-6 and (moved[:, 4] == 0).all()
+        expected = np.clip((moved[:, :1].astype(np.float64) - [-2, -0.5, 1]) / [1.5, 1.5, 2], 0, 1)
+        np.testing.assert_allclose(moved[:, 1:4], expected, atol=1e-6)
+
+
 def test_attacked_pictures_stay_pictures_within_epsilon() -> None:
     image = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
     probe = probe_of(MODELS["cnn"], {"image": image})

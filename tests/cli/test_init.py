@@ -275,6 +275,28 @@ def test_few_rows_get_a_small_net_and_a_strong_weight_decay(
     assert survey(config).steps >= 700
 
 
+def test_tables_of_many_rows_have_their_numbers_cut_into_pieces(command: Command) -> None:
+    """Unless they are few, none bends, or it is said otherwise."""
+    for rows, more, pieces in ((2100, (), 16), (1900, (), None), (2100, ("pieces=0",), 0), (2100, ("drop=a",), 16)):
+        write("t.csv", ["a,b,kind", *(f"{i / 7},{i % 2},{'no' if i % 3 else 'yes'}" for i in range(rows))])
+        values = planned(command, "t.csv", *more, "--overwrite")
+        assert values["data"]["prepare"]["options"].get("pieces") == pieces
+        assert values["model"]["inputs"] == [2 - (more == ("drop=a",)) + (pieces or 0) * (more != ("drop=a",))]
+        assert ("rows or more" in Path("t.yaml").read_text()) == (pieces == 16), "why, where nobody has said it"
+    write("t.csv", ["a,b,kind", *(f"{'xyz'[i % 3]},{i % 2},{'no' if i % 3 else 'yes'}" for i in range(2100))])
+    assert "pieces" not in planned(command, "t.csv", "--overwrite")["data"]["prepare"]["options"], "words do not bend"
+
+
+def test_what_is_chosen_is_chosen_by_the_validation_split(command: Command) -> None:
+    write("flowers.csv", ["width,height,kind", *flowers(200)])
+    data = planned(command, "flowers.csv", "validation_fraction=0.2")["data"]
+    assert (data["eval_split"], data["test_split"]) == ("validation", "test")
+    assert data["prepare"]["options"]["validation_fraction"] == 0.2, "a number, without quotes"
+    data = planned(command, "flowers.csv", "validation_fraction=0.2", "test_fraction=0", "--overwrite")["data"]
+    assert data["eval_split"] == "validation" and "test_split" not in data
+    assert "eval_split" not in planned(command, "flowers.csv", "--overwrite")["data"]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,9 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,19 +71,25 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 
 
 def of_houses(
-    place: Path, model: dict[str, Any], rows: int, steps: int, more: dict[str, dict[str, Any]]
+    place: Path,
+    model: dict[str, Any],
+    rows: int,
+    steps: int,
+    more: dict[str, dict[str, Any]],
+    pieces: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, distdl.Run]:
     """Of one table the runs that `more` names: `classes` tells classes, `values` a number. `more`: what else is in the
-    config of each."""
+    config of each; `pieces`: that its numbers are cut into."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         written(place / "train.csv", houses(rows), "size", "town", "price", "class")
-        mlp = {"family": "mlp", "column": "x", "inputs": [4], **model}
+        mlp = {"family": "mlp", "column": "x", **model}
         found = {}
         for name, sections in more.items():
             answer, options = KINDS[name]
-            prepare_dataset("csv", name, {"path": "train.csv", **options})
-            found[name] = trained(name, mlp | answer, place / name, steps, **sections)
+            told = {"path": "train.csv", "pieces": pieces.get(name, 0), **options}
+            inputs = {"inputs": list(prepare_dataset("csv", name, told).columns["x"].shape)}
+            found[name] = trained(name, mlp | inputs | answer, place / name, steps, **sections)
         return found
 
 

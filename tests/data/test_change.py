@@ -183,6 +183,15 @@ def test_what_was_fitted_over_rows_that_are_held_out_now_is_said(tmp_path: Path,
     assert command("data", "split", tmp_path / "a", tmp_path / "a", "test_fraction=0.2", "--overwrite").code == 2
 
 
+@pytest.mark.parametrize("pieces", [0, 4])
+def test_pieces_are_fitted_too(tmp_path: Path, command: Command, pieces: int) -> None:
+    (tmp_path / "t.csv").write_text("v,kind\n" + "".join(f"{i % 31},{i % 2}\n" for i in range(200)))
+    told = {"path": str(tmp_path / "t.csv"), "label": "kind", "test_fraction": "0", "scale": "none", "pieces": pieces}
+    prepare_dataset("csv", tmp_path / "a", told)
+    code, out, error = command("data", "split", tmp_path / "a", tmp_path / "b", "test_fraction=0.2", "--quiet")
+    assert code == 0 and ("were found over the training split of" in out) == (pieces > 0), error
+
+
 def test_a_flipped_bit_is_not_passed_on(tmp_path: Path) -> None:
     write(tmp_path / "old", {"train": (200, 0)})
     shard = sorted((tmp_path / "old").glob("*.arrow"))[1]

@@ -43,7 +43,8 @@ def rows_of(parts: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"scale": "robust", "categories": "index"}, {"scale": "log", "missing": "median"}]
+    "more",
+    [{}, {"scale": "robust", "categories": "index"}, {"scale": "log", "missing": "median"}, {"pieces": "6"}],
 )
 @pytest.mark.parametrize("answer", [{"label": "kind"}, {"target": "price"}, {"target": "price", "target_scale": "log"}])
 def test_applied_to_its_own_file_it_gives_the_stored_bits(tmp_path: Path, answer: dict, more: dict) -> None:

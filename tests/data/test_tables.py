@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distdl.data.formats.csv import CsvTable, Options
 from distdl.data.manifest import Manifest, read_manifest
+from distdl.data.preparation import apply
 from distdl.data.prepare import prepare_dataset
 from distdl.data.read import Dataset
 from distdl.data.table import profile, stream
 from distdl.data.table.report import render
+from distdl.data.table.scale import from_scale
 from distdl.errors import InputError
 
 
@@ -92,6 +95,47 @@ def test_numbers_are_standardised_by_the_training_rows_alone(tmp_path: Path) -> 
     assert abs(feature["scale"]["shift"] - values.mean()) > 1  # the held-out rows are no part of it
     both = np.concatenate([back, test * feature["scale"]["divide"] + feature["scale"]["shift"]])
     np.testing.assert_allclose(np.sort(both), np.sort(values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["standard", "log", "none"])
+def test_numbers_are_cut_into_pieces(tmp_path: Path, scale: str) -> None:
+    """At the value that fills one by itself and at quantiles of the others, by the training rows alone."""
+    rng = np.random.default_rng(3)
+    gain = np.where(rng.random(500) < 0.8, 0, np.round(np.exp(rng.normal(7, 1, 500)), 1))
+    columns = {
+        "gain": ["" if i % 9 == 0 else v for i, v in enumerate(gain)],
+        "bit": [7, 5] * 250,
+        "y": ["a", "b"] * 250,
+    }
+    (tmp_path / "t.csv").write_text(table(columns))
+    told = {"path": f"{tmp_path}/t.csv", "label": "y", "test_fraction": 0.3, "pieces": 5, "scale": scale}
+    manifest = prepare_dataset("csv", tmp_path / "d", told)
+    record = manifest.preparation["x"]
+    of_gain, of_bit = record["features"]
+    assert "edges" not in of_bit, "two values are told apart by the number itself"
+    train = whole(tmp_path / "d")["x"]
+    rows = np.flatnonzero(train[:, -2] == 0)
+    values = from_scale(train[rows, 0], of_gain["scale"])
+    edges = np.array(of_gain["edges"])
+    amounts = values[values > 0.05]
+    np.testing.assert_allclose(edges[1:], np.quantile(amounts, np.linspace(0, 1, 5)), rtol=1e-3)
+    assert edges[0] == 0 and edges[-1] < gain.max() + 1e-9
+    bent = (lambda v: np.log1p(v)) if scale == "log" else (lambda v: v)
+    share = (bent(values)[:, None] - bent(edges[:-1])) / np.diff(bent(edges))
+    np.testing.assert_allclose(train[rows, 1:6], np.clip(share, 0, 1), atol=2e-3)
+    assert record["columns"][1] == f"gain 0 to {edges[1]:.6g}" and record["columns"][6:] == ["gain is empty", "bit"]
+    assert (train[:, 6] > 0).mean() == pytest.approx(1 / 9, abs=0.05) and train.shape[1] == 8
+    assert "and 5 pieces (7 columns)" in "\n".join(render(manifest.info))
+    assert record["version"] == 2, "an older distdl, which knows no pieces, must not read it"
+    (tmp_path / "t.csv").write_text(table({"gain": [-9e4, 9e9], "bit": [5, 5]}))
+    (new,) = apply(manifest.preparation, CsvTable(f"{tmp_path}/t.csv", Options(path="")), answers=False)
+    assert new["x"][:, 1:6].tolist() == [[0] * 5, [1] * 5], "beyond the ends nothing more is crossed"
+
+
+@pytest.mark.parametrize("pieces", [1, -4, 257])
+def test_a_number_of_pieces_that_are_none_is_refused(tmp_path: Path, pieces: int) -> None:
+    with pytest.raises(InputError, match=rf"pieces is {pieces}\n.*0, or 2 to 256"):
+        made(tmp_path, table({"v": list(range(60)), "y": Y}), pieces=pieces)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("here")
 @pytest.fixture(scope="module")
 def runs(place: Path) -> dict[str, distdl.Run]:
     more: dict[str, Any] = {"classes": {"checkpoint": {"every_steps": 10}}, "values": {}}
-    return of_houses(place, {"hidden": [8], "dropout": 0.5}, 300, 30, more)
+    return of_houses(place, {"hidden": [8], "dropout": 0.5}, 300, 30, more, {"values": 6})
 
 
 @pytest.fixture
@@ -72,7 +72,8 @@ def test_onnx_of_a_table(command: Command, runs: dict[str, distdl.Run], place: P
         np.testing.assert_allclose(chances[:, 1], [row["class=dear"] for row in want], atol=1e-5)
 
 
-def test_a_table_of_gaps_words_and_truths_is_prepared_within_the_graph(place: Path) -> None:
+@pytest.mark.parametrize("pieces", [0, 12])
+def test_a_table_of_gaps_words_and_truths_is_prepared_within_the_graph(place: Path, pieces: int) -> None:
     """By the record of a table with empty cells, words that are rare or unknown, truths, and numbers of many sizes."""
     lines = ["income,rooms,town,garden,class"]
     for i in range(120):
@@ -80,7 +81,7 @@ def test_a_table_of_gaps_words_and_truths_is_prepared_within_the_graph(place: Pa
         garden, rooms = ("yes", "no", "")[i % 3], "" if i % 7 == 0 else str(i % 6)
         lines.append(f"{10 ** (i % 7)},{rooms},{town},{garden},{'ab'[i % 2]}")
     (place / "gaps.csv").write_text("\n".join(lines) + "\n")
-    manifest = prepare_dataset("csv", "gaps", {"path": "gaps.csv", "label": "class"})
+    manifest = prepare_dataset("csv", "gaps", {"path": "gaps.csv", "label": "class", "pieces": pieces}, True)
     record, x = manifest.preparation["x"], Dataset("gaps", "train").gather(np.arange(90), ["x"])["x"]
     kinds = {feature["name"]: feature["kind"] for feature in record["features"]}
     assert kinds == {"income": "number", "rooms": "number", "town": "category", "garden": "boolean"}

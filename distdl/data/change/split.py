@@ -160,6 +160,10 @@ def _is_fitted(record: Mapping[str, Any]) -> bool:
         return False
     for feature in record["features"]:
         methods = [feature, feature.get("scale", {}), *(part["scale"] for part in feature.get("parts", ()))]
-        if feature["kind"] == "category" or any(of.get("method", "none") != "none" for of in methods):
+        if (
+            feature["kind"] == "category"
+            or "edges" in feature
+            or any(of.get("method", "none") != "none" for of in methods)
+        ):
             return True
     return False

@@ -17,6 +17,8 @@ from distdl.data.table.values import is_date, is_number, is_text
 from distdl.errors import InputError
 
 VERSION = 1
+OF_PIECES = 2
+"""Version of the record of `x` where numbers are cut into pieces, which the first one does not know."""
 
 
 def check_answer(options: TableOptions, table: Table, found: Profile, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from distdl.columns import NO_LABEL
 from distdl.data.table.profile import vectors
-from distdl.data.table.scale import date_parts, to_scale
+from distdl.data.table.scale import date_parts, edges_of, to_pieces, to_scale
 from distdl.data.table.values import FLOAT32, dates, numbers, texts
 from distdl.errors import InputError
 
@@ -29,7 +30,8 @@ def outputs(feature: Mapping[str, Any]) -> list[str]:
     elif kind == "vector":
         found = [f"{name}[{i}]" for i in range(feature["length"])]
     else:
-        found = [name]
+        cuts = feature.get("edges", ())
+        found = [name, *(f"{name} {low:.6g} to {high:.6g}" for low, high in itertools.pairwise(cuts))]
     return [*found, f"{name} is empty"] if feature.get("indicator") else found
 
 
@@ -51,6 +53,7 @@ class Encoder:
             "method": scales[0]["method"] if scales else "none",
             **{key: np.array([scale[key] for scale in scales])[:, None] for key in ("shift", "divide")},
         }
+        self._edges = [edges_of(self.features[i]) for i in self._numbers]
         self._fill = np.array([self.features[i]["fill"] for i in self._numbers])
 
     def encode(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
@@ -79,15 +82,19 @@ class Encoder:
                 self._refuse_empty(features[i], columns[features[i]["name"]], empty[i], rows)
             values = np.where(empty, self._fill[:, None], values)
         with np.errstate(over="ignore"):
-            found = to_scale(values, self._scale).astype(np.float32)
+            scaled = to_scale(values, self._scale)
+            found = scaled.astype(np.float32)
         if not np.isfinite(found).all() or np.abs(values).max(initial=0) > FLOAT32:
             i, row = np.argwhere(~np.isfinite(found) | (np.abs(values) > FLOAT32))[0]
             self._refuse(features[i]["name"], values[i, row], int(rows[row]))
         at = [self.at[i] for i in self._numbers]
         x[:, at] = found.T
         for i, feature in enumerate(features):
+            width = len(self._edges[i]) - 1 if len(self._edges[i]) else 0
+            if width:
+                x[:, at[i] + 1 : at[i] + 1 + width] = to_pieces(scaled[i], self._edges[i])
             if feature["indicator"]:
-                x[:, at[i] + 1] = empty[i]
+                x[:, at[i] + 1 + width] = empty[i]
 
     def _boolean(self, feature: Mapping[str, Any], column: pa.Array, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         if feature["true"] is None:

@@ -2,6 +2,7 @@
 
 {"name": "age", "kind": "number", "fill": 38.6, "indicator": false, "words": [],
  "scale": {"method": "standard", "shift": 38.6, "divide": 13.7}}
+{"name": "gain", "kind": "number", ..., "edges": [0.0, 3103.0, 7298.0, 99999.0]}     with pieces=3
 {"name": "city", "kind": "category", "encoding": "onehot", "levels": ["Bonn", "Rome"], "other": false,
      "indicator": true}
 {"name": "seen", "kind": "boolean", "true": "yes", "fill": 0.4, "indicator": false, "words": []}
@@ -21,9 +22,11 @@ from distdl.data.table.kinds import ColumnKind
 from distdl.data.table.numbers import Numbers
 from distdl.data.table.options import TableOptions
 from distdl.data.table.profile import Profile
-from distdl.data.table.scale import PARTS, date_parts
+from distdl.data.table.scale import PARTS, date_parts, to_scale
 
 Record = dict[str, Any]
+NARROWEST = 1e-9
+"""Width of a piece on the scale of its column, above the rounding of its ends."""
 
 
 def fitted(found: Profile, kind: ColumnKind, options: TableOptions) -> Record:
@@ -34,7 +37,9 @@ def fitted(found: Profile, kind: ColumnKind, options: TableOptions) -> Record:
     gaps = {"indicator": kind.missing > 0, "words": kind.details.get("words", [])}
     if kind.kind == "number":
         scale = scaled(found.numbers, column, options.scale)
-        return {**record, "fill": _fill(found.numbers, column, options), **gaps, "scale": scale}
+        cut = edges(found.numbers.sample(column), scale, options.pieces) if options.pieces else []
+        cuts = {"edges": cut} if cut else {}
+        return {**record, "fill": _fill(found.numbers, column, options), **gaps, "scale": scale, **cuts}
     if kind.kind == "boolean":
         return {**record, **_boolean(found, kind), **gaps}
     if kind.kind == "category":
@@ -74,6 +79,18 @@ def scaled(numbers: Numbers, column: int, method: str) -> Record:
     if numbers.constant(column) or not divide > 0:
         divide = 1.0
     return {"method": method, "shift": shift, "divide": divide}
+
+
+def edges(values: np.ndarray, scale: Record, pieces: int) -> list[float]:
+    """Where a column is cut, by a sample of its numbers: at each value that fills a piece by itself, such as the 0 of an
+    amount that most have nothing of, and at quantiles of the others. []: fewer than two pieces come of it."""
+    different, counts = np.unique(values, return_counts=True)
+    often = different[counts * pieces > len(values)]
+    others = values[~np.isin(values, often)]
+    cuts = np.quantile(others, np.linspace(0, 1, max(2, pieces + 1 - len(often)))) if others.size else []
+    found = np.unique(np.concatenate([often, cuts]))
+    apart = np.diff(to_scale(found, scale), prepend=-np.inf) > NARROWEST
+    return [float(value) for value in found[apart]] if apart.sum() > 2 else []
 
 
 def _fill(numbers: Numbers, column: int, options: TableOptions) -> float:

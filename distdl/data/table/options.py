@@ -29,6 +29,10 @@ class TableOptions(SplitOptions):
     scale: Literal["standard", "minmax", "robust", "log", "none"] = "standard"
     """What numbers become: standard (mean 0, deviation 1), minmax (0 to 1), robust (median 0, the middle half 1 wide),
     log (log(1 + |x|) with the sign of x, then standard), none (as they are)."""
+    pieces: int = 0
+    """Pieces that the range of a number is cut into, at quantiles of the training rows: beside the number each piece is a
+    column of `x` that goes from 0 to 1 while the number crosses it (piecewise linear encoding, Gorishniy et al. 2022). 0:
+    none."""
     target_scale: Literal["standard", "minmax", "robust", "log", "none"] = "standard"
     """The same of the number to predict; metrics and answers are in the file's units all the same."""
     missing: Literal["mean", "median", "most_frequent", "zero", "drop", "refuse"] = "mean"

@@ -16,7 +16,7 @@ from distdl.data.bad_rows import BadRows
 from distdl.data.manifest import Column
 from distdl.data.raw import Prepared, Sectioned
 from distdl.data.splits import Splitter
-from distdl.data.table.answer import VERSION, check_answer, label_record, target_record
+from distdl.data.table.answer import OF_PIECES, VERSION, check_answer, label_record, target_record
 from distdl.data.table.encode import outputs
 from distdl.data.table.fit import fitted
 from distdl.data.table.kinds import USED, ColumnKind, Kind, check_range, given_kinds, kind_of
@@ -32,6 +32,9 @@ from distdl.data.table.stream import Kept, Part, Renamed, Undotted, dotted_word
 from distdl.data.table.values import NO_NUMBER, is_text, label_na
 from distdl.data.table.vectors import with_vectors
 from distdl.errors import InputError, Problem, did_you_mean
+
+MOST_PIECES = 256
+"""Of a number: of a sample of 8,192 each then has some tens of rows."""
 
 
 def prepare_table(
@@ -111,6 +114,8 @@ class Opened:
         if options.target and options.unlabelled == "keep":
             what = "unlabelled=keep gives a row without a class the number -100, and target= has no such number"
             problems.append(Problem(what, allowed="drop or refuse"))
+        if options.pieces != 0 and not 2 <= options.pieces <= MOST_PIECES:
+            problems.append(Problem(f"pieces is {options.pieces}", allowed=f"0, or 2 to {MOST_PIECES}"))
         if options.max_categories < 1:
             problems.append(Problem(f"max_categories is {options.max_categories}", allowed="at least 1"))
         if problems:
@@ -267,7 +272,7 @@ class Opened:
         preparation: dict[str, Any] = {
             "x": {
                 "kind": "features",
-                "version": VERSION,
+                "version": OF_PIECES if any("edges" in feature for feature in features) else VERSION,
                 "features": features,
                 "columns": [name for feature in features for name in outputs(feature)],
                 "na": list(self.na),

@@ -62,6 +62,7 @@ def _becomes(feature: Mapping[str, Any]) -> str:
     count, kind = len(outputs(feature)), feature["kind"]
     if kind == "number":
         told = _scale(feature["scale"])
+        told += f", and {len(feature['edges']) - 1} pieces" if "edges" in feature else ""
     elif kind == "boolean":
         told = "0 or 1"
     elif kind == "category":

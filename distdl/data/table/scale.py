@@ -25,6 +25,27 @@ def from_scale(values: np.ndarray, scale: Mapping[str, Any]) -> np.ndarray:
     return np.sign(values) * np.expm1(np.abs(values)) if scale["method"] == "log" else values
 
 
+def edges_of(feature: Mapping[str, Any]) -> np.ndarray:
+    """Where the pieces of a column of numbers begin and end, on its scale: (pieces + 1,) float64; (0,): it has none."""
+    return to_scale(np.asarray(feature.get("edges", ()), np.float64), feature["scale"])
+
+
+def to_pieces(scaled: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Scaled numbers (n,) -> (n, pieces): 0 before a piece, 1 behind it, in between the share of it that is crossed."""
+    return np.clip((scaled[:, None] - edges[:-1]) / np.diff(edges), 0, 1)
+
+
+def from_pieces(scaled: np.ndarray, pieces: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The scaled numbers (n,) once more, by their pieces (n, pieces): where these are narrow, they tell more digits than
+    float32 keeps of the number itself. Beyond the first and the last edge they tell nothing."""
+    crossed = (pieces >= 1).sum(1)  # whole pieces; the number is in the next one
+    last = len(edges) - 1
+    share = np.pad(pieces, ((0, 0), (0, 1)))[np.arange(len(pieces)), crossed]
+    found = edges[crossed] + share * np.append(np.diff(edges), 0)[crossed]
+    found = np.where((crossed == 0) & (share == 0), np.minimum(scaled, edges[0]), found)
+    return np.where(crossed == last, np.maximum(scaled, edges[last]), found)
+
+
 def date_parts(seconds: np.ndarray) -> dict[str, np.ndarray]:
     """Seconds since 1970 (n,), without NaN -> each part (n,)."""
     whole = np.floor(seconds).astype(np.int64)
