@@ -29,6 +29,8 @@ class Front(nn.Module):
     def __init__(self, record: Mapping[str, Any]) -> None:
         super().__init__()
         self.features: list[Mapping[str, Any]] = list(record["features"])
+        self.edges = {f["name"]: edges_of(f).tolist() for f in self.features if "edges" in f}
+        """Plain numbers: the weights' precision is not theirs."""
 
     @staticmethod
     def fits(record: Mapping[str, Any]) -> bool:
@@ -52,7 +54,8 @@ class Front(nn.Module):
         if scale["method"] == "log":
             values = values.sign() * values.abs().log1p()
         found = ((values - scale["shift"]) / scale["divide"])[:, None]
-        if len(edges := torch.from_numpy(edges_of(feature)).to(found.device)):
+        if feature["name"] in self.edges:
+            edges = torch.tensor(self.edges[feature["name"]], dtype=torch.float64, device=column.device)
             found = torch.cat([found, ((found - edges[:-1]) / edges.diff()).clamp(0, 1)], 1)
         return _told(found, empty, feature)
 

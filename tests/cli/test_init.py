@@ -144,7 +144,7 @@ def test_pictures_in_folders(command: Command) -> None:
     values = planned(command, "pets/", "test_fraction=0.25")
     assert values["model"]["family"] == "cnn" and values["model"]["image"] == [3, 18, 18]
     options = values["data"]["prepare"]["options"]
-    assert options == {"path": "pets", "size": "18x18", "test_fraction": "0.25"}
+    assert options == {"path": "pets", "size": "18x18", "test_fraction": 0.25}
     values = planned(command, "pets", "--family", "vit", "--output", "other.yaml")
     assert values["model"]["family"] == "vit" and values["data"]["path"] == "data/other"
 

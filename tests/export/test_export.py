@@ -111,7 +111,7 @@ def test_a_value_is_told_in_the_units_of_the_file(command: Command, runs: dict[s
     for to in ("onnx", "torch-export", "safetensors"):
         assert command("export", "values", "--to", to).code == 0
     model = Model(RunFolder(runs["values"].folder))
-    x = {"x": torch.randn(9, 4)}
+    x = {"x": torch.randn(9, 10)}
     want = model.learner.predict(x)["value"].numpy()
     assert abs(want).max() > 1000  # a price
     exports = place / "exports"

@@ -2,6 +2,7 @@
 
 from benchmarks.acceptance import Bench, Case
 from benchmarks.acceptance.shakespeare import shakespeare
+from benchmarks.acceptance.walks import walk_figure
 
 
 def text(bench: Bench) -> float:
@@ -18,4 +19,7 @@ def text(bench: Bench) -> float:
     ).metrics["loss"]
 
 
-CASES = [Case("gpt", "tiny Shakespeare", "held-out nats per character after 2,000 steps", 1.90, "lower", text)]
+CASES = [
+    Case("gpt", "tiny Shakespeare", "held-out nats per character after 2,000 steps", 1.90, "lower", text),
+    Case("gpt", "tiny Shakespeare", "test nats per byte of the walk: text", 2.2, "lower", walk_figure("A text")),
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.acceptance import Bench, Case
+from benchmarks.acceptance.walks import walk_figure
 
 
 def mnist(bench: Bench) -> float:
@@ -83,5 +84,21 @@ CASES = [
     Case("mlp", "MNIST", "test accuracy of softmax regression after 5 epochs", 0.915, "higher", softmax),
     Case("mlp", "breast cancer (569)", "accuracy of 30-100-2, five-fold", 0.96, "higher", breast_cancer),
     Case("mlp", "wine (178)", "accuracy of 13-100-3, five-fold", 0.96, "higher", wine),
+    Case(
+        "mlp",
+        "adult",
+        "test accuracy of the walk: adult",
+        0.861,
+        "higher",
+        walk_figure("A table of mixed columns"),
+    ),
+    Case(
+        "mlp",
+        "tox21",
+        "test area under ROC of the walk: tox21",
+        0.93,
+        "higher",
+        walk_figure("Assays of molecules"),
+    ),
     Case("mlp", "diabetes (442)", "R^2 of 10-32-1, five-fold", 0.43, "higher", diabetes),
 ]
