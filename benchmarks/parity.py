@@ -28,6 +28,10 @@ RESULTS = Path(__file__).parent / "results"
 EXPERTS = {"experts": 4, "experts_every": 1, "experts_top_k": 2, "heads": 4}
 """gpt with a mixture of experts in every block, as a row of its own."""
 
+MODERN = {"positions": "rotary", "norm": "rms", "feed_forward": "swiglu", "inner": 24, "biases": "qkv", "qk_norm": True}
+MODERN |= {"heads": 4, "key_value_heads": 2, "window": 6, "tied": False, "z_loss": 1e-3}
+"""gpt with every choice of Llama, Mistral and Qwen."""
+
 
 def runs(data: Path) -> dict[str, dict[str, Any]]:
     """Name of the row -> small config."""
@@ -35,6 +39,8 @@ def runs(data: Path) -> dict[str, dict[str, Any]]:
     rows["gpt"]["model"] |= {"heads": 4, "layers": 2}
     rows["gpt, experts"] = contract_config("gpt", data)
     rows["gpt, experts"]["model"] |= EXPERTS
+    rows["gpt, modern"] = contract_config("gpt", data)
+    rows["gpt, modern"]["model"] |= MODERN
     return rows
 
 

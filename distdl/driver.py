@@ -304,7 +304,7 @@ def trained(folder: RunFolder, which: str) -> tuple[Config, Learner, Checkpoint]
     config = located(for_one_process(folder), learns=False)
     checkpoint = chosen_checkpoint(folder, which)
     with alone:  # fresh weights are drawn before the checkpoint's are read
-        learner: Learner = build_learner(config, checkpoint)
+        learner: Learner = build_learner(config, checkpoint, averaged=True)
     return config, learner, checkpoint
 
 
@@ -327,10 +327,12 @@ def check_server(config: Config, place: Path | None, overrides: Sequence[str]) -
 
 
 def remember_family(config: Config) -> None:
-    """A family of the user's own that they train or launch: their copy of it in a run's folder needs no yes."""
+    """A family or optimizer of the user's own that they train or launch: in a run's folder it needs no yes."""
     family = config.family_name
     if family.own:
         trust.remember(family.source(), place=family.file is None)
+    if code := config.optimizer_code:
+        trust.remember(code, place=True)
 
 
 def missing_data(config: Config) -> str:

@@ -105,9 +105,9 @@ def far_keys_learn_nothing() -> Spoilt:
 
     add = sequence._add_gradients
 
-    def added(*args: Any, causal: bool) -> None:
+    def added(*args: Any, behind: int, window: int) -> None:
         *rest, d_kv = args
-        add(*rest, d_kv if causal else d_kv.clone(), causal=causal)
+        add(*rest, d_kv.clone() if behind else d_kv, behind=behind, window=window)
 
     # The plain products are spoilt, and taken in the place of the fused kernel.
     return mock.patch.multiple(sequence, _add_gradients=added, flash_of=lambda q: None)

@@ -79,6 +79,7 @@ SIZE_EXCEPTIONS = {  # (kind, place) -> the size it may have, and why
     ("family lines", "families.bert"): (270, "three tasks, each with a question and an answer of its own"),
     ("family lines", "families.cvg"): (274, "a grammar and a network, and parses as answers"),
     ("family lines", "families.dnn_am.dnn_am"): (260, "pre-training, alignment and decoding, and words as answers"),
+    ("family lines", "families.gpt"): (295, "the choices of Llama, Mistral and Qwen, a field and a sentence each"),
     ("family lines", "families.transformer"): (260, "what is written word by word, in a loop and in a graph"),
     ("parameters", "data.source.BatchSource.__init__"): (
         13,

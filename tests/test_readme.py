@@ -62,7 +62,12 @@ ONE_WORKER = {"lenet1989", "esn_mackey_glass", "dqn", "tune"}
 """Configs that say one: ten pictures a step, a single row, a step that is over before two had added up their gradients, and
 many runs side by side."""
 
-AFTER_ANOTHER = {"distill": "way=null", "fine_tune": "start=null", "from_masked_images": "start=null"}
+AFTER_ANOTHER = {
+    "distill": "way=null",
+    "fine_tune": "start=null",
+    "from_masked_images": "start=null",
+    "lora": "start=null",
+}
 """Configs that begin with the run of another one, and what takes that out of them."""
 
 

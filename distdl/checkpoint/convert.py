@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from distdl.checkpoint import huggingface
+from distdl.checkpoint.adapters import merged
 from distdl.checkpoint.deepspeed_folder import is_deepspeed, read_deepspeed, write_deepspeed
 from distdl.checkpoint.layout import (
     FORMAT,
@@ -54,7 +55,8 @@ _TENSORS = "tensors-00000-00000.safetensors"
 
 @dataclass
 class Source:
-    """What is converted. Names as in a checkpoint of ours: weights/NAME, buffers/NAME, optimizer/KEY/NAME."""
+    """What is converted. Names as in a checkpoint of ours: weights/NAME, averages/NAME, buffers/NAME,
+    optimizer/KEY/NAME."""
 
     kind: str
     """For people: `DeepSpeed folder (ZeRO-2)`."""
@@ -92,6 +94,8 @@ def convert(source_path: Path, target: Path, wish: Wish) -> Source:
     source = open_source(source_path)
     if wish.weights_only or wish.to != "distdl":
         source.tensors = {n: t for n, t in source.tensors.items() if not n.startswith("optimizer/")}
+        averages = {f"weights/{name}": tensor for name, tensor in source.of("averages").items()}
+        source.tensors = {n: t for n, t in source.tensors.items() if not n.startswith("averages/")} | averages
         source.state = None
     if wish.to == "distdl" and source.state is None and not source.of("optimizer"):
         source.step = 0  # a run that starts from these weights
@@ -127,7 +131,7 @@ def open_source(path: Path) -> Source:
         return _open_huggingface(path)
     allowed = (
         "a checkpoint of distdl or a run's folder, a checkpoint folder of DeepSpeed, "
-        "a .safetensors file, a Hugging Face folder of GPT-2, BERT, ViT or Mamba"
+        "a .safetensors file, a Hugging Face folder of GPT-2, Llama, Mistral, Qwen, BERT, ViT or Mamba"
     )
     raise InputError(
         f"{path} is of no format that is known" if path.exists() else f"there is no {path}", allowed=allowed
@@ -178,7 +182,8 @@ def _fit(source: Source, path: Path, config: Config) -> None:
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise InputError(f"{path} holds another model than the config: {'; '.join(problems[:5])}{more}")
-    source.tensors = found | {f"optimizer/{n}": t for n, t in source.of("optimizer").items()}
+    kept = {f"{kind}/{n}": t for kind in ("averages", "optimizer") for n, t in source.of(kind).items()}
+    source.tensors = found | kept
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -257,9 +262,12 @@ def _huggingface(source: Source, target: Path, draft: Path, wish: Wish) -> None:
         raise InputError("the source does not say what model it is", fix="give the YAML of its run with --config")
     draft.mkdir()
     if source.model.get("family") == huggingface.OURS:
-        huggingface.write_theirs(source.model, source.of("weights") | source.of("buffers"), draft)
+        huggingface.write_theirs(source.model, merged(source.of("weights") | source.of("buffers")), draft)
         return
-    config, tensors = huggingface.to_huggingface(source.model, source.of("weights"))
+    weights = merged(source.of("weights") | source.of("buffers"))
+    config, tensors = huggingface.to_huggingface(
+        source.model, {n: weights[n] for n in source.of("weights") if n in weights}
+    )
     write_safetensors(draft / huggingface.WEIGHTS, tensors)
     write_json(draft / huggingface.CONFIG, config)
 

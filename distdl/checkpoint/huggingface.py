@@ -29,13 +29,17 @@ OURS = "huggingface"
 
 def to_huggingface(model: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> tuple[Values, dict[str, Lazy]]:
     """(config.json, tensors under their names) of a model of ours. Raises InputError where it has no equal there."""
-    dialect = next((d for d in dialects() if d.family == model.get("family")), None)
-    if dialect is None:
-        allowed = "the families " + ", ".join([*(d.family for d in dialects()), OURS])
+    of_family = [d for d in dialects() if d.family == model.get("family")]
+    if not of_family:
+        allowed = "the families " + ", ".join([*dict.fromkeys(d.family for d in dialects()), OURS])
         raise InputError(f"the family {model.get('family')} has no Hugging Face model", allowed=allowed)
     if any("experts" in name for name in tensors):
         raise InputError("a gpt with a mixture of experts has no Hugging Face model", allowed="gpt with dense blocks")
     ours, out = model_config(model), {}
+    dialect = min(of_family, key=lambda d: len(d.unlike(ours)))
+    if unlike := dialect.unlike(ours):
+        what = f"this {dialect.family} has no Hugging Face model; the nearest is {dialect.title}, for which it has"
+        raise InputError(f"{what} {', '.join(unlike)}", allowed=", ".join(d.title for d in of_family))
     for name, tensor in tensors.items():
         found = dialect.to_theirs(name, ours)
         if found is None:
@@ -77,6 +81,11 @@ def is_known(names: Collection[str]) -> bool:
     return any(dialect.knows(names) for dialect in dialects())
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a model of theirs lies in this folder."""
+    return (path / CONFIG).is_file() and any((path / name).is_file() for name in (WEIGHTS, INDEX))
+
+
 def from_huggingface(path: Path) -> tuple[Values | None, dict[str, Lazy]]:
     """(`model` section, or None without a config.json; tensors under our names) of a folder or file. Raises InputError."""
     file = (path if path.is_dir() else path.parent) / CONFIG
@@ -86,7 +95,7 @@ def from_huggingface(path: Path) -> tuple[Values | None, dict[str, Lazy]]:
         theirs |= open_safetensors(weights)[0]
     dialect = _dialect(config, theirs, path, file)
     model = None if config is None else _model(dialect, config, theirs, file)
-    for name, other in dialect.tied.items():
+    for name, other in dialect.tied.items() if dialect.ties(config or {}) else ():
         tensor, original = theirs.pop(name, None), theirs.get(other, theirs.get(other.removeprefix(dialect.prefix)))
         if tensor is not None and (original is None or not torch.equal(tensor.read(), original.read())):
             raise InputError(f"{path} has a head of its own ({name}); that of {dialect.family} is tied to {other}")
@@ -115,11 +124,14 @@ def _joined(path: Path, name: str, rule: Rule, found: dict[int, Lazy]) -> Lazy:
 def _dialect(config: Values | None, names: Collection[str], path: Path, file: Path) -> Dialect:
     allowed = ", ".join(f"{d.model_type} for the family {d.family}" for d in dialects())
     for dialect in dialects():
-        if dialect.knows(names) if config is None else config.get("model_type") == dialect.model_type:
+        if dialect.knows(names) and (config is None or config.get("model_type") == dialect.model_type):
             return dialect
     if config is None:
         raise InputError(f"{path} holds a model that no family is", allowed=allowed)
-    raise InputError(f"{file} describes a model of the type {config.get('model_type')!r}", allowed=allowed)
+    what = f"{file} describes a model of the type {config.get('model_type')!r}"
+    if config.get("model_type") in {dialect.model_type for dialect in dialects()}:
+        raise InputError(f"{what}, whose tensors are named otherwise than those in {path}")
+    raise InputError(what, allowed=allowed)
 
 
 def _model(dialect: Dialect, config: Values, names: Collection[str], file: Path) -> Values:

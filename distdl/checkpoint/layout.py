@@ -6,7 +6,8 @@
       state.json                         step, data position, optimizer steps, hooks; plain JSON
       preparation.json                   how the data set came from raw values (data/preparation.py); not in older ones
       tensors-00000-00000.safetensors    rank-part; tensors, or pieces of them, under their one-process names:
-                                         weights/NAME (fp32), buffers/NAME, optimizer/KEY/NAME
+                                         weights/NAME (fp32), buffers/NAME, optimizer/KEY/NAME, and averages/NAME
+                                         where `train.ema` keeps some
 
 A piece is a box of its tensor: `weights/head.weight[0:3,8:16]` holds its rows 0 to 3, columns 8 to 16. Every rank writes
 what it has of each tensor, and what several have is written once. In the manifest a tensor is {shape, dtype, file} where

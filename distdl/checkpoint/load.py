@@ -112,11 +112,12 @@ class Checkpoint:
             self.damage = self.damage or error
             return torch.zeros(self.reader.shape(name) if box is None else box.shape)
 
-    def load_weights(self, learner: nn.Module) -> None:
-        """Puts weights and buffers into a learner that no engine has wrapped yet. Raises InputError where they differ."""
+    def load_weights(self, learner: nn.Module, averaged: bool = False) -> None:
+        """Puts weights (`averaged`: their moving averages, where there are such) and buffers into a learner that no engine
+        has wrapped yet. Raises InputError where they differ."""
         wanted: dict[str, Tensor] = {f"weights/{n}": p for n, p in learner.named_parameters()}
         wanted |= {f"buffers/{n}": b for n, b in learner.named_buffers()}
-        have = {name for name in self.tensors if not name.startswith("optimizer/")}
+        have = {name for name in self.tensors if not name.startswith(("optimizer/", "averages/"))}
         problems = [f"the model has no {n}" for n in sorted(have - wanted.keys())]
         problems += [f"the checkpoint has no {n}" for n in sorted(wanted.keys() - have)]
         for name in sorted(have & wanted.keys()):
@@ -128,7 +129,8 @@ class Checkpoint:
             what = f"the checkpoint {self.path} holds another model: {'; '.join(problems[:5])}{more}"
             raise InputError(what, fix="use the config that it was trained with, or train afresh with --fresh")
         for name, tensor in wanted.items():
-            put(tensor, functools.partial(self.read, name))
+            average = f"averages/{name.partition('/')[2]}"
+            put(tensor, functools.partial(self.read, average if averaged and average in self.tensors else name))
 
 
 def refuse_other_model(model: Mapping[str, Any] | None, config: Config, where: str) -> None:

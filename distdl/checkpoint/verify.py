@@ -126,8 +126,9 @@ def _incomplete(names: set[str]) -> list[str]:
         if name.startswith("optimizer/"):
             _, key, weight = name.split("/", 2)
             state.setdefault(weight, set()).add(key)
-    keys = set().union(*state.values())
     found = [f"optimizer/{min(state[name])}/{name} belongs to no weight" for name in sorted(state.keys() - weights)]
     for name in sorted(state.keys() & weights):
-        found += [f"optimizer/{key}/{name} is missing" for key in sorted(keys - state[name])]
+        # An optimizer may keep other things of a matrix than of a vector: those that go together, wherever one of them is.
+        together = set().union(*(keys for keys in state.values() if keys & state[name]))
+        found += [f"optimizer/{key}/{name} is missing" for key in sorted(together - state[name])]
     return found + ([] if weights else ["it holds no weights"])

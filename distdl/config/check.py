@@ -13,7 +13,7 @@ import pydantic
 
 from distdl.config import deepspeed_keys
 from distdl.config.family import FamilyName, family_names, family_schema
-from distdl.config.optimizer import Optimizer, Schedule
+from distdl.config.optimizer import Optimizer, Schedule, by_module
 from distdl.config.schema import Config, Runtime
 from distdl.config.secret_text import secret_problem, secrets_in
 from distdl.config.ways import Way
@@ -49,6 +49,8 @@ class Checker:
         model = self._model(values.get("model"))
         try:
             given = values if values.get("model") is None else {**values, "model": model or {}}
+            if "optimizer" in given:
+                given = {**given, "optimizer": by_module(given["optimizer"])}
             config: Config | None = Config.model_validate_json(json.dumps(given))
         except pydantic.ValidationError as error:
             config = None

@@ -154,6 +154,12 @@ def portable(model: dict[str, Any]) -> dict[str, Any]:
     return {**model, "family": FamilyName(model["family"]).portable.text}
 
 
+def module_file(module: str) -> Path | None:
+    """Where a module that can be imported is written, found without executing it or its packages; None: it is not there."""
+    spec = _spec(module)
+    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
 def _spec(module: str) -> ModuleSpec | None:
     """Where a module is, found without executing the packages around it."""
     top, *below = module.split(".")

@@ -6,11 +6,12 @@ here: its schema is the `Config` dataclass of the family (see `family.py`). What
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from distdl.config.family import FamilyName, portable
+from distdl.config.family import FamilyName, module_file, portable
 from distdl.config.launch import Launch
 from distdl.config.optimizer import Constant, Optimizer, Schedule
 from distdl.config.search import Search
@@ -93,6 +94,9 @@ class Train(Section):
     """Lay pictures out in memory with the channels last, as the convolutions of GPUs want them. auto: on GPUs."""
     clip_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights, such as 0.999, by which evaluations judge, and which predict, export and
+    other runs that start from this one take; 0: none. After step n it is (1 + n) / (10 + n), where that is less."""
     l1: NonNegative = 0.0
     """Weight of the sum of absolute weights added to the loss (matrices only, not biases, gains and the like)."""
     l2: NonNegative = 0.0
@@ -287,6 +291,12 @@ class Config(Section):
     def family(self) -> str:
         """Name of the architecture family; of the user's own without its place, which is in `model["family"]`."""
         return self.family_name.label
+
+    @property
+    def optimizer_code(self) -> Path | None:
+        """The file of an optimizer that is none of distdl's, where there is such."""
+        use = getattr(self.optimizer, "use", None)
+        return module_file(use.partition(":")[0]) if use else None
 
     @property
     def family_name(self) -> FamilyName:

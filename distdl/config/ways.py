@@ -10,17 +10,34 @@ from distdl.config.fields import OpenShare, Share
 from distdl.config.section import Natural, Positive, PositiveFloat, Section
 
 
+class LoRA(Section):
+    """Low-rank adapters (Hu et al. 2021): weights that are carried over stay, and linear maps learn a correction B A."""
+
+    rank: Positive = 8
+    """Rows of A and columns of B."""
+    alpha: Positive = 16
+    """The correction is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("*",)
+    """Patterns of names of linear maps that get one, such as blocks.*.attn.*; *: all, but those that the loss looks at."""
+    dropout: OpenShare = 0.0
+    """Probability of dropping an input of A."""
+
+
 class Start(Section):
     """What a new run begins with. A run that continues has its own checkpoint and reads no weights here."""
 
     weights: str | None = None
-    """Run (its name or folder), checkpoint folder or .safetensors file whose weights are carried over; null: fresh ones."""
+    """Run (its name or folder), checkpoint folder, folder of a model of transformers that the family is, or .safetensors
+    file whose weights are carried over; null: fresh ones."""
     which: Literal["latest", "best"] = "latest"
     """Which checkpoint of the run."""
     fresh: tuple[str, ...] = ()
     """Patterns of names, such as head.*, that are not carried over: they begin fresh here, or have no place here."""
     freeze: tuple[str, ...] = ()
     """Patterns of names of parameters that do not learn; a module that is frozen whole computes as in evaluation."""
+
+    lora: LoRA | None = None
+    """Nothing of what is carried over learns, but adapters beside it do, and what begins `fresh`; null: all learns."""
 
     @model_validator(mode="after")
     def _read(self) -> Start:

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distdl.engine import zero_step
 from distdl.engine.base import Engine
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
 from distdl.engine.nvme import on_own_folder, ready_for_nvme
-from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
+from distdl.engine.optimizers import add_penalties, keep, make_optimizer, steps_taken
 from distdl.engine.shards import Held, at_hand, shards, states
 from distdl.engine.zero import (
     born_in_shards,
@@ -38,6 +37,7 @@ from distdl.layout.axes import Axis, here, shard_of
 from distdl.layout.owned import Owned, Read, Same, of_flat, read_flat, read_part, share_of_run
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
+from distdl.nn.language import causal
 from distdl.parallel.birth import as_made, bear_all, promised
 from distdl.parallel.groups import ModelParallelUnit
 from distdl.parallel.tensor import whole
@@ -45,20 +45,20 @@ from distdl.plan.birth import WHOLE
 from distdl.plan.plan import Plan
 
 
-def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def ulysses(axis: Axis) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
     """Attention over a sequence cut along an axis (Jacobs et al. 2023), (B, H, T/S, D) -> (B, H, T/S, D): an all-to-all
     makes it whole sequences of H/S heads and another one brings the slices back. S divides H."""
     from deepspeed.sequence.layer import DistributedAttention
 
-    def local(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, T, H/S, D)
+    def local(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:  # (B, T, H/S, D)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        return causal(q, k, v, window).transpose(1, 2)
 
     attention = DistributedAttention(local, axis.group, scatter_idx=2, gather_idx=1)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T/S, H, D)
-        return attention(q, k, v, batch_dim_idx=0).transpose(1, 2)
+        return attention(q, k, v, batch_dim_idx=0, window=window).transpose(1, 2)
 
     return attend
 
@@ -236,7 +236,7 @@ class DeepSpeedEngine(Engine):
         return float(self.engines[player].optimizer.loss_scale) if self.config.train.precision == "fp16" else 1.0
 
     def loss_scales(self) -> dict[str, dict[str, float]]:
-        return {player: kept for player, engine in self.engines.items() if (kept := scale_kept(engine))}
+        return {player: found for player, engine in self.engines.items() if (found := scale_kept(engine))}
 
     def load_loss_scales(self, kept: Mapping[str, Mapping[str, float]]) -> None:
         for player, engine in self.engines.items():
@@ -272,7 +272,7 @@ class DeepSpeedEngine(Engine):
                     yield Same(f"weights/{name}", parameter, parameter.detach().clone())
             elif self.zero == 0 or not parameter.requires_grad:
                 yield Same(f"weights/{name}", parameter, parameter.detach())
-            for key, value in states(self.stepping(player), parameter).items() if self.zero == 0 else ():
+            for key, value in optimizers.kept(self._inner(player), parameter).items() if self.zero == 0 else ():
                 yield Same(f"optimizer/{key}/{name}", parameter, value)
         yield from self._beside()
 
@@ -315,11 +315,12 @@ class DeepSpeedEngine(Engine):
 
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
+        self.load_averages(read, names)
         keys = sorted({n.split("/")[1] for n in names if n.startswith("optimizer/")})
         parameters = {name: p for _, name, p in self.named()}
-        for player in self.engines:
+        for player in self.engines if self.zero else ():
             self._create_state(player, keys)
-            for flat, state, runs in self._shards(player, keep=True) if self.zero else ():
+            for flat, state, runs in self._shards(player, keep=True):
                 # The half-precision working copy was rounded from these very weights before the engine was built.
                 masters = {"weights": flat.data} if self.config.train.precision != "fp32" else {}
                 for kind, tensor in {**masters, **state}.items():
@@ -328,18 +329,17 @@ class DeepSpeedEngine(Engine):
                             part = tensor[begin : begin + size]
                             read_flat(read, f"{kind}/{name}", parameters[name], first, part)
         for player, name, parameter in self.named() if self.zero == 0 else ():
-            for key in keys if parameter.requires_grad else ():
-                if f"optimizer/{key}/{name}" in names:
-                    value = read_part(read, f"optimizer/{key}/{name}", parameter)
-                    self._inner(player).state[parameter][key].copy_(value)
+            of_this = [key for key in keys if parameter.requires_grad and f"optimizer/{key}/{name}" in names]
+            if of_this:
+                values = {key: read_part(read, f"optimizer/{key}/{name}", parameter) for key in of_this}
+                keep(self._inner(player), parameter, values, self.optimizer_steps[player])
 
     def _create_state(self, player: str, keys: list[str]) -> None:
         """Optimizer state as the first step would have made it, so that it can be filled."""
         if not keys:
             return
         inner, steps = self._inner(player), self.optimizer_steps[player]
-        trainable = [p for p in self.bare[player].parameters() if p.requires_grad]
-        for index, owner in enumerate(trainable if self.zero == 0 else self._flat_weights(player)):
+        for index, owner in enumerate(self._flat_weights(player)):
             with at_hand(self.engines[player].optimizer, index, keep=True):
                 inner.state[owner].update({key: torch.zeros_like(owner, requires_grad=False) for key in keys})
                 inner.state[owner]["step"] = steps_taken(inner, owner, steps)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distdl.config.optimizer import OwnOptimizer
 from distdl.config.schema import Config
+from distdl.engine import own_optimizer
 from distdl.engine.lbfgs import LBFGS
+from distdl.engine.precision import head
 from distdl.layout.axes import here
-from distdl.learner.kinds import decays, mark
+from distdl.learner.kinds import decays, kinds, mark
 
 
 class Lion(torch.optim.Optimizer):
@@ -76,6 +79,42 @@ class Adagrad(torch.optim.Optimizer):
         return loss
 
 
+class Muon(torch.optim.Optimizer):
+    """torch's Muon for the groups that are `hidden`, its AdamW for the others: one optimizer, with one state."""
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+        hidden = [group for group in self.param_groups if group["hidden"]]
+        others = [group for group in self.param_groups if not group["hidden"]]
+        self.parts: list[torch.optim.Optimizer] = []
+        if hidden:
+            look_ahead = {"momentum": momentum, "nesterov": nesterov, "adjust_lr_fn": "match_rms_adamw"}
+            self.parts.append(torch.optim.Muon(hidden, lr, **look_ahead))  # type: ignore[arg-type]
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr, betas, eps))
+        for part in self.parts:  # whose groups are these very dictionaries
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = _evaluated(closure)
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def _adafactor(groups: Any, lr: float, beta2_decay: float, eps: float, clip: float) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(groups, lr, beta2_decay, (None, eps), clip)
+
+
 def _evaluated(closure: Callable[[], float] | None) -> float | None:
     if closure is None:
         return None
@@ -89,11 +128,15 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": Adagrad,
     "lion": Lion,
+    "muon": Muon,
+    "adafactor": _adafactor,
     "lbfgs": LBFGS,
     "sgd": torch.optim.SGD,
 }
 
 
+OF_A_PART = {"row_var", "col_var"}
+"""States that are not like their parameter: Adafactor's."""
 FUSED = {"adam", "adamw", "sgd"}
 """Optimizers that torch has in one kernel: a pass over weights, gradients and states, and not fourteen. There is nothing
 left in them that torch.compile could put together."""
@@ -109,15 +152,55 @@ def make_optimizer(config: Config, module: nn.Module, device: str = "cpu") -> to
     if config.optimizer.name in FUSED and (device == "cpu" or config.parallel.offload == "none"):
         options["fused"] = True
     mark(module)
-    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    hidden = hidden_matrices(module) if config.optimizer.name == "muon" else set[int]()
+    members: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for p in module.parameters():
         if p.requires_grad:
-            members.setdefault((getattr(p, "group_name", ""), not decays(p)), []).append(p)
+            kind = getattr(p, "group_name", ""), not decays(p), id(p) in hidden
+            members.setdefault(kind, []).append(p)
     groups = []
-    for experts, still in sorted(members):
-        group = {"params": members[experts, still], "weight_decay": 0.0 if still else config.optimizer.weight_decay}
+    for experts, still, of_muon in sorted(members):
+        chosen = members[experts, still, of_muon]
+        group: dict[str, Any] = {"params": chosen, "weight_decay": 0.0 if still else config.optimizer.weight_decay}
+        group |= {"hidden": of_muon} if config.optimizer.name == "muon" else {}
         groups.append({**group, "moe": True, "name": experts} if experts else group)
+    if isinstance(config.optimizer, OwnOptimizer):
+        return own_optimizer.make(config.optimizer, groups)
     return _CLASSES[config.optimizer.name](groups, **options)
+
+
+def hidden_matrices(module: nn.Module) -> set[int]:
+    """Matrices (by id) that map one hidden layer to another: no embedding, and not those that the loss looks at."""
+    of_head = head(module)
+    last = {id(p) for layer in module.modules() if id(layer) in of_head for p in layer.parameters()}
+    of_kind, named = kinds(module), dict(module.named_parameters())
+    matrices = (p for name, p in named.items() if of_kind[name] == "matrix" and p.ndim == 2)
+    return {id(p) for p in matrices} - last
+
+
+def kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What an optimizer that steps whole tensors keeps of a parameter, but for the number of its steps: tensors like the
+    parameter, or those of its rows and columns."""
+    if hasattr(optimizer, "distdl_groups"):
+        return own_optimizer.kept(optimizer, parameter)
+    state = optimizer.state.get(parameter, {})
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and key != "step" and (value.shape == parameter.shape or key in OF_A_PART)
+    }
+
+
+def keep(optimizer: torch.optim.Optimizer, parameter: Tensor, values: dict[str, Tensor], steps: int) -> None:
+    """Gives an optimizer that steps whole tensors back what it has `kept`."""
+    if hasattr(optimizer, "distdl_groups"):
+        own_optimizer.keep(optimizer, parameter, values)
+        return
+    state = optimizer.state[parameter]
+    for key, value in values.items():  # laid out in memory as the weight is, which a fused kernel takes for granted
+        like = parameter if value.shape == parameter.shape else value
+        state[key] = torch.empty_like(like, device=parameter.device, requires_grad=False).copy_(value)
+    state["step"] = steps_taken(optimizer, parameter, steps)
 
 
 def steps_taken(optimizer: torch.optim.Optimizer, parameter: Tensor, steps: int) -> Tensor:

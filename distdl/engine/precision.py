@@ -45,10 +45,10 @@ def lower_linear(learner: nn.Module, precision: str) -> None:
         from torchao.float8 import convert_to_float8_training
     except ImportError:
         raise InputError("train.precision is fp8 and torchao is not installed", fix="pip install torchao") from None
-    head, chosen = _head(learner), set[str]()
+    of_head, chosen = head(learner), set[str]()
 
     def fits(module: nn.Module, name: str) -> bool:
-        if not isinstance(module, nn.Linear) or id(module) in head:
+        if not isinstance(module, nn.Linear) or id(module) in of_head:
             return False
         if all(side % FP8_MULTIPLE == 0 and side >= FP8_SMALLEST for side in module.weight.shape):
             chosen.add(name)
@@ -64,7 +64,7 @@ def _in_8_bits_while_it_learns(module: Any, forward: Callable[[Tensor], Tensor],
     return forward(x) if module.training else F.linear(x, module.weight, module.bias)
 
 
-def _head(learner: nn.Module) -> set[int]:
+def head(learner: nn.Module) -> set[int]:
     """Linear layers (by id) that the loss looks at: those of a learner's last layer; of one without layers, the last."""
     layers = learner.layers() if isinstance(learner, Learner) else []
     modules = (

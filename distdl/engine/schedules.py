@@ -18,6 +18,8 @@ def lr_factor(schedule: Any, step: int, steps: int) -> float:
         return _cosine(1.0, schedule.final, (step - warmup) / max(1, steps - 1 - warmup))
     if step < warmup:
         return (step + 1) / (warmup + 1)
+    if schedule.name == "wsd":
+        return _stable_then_down(schedule, step, steps)
     done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))  # 0 at the peak, 1 at the last step
     if schedule.name == "linear":
         return 1.0 + (schedule.final - 1.0) * done
@@ -26,6 +28,14 @@ def lr_factor(schedule: Any, step: int, steps: int) -> float:
     if schedule.name == "step":
         return float(schedule.gamma ** ((step - warmup) // schedule.every_steps))
     return 1.0
+
+
+def _stable_then_down(schedule: Any, step: int, steps: int) -> float:
+    down = max(1, round(schedule.decay * steps))
+    done = min(1.0, max(0, step - (steps - 1 - down)) / down)
+    if schedule.shape == "cosine":
+        return _cosine(1.0, schedule.final, done)
+    return 1.0 + (schedule.final - 1.0) * (math.sqrt(done) if schedule.shape == "sqrt" else done)
 
 
 def learning_rate(config: Config, steps: int) -> Callable[[int], float]:

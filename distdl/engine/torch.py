@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distdl.engine.base import Engine
 from distdl.engine.lbfgs import LBFGS, Replay
-from distdl.engine.optimizers import add_penalties, make_optimizer, steps_taken
+from distdl.engine.optimizers import add_penalties, keep, kept, make_optimizer
 from distdl.layout.owned import Read, Same, read_part
 from distdl.learner import Batch, Learner
 from distdl.metrics import Metrics
@@ -96,9 +96,8 @@ class TorchEngine(Engine):
     def _same(self) -> Iterator[Same]:
         for player, name, parameter in self.named():
             yield Same(f"weights/{name}", parameter, parameter.detach())
-            for key, value in self.optimizers[player].state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
-                    yield Same(f"optimizer/{key}/{name}", parameter, value)
+            for key, value in kept(self.optimizers[player], parameter).items():
+                yield Same(f"optimizer/{key}/{name}", parameter, value)
         yield from self._beside()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -106,11 +105,9 @@ class TorchEngine(Engine):
 
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
+        self.load_averages(read, names)
         for player, name, parameter in self.named():
             keys = sorted(n.split("/")[1] for n in names if n.startswith("optimizer/") and n.split("/", 2)[2] == name)
             if keys:
-                state = self.optimizers[player].state[parameter]
-                for key in keys:  # laid out in memory as the weight is, which a fused kernel takes for granted
-                    value = read_part(read, f"optimizer/{key}/{name}", parameter)
-                    state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-                state["step"] = steps_taken(self.optimizers[player], parameter, self.optimizer_steps[player])
+                values = {key: read_part(read, f"optimizer/{key}/{name}", parameter) for key in keys}
+                keep(self.optimizers[player], parameter, values, self.optimizer_steps[player])

@@ -16,6 +16,7 @@ from distdl.export import check, rows
 from distdl.export.folder import PREPARATION, published, seal
 from distdl.export.preparation import Front, described
 from distdl.files import read_json, write_json
+from distdl.nn.lora import merge
 
 if TYPE_CHECKING:
     from distdl.model.model import Model
@@ -98,6 +99,7 @@ class _Writing:
     def __init__(self, model: Model, wish: Wish, real: Mapping[str, Any], graphs: dict[str, Any]) -> None:
         self.model, self.wish, self.real, self.graphs = model, wish, real, graphs
         self.learner = model.learner
+        merge(self.learner)  # adapters: other programs know none, and a merged map computes the same in one product
         self.front = front_of(model)
         self.notes: list[str] = []
         self.said: dict[str, Any] = {}

@@ -1,14 +1,26 @@
-"""GPT, a decoder-only Transformer language model (Radford et al. 2018, 2019: GPT-2).
+"""GPT, a decoder-only Transformer language model (Radford et al. 2018, 2019: GPT-2; Touvron et al. 2023: Llama).
 
     h = wte[token] + wpe[position];   h += attn(ln(h));   h += mlp(ln(h))   (pre-norm, L times);   logits = ln(h) wte^T
 
 Causal self-attention (Vaswani et al. 2017, eq. 1), GELU (tanh form), residual projections initialised with std
-0.02/sqrt(2L). With the default config it is GPT-2 small: 124,439,808 parameters, the head tied to the embedding. With
-`experts`, every n-th block has a mixture of experts for its perceptron (Lepikhin et al. 2021; see nn/moe.py).
+0.02/sqrt(2L). With the default config it is GPT-2 small: 124,439,808 parameters, the head tied to the embedding. What has
+been changed since is a choice each, and together they are the models that people train:
+
+    positions: rotary       queries and keys are turned by their place (nn/rotary.py); there is no wpe
+    norm: rms               ln(h) = g h / sqrt(mean h^2 + eps)                           (Zhang & Sennrich 2019)
+    feed_forward: swiglu    mlp(h) = W3 (silu(W1 h) * W2 h)                              (Shazeer 2020)
+    key_value_heads         fewer heads of keys than of queries, each shared by several  (Ainslie et al. 2023)
+    window                  a token attends to the last ones only                        (Beltagy et al. 2020)
+    tied: false             a head of its own                                            z_loss (Chowdhery et al. 2023)
+
+Llama, Mistral, Qwen2 and Qwen3 are such, and their weights cross both ways (checkpoint/dialects/llama.py says which choices
+make which). With `experts`, every n-th block has a mixture of experts for its perceptron (Lepikhin et al. 2021; see
+nn/moe.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distdl.columns import NO_LABEL, language_columns
-from distdl.config.fields import AmountOrZero, Count, CountOrZero, OpenShare, Several
+from distdl.config.fields import Amount, AmountOrZero, Count, CountOrZero, OpenShare, Several
 from distdl.config.marks import INVISIBLE, TRAINING_ONLY
 from distdl.layout.noise import Dropout
 from distdl.learner import Answer, Batch, Column, Layer, Learner
@@ -26,8 +38,9 @@ from distdl.learner.answers import NEXT_TOKEN, last_real, window
 from distdl.learner.labels import mean_of_counted
 from distdl.metrics import Mean, Metrics
 from distdl.nn.attention import apart, together
-from distdl.nn.language import Memory, attend, begins_of, logits, places, places_within, token_losses
-from distdl.nn.moe import MixtureOfExperts, router_loss
+from distdl.nn.decoder import Block, normalised
+from distdl.nn.language import Memory, begins_of, logits, places, places_within, token_losses
+from distdl.nn.moe import router_loss
 from distdl.nn.watch import shown
 
 
@@ -40,9 +53,39 @@ class Config:
     layers: Count = 12
     """Transformer blocks."""
     heads: Annotated[Count, INVISIBLE] = 12
-    """Attention heads of a block; must divide `width`."""
+    """Attention heads of a block; must divide `width`, where `head_width` says nothing else."""
     width: Count = 768
     """Size of the residual stream."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """A vector for each place of the context, or queries and keys that are turned by their place."""
+    rope_theta: Annotated[Amount, INVISIBLE] = 10_000.0
+    """rotary: base of the wave lengths; more for longer contexts (Llama 3 has 500,000)."""
+    rope_stretch: Annotated[Amount, INVISIBLE] = 1.0
+    """rotary: what low frequencies are divided by, for contexts beyond `rope_trained` (Llama 3.1 has 8)."""
+    rope_trained: Annotated[Count, INVISIBLE] = 8192
+    """rotary: the context before it was stretched."""
+    norm: Annotated[Literal["layer", "rms"], INVISIBLE] = "layer"
+    """Before each branch and the head: layer norm, or root mean square alone, without mean and bias."""
+    norm_eps: Annotated[Amount, INVISIBLE] = 1e-5
+    """Added to the variance or the mean square."""
+    feed_forward: Literal["gelu", "swiglu"] = "gelu"
+    """The perceptron of a block: two maps and GELU, or three and a gate."""
+    inner: CountOrZero = 0
+    """Units of a block's perceptron; 0: 4 times `width`."""
+    biases: Literal["all", "qkv", "none"] = "all"
+    """Which linear maps of a block have a bias: all, those of queries, keys and values (Qwen2), or none (Llama)."""
+    key_value_heads: Annotated[CountOrZero, INVISIBLE] = 0
+    """Heads of keys and values, each for several of queries, in a map of their own; 0: as many as `heads`, in one map."""
+    head_width: Annotated[CountOrZero, INVISIBLE] = 0
+    """Numbers of a head's query; 0: `width` divided by `heads`."""
+    qk_norm: bool = False
+    """RMS norm of each head's query and key, with a gain that the heads share (Qwen3)."""
+    window: Annotated[CountOrZero, INVISIBLE] = 0
+    """The last tokens, itself among them, that a token attends to in a block; 0: all of the context."""
+    tied: bool = True
+    """The head's weights are those of the embedding."""
+    z_loss: Annotated[AmountOrZero, TRAINING_ONLY] = 0.0
+    """In training, weight of the squared logarithm of the softmax's denominator in the loss; 1e-4 keeps logits small."""
     dropout: Annotated[OpenShare, TRAINING_ONLY] = 0.0
     """Probability of dropping in the embedding and the residual branches."""
     experts: CountOrZero = 0
@@ -63,8 +106,7 @@ class Config:
     """Weight of the loss that keeps the router's scores small."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+        self._check_block()
         if self.documents and not self.labels:
             raise ValueError("documents without labels: the end of one would learn the next one's begin; set labels")
         if self.documents and self.experts:
@@ -78,53 +120,32 @@ class Config:
         elif self.experts_every > self.layers:
             raise ValueError(f"experts_every is {self.experts_every} and layers is {self.layers}: no block has experts")
 
+    def _check_block(self) -> None:
+        if self.width % self.heads and not self.head_width:
+            raise ValueError(f"width {self.width} cannot be split over {self.heads} heads; choose a divisor of it")
+        if self.key_value_heads and self.heads % self.key_value_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.key_value_heads} key_value_heads; take a divisor")
+        if self.positions == "rotary" and self.of_head % 2:
+            raise ValueError(f"heads are {self.of_head} wide, and rotary positions turn pairs; take an even head_width")
+        of_rotary = ("rope_theta", "rope_stretch", "rope_trained")
+        if self.positions != "rotary" and (changed := [n for n in of_rotary if getattr(self, n) != getattr(Config, n)]):
+            raise ValueError(f"{' and '.join(changed)} without rotary positions; set positions, or leave that out")
+        if self.experts and (self.feed_forward != "gelu" or self.inner or self.biases != "all"):
+            raise ValueError("experts are perceptrons of GELU, 4 times as wide as width, with biases; leave others out")
+
+    @property
+    def of_head(self) -> int:
+        """Numbers of a head's query."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """Units of a block's perceptron."""
+        return self.inner or 4 * self.width
+
     def sparse(self, block: int) -> bool:
         """Whether a block has experts."""
         return self.experts > 0 and (block + 1) % self.experts_every == 0
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.head_width = config.width // config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
-
-    def forward(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
-        """x (B, T, D); `begins` (B, T) is True where a document begins that shares the row with others."""
-        B, T, _ = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, -1, self.head_width).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D/H)
-        return self.out(attend(q, k, v, begins).transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
-
-
-class Block(nn.Module):
-    """Attention and a two-layer perceptron (or a mixture of such), each on a residual branch."""
-
-    def __init__(self, config: Config, sparse: bool = False) -> None:
-        super().__init__()
-        self.ln1, self.attn = nn.LayerNorm(config.width), Attention(config)
-        self.ln2 = nn.LayerNorm(config.width)
-        self.moe: MixtureOfExperts | None = None
-        if sparse:
-            sizes = (config.width, 4 * config.width, config.experts)
-            self.moe = MixtureOfExperts(*sizes, config.experts_top_k, config.capacity)
-        else:
-            self.up = nn.Linear(config.width, 4 * config.width)
-            self.down = nn.Linear(4 * config.width, config.width)
-        self.drop, self.documents = Dropout(config.dropout), config.documents
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, begins = apart(x) if self.documents else (x, None)
-        x = x + self.drop(self.attn(self.ln1(x), begins))
-        x = x + self.drop(self.perceptron(self.ln2(x)))
-        return x if begins is None else together(x, begins)  # (B, T, D); D + 1: where a document begins
-
-    def perceptron(self, x: Tensor) -> Tensor:
-        if self.moe is not None:
-            return self.moe(x)
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class GPT(Learner):
@@ -133,8 +154,12 @@ class GPT(Learner):
     layouts = frozenset({"torch", "zero0", "zero1", "zero2", "zero3", "tensor", "pipeline", "sequence", "expert"})
     tensor_plan = {
         "wte": "vocab",
+        "lm_head": "vocab",
         "blocks.*.attn.qkv": "column/3",
+        "blocks.*.attn.q": "column",
+        "blocks.*.attn.kv": "column/2",
         "blocks.*.attn.out": "row",
+        "blocks.*.gate_up": "column/2",
         "blocks.*.up": "column",
         "blocks.*.down": "row",
     }
@@ -147,16 +172,22 @@ class GPT(Learner):
         if config.labels:
             self.sequence_columns = {"tokens": 1, "labels": 1}
         self.wte = nn.Embedding(config.vocabulary, config.width)
-        self.wpe = nn.Embedding(config.context, config.width)
+        self.wpe = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
         self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, config.sparse(i)) for i in range(config.layers))
-        self.ln = nn.LayerNorm(config.width)
+        self.ln = normalised(config)
+        self.lm_head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         for name, parameter in self.named_parameters():
             if name.endswith("weight") and parameter.ndim == 2:
                 residual = name.endswith(("attn.out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5 if residual else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    @property
+    def words(self) -> Tensor:
+        """(V, D): what the last stream is compared with; this rank's part of V where the vocabulary is cut."""
+        return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     @staticmethod
     def columns(config: Config) -> dict[str, Column]:
@@ -173,7 +204,7 @@ class GPT(Learner):
             batch.get("documents", torch.zeros_like(tokens)), batch.get("length"), self.config.context
         )
         x = self.through({"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))})
-        return {"next": logits(last_real(x, length), self.wte.weight).float().softmax(-1)}
+        return {"next": logits(last_real(x, length), self.words).float().softmax(-1)}
 
     def memory(self) -> Memory | None:
         """None where tokens compete for experts: what becomes of one hangs on how many are read with it."""
@@ -184,6 +215,14 @@ class GPT(Learner):
         full = Config(**{key: value for key, value in model.items() if key != "family"})
         heads = 4 if full.heads % 4 == 0 else full.heads
         small = {"layers": min(full.layers, 4), "heads": heads, "width": 8 * heads, "context": min(full.context, 32)}
+        if heads != full.heads and full.key_value_heads:  # two of four, where there were fewer than of queries
+            small["key_value_heads"] = math.gcd(full.key_value_heads, 4 if full.key_value_heads == full.heads else 2)
+        if full.head_width:
+            small["head_width"] = 8
+        if full.inner:
+            small["inner"] = small["width"] * 2
+        if full.window:
+            small["window"] = min(full.window, small["context"] // 2)
         if full.experts:
             small |= {"experts_every": min(full.experts_every, small["layers"])}
         return {**model, **small}
@@ -195,6 +234,8 @@ class GPT(Learner):
             parts["expert"] = {"experts": self.config.experts}
         if self.config.documents:  # attention over slices has no borders
             parts["sequence"] = {"row with borders between documents": 1}
+        if self.config.key_value_heads:
+            parts["tensor"]["heads of keys and values"] = self.config.key_value_heads
         return parts
 
     def counted(self, batch: Batch) -> Tensor | None:
@@ -206,16 +247,18 @@ class GPT(Learner):
 
     def layers(self) -> list[Layer]:
         return [
-            Layer("embedding", self.embed, (self.wte, self.wpe)),
+            Layer("embedding", self.embed, (self.wte,) if self.wpe is None else (self.wte, self.wpe)),
             *(Layer(f"block {i}", block, (block,)) for i, block in enumerate(self.blocks)),
-            Layer("head", self.head, (self.ln, self.wte)),
+            Layer("head", self.head, (self.ln, self.wte if self.lm_head is None else self.lm_head)),
         ]
 
     def embed(self, tokens: Tensor) -> Tensor:
-        if not self.config.documents:
-            return self.drop(self.wte(tokens) + self.wpe(places(tokens)))  # (B, T, D)
-        tokens, begins = tokens.unbind(-1)
-        return together(self.drop(self.wte(tokens) + self.wpe(places_within(begins))), begins)  # (B, T, D + 1)
+        tokens, begins = tokens.unbind(-1) if self.config.documents else (tokens, None)
+        x = self.wte(tokens)  # (B, T, D)
+        if self.wpe is not None:
+            x = x + self.wpe(places(tokens) if begins is None else places_within(begins))
+        x = self.drop(x)
+        return x if begins is None else together(x, begins)  # (B, T, D); D + 1: where a document begins
 
     def head(self, x: Tensor) -> Tensor:
         return self.ln(apart(x)[0] if self.config.documents else x)  # (B, T, D)
@@ -231,7 +274,8 @@ class GPT(Learner):
     def losses(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B*T,) of every place: the cross entropy, 0 where it does not count, and whether it does."""
         targets = batch["labels" if self.config.labels else "tokens"][:, 1:].long().flatten()
-        losses = token_losses(output.flatten(0, 1), self.wte.weight, targets.clamp(min=0), self.loss_chunk_tokens)
+        z, x = self.config.z_loss if self.training else 0.0, output.flatten(0, 1)
+        losses = token_losses(x, self.words, targets.clamp(min=0), self.loss_chunk_tokens, z)
         losses = losses.masked_fill(targets == NO_LABEL, 0.0)
         shown("places", lambda: {"losses": losses.view(len(output), -1)})
         return losses, targets != NO_LABEL
@@ -247,4 +291,4 @@ class GPT(Learner):
         several"""
         documents = torch.zeros_like(tokens) if documents is None else documents
         batch = {"tokens": F.pad(tokens, (0, 1)), "documents": F.pad(documents, (0, 1))}
-        return logits(self.through(batch), self.wte.weight)
+        return logits(self.through(batch), self.words)

@@ -63,8 +63,9 @@ class Axes:
     tensor: Axis
     sequence: Axis
     expert: Axis
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    """Causal attention of (B, H, T, D) queries, keys and values whose T tokens are a slice of the sequence."""
+    attention: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
+    """Causal attention of (B, H, T, D) queries, keys and values whose T tokens are a slice of the sequence, each to so many
+    of the last ones (0: to all)."""
     memory: Any = None
     """What is kept of the tokens before these, where a sequence is read piece by piece (nn/language.py); None: nothing."""
 

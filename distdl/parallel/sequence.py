@@ -30,11 +30,12 @@ QUERIES = 1024
 """Queries whose scores are held at a time, (B, H, QUERIES, T/S) in fp32: memory stays linear in the slice."""
 
 
-def ring(axis: Axis) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Ring attention along an axis: (B, H, T/S, D) queries, keys and values -> (B, H, T/S, D)."""
+def ring(axis: Axis) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    """Ring attention along an axis: (B, H, T/S, D) queries, keys and values, and the tokens that one looks back on, itself
+    among them (0: all) -> (B, H, T/S, D)."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _Ring.apply(q, k, v, axis)
+    def attend(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+        return _Ring.apply(q, k, v, axis, window)
 
     return attend
 
@@ -43,21 +44,25 @@ class _Ring(torch.autograd.Function):
     """Keeps q, k, v, the output and the logarithm of the softmax's denominator; both passes send k and v round anew."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, axis: Axis) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, axis: Axis, window: int) -> Tensor:
         out = torch.zeros_like(q, dtype=torch.float32, memory_format=torch.contiguous_format)
         lse = out.new_full(q.shape[:-1], -torch.inf)  # (B, H, T/S)
-        add = _add_slice_by_flash if flash_of(q) else _add_slice
         with torch.autocast(q.device.type, enabled=False):
             for origin, kv in _round(torch.stack([k, v]), axis):
-                if origin <= axis.index:
-                    add(q, kv, out, lse, causal=origin == axis.index)
+                behind = (axis.index - origin) * q.shape[2]
+                if not _seen(behind, q, window):
+                    continue
+                if flash_of(q) and not window:
+                    _add_slice_by_flash(q, kv, out, lse, causal=behind == 0)
+                else:
+                    _add_slice(q, kv, out, lse, behind=behind, window=window)
         out = out.to(q.dtype)
-        ctx.axis = axis
+        ctx.axis, ctx.window = axis, window
         ctx.save_for_backward(q, k, v, out, lse)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """The gradient of a slice's keys and values follows them round, each rank adding its part, until it is home."""
         axis: Axis = ctx.axis
         q, k, v, out, lse = ctx.saved_tensors
@@ -65,29 +70,35 @@ class _Ring(torch.autograd.Function):
             -1, keepdim=True
         )  # (B, H, T/S, 1), equal to sum_j p_ij dp_ij (Dao et al. 2022, B.2)
         d_q = torch.zeros_like(q, dtype=torch.float32, memory_format=torch.contiguous_format)
-        moving, flash = None, flash_of(q)
+        moving, window = None, ctx.window
+        flash = None if window else flash_of(q)
         with torch.autocast(q.device.type, enabled=False):
             for origin, kv in _round(torch.stack([k, v]), axis):
                 d_kv = moving.arrived() if moving else d_q.new_zeros(kv.shape)
-                if origin <= axis.index:
-                    causal = origin == axis.index
+                behind = (axis.index - origin) * q.shape[2]
+                if _seen(behind, q, window):
                     if flash:
-                        parts = flash.backward(grad, q, kv[0], kv[1], out, lse, causal)
+                        parts = flash.backward(grad, q, kv[0], kv[1], out, lse, behind == 0)
                         for total, part in zip((d_q, *d_kv), parts):
                             total += part
                     else:
-                        _add_gradients(q, kv, grad.float(), delta, lse, d_q, d_kv, causal=causal)
+                        _add_gradients(q, kv, grad.float(), delta, lse, d_q, d_kv, behind=behind, window=window)
                 moving = _Passing(d_kv, axis)
         assert moving is not None
         d_k, d_v = moving.arrived().to(k.dtype)
-        return d_q.to(q.dtype), d_k, d_v, None
+        return d_q.to(q.dtype), d_k, d_v, None, None
 
 
-def _add_slice(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, causal: bool) -> None:
+def _seen(behind: int, q: Tensor, window: int) -> bool:
+    """Whether queries see anything of a slice as long as theirs that begins so many tokens before it."""
+    return behind >= 0 and (not window or behind - q.shape[2] + 1 < window)
+
+
+def _add_slice(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, behind: int, window: int) -> None:
     """Online softmax: out (B, H, t, D) and lse (B, H, t) of the keys so far, made those of this slice's keys too."""
     q, (k, v) = q.float(), kv.float()
     for rows in _rows(q):
-        scores = _scores(q, k, rows, causal)
+        scores = _scores(q, k, rows, behind, window)
         total = torch.logaddexp(lse[..., rows], scores.logsumexp(-1))
         out[..., rows, :] *= (lse[..., rows] - total).exp_().unsqueeze(-1)
         out[..., rows, :] += scores.sub_(total.unsqueeze(-1)).exp_() @ v
@@ -105,12 +116,21 @@ def _add_slice_by_flash(q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, *, caus
 
 
 def _add_gradients(
-    q: Tensor, kv: Tensor, grad: Tensor, delta: Tensor, lse: Tensor, d_q: Tensor, d_kv: Tensor, *, causal: bool
+    q: Tensor,
+    kv: Tensor,
+    grad: Tensor,
+    delta: Tensor,
+    lse: Tensor,
+    d_q: Tensor,
+    d_kv: Tensor,
+    *,
+    behind: int,
+    window: int,
 ) -> None:
     """Adds what one slice of keys gives to d_q, and all of this rank's queries to that slice's d_kv (2, B, H, t, D)."""
     q, (k, v) = q.float(), kv.float()
     for rows in _rows(q):
-        p = _scores(q, k, rows, causal).sub_(lse[..., rows].unsqueeze(-1)).exp_()  # (B, H, n, t)
+        p = _scores(q, k, rows, behind, window).sub_(lse[..., rows].unsqueeze(-1)).exp_()  # (B, H, n, t)
         d_out = grad[..., rows, :]
         d_scores = (d_out @ v.mT).sub_(delta[..., rows, :]).mul_(p).mul_(q.shape[-1] ** -0.5)
         d_q[..., rows, :] += d_scores @ k
@@ -118,12 +138,15 @@ def _add_gradients(
         d_kv[1] += p.mT @ d_out
 
 
-def _scores(q: Tensor, k: Tensor, rows: slice, causal: bool) -> Tensor:
-    """q k^T / sqrt(D) of some queries, (B, H, n, t); -inf where `causal` and the key comes after the query."""
+def _scores(q: Tensor, k: Tensor, rows: slice, behind: int, window: int) -> Tensor:
+    """q k^T / sqrt(D) of some queries, (B, H, n, t); -inf where the key comes after the query, or before its window. The
+    slice of keys begins so many tokens `behind` that of queries."""
     scores = (q[..., rows, :] @ k.mT).mul_(q.shape[-1] ** -0.5)
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu_(rows.start + 1)
-        scores.masked_fill_(future, -torch.inf)
+    every = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
+    if behind == 0:
+        scores.masked_fill_(every.triu(rows.start + 1), -torch.inf)
+    if window:
+        scores.masked_fill_(every.tril(rows.start + behind - window), -torch.inf)
     return scores
 
 

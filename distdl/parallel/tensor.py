@@ -3,7 +3,8 @@
     column    outputs are cut; the input's gradient is summed          y_t = x W_t^T + b_t
     row       inputs are cut already; the outputs are summed           y = sum_t x_t W_t^T + b
     gather    outputs are cut and put together again at once, so that nothing around the module need know
-    vocab     rows of an embedding are cut; a word that is elsewhere counts zero, and the sum finds it
+    vocab     rows of an embedding are cut; a word that is elsewhere counts zero, and the sum finds it. The same of a head
+              of its own, which puts out this rank's words
 
 The weights are cut from the whole ones, so a layout enters neither the initial weights nor a checkpoint. Nor does what a
 vocabulary is padded with: rows of zeros, which stand for no word, get no gradient and stay zero under every optimizer.
@@ -72,7 +73,7 @@ def _parallel(module: nn.Linear | nn.Conv2d | nn.Embedding, how: str, axis: Axis
         return VocabularyEmbedding(module)
     if kind == "row":
         return RowLinear(module)
-    assert kind in ("column", "gather")
+    assert kind in ("column", "gather", "vocab")
     return ColumnParallel(module, outputs if kind == "gather" else None)
 
 

@@ -22,14 +22,17 @@ FLOOR = 700_000_000
 """Bytes that a worker has to itself with a model of nothing: Python, torch, DeepSpeed, the data (benchmarks/memory.py)."""
 
 STATES_PER_WEIGHT = {"none": 0, "sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1, "adagrad": 1, "lion": 1, "lbfgs": 0}
-"""fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd and rmsprop, and
-two of each pair in the history of lbfgs."""
+STATES_PER_WEIGHT |= {"muon": 0, "adafactor": 0, "own": 2}
+"""fp32 numbers that each optimizer keeps for a trainable weight; one more with momentum for sgd, rmsprop and muon (whose
+embeddings have two of AdamW), rows and columns for adafactor, two of each pair in the history of
+lbfgs; of one's own nobody knows, and it counts as Adam."""
 
 
 def checkpoint_bytes(config: Config, model: ModelFacts) -> int:
     """Of one checkpoint: each weight and the optimizer's states of those that learn, in whole. Buffers are not counted."""
     full = 8 if config.train.precision == "fp64" else 4
-    return full * (model.parameters + _states(config) * model.trainable)
+    averages = 4 * model.trainable if config.train.ema else 0
+    return full * (model.parameters + _states(config) * model.trainable) + averages
 
 
 def _states(config: Config) -> int:
@@ -67,6 +70,8 @@ def state_bytes(
         "gradients": math.ceil(full * held(2)),  # half precision sums them in fp32
         "optimizer": math.ceil(per_weight * held(1)),
     }
+    if config.train.ema:  # whole on every rank, in fp32
+        found["average"] = math.ceil(4 * (stage * dense + model.experts / mesh.expert))
     if device == "cuda" and zero:
         buckets = 2 if overlaps(zero, mesh, model, device) else 1
         # Stage 1 fills its buckets in fp32; the others in the weights' type, and sum an fp32 copy.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from distdl.config.optimizer import WHOLE_MATRICES, OwnOptimizer
 from distdl.config.schema import Config, Parallel
 from distdl.errors import Problem
 from distdl.plan.arithmetic import BF16_CAPABILITY
@@ -74,6 +75,9 @@ def layout_problems(config: Config, model: ModelFacts) -> list[Problem]:
         if a in cut and b in cut:
             problems.append(Problem(f"{a} and {b} parallelism together are not proven: {why}", fix=f"parallel.{b}=1"))
     problems += _zero_problems(config, cut)
+    if config.start and config.start.lora and (not_yet := [axis for axis in cut if axis != "sequence"]):
+        why = f"start.lora is not proven with {not_yet[0]} parallelism: adapters are not cut"
+        problems.append(Problem(why, allowed="ZeRO 0-3, sequence", fix=f"parallel.{not_yet[0]}=1"))
     if parallel.attention == "ulysses" and "sequence" in cut and _heads(model) % (parallel.tensor * parallel.sequence):
         why = f"ulysses shares {_heads(model)} attention heads out over {parallel.tensor * parallel.sequence} ranks"
         problems.append(Problem(f"{why}, which does not come out even", fix="parallel.attention=ring or auto"))
@@ -175,6 +179,7 @@ def memory_problems(config: Config, model: ModelFacts, hardware: Hardware) -> li
             problems.append(
                 Problem(f"parallel.{key} is nvme, and no folder is named", fix="parallel.nvme_path=/local/nvme/folder")
             )
+    problems += _whole_problems(config, zero) + _average_problems(config, zero)
     problems += (
         _closure_problems(config, model, zero) + _augment_problems(config, model) + _spike_problems(config, model)
     )
@@ -199,6 +204,33 @@ def _augment_problems(config: Config, model: ModelFacts) -> list[Problem]:
     if config.augment and config.parallel.pipeline > 1:
         return [Problem("augment is not proven in a pipeline, whose stages take the batch apart", fix="augment: null")]
     return []
+
+
+def _whole_problems(config: Config, zero: int) -> list[Problem]:
+    """Where an optimizer would be shown parts of matrices, and take them for whole ones."""
+    name, cut = config.optimizer.name, [axis for axis in AXES if getattr(config.parallel, axis) > 1]
+    cut = [axis for axis in cut if axis != "sequence"]
+    own = isinstance(config.optimizer, OwnOptimizer) and not config.optimizer.elementwise
+    if not (name in WHOLE_MATRICES or own) or not (zero or cut):
+        return []
+    layout = f"ZeRO-{zero} flattens and shares out" if zero else f"parallel.{cut[0]} cuts"
+    fix = "parallel.zero=0 (or parallel.engine=torch) without tensor, pipeline and expert, or optimizer.name=adamw"
+    if own:
+        why = f"optimizer.name={config.optimizer.use} may make a step of whole tensors, which {layout}"  # type: ignore[union-attr]
+        return [
+            Problem(why, fix=f"{fix.partition(', or optimizer')[0]}, or optimizer.elementwise=true where it does not")
+        ]
+    return [Problem(f"{name} makes a step of whole matrices, which {layout}", fix=fix)]
+
+
+def _average_problems(config: Config, zero: int) -> list[Problem]:
+    """Where no rank has whole weights to average."""
+    if not config.train.ema or (zero < 3 and config.parallel.pipeline == config.parallel.expert == 1):
+        return []
+    where = "ZeRO-3 shares out between uses" if zero == 3 else "this layout keeps on some ranks"
+    why = f"train.ema={config.train.ema} averages weights, which {where}"
+    fix = "parallel.zero=2 or less without pipeline and expert, or train.ema=0"
+    return [Problem(why, allowed="ZeRO 0-2, tensor, sequence", fix=fix)]
 
 
 def _closure_problems(config: Config, model: ModelFacts, zero: int) -> list[Problem]:

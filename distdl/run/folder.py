@@ -304,6 +304,8 @@ def saved_config(folder: RunFolder, overrides: Sequence[str] = ()) -> Config:
     config = config_from_dict(values, overrides, folder.path)
     if said and said.own and not said.file:
         trust.allow(said.source(), named_by_run=True)
+    if (code := config.optimizer_code) and not any(text.startswith("optimizer") for text in overrides):
+        trust.allow(code, named_by_run=True)
     return config
 
 

@@ -42,9 +42,10 @@ def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[st
     """Means over the whole split, exact whatever the number of ranks. Collective."""
     learner.eval()
     sums: Metrics = {}  # a GPU is not sent the counts of each batch
-    for batch, real in source:
-        found = engine.evaluate(batch).items()
-        add(sums, {name: part.exact(real) for name, part in found})  # an unreal batch only keeps ranks in step
+    with engine.averaged():
+        for batch, real in source:
+            found = engine.evaluate(batch).items()
+            add(sums, {name: part.exact(real) for name, part in found})  # an unreal batch only keeps ranks in step
     learner.train()
     names = sorted(sums)
     totals = torch.stack([sums[name].total for name in names])

@@ -187,9 +187,9 @@ def _eval_source(plan: Plan, split: str, rank: int, manifest: Manifest) -> EvalS
     return EvalSource(make_dataset(plan, split, manifest), batch=plan.eval_batch, rank=data_rank, world=plan.mesh.data)
 
 
-def build_learner(config: Config, checkpoint: Checkpoint | None, born: str = "whole") -> Any:
-    """A learner with the checkpoint's weights, or with those that the config starts from: fresh ones depend on the seed
-    alone. `born`: what the plan says (plan/birth.py); the engine makes what is promised."""
+def build_learner(config: Config, checkpoint: Checkpoint | None, born: str = "whole", averaged: bool = False) -> Any:
+    """A learner with the checkpoint's weights (`averaged`: as it is judged by), or with those that the config starts from:
+    fresh ones depend on the seed alone. `born`: what the plan says (plan/birth.py); the engine makes what is promised."""
     torch.manual_seed(config.seed)
     learner = built(functools.partial(assemble, config), born, config.seed)
     if isinstance(learner, Way):
@@ -198,7 +198,7 @@ def build_learner(config: Config, checkpoint: Checkpoint | None, born: str = "wh
         learner.double()
     if checkpoint:
         refuse_other_model(checkpoint.manifest.get("model"), config, f"the checkpoint {checkpoint.path}")
-        checkpoint.load_weights(learner)
+        checkpoint.load_weights(learner, averaged)
     elif config.start and config.start.weights:
         carry_over(learner, config)
     return learner
@@ -329,7 +329,7 @@ def _evaluate_checkpoint(plan: Plan, folder: RunFolder, which: str) -> tuple[int
     checkpoint = chosen_checkpoint(folder, which)
     if not config.data.eval_split:
         raise TrainingFailed(f"the run in {folder.path} has no data.eval_split; train it first")
-    learner = build_learner(config, checkpoint)
+    learner = build_learner(config, checkpoint, averaged=True)
     learner.file_units = Units.of(recorded(plan.data.path))
     from distdl.engine.torch import TorchEngine
 

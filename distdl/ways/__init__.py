@@ -65,11 +65,14 @@ def assemble(config: Config) -> Learner:
         learner.batch_coupled = True  # whatever the family says of itself
     if config.augment:
         learner.augment(Augmentation(config.augment))
+    for key in ("freeze", "lora"):
+        if config.start and getattr(config.start, key) and type(learner).update is not Learner.update:
+            what = f"start.{key}: a step of the family {config.family} is more than one loss and one optimizer"
+            raise InputError(what, fix=f"start.{key}: {'[]' if key == 'freeze' else 'null'}")
     if config.start and config.start.freeze:
-        if type(learner).update is not Learner.update:
-            what = f"start.freeze: a step of the family {config.family} is more than one loss and one optimizer"
-            raise InputError(what, fix="start.freeze: []")
         start.freeze(learner, config.start.freeze)
+    if config.start and config.start.lora:
+        start.adapt(learner, config.start)
     return learner
 
 

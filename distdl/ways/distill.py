@@ -51,7 +51,7 @@ class Distill(Way):
     def ready(self, config: Config) -> None:
         told, checkpoint = _teacher(config)
         teacher = build(told.model)
-        Checkpoint(checkpoint).load_weights(teacher)
+        Checkpoint(checkpoint).load_weights(teacher, averaged=True)
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     @classmethod

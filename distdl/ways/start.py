@@ -5,21 +5,28 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from distdl.checkpoint.adapters import merged
+from distdl.checkpoint.huggingface import from_huggingface, is_folder
 from distdl.checkpoint.layout import MANIFEST, checkpoints
 from distdl.checkpoint.load import Checkpoint, latest_sound
 from distdl.checkpoint.prune import best
+from distdl.checkpoint.stream import Lazy
 from distdl.config.family import family_schema
 from distdl.config.marks import INVISIBLE
 from distdl.config.schema import Config
 from distdl.config.ways import Start
+from distdl.engine.precision import head
 from distdl.errors import InputError
 from distdl.learner import Learner
+from distdl.nn import lora as lora_maps
 from distdl.parallel.birth import put
 from distdl.run.folder import RunFolder, find_run
 
@@ -43,6 +50,9 @@ def located(config: Config, before: RunFolder | None = None, learns: bool = True
     """
     start, way = config.start, config.way
     trained = before is not None and bool(checkpoints(before.checkpoints))
+    if start and start.lora and not start.weights and not trained and learns:
+        what = "start.lora corrects weights that are carried over, and start.weights names none"
+        raise InputError(what, fix="start.weights: RUN, or start.lora: null")
     if start and start.weights:
         place = None if trained or not learns else _absolute(start.weights, config.runs, start.which)
         start = start.model_copy(update={"weights": place, "which": "latest", "fresh": start.fresh if place else ()})
@@ -60,7 +70,7 @@ def located(config: Config, before: RunFolder | None = None, learns: bool = True
 def _absolute(place: str, runs: str, which: str) -> str:
     """The checkpoint folder or file that a place names."""
     path = Path(place)
-    direct = path.suffix == ".safetensors" or (path / MANIFEST).is_file()
+    direct = path.suffix == ".safetensors" or (path / MANIFEST).is_file() or is_folder(path)
     if direct and which != "latest":
         raise InputError(f"{place} is one checkpoint: there is no {which} of it", fix="which: latest, or name the run")
     return str((path if direct else checkpoint_of(find_run(place, runs), which)).absolute())
@@ -109,6 +119,21 @@ def freeze(learner: Learner, patterns: Iterable[str]) -> None:
         raise InputError("start.freeze: nothing is left to learn", fix="leave the last layer out")
 
 
+def adapt(learner: Learner, start: Start) -> None:
+    """Gives linear maps adapters; nothing else learns, but what is not carried over."""
+    assert start.lora
+    lora, last = start.lora, head(learner)
+    named = {name: module for name, module in learner.named_modules() if isinstance(module, nn.Linear)}
+    targets = [name for name in named if id(named[name]) not in last] if lora.targets == ("*",) else lora.targets
+    found = lora_maps.adapt(learner, targets, lora.rank, lora.alpha, lora.dropout)
+    if idle := [pattern for pattern, names in found.items() if not names]:
+        raise InputError(f"start.lora.targets: no linear map fits {idle[0]!r}", allowed=_some(named))
+    if not found:
+        raise InputError("start.lora: this model has no linear map", fix="start.lora: null")
+    kept = {name for name, _ in learner.named_parameters() if not lora_maps.is_adapter(name)}
+    learner.freeze({name for name in kept if not any(fnmatchcase(name, pattern) for pattern in start.fresh)})
+
+
 def carried(source: Weights, mine: Mapping[str, tuple[int, ...]], start: Start) -> list[str]:
     """The names that are carried over. Raises InputError where one has no counterpart and no pattern of `fresh` fits."""
     names = source.shapes.keys() | mine.keys()
@@ -134,8 +159,13 @@ def carried(source: Weights, mine: Mapping[str, tuple[int, ...]], start: Start) 
 
 
 def open_weights(place: str, runs: str, which: str = "latest") -> Weights:
-    """The weights of a run, a checkpoint folder or a .safetensors file. Raises InputError, or DataCorrupt."""
+    """The weights of a run, a checkpoint folder, a folder of transformers or a .safetensors file. Raises InputError, or
+    DataCorrupt."""
     path = Path(place)
+    if is_folder(path):
+        model, tensors = from_huggingface(path)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return Weights(str(path), shapes, lambda name: tensors[name].read(), model or {})
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise InputError(f"start.weights: there is no file {path}")
@@ -144,15 +174,26 @@ def open_weights(place: str, runs: str, which: str = "latest") -> Weights:
         except Exception as error:  # safetensors has an exception of its own that it does not export
             raise InputError(f"start.weights: {path} cannot be read: {error}") from None
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        return Weights(str(path), shapes, file.get_tensor, {})
+        return _merged(Weights(str(path), shapes, file.get_tensor, {}))
     folder = path if (path / MANIFEST).is_file() else checkpoint_of(find_run(place, runs), which)
     checkpoint = Checkpoint(
         folder, verify=False
-    )  # what is carried over is compared as it is read, on every rank its own
-    kinds = {name.partition("/")[2]: name for name in checkpoint.tensors if not name.startswith("optimizer/")}
+    )  # what is carried over is compared as it is read, on each rank its own
+    names = sorted(checkpoint.tensors, key=lambda name: name.startswith("averages/"))  # which come last, and count
+    kinds = {name.partition("/")[2]: name for name in names if not name.startswith("optimizer/")}
     shapes = {name: tuple(checkpoint.tensors[full]["shape"]) for name, full in kinds.items()}
     model = checkpoint.manifest.get("model") or {}
-    return Weights(str(folder), shapes, lambda name: checkpoint.read(kinds[name]), model)
+    return _merged(Weights(str(folder), shapes, lambda name: checkpoint.read(kinds[name]), model))
+
+
+def _merged(weights: Weights) -> Weights:
+    """Adapters that were trained before are part of the weights now."""
+    if not any(map(lora_maps.is_adapter, weights.shapes)):
+        return weights
+    lazy = {n: Lazy(shape, torch.float32, partial(weights.read, n)) for n, shape in weights.shapes.items()}
+    together = merged(lazy)
+    shapes = {name: tensor.shape for name, tensor in together.items()}
+    return weights._replace(shapes=shapes, read=lambda name: together[name].read())
 
 
 def checkpoint_of(run: RunFolder, which: str) -> Path:
@@ -174,7 +215,9 @@ def checkpoint_of(run: RunFolder, which: str) -> Path:
 
 
 def _named(learner: Learner) -> dict[str, Tensor]:
-    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    """But for adapters, which always begin fresh."""
+    named = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if not lora_maps.is_adapter(name)}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -210,7 +210,7 @@ BAD_VALUES = {  # what is written -> line, what, allowed, fix
         "name: cosin",
         12,
         "schedule.name = 'cosin' is unknown",
-        "constant, linear, cosine, step, one_cycle",
+        "constant, linear, cosine, step, wsd, one_cycle",
         "did you mean 'cosine'?",
     ),
     "unknown family": (
@@ -337,7 +337,7 @@ def test_merge_keys_take_over_what_a_mapping_does_not_say_itself(tmp_path: Path)
 
 def test_a_key_of_another_kind_of_the_section_is_not_offered_again(tmp_path: Path) -> None:
     (betas,) = problems(tmp_path, "optimizer.betas=[0.9, 0.99]", "optimizer.name=sgd")
-    assert betas.fix == "remove it; it is a key of optimizer.name: adam or adamw or lion"
+    assert betas.fix == "remove it; it is a key of optimizer.name: adam or adamw or lion or muon"
     (workers,) = problems(tmp_path, "runtime={kind: local, workers: 2, address: auto}")
     assert workers.fix == "remove it; it is a key of runtime.kind: ray"
 

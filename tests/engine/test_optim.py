@@ -64,6 +64,19 @@ def test_linear_and_cosine_have_their_closed_form(final: float) -> None:
         assert all(a < b for a, b in itertools.pairwise(found[: warmup + 1]))
 
 
+@pytest.mark.parametrize("shape", ["sqrt", "linear", "cosine"])
+def test_wsd_stays_at_the_peak_and_then_comes_down(shape: str) -> None:
+    found = factors(100, name="wsd", warmup_steps=9, decay=0.2, shape=shape, final=0.1)
+    assert found[:10] == pytest.approx([0.1 * n for n in range(1, 11)]) and set(found[9:80]) == {1.0}
+    for step in range(80, 100):
+        way = (step - 79) / 20
+        down = {"sqrt": math.sqrt(way), "linear": way, "cosine": math.sin(math.pi * way / 2) ** 2}[shape]
+        assert found[step] == pytest.approx(1 - 0.9 * down, abs=1e-12)
+    assert found[-1] == pytest.approx(0.1)  # reached with the last step
+    longer = factors(300, name="wsd", warmup_steps=9, decay=0.2, shape=shape, final=0.1)
+    assert longer[:80] == found[:80]  # a run that has not come down yet can be given more steps
+
+
 def test_cosine_is_torchs() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)

@@ -50,7 +50,7 @@ def cut(values: dict[str, Any], name: str, world: int, attention: str = "auto") 
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
-def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dict[str, list[float]]:
+def attention_errors(rank: int, world: int, cases: list[tuple[str, int, int]]) -> dict[str, list[float]]:
     """Largest errors of the output and of the gradients of q, k, v on this rank's slice, B = 2, against float64."""
     import torch
     import torch.distributed as dist
@@ -65,12 +65,13 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
     axis = Axis(world, rank, dist.group.WORLD)
     makers = {"ring": sequence.ring, "ulysses": engine.ulysses}
     errors = {}
-    for kind, heads in cases:
+    for kind, heads, window in cases:
         torch.manual_seed(heads)
         # Tokens before heads in memory, as a fused query-key-value map leaves them.
         whole = [torch.randn(2, 32, heads, 8).transpose(1, 2).requires_grad_() for _ in range(3)]
         direction = torch.randn(2, heads, 32, 8)
-        want = F.scaled_dot_product_attention(*(x.double() for x in whole), is_causal=True)
+        seen = torch.ones(32, 32, dtype=torch.bool).tril().triu(1 - window if window else -32)
+        want = F.scaled_dot_product_attention(*(x.double() for x in whole), attn_mask=seen)
         want_gradients = torch.autograd.grad((want * direction).sum(), whole)
         mine = slice(rank * 32 // world, (rank + 1) * 32 // world)
         parts = [x[:, :, mine].detach().requires_grad_() for x in whole]
@@ -82,20 +83,22 @@ def attention_errors(rank: int, world: int, cases: list[tuple[str, int]]) -> dic
             ways["ring without flash attention"] = attend
         for name, used in ways.items():
             sequence.flash_of = (lambda q: None) if "without" in name else flash.flash_of
-            got = used(*parts)
+            got = used(*parts, window)
             gradients = torch.autograd.grad((got * direction[:, :, mine]).sum(), parts)
             pairs = [(got, want), *zip(gradients, want_gradients)]
-            errors[f"{name}, {heads} heads"] = [(a - b[:, :, mine]).abs().max().item() for a, b in pairs]
+            errors[f"{name}, {heads} heads, window {window}"] = [
+                (a - b[:, :, mine]).abs().max().item() for a, b in pairs
+            ]
     return errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_attention_over_slices_is_attention_over_the_whole(world: int) -> None:
-    """The ring with heads that the ranks do not divide, too."""
-    cases = [("ulysses", 4), ("ring", 4), ("ring", 3)]
+    """The ring with heads that the ranks do not divide, too; windows that end within a slice, and some slices before."""
+    cases = [("ulysses", 4, 0), ("ring", 4, 0), ("ring", 3, 0), ("ulysses", 4, 11), ("ring", 4, 11), ("ring", 4, 3)]
     for errors in run_ranks(attention_errors, world, cases):
-        assert len(errors) == (7 if world == 2 else 5)
+        assert len(errors) == (15 if world == 2 else 10)
         assert {case: e for case, e in errors.items() if max(e) > 3e-6} == {}
 
 

@@ -14,8 +14,10 @@ from distdl.export import check, huggingface
 from tests.export.common import asked
 
 SIZES = {"layers": 2, "heads": 2, "width": 16}
+LLAMA = {"positions": "rotary", "norm": "rms", "feed_forward": "swiglu", "biases": "none", "key_value_heads": 2}
 CASES: dict[str, dict[str, Any]] = {
     "gpt": {"family": "gpt", "vocabulary": 50, "context": 24, **SIZES},
+    "gpt, llama": {"family": "gpt", "vocabulary": 50, "context": 24, **SIZES, **LLAMA, "heads": 4, "tied": False},
     "bert": {
         "family": "bert",
         "task": "pretrain",

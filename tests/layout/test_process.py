@@ -27,7 +27,7 @@ def shared() -> tuple[Any, ...]:
 
 def disturb() -> None:
     axes.here.tensor, axes.here.sequence, axes.here.expert = Axis(2, 1), Axis(4, 3), Axis(2, 0)
-    axes.here.attention = lambda q, k, v: q
+    axes.here.attention = lambda q, k, v, window: q
     noise.begin(7, torch.arange(3))
     noise.uniform(3)
     torch.set_num_threads(torch.get_num_threads() + 1)

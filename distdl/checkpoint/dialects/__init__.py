@@ -1,15 +1,16 @@
-"""How a family of ours is a model of Hugging Face's transformers: one file per family. The folder is the registry.
+"""How a family of ours is a model of Hugging Face's transformers: one file per model. The folder is the registry.
 
 To add a family, add a file with its `DIALECT`; nothing else names it. A dialect says
 
     rules      which of our modules or tensors is which of theirs; * is the number of a block. The first rule is of a block,
                and a file is known by it. Several of theirs are one of ours, cut along the first dimension. `to_ours` and
                `to_theirs` change a tensor's form on the way; `when` says which models of the family have it
+    choices    which models of the family are such: field of our config -> what it may say
     sizes      which field of our config is which key of config.json
     fixed      what config.json must say for our family to compute the same: the first value is written, and taken if absent
     to_config  what else config.json says
     to_model   what else our `model` section says, by config.json and the names of the tensors
-    tied       tensors that are there or not, and must equal another one of theirs
+    tied       tensors that are there or not, and must equal another one of theirs, where `ties` says so by config.json
     ignored    names that hold no weights
 
 and gets a test in tests/families/, with a model of transformers on either side.
@@ -89,7 +90,14 @@ class Dialect:
     to_config: Callable[[Any], Values]
     to_model: Callable[[Values, Collection[str]], Values]
     tied: Mapping[str, str] = field(default_factory=dict)
+    ties: Callable[[Values], bool] = lambda config: True
     ignored: str = "-"
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def unlike(self, ours: Any) -> list[str]:
+        """What of our config says that it is no such model, in words."""
+        wrong = {name: values for name, values in self.choices.items() if getattr(ours, name) not in values}
+        return [f"{name}={getattr(ours, name)} (not {' or '.join(map(str, may))})" for name, may in wrong.items()]
 
     def to_theirs(self, name: str, ours: Any) -> tuple[Rule, list[str]] | None:
         """The rule of a tensor of ours in a model of this config, and its names there."""

@@ -13,6 +13,8 @@ from distdl.errors import InputError
 
 
 def _config(ours: Any) -> Values:
+    if ours.hidden != 4 * ours.width:
+        raise InputError(f"model.inner is {ours.inner}; a GPT-2 of ours has 4 times its width, {4 * ours.width}")
     end = 50256 if ours.vocabulary == 50257 else None  # <|endoftext|> of GPT-2's own vocabulary
     dropout = {"resid_pdrop": ours.dropout, "embd_pdrop": ours.dropout, "attn_pdrop": 0.0}
     return {"architectures": ["GPT2LMHeadModel"], **dropout, "bos_token_id": end, "eos_token_id": end}
@@ -58,6 +60,18 @@ DIALECT = Dialect(
     },
     to_config=_config,
     to_model=_model,
+    choices={
+        "positions": ("learned",),
+        "norm": ("layer",),
+        "norm_eps": (1e-5,),
+        "feed_forward": ("gelu",),
+        "biases": ("all",),
+        "key_value_heads": (0,),
+        "head_width": (0,),
+        "qk_norm": (False,),
+        "window": (0,),
+        "tied": (True,),
+    },
     tied={"lm_head.weight": "transformer.wte.weight"},
     ignored=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, a buffer of older versions
 )
