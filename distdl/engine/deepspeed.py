@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.engine import zero_step
+from distdl.engine import optimizers, zero_step
 from distdl.engine.base import Engine
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay

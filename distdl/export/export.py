@@ -148,6 +148,8 @@ class _Writing:
         classes = rows.meanings(self.model).get("class", {}).get("classes", [])
         huggingface.write(folder, self.learner, self.model.config.model, wish.precision, classes)
         huggingface.preprocessor(folder, self.model.config.model)
+        if came := huggingface.companions(folder, getattr(self.model.config.start, "weights", None)):
+            self.notes.append(came)
         other, found = huggingface.theirs(folder), check.Difference()
         for size, _, batch in check.cases(self.real, {}):
             mine, theirs = huggingface.both(self.learner, other, family, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from distdl.checkpoint.dialects import dialects
-from distdl.checkpoint.huggingface import CONFIG, OURS, WEIGHTS, to_huggingface, write_theirs
+from distdl.checkpoint.huggingface import CONFIG, OURS, WEIGHTS, is_folder, to_huggingface, write_theirs
 from distdl.checkpoint.stream import whole, write_safetensors
 from distdl.errors import InputError
+from distdl.families.huggingface.hub import COMPANIONS
 from distdl.files import read_json, write_json
 from distdl.nn.images import to_unit
 from distdl.nn.language import logits
@@ -107,6 +109,17 @@ def _own(learner: Any, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor,
 
 
 _LOGITS = {"gpt": _gpt, "bert": _bert, "vit": _vit, "mamba": _mamba, OURS: _own}
+
+
+def companions(folder: Path, start: str | None) -> str:
+    """Copies tokenizer, chat template and generation settings of the folder of theirs that a run started from, byte by
+    byte. Which they are, in words; '': it started from none."""
+    if start is None or not is_folder(Path(start)):
+        return ""
+    found = [name for name in COMPANIONS if (Path(start) / name).is_file()]
+    for name in found:
+        shutil.copyfile(Path(start) / name, folder / name)
+    return f"from {start}: {', '.join(found)}" if found else f"{start} has no tokenizer to take along"
 
 
 def preprocessor(folder: Path, model: Mapping[str, Any]) -> None:

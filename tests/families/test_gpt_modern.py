@@ -17,7 +17,7 @@ from distdl.config.family import family_schema
 from distdl.config.load import config_from_dict
 from distdl.config.marks import INVISIBLE
 from distdl.errors import InputError
-from distdl.export import check, onnx, torch_export
+from distdl.export import check, huggingface, onnx, torch_export
 from distdl.families import build
 from distdl.families.gpt import Config
 from distdl.nn.rotary import Rotary
@@ -274,3 +274,17 @@ def test_its_answer_is_a_graph_of_any_length(tmp_path: Path) -> None:
     for run in (torch_export.asked(tmp_path, ["tokens"]), onnx.asked(tmp_path, ["next"])):
         difference = check.compared(run, learner, rows, found.lengths, "fp32", (found.inputs, found.outputs))
         assert difference.others == 0 and difference.largest < 1e-5
+
+
+def test_the_tokenizer_of_the_folder_that_a_run_started_from_comes_along(tmp_path: Path) -> None:
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    theirs.mkdir()
+    out.mkdir()
+    assert huggingface.companions(out, None) == huggingface.companions(out, str(theirs)) == ""  # a run, or nothing
+    for name in (CONFIG, WEIGHTS, "tokenizer.json", "generation_config.json", "modeling_own.py"):
+        (theirs / name).write_text(name)
+    told = huggingface.companions(out, str(theirs))
+    assert told == f"from {theirs}: tokenizer.json, generation_config.json"
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        name: name for name in ("tokenizer.json", "generation_config.json")
+    }
