@@ -8,10 +8,13 @@ so that the fresh weights are soon forgotten. It is kept in fp32, on each rank o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+Named = Iterable[tuple[str, str, nn.Parameter]]
+"""Player, name and parameter."""
 
 
 class Average:
@@ -42,3 +45,29 @@ class Average:
     def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, p in self.parameters.items():  # into their own memory, of which an engine may hold views
             p.copy_(values[name])
+
+
+def averages(named: Named, decay: float) -> dict[str, Average]:
+    """By player, of what is trained; {} where `decay` is 0: none is kept."""
+    trained: dict[str, dict[str, nn.Parameter]] = {}
+    for player, name, parameter in named if decay else ():
+        if parameter.requires_grad:
+            trained.setdefault(player, {})[name] = parameter
+    return {player: Average(parameters, decay) for player, parameters in trained.items()}
+
+
+@contextlib.contextmanager
+def in_place(kept: Mapping[str, Average]) -> Iterator[None]:
+    """Within it the weights are their averages, where there are such."""
+    with contextlib.ExitStack() as stack:
+        for average in kept.values():
+            stack.enter_context(average.in_place())
+        yield
+
+
+def restore(kept: Mapping[str, Average], read: Callable[[str, nn.Parameter], Tensor], names: Collection[str]) -> None:
+    """Puts back what was saved under `names`; what was saved without begins with the weights."""
+    for average in kept.values():
+        for name, value in average.values.items():
+            if f"averages/{name}" in names:
+                value.copy_(read(f"averages/{name}", average.parameters[name]))

@@ -6,7 +6,6 @@ the checkpoint see the rest of this class. Collective methods must be called by 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distdl.engine import nonfinite, precision
-from distdl.engine.average import Average
+from distdl.engine.average import averages
 from distdl.engine.copies import BatchCopies
 from distdl.engine.patience import Patience
 from distdl.engine.schedules import learning_rate
@@ -28,7 +27,7 @@ from distdl.engine.shards import Held
 from distdl.errors import TrainingFailed
 from distdl.layout import noise
 from distdl.layout.axes import Axis, shard_of
-from distdl.layout.owned import Owned, Read, Same, read_part, shared_by_axis
+from distdl.layout.owned import Owned, Read, Same, shared_by_axis
 from distdl.learner import Batch, Learner, kinds
 from distdl.metrics import Metrics
 from distdl.parallel.birth import bear_all
@@ -70,7 +69,7 @@ class Engine(ABC):
             self.bare["learner"] = learner
         precision.lower_forward(self.bare.values(), self.config.train.precision, plan.device)
         self.optimizer_steps = dict.fromkeys(self.bare, 0)
-        self.averages = {player: self._average(player) for player in self.bare} if self.config.train.ema else {}
+        self.averages = averages(self.named(), self.config.train.ema or 0.0)
         self.grad_norm: float | Tensor | None = None
         self.grad_norms: dict[str, float | Tensor | None] = {}
         """That of each player's latest step."""
@@ -271,18 +270,6 @@ class Engine(ABC):
             batch = {n: t.contiguous(memory_format=last) if t.ndim == 4 else t for n, t in batch.items()}
         return batch
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it the weights are their moving averages, where the run keeps such."""
-        with contextlib.ExitStack() as stack:
-            for average in self.averages.values():
-                stack.enter_context(average.in_place())
-            yield
-
-    def _average(self, player: str) -> Average:
-        trained = {name: p for of, name, p in self.named() if of == player and p.requires_grad}
-        return Average(trained, self.config.train.ema)
-
     # -- for the checkpoint ----------------------------------------------------------------------------------------------
 
     def owned(self) -> Iterator[Owned]:
@@ -312,13 +299,6 @@ class Engine(ABC):
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every tensor of the run's state, gathered in its full shape, under the names of `owned`, on all ranks
         of `holders`. One at a time: memory stays small."""
-
-    def load_averages(self, read: Read, names: set[str]) -> None:
-        """Restores them; what was saved without begins with the weights."""
-        for average in self.averages.values():
-            for name, value in average.values.items():
-                if f"averages/{name}" in names:
-                    value.copy_(read_part(read, f"averages/{name}", average.parameters[name]))
 
     def holders(self, name: str) -> Axis:
         """The ranks on which `tensors` yields this one, at the same place of its order."""

@@ -8,6 +8,7 @@ What DeepSpeed 0.19 makes necessary here:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distdl.engine import optimizers, zero_step
+from distdl.engine import average, optimizers, zero_step
 from distdl.engine.base import Engine
 from distdl.engine.deepspeed_import import import_deepspeed
 from distdl.engine.lbfgs import Replay
@@ -315,7 +316,7 @@ class DeepSpeedEngine(Engine):
 
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
-        self.load_averages(read, names)
+        average.restore(self.averages, functools.partial(read_part, read), names)
         keys = sorted({n.split("/")[1] for n in names if n.startswith("optimizer/")})
         parameters = {name: p for _, name, p in self.named()}
         for player in self.engines if self.zero else ():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distdl.engine import average
 from distdl.engine.base import Engine
 from distdl.engine.lbfgs import LBFGS, Replay
 from distdl.engine.optimizers import add_penalties, keep, kept, make_optimizer
@@ -105,7 +107,7 @@ class TorchEngine(Engine):
 
     def load_optimizer(self, read: Read, names: set[str], steps: Mapping[str, int]) -> None:
         self.optimizer_steps.update(steps)
-        self.load_averages(read, names)
+        average.restore(self.averages, functools.partial(read_part, read), names)
         for player, name, parameter in self.named():
             keys = sorted(n.split("/")[1] for n in names if n.startswith("optimizer/") and n.split("/", 2)[2] == name)
             if keys:

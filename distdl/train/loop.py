@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from distdl.engine.average import in_place
 from distdl.engine.base import Engine
 from distdl.learner import Learner
 from distdl.metrics import Metrics, add, named
@@ -42,7 +43,7 @@ def evaluate(learner: Learner, engine: Engine, source: Iterable[tuple[Mapping[st
     """Means over the whole split, exact whatever the number of ranks. Collective."""
     learner.eval()
     sums: Metrics = {}  # a GPU is not sent the counts of each batch
-    with engine.averaged():
+    with in_place(engine.averages):
         for batch, real in source:
             found = engine.evaluate(batch).items()
             add(sums, {name: part.exact(real) for name, part in found})  # an unreal batch only keeps ranks in step
