@@ -54,7 +54,7 @@ def substitutes(config: str, data: Path) -> list[str]:
     return []
 
 
-TWO_WORKERS = {"quickstart", "mlp", "gpt", "gpt_moe", "gan", "dbn", "som"}
+TWO_WORKERS = {"quickstart", "mlp", "gpt_llama", "gpt_moe", "gan", "dbn", "som"}
 """Executed by the two workers that they ask for, one config of each kind of learner: the first by the command, which costs
 ten seconds, the others one after the other in one group of processes. What is left runs its six steps as one worker, and
 tests/parity/test_parity.py trains every family on two ranks."""

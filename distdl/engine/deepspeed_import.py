@@ -5,12 +5,14 @@ What DeepSpeed 0.19 makes necessary here:
   it is switched off.
 - ZeRO-3 replaces torch's linear function, and leaves it so: "this will persist unless manually reset".
 - Importing it imports MLflow, where that is installed.
+- ZeRO-3 on a CPU starts `numactl` to count the machine's parts, in every step; it is asked once.
 - An engine that is given no model-parallel unit takes the one that an earlier engine of the process was given, and asks
   for the largest of all groups of experts that any was given; pipelines share one grid.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -37,6 +39,10 @@ def import_deepspeed(device: str) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        from deepspeed.utils import numa
+
+        if not hasattr(numa.get_numa_cores, "cache_info"):
+            numa.get_numa_cores = functools.cache(numa.get_numa_cores)
     _own_what_it_keeps()
     return deepspeed
 
