@@ -284,9 +284,9 @@ def other_initial_weights() -> Spoilt:
 
     build = worker.build_learner
 
-    def built(config: Any, checkpoint: Any) -> Any:
+    def built(config: Any, *more: Any) -> Any:
         import torch.distributed as dist
 
-        return build(config.model_copy(update={"seed": config.seed + dist.get_rank()}), checkpoint)
+        return build(config.model_copy(update={"seed": config.seed + dist.get_rank()}), *more)
 
     return mock.patch.object(worker, "build_learner", built)
