@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from distdl.checkpoint.layout import checkpoints
+from distdl.layout.owned import Read
 from tests.ranks import run_ranks
 from tests.small import trained
 
@@ -23,6 +27,11 @@ def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
     """The events of these kinds, of all attempts in their order."""
     lines = (folder / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["kind"] in kinds]
+
+
+def of_memory(tensors: Mapping[str, Tensor]) -> Read:
+    """Reads a state that is held in memory as a checkpoint is read: whole tensors, or a box of one."""
+    return lambda name, box=None: tensors[name] if box is None else tensors[name][box.slices]
 
 
 def learned(folder: Path, attempt: int, rank: int) -> list[int]:

@@ -21,6 +21,7 @@ from distdl.train.loop import evaluate, train
 from distdl.train.survey import model_facts, survey
 from tests.engine.test_vocabulary import Losses
 from tests.ranks import run_ranks
+from tests.resumed import of_memory
 from tests.small import MODELS, contract_config, curves, layout
 
 STEPS = 4
@@ -93,7 +94,7 @@ def test_a_run_goes_on_to_the_same_bits(small_data: Path) -> None:
             parameter.detach().copy_(saved[f"weights/{key}"])
         for key, buffer in other.learner.named_buffers():
             buffer.copy_(saved[f"buffers/{key}"])
-        other.load_optimizer(tensors.__getitem__, set(saved), steps)
+        other.load_optimizer(of_memory(tensors), set(saved), steps)
         train(other.learner, other, source, [], start=3, steps=6)
         source.close()
         for (key, one), (_, two) in zip(whole.tensors(), other.tensors(), strict=True):

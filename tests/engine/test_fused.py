@@ -15,6 +15,7 @@ from distdl.layout.process import ProcessState
 from distdl.train import worker
 from distdl.train.loop import train
 from distdl.train.survey import survey
+from tests.resumed import of_memory
 from tests.small import small_config
 
 
@@ -63,7 +64,7 @@ def test_a_run_goes_on_to_the_same_bits(digits: str, name: str) -> None:
         for key, parameter in other.learner.named_parameters():
             parameter.detach().copy_(saved[f"weights/{key}"])
         read: dict[str, Tensor] = saved
-        other.load_optimizer(read.__getitem__, set(saved), steps)
+        other.load_optimizer(of_memory(read), set(saved), steps)
         train(other.learner, other, source, [], start=3, steps=6)
         source.close()
         for (key, one), (_, two) in zip(whole.tensors(), other.tensors(), strict=True):

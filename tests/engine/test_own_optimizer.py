@@ -15,6 +15,7 @@ from distdl.engine.optimizers import make_optimizer
 from distdl.errors import InputError, TrainingFailed
 from distdl.train.survey import survey
 from tests.families.common import Rehearsal
+from tests.resumed import of_memory
 from tests.small import contract_config, layout
 
 CODE = '''
@@ -87,7 +88,7 @@ def test_a_run_goes_on_to_the_bit(module: str, small_data: Path) -> None:
     with torch.no_grad():
         for name, p in then.learner.named_parameters():
             p.copy_(state[f"weights/{name}"])
-    then.engine.load_optimizer(state.__getitem__, set(state), dict(first.engine.optimizer_steps))
+    then.engine.load_optimizer(of_memory(state), set(state), dict(first.engine.optimizer_steps))
     then.source, then.step = first.source, 4
     then.train(3)
     for p, q in zip(whole.learner.parameters(), then.learner.parameters()):

@@ -15,6 +15,7 @@ from distdl.learner import Batch, Learner, bare, frozen
 from distdl.metrics import Metrics, mean
 from distdl.nn.images import to_unit
 from tests.ranks import run_ranks
+from tests.resumed import of_memory
 from tests.small import contract_config, layout
 
 LAYOUTS = ["torch", "zero0", "zero1", "zero2"]
@@ -90,7 +91,7 @@ def _duel(rank: int, values: dict[str, Any]) -> dict[str, Any]:
                         tensor.copy_(state[f"{kind}/{name}"])
         engine = worker.make_engine(learner, plan, rank)
         if state:
-            engine.load_optimizer(state.__getitem__, set(state), steps)
+            engine.load_optimizer(of_memory(state), set(state), steps)
         return learner, engine
 
     out: dict[str, Any] = {}

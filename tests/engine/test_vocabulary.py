@@ -25,7 +25,7 @@ from tests.checkpoint.test_resume import cut, metrics, prepared
 from tests.engine.test_memory import saving
 from tests.parity.test_parity import largest_difference
 from tests.ranks import run_ranks
-from tests.resumed import Runs, go_on
+from tests.resumed import Runs, go_on, of_memory
 from tests.resumed import train as train_until_cut
 from tests.small import contract_config, curves
 
@@ -103,7 +103,7 @@ def restore(engine: Engine, state: dict[str, Tensor], steps: dict[str, int]) -> 
 
     for name, parameter in engine.learner.named_parameters():
         parameter.detach().copy_(part(parameter, state[f"weights/{name}"]))
-    engine.load_optimizer(state.__getitem__, set(state), steps)
+    engine.load_optimizer(of_memory(state), set(state), steps)
 
 
 AXES = ["zero0", "zero1", "zero2", "zero3", "zero1+tensor2", "zero3+tensor2", "zero1+pipeline2", "zero1+sequence2"]

@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -54,7 +54,7 @@ def unreduced(rank: int, name: str) -> Iterator[None]:
 
     from distdl.engine.torch import TorchEngine
 
-    average = DeepSpeedZeroOptimizer.average_tensor
+    average, reduce = DeepSpeedZeroOptimizer.average_tensor, DeepSpeedZeroOptimizer.gradient_reduction_w_predivide
 
     sums = deepspeed.comm.all_reduce
 
@@ -66,6 +66,10 @@ def unreduced(rank: int, name: str) -> Iterator[None]:
         with patch.multiple(deepspeed.comm, all_reduce=unless_all, reduce=unless_all):
             average(self, *args)
 
+    def alone_in_one_piece(self: Any, *args: Any) -> torch.Tensor:
+        with patch.multiple(deepspeed.comm, all_reduce=unless_all, reduce=unless_all):
+            return cast("torch.Tensor", reduce(self, *args))
+
     def own_parts(gradients: list[torch.Tensor], group: Any) -> list[torch.Tensor]:
         return [g.flatten().chunk(2)[rank].clone() for g in gradients]
 
@@ -73,6 +77,7 @@ def unreduced(rank: int, name: str) -> Iterator[None]:
         patch.object(TorchEngine, "_wrap", lambda self, net: net),
         patch.object(DeepSpeedEngine, "buffered_allreduce_fallback", lambda *a, **k: None),
         patch.object(DeepSpeedZeroOptimizer, "average_tensor", alone),
+        patch.object(DeepSpeedZeroOptimizer, "gradient_reduction_w_predivide", alone_in_one_piece),
         patch.object(stage3, "reduce_scatter_coalesced", own_parts),
     ):
         yield
@@ -86,7 +91,9 @@ def changed(name: str, how: Callable[[torch.Tensor], None]) -> Iterator[None]:
     from distdl.engine.deepspeed import DeepSpeedEngine
 
     average, wrap = DeepSpeedZeroOptimizer.average_tensor, DeepSpeedEngine._wrap
+    reduce = DeepSpeedZeroOptimizer.gradient_reduction_w_predivide
     chosen: list[Any] = []
+    of_buckets: list[bool] = []
 
     def wrapped(self: Any, net: Any) -> Any:
         chosen[:] = [p for _, n, p in self.named() if n == name]
@@ -99,11 +106,25 @@ def changed(name: str, how: Callable[[torch.Tensor], None]) -> Iterator[None]:
             if any(parameter is p for p in chosen):
                 how(tensor[place : place + parameter.numel()])
             place += parameter.numel()
+        of_buckets.append(True)
         average(self, tensor, dtype)
+        of_buckets.pop()
+
+    def summed(self: Any, tensor: torch.Tensor, dtype: Any) -> torch.Tensor:
+        place = 0
+        for group, flat in zip(self.bit16_groups, self.bit16_groups_flat) if not of_buckets else ():
+            begin = place
+            for parameter in group:
+                if any(parameter is p for p in chosen):
+                    how(tensor[begin : begin + parameter.numel()])
+                begin += parameter.numel()
+            place += flat.numel()  # padding and all
+        return cast("torch.Tensor", reduce(self, tensor, dtype))
 
     with (
         patch.object(DeepSpeedEngine, "_wrap", wrapped),
         patch.object(DeepSpeedZeroOptimizer, "average_tensor", averaged),
+        patch.object(DeepSpeedZeroOptimizer, "gradient_reduction_w_predivide", summed),
     ):
         yield
 
