@@ -124,16 +124,25 @@ def beat_s(hang_s: float) -> float:
     return min(1.5, max(0.1, (hang_s or DEFAULT_HANG_S) / 20))
 
 
+TORN_READS = 3
+"""Looks at a beat that is being written: a write is over in microseconds, and the kernel lets who reads see half of it."""
+
+
 def read_beats(folder: Path, world: int) -> list[Beat | None]:
-    """The last beat of every rank; None where there is none yet or it is being written this very moment."""
-    found: list[Beat | None] = []
-    for rank in range(world):
+    """The last beat of every rank; None where there is none yet."""
+    return [_read(folder / f"rank-{rank}.beat") for rank in range(world)]
+
+
+def _read(path: Path) -> Beat | None:
+    for _ in range(TORN_READS):
         try:
-            values = json.loads((folder / f"rank-{rank}.beat").read_text(encoding="utf-8"))
-            found.append(Beat(**values | {"stack": tuple(values["stack"])}))
-        except (OSError, ValueError, TypeError, KeyError):
-            found.append(None)
-    return found
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Beat(**values | {"stack": tuple(values["stack"])})
+        except OSError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            continue
+    return None
 
 
 def make_beats(folder: Path, world: int) -> None:
