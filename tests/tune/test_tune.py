@@ -162,7 +162,7 @@ def wait_until(process: subprocess.Popen[bytes], folder: Path, what: Any) -> Non
 @pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_search_that_is_cut_off_goes_on(tmp_path: Path, digits: str, how: signal.Signals) -> None:
-    steps = 1500
+    steps = 5000  # the second trial has seconds to go when it is cut off
     options = ("evaluate.every_steps=250", "checkpoint.every_steps=50", "track.enabled=false")
     config(tmp_path, digits, LR + "  trials: 2\n  at_once: 1\n", steps)
     process = started(tmp_path, *options)
