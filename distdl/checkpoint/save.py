@@ -274,6 +274,7 @@ class Saving:
             sync_folder(draft)  # the names of its files, before a rename shows them
             damaged = final.exists()  # the same step again, after a restart from an older checkpoint
             if words := self._attempt.taken_over():
+                shutil.rmtree(draft, ignore_errors=True)  # whether or not anybody waits for it still
                 return [words]
             if damaged:
                 _replace(draft, final)
