@@ -47,7 +47,7 @@ quickstart: $(RUN)  ## train LeNet-5 on real digits with two Ray workers under D
 	$(BIN)/distdl train configs/quickstart.yaml --fresh
 
 test: $(READY)  ## all tests
-	@echo "running all tests, two files at a time: about 20 minutes on two cores; 'make check' is the two-minute inner loop"
+	@echo "running all tests, two files at a time: about 35 minutes on two cores; 'make check' is the three-minute inner loop"
 	$(call pytest,not chaos and not long)
 
 style: $(READY)  ## what is read and not run: lints, form, types
@@ -55,7 +55,7 @@ style: $(READY)  ## what is read and not run: lints, form, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: style  ## the inner loop, under two minutes: style, types, architecture, fast tests
+check: style  ## the inner loop, three minutes: style, types, architecture, fast tests
 	$(call pytest,not slow and not chaos and not long,-x)
 
 docs: $(DOCS)  ## the documentation site, into dist/site; a warning is an error

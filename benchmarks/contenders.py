@@ -33,6 +33,7 @@ from distdl.families import mlp, model_config
 from distdl.learner import Batch
 from distdl.plan.plan import Plan
 from distdl.run.folder import open_run
+from distdl.runtime import group
 from distdl.track.client import Tracker
 from distdl.track.run import load
 from distdl.train import worker
@@ -287,7 +288,7 @@ def _process_group(plan: Plan, task: Task | None = None) -> None:
     if torch.distributed.is_initialized():
         return
     if task is None or task.world == 1:
-        worker.init_process_group(plan, 0, 60.0)
+        group.init_process_group(plan, 0, 60.0)
         return
     os.environ |= {"LOCAL_RANK": str(task.rank), "RANK": str(task.rank), "WORLD_SIZE": str(task.world)}
     store = torch.distributed.FileStore(str(task.folder / f"store of {task.name}"), task.world)

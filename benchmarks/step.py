@@ -112,8 +112,8 @@ def our_steps(values: dict[str, Any], rank: int) -> Iterator[float]:
     """The worker's own pieces, without hooks, which take turns with others in this process."""
     from distdl.config.load import config_from_dict
     from distdl.layout.process import ProcessState
+    from distdl.own_process import memory_kept
     from distdl.train import worker
-    from distdl.train.kernels import memory_kept
     from distdl.train.survey import survey
 
     config = config_from_dict(values)

@@ -26,6 +26,8 @@ PAGES = {  # the repository's own pages -> their place in the site
     "benchmarks/results/overhead.md": "results/overhead.md",
     "benchmarks/results/overhead_ranks.md": "results/overhead_ranks.md",
     "benchmarks/results/step.md": "results/step.md",
+    "benchmarks/results/step_beside.md": "results/step_beside.md",
+    "benchmarks/results/suite.md": "results/suite.md",
     "benchmarks/results/verify_again.md": "results/verify_again.md",
     "benchmarks/results/tables.md": "results/tables.md",
     "benchmarks/results/data_sources.md": "results/data_sources.md",
