@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from distdl.checkpoint.layout import checkpoints
 from distdl.checkpoint.load import Checkpoint
+from distdl.checkpoint.state import read_state
 from distdl.data.manifest import read_manifest
 from distdl.data.preparation import record_of
 from distdl.engine.base import Engine
@@ -48,25 +50,26 @@ class Replayed:
     """Of each step behind it, the last of which was asked for."""
 
 
-def before(folder: RunFolder, step: int) -> Checkpoint | None:
+def before(folder: RunFolder, step: int) -> Path | None:
     """The newest checkpoint that step `step` (from 1) can be reached from; None: only the start."""
     if step < 1:
         raise InputError(f"step {step}", allowed="1 or more: the first step is 1")
     found = [path for at, path in checkpoints(folder.checkpoints) if at < step]
-    return Checkpoint(found[-1]) if found else None
+    return found[-1] if found else None
 
 
 def samples(plan: Plan, folder: RunFolder, step: int) -> list[Share]:
     """Which samples make step `step` of the run as the plan lays it out. InputError: it has no such step."""
     _refuse_beyond(plan, step)
-    checkpoint, manifest = before(folder, step), read_manifest(plan.data.path)
+    path, manifest = before(folder, step), read_manifest(plan.data.path)
+    state = read_state(path) if path else None  # no weight is needed for that
     places = [plan.mesh.place(worker)["data"] for worker in range(plan.world)]
     found = []
     for rank in range(plan.mesh.data):
         with contextlib.closing(make_source(plan, places.index(rank), manifest)) as source:
-            if checkpoint:
-                source.load_state_dict(checkpoint.state.data)
-            steps = step - 1 - (checkpoint.step if checkpoint else 0)
+            if state:
+                source.load_state_dict(state.data)
+            steps = step - 1 - (state.step if state else 0)
             source.load_state_dict({**source.state_dict(), "position": source.position + steps * plan.global_batch})
             batches = [next(source) for _ in range(plan.accumulate)]
         workers = [worker for worker, place in enumerate(places) if place == rank]
@@ -100,7 +103,8 @@ def replayed(plan: Plan, folder: RunFolder, step: int) -> Replayed:
     _refuse_beyond(plan, step)
     with ProcessState():
         set_up_torch(plan)
-        checkpoint, manifest = before(folder, step), read_manifest(plan.data.path)
+        path, manifest = before(folder, step), read_manifest(plan.data.path)
+        checkpoint = Checkpoint(path) if path else None
         learner = build_learner(plan.settings, checkpoint)
         learner.file_units = Units.of(record_of(manifest))
         engine = make_engine(learner, plan, 0)
