@@ -10,6 +10,7 @@ repository's own of another commit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -20,6 +21,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # run by path; the package may be another commit's, which the environment names first
+    sys.path.append(str(Path(__file__).parent.parent))
 
 REPOSITORY = Path(__file__).parent.parent
 BEFORE = "distdl before, synchronous"
@@ -242,19 +246,16 @@ def main() -> None:
         return
     names = [name for name in CONTENDERS if args.base or name != BEFORE]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(prefix="distdl-base-") as folder:
-        base = Path(folder) / "base"
-        git = ["git", "-C", str(REPOSITORY), "worktree"]
+    from benchmarks.startup import checkout
+
+    with tempfile.TemporaryDirectory(prefix="distdl-base-") as folder, contextlib.ExitStack() as stack:
+        package = dict.fromkeys(names, REPOSITORY)
         if args.base:
-            subprocess.run([*git, "add", "--quiet", "--detach", str(base), args.base], check=True)
-        try:
-            for turn in range(args.rounds):
-                for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    found[name].append(measure(name, base if name == BEFORE else REPOSITORY, args.million))
-                print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
-        finally:
-            if args.base:
-                subprocess.run([*git, "remove", "--force", str(base)], check=True)
+            package[BEFORE] = stack.enter_context(checkout(args.base, Path(folder) / "base"))
+        for turn in range(args.rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                found[name].append(measure(name, package[name], args.million))
+            print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
     size = next(iter(found.values()))[0]["bytes"]
     text = table(found)
     print(text)

@@ -9,6 +9,7 @@ but for the memory) and then goes on, on the same layout and on another. `--base
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # run by path; the package may be another commit's, which the environment names first
+    sys.path.append(str(Path(__file__).parent.parent))
 
 REPOSITORY = Path(__file__).parent.parent
 PAIRS = (("zero1", "zero3"), ("zero3", "zero1+tensor2"), ("zero1+tensor2", "zero3"))
@@ -212,17 +216,13 @@ def main() -> None:
         child(act, float(million), layout, int(world), int(rank), Path(folder), Path(out))
         sys.stdout.flush()
         os._exit(0)
-    with tempfile.TemporaryDirectory(prefix="distdl-base-") as folder:
-        base, git = Path(folder) / "base", ["git", "-C", str(REPOSITORY), "worktree"]
+    from benchmarks.startup import checkout
+
+    with tempfile.TemporaryDirectory(prefix="distdl-base-") as folder, contextlib.ExitStack() as stack:
+        found = [measure("distdl", REPOSITORY, args.million, args.ranks, Path(folder))]
         if args.base:
-            subprocess.run([*git, "add", "--quiet", "--detach", str(base), args.base], check=True)
-        try:
-            found = [measure("distdl", REPOSITORY, args.million, args.ranks, Path(folder))]
-            if args.base:
-                found.append(measure("before", base, args.million, args.ranks, Path(folder)))
-        finally:
-            if args.base:
-                subprocess.run([*git, "remove", "--force", str(base)], check=True)
+            base = stack.enter_context(checkout(args.base, Path(folder) / "base"))
+            found.append(measure("before", base, args.million, args.ranks, Path(folder)))
     saved, read = ([row for rows in found for row in rows[part]] for part in (0, 1))
     text = "\n".join([*HEAD, *saved, "", *HEAD_2, *read])
     print(text)
